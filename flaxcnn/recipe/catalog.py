@@ -1,0 +1,196 @@
+"""Experiments by name or by file: where they live, what they say, how one becomes a Config."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from flaxcnn.errors import ConfigError, near_miss
+from flaxcnn.recipe.config import (
+    KNOWN_DATA,
+    Config,
+    Source,
+    from_assignments,
+    from_environment,
+    from_file,
+    layered,
+)
+from flaxcnn.recipe.layers import totals
+
+DEFAULT_EXPERIMENT = "digits/quickstart"
+# Document order, the order in which experiments are listed.
+MODULES = ("digits", "fashion_slim", "cifar_tuning", "mnist_ladder", "mnist_archs", "fashion_budget")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One point of a grid: its settings and, where it can be built, its recipe."""
+
+    settings: Mapping[str, Any]
+    config: Config | None
+    reason: str = ""  # why it cannot be built
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A recipe by name with what its document says about it.
+
+    `config` is the honest recipe; `documented` holds the settings in which the document's own
+    protocol differed (often validation on the test split) and is applied by protocol=document.
+    """
+
+    name: str
+    title: str
+    document: str  # file and lines, or "" for flaxcnn's own
+    kind: Literal["model", "grid", "mention"] = "model"
+    config: Config | None = None
+    documented: Mapping[str, Any] = field(default_factory=dict)
+    reported: Mapping[str, Any] = field(default_factory=dict)
+    inferred: Mapping[str, str] = field(default_factory=dict)  # setting -> why this value
+    notes: str = ""
+    refusal: str = ""  # why `train` cannot run it
+    candidates: tuple[Candidate, ...] = ()  # of a grid
+
+
+def experiments_folder() -> Path:
+    """`experiments/` inside the installed package (wheel) or beside it (checkout)."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "experiments"
+    return inside if inside.is_dir() else package.parent / "experiments"
+
+
+def load_module(path: Path) -> ModuleType:
+    """Run a recipe file as a module of its own."""
+    name = f"flaxcnn_experiments_{path.stem}"
+    if name in sys.modules and getattr(sys.modules[name], "__file__", None) == str(path):
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None  # a .py path always has both
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{path}: {type(error).__name__}: {error}") from error
+    return module
+
+
+@functools.cache
+def experiments() -> dict[str, Experiment]:
+    """Name -> experiment, all that ship with the package, in document order."""
+    folder = experiments_folder()
+    found = [e for name in MODULES for e in load_module(folder / f"{name}.py").EXPERIMENTS]
+    return {experiment.name: experiment for experiment in found}
+
+
+def find(name: str) -> Experiment:
+    """The experiment called `name`, or `path/to/file.py:name` from a file of the user's.
+
+    Raises:
+        ConfigError: no such experiment or file; the near miss is named.
+    """
+    file, colon, attribute = name.rpartition(":")
+    if colon and file.endswith(".py"):
+        return _from_file(Path(file).expanduser(), attribute)
+    known = experiments()
+    if name not in known:
+        tails = {n.partition("/")[2]: n for n in known}
+        hint = near_miss(name, known) or near_miss(name, tails)
+        raise ConfigError(
+            f"experiment: got {name!r}, which is not in `flaxcnn experiments list`{hint}"
+        )
+    return known[name]
+
+
+def _from_file(path: Path, attribute: str) -> Experiment:
+    if not path.is_file():
+        raise ConfigError(f"experiment: no file {path}")
+    values = {k: v for k, v in vars(load_module(path.resolve())).items() if not k.startswith("_")}
+    listed = {e.name: e for e in values.get("EXPERIMENTS", ()) if isinstance(e, Experiment)}
+    named = {k: v for k, v in values.items() if isinstance(v, Experiment | Config)} | listed
+    if attribute not in named:
+        raise ConfigError(
+            f"experiment: {path} has no recipe {attribute!r}; it has {', '.join(named) or 'none'}"
+            f"{near_miss(attribute, named)}"
+        )
+    value = named[attribute]
+    if isinstance(value, Config):
+        return Experiment(f"{path.stem}/{attribute}", attribute, "", config=value)
+    return value
+
+
+def resolve(
+    experiment: Experiment,
+    *,
+    assignments: Sequence[str] = (),
+    config_file: Path | None = None,
+    protocol: str | None = None,
+    seed: int | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> tuple[Config, dict[str, str]]:
+    """The Config to run and where each value came from.
+
+    Precedence: defaults < experiment < --config file < FLAXCNN_* < -s and flags. The protocol is
+    settled first, since it decides which of the experiment's own settings are the base.
+
+    Raises:
+        ConfigError: the experiment has no recipe to train, or a setting is wrong.
+    """
+    if experiment.config is None:
+        raise ConfigError(f"{experiment.name} cannot be trained: {experiment.refusal}")
+    flags = {"protocol": protocol, "seed": seed}
+    sources = [
+        Source(f"file {config_file}", from_file(config_file) if config_file else {}),
+        Source("environment", from_environment(environ)),
+        Source("command line", from_assignments(assignments)),
+        Source("command line", {k: v for k, v in flags.items() if v is not None}),
+    ]
+    chosen = next((s.settings["protocol"] for s in reversed(sources) if "protocol" in s.settings),
+                  experiment.config.protocol)  # fmt: skip
+    if chosen == "document":
+        documented = experiment.documented or {"validation": "test", "keep": "last"}
+        sources.insert(0, Source("document", {"protocol": "document", **documented}))
+    return layered(experiment.config, sources)
+
+
+def summary(experiment: Experiment) -> dict[str, Any]:
+    """One entry of `experiments list --json`."""
+    config = experiment.config
+    counts: dict[str, int] = {}
+    if config is not None and config.dataset in KNOWN_DATA:
+        counts = totals(config.table(*KNOWN_DATA[config.dataset]))
+    return {
+        "name": experiment.name,
+        "kind": experiment.kind,
+        "dataset": config.dataset if config else None,
+        "params": counts.get("params"),
+        "trainable_params": counts.get("trainable_params"),
+        "macs": counts.get("macs"),
+        "document": experiment.document or None,
+        "title": experiment.title,
+        "epochs": config.epochs if config else None,
+        "batch_size": config.batch_size if config else None,
+        "reported": dict(experiment.reported),
+        "inferred": dict(experiment.inferred),
+        "refusal": experiment.refusal or None,
+        "candidates": [
+            {
+                "settings": dict(c.settings),
+                "params": totals(c.config.table(*KNOWN_DATA[c.config.dataset]))["params"]
+                if c.config
+                else None,
+                **({"reason": c.reason} if c.reason else {}),
+            }
+            for c in experiment.candidates
+        ],
+    }  # fmt: skip
