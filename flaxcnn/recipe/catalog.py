@@ -57,6 +57,7 @@ class Experiment:
     notes: str = ""
     refusal: str = ""  # why `train` cannot run it
     candidates: tuple[Candidate, ...] = ()  # of a grid
+    dataset: str = ""  # where neither the recipe nor a candidate tells it
 
 
 def experiments_folder() -> Path:
@@ -104,8 +105,8 @@ def find(name: str) -> Experiment:
         return _from_file(Path(file).expanduser(), attribute)
     known = experiments()
     if name not in known:
-        tails = {n.partition("/")[2]: n for n in known}
-        hint = near_miss(name, known) or near_miss(name, tails)
+        same_tail = [repr(n) for n in known if n.partition("/")[2] == name]
+        hint = f"; did you mean {' or '.join(same_tail)}?" if same_tail else near_miss(name, known)
         raise ConfigError(
             f"experiment: got {name!r}, which is not in `flaxcnn experiments list`{hint}"
         )
@@ -169,10 +170,12 @@ def summary(experiment: Experiment) -> dict[str, Any]:
     counts: dict[str, int] = {}
     if config is not None and config.dataset in KNOWN_DATA:
         counts = totals(config.table(*KNOWN_DATA[config.dataset]))
+    # A grid has the data of its candidates.
+    recipes = [c for c in (config, *(point.config for point in experiment.candidates)) if c]
     return {
         "name": experiment.name,
         "kind": experiment.kind,
-        "dataset": config.dataset if config else None,
+        "dataset": recipes[0].dataset if recipes else experiment.dataset or None,
         "params": counts.get("params"),
         "trainable_params": counts.get("trainable_params"),
         "macs": counts.get("macs"),

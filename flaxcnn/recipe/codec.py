@@ -22,7 +22,7 @@ def encode(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         body = {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"type": type(value).__name__.lower(), **body}
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):  # a recipe in Python may write its layers as a list
         return [encode(item) for item in value]
     return value
 
@@ -133,20 +133,23 @@ def parse_text(text: str) -> Any:
         return words[text]
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # ValueError: also an integer of thousands of digits
         return text
 
 
-def set_at(plain: Any, path: str, value: Any) -> None:
+def set_at(plain: Any, path: str, value: Any, parent: str = "") -> None:
     """Set the dotted `path` inside a plain JSON value, in place; lists take an index.
 
-    Names are not checked here: `decode` knows what is allowed and says so.
+    Names are not checked here: `decode` knows what is allowed and says so. `parent` is the path
+    of `plain` itself, for errors.
     """
     name, _, rest = path.partition(".")
     key: Any = name
     if isinstance(plain, list):
-        if not name.isdigit() or int(name) >= len(plain):
-            raise ConfigError(f"{path}: got {name!r}; allowed is an index from 0 to {len(plain) - 1}")
+        if not name.isdecimal() or int(name) >= len(plain):
+            last = len(plain) - 1
+            allowed = f"an index from 0 to {last}" if plain else "a whole list, it is empty"
+            raise ConfigError(f"{parent}{path}: got {name!r}; allowed is {allowed}")
         key = int(name)
     if not rest:
         plain[key] = value
@@ -157,4 +160,4 @@ def set_at(plain: Any, path: str, value: Any) -> None:
     if not isinstance(inner, dict | list):
         inner = {}
     plain[key] = inner
-    set_at(inner, rest, value)
+    set_at(inner, rest, value, f"{parent}{name}.")

@@ -213,7 +213,9 @@ class Config:
 
     def fingerprint(self) -> str:
         """First 16 hex digits of the SHA-256 of the canonical JSON: names the recipe and seed."""
-        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        # Read back first: a rate written 1 in Python and 1.0 in a file are one recipe.
+        plain = Config.from_dict(self.to_dict()).to_dict()
+        text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -235,7 +237,8 @@ def layered(base: Config, sources: Sequence[Source]) -> tuple[Config, dict[str, 
     plain, origins = base.to_dict(), dict.fromkeys(hints(Config), "experiment")
     for origin, settings in sources:
         for path, value in settings.items():
-            if path == "optimizer" and _kind(value) != _kind(plain["optimizer"]):
+            new_kind = path == "optimizer" and _kind(value) != _kind(plain["optimizer"])
+            if new_kind and "learning_rate" not in settings:
                 plain["learning_rate"] = None
                 origins["learning_rate"] = f"default of {_kind(value)}"
             set_at(plain, path, value)
@@ -263,7 +266,7 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     settings = {}
     for field in fields(Config):
         prefix = f"FLAXCNN_{field.name.upper()}"
-        for name, text in environ.items():
+        for name, text in sorted(environ.items()):  # FLAXCNN_OPTIMIZER before its __MOMENTUM
             if name == prefix or name.startswith(f"{prefix}__"):
                 settings[name.removeprefix("FLAXCNN_").lower().replace("__", ".")] = parse_text(text)
     return settings

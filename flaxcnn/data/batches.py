@@ -1,0 +1,73 @@
+"""Row numbers of every batch, and the batches themselves from data that lies on the device.
+
+Order is arithmetic on (seed, epoch): nothing to store, nothing to restore.
+"""
+
+from __future__ import annotations
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxcnn.rng import Purpose, stream_key
+
+
+@flax.struct.dataclass
+class Resident:
+    """A whole data set on the device: the train archive's rows, then the test archive's."""
+
+    image: jax.Array  # [N, H, W, C] uint8
+    label: jax.Array  # [N] int32
+    mean: jax.Array  # float32, broadcasts against [H, W, C]
+    scale: jax.Array
+
+
+@flax.struct.dataclass
+class Batch:
+    """Rows of one step; a row whose mask is False is padding and counts for nothing."""
+
+    image: jax.Array  # [B, H, W, C] uint8
+    label: jax.Array  # [B] int32
+    row: jax.Array  # [B] int32, the row's number in the data set
+    mask: jax.Array  # [B] bool
+
+
+def steps_per_epoch(rows: int, batch_size: int, drop_last: bool = False) -> int:
+    """Batches in one pass: the incomplete one counts, unless dropping it leaves any."""
+    return max(rows // batch_size, 1) if drop_last else -(-rows // batch_size)
+
+
+def shuffled(
+    seed: jax.Array, epoch: jax.Array, rows: jax.Array, batch_size: int, drop_last: bool = False
+) -> tuple[jax.Array, jax.Array]:
+    """One epoch's row numbers in random order -> rows [S, B] int32, mask [S, B] bool."""
+    order = jax.random.permutation(stream_key(seed, Purpose.ORDER, epoch), rows)
+    if drop_last:
+        order = order[: steps_per_epoch(len(rows), batch_size, drop_last) * batch_size]
+    return in_order(order, batch_size)
+
+
+def in_order(rows: jax.Array, batch_size: int) -> tuple[jax.Array, jax.Array]:
+    """Row numbers as they come -> rows [S, B] int32, mask [S, B] bool; padding repeats row 0."""
+    missing = -len(rows) % batch_size
+    padded = jnp.concatenate([rows, jnp.broadcast_to(rows[:1], (missing,))])
+    mask = jnp.arange(len(rows) + missing) < len(rows)
+    return padded.reshape(-1, batch_size), mask.reshape(-1, batch_size)
+
+
+def take(data: Resident, row: jax.Array, mask: jax.Array) -> Batch:
+    """The batch of these rows."""
+    return Batch(data.image[row], data.label[row], row, mask)
+
+
+def resident(
+    image: list[np.ndarray], label: list[np.ndarray], mean: np.ndarray, scale: np.ndarray
+) -> Resident:
+    """Put archives ([N, H, W, C] uint8 and [N] int32 each) on the device, one after the other."""
+    return Resident(
+        image=jnp.asarray(np.concatenate(image)),
+        label=jnp.asarray(np.concatenate(label)),
+        mean=jnp.asarray(mean),
+        scale=jnp.asarray(scale),
+    )

@@ -1,0 +1,204 @@
+"""Decoded data sets on disk: four .npy files and meta.json with their digests, made atomically."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import platformdirs
+
+import flaxcnn
+from flaxcnn.data.arrays import Dataset, Split, content_digest, first_line
+from flaxcnn.errors import DataError, WriteError
+
+FORMAT = 1
+FILES = ("train_image.npy", "train_label.npy", "test_image.npy", "test_label.npy")
+STALE = 24 * 3600  # seconds after which a folder under construction is taken for abandoned
+
+
+def root() -> Path:
+    """FLAXCNN_DATA_DIR, or the user's cache folder."""
+    if given := os.environ.get("FLAXCNN_DATA_DIR"):
+        return Path(given).expanduser().absolute()
+    return platformdirs.user_cache_path("flaxcnn") / "data"
+
+
+def _broken(name: str, file: Path, reason: str) -> DataError:
+    return DataError(
+        f"{name}: the cached {file} is damaged ({reason}); "
+        f"rebuild it with `flaxcnn data prepare {name}`"
+    )
+
+
+@contextlib.contextmanager
+def construction(label: str) -> Iterator[Path]:
+    """A new empty folder beside the final ones, gone afterwards.
+
+    Raises:
+        WriteError: the cache cannot be written (OSError inside the block included).
+    """
+    place = root()
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        for old in place.glob(f".making-{label}-*"):  # left by a process that was killed
+            if time.time() - old.stat().st_mtime > STALE:
+                shutil.rmtree(old, ignore_errors=True)
+        work = Path(tempfile.mkdtemp(prefix=f".making-{label}-", dir=place))
+        try:
+            yield work
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    except OSError as error:
+        raise WriteError(
+            f"the data cache {place} cannot be written ({error.strerror or error}); "
+            "set FLAXCNN_DATA_DIR to a folder with free space"
+        ) from error
+
+
+def publish(made: Path, final: Path) -> None:
+    """Rename the folder `made` to `final`; a folder that stands there is replaced.
+
+    Readers see the old folder or the new one; of two writers the later wins.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        try:
+            made.rename(final)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        old = made.parent / f".old-{uuid4().hex}"
+        with contextlib.suppress(FileNotFoundError):  # another writer moved it first
+            final.rename(old)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def sha256(file: Path) -> str:
+    """SHA-256 of a file, 64 hex digits."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def store(data: Dataset, final: Path, work: Path, sources: Mapping[str, str],
+          replace: bool) -> None:  # fmt: skip
+    """Write `data` to `work` and rename that to `final`; `sources` maps archive -> SHA-256.
+
+    With `replace` false, equal data that another process published meanwhile is left alone.
+    """
+    made = work / "npy"
+    made.mkdir()
+    arrays = (data.train.image, data.train.label, data.test.image, data.test.label)
+    described = {}
+    for file, array in zip(FILES, arrays, strict=True):
+        np.save(made / file, array, allow_pickle=False)
+        described[file] = {"shape": list(array.shape), "dtype": array.dtype.str,
+                           "sha256": sha256(made / file)}  # fmt: skip
+    meta = {
+        "format": FORMAT,
+        "name": data.name,
+        "digest": data.digest,
+        "classes": list(data.classes),
+        "test_origin": data.test_origin,
+        "arrays": described,
+        "sources": dict(sources),
+        "versions": {
+            "flaxcnn": flaxcnn.__version__,
+            "numpy": np.__version__,
+            "tensorflow-datasets": version("tensorflow-datasets"),
+        },
+    }
+    (made / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+    if not replace:
+        with contextlib.suppress(DataError):
+            other = read(final, data.name)
+            if other is not None and other.digest == data.digest:
+                return
+    publish(made, final)
+
+
+def _meta(final: Path, name: str) -> dict[str, Any] | None:
+    file = final / "meta.json"
+    try:
+        meta = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise _broken(name, file, str(error)) from None
+    try:
+        if meta["format"] != FORMAT or sorted(meta["arrays"]) != sorted(FILES):
+            raise ValueError(f"format {meta['format']!r}; this version reads {FORMAT}")
+        texts = [meta["digest"], *meta["classes"], *(a["sha256"] for a in meta["arrays"].values())]
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError("digests and classes must be texts")
+        if meta["test_origin"] not in ("archive", "held out"):
+            raise ValueError(f"test_origin {meta['test_origin']!r}")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _broken(name, file, str(error)) from None
+    return meta
+
+
+def read(final: Path, name: str) -> Dataset | None:
+    """The data set with memory-mapped images, or None where nothing is prepared.
+
+    Sizes, types and labels are checked; the pixels' digests only by `check`.
+
+    Raises:
+        DataError: a file is missing, cut short or not what meta.json says.
+    """
+    meta = _meta(final, name)
+    if meta is None:
+        return None
+    arrays = []
+    for file in FILES:
+        said = meta["arrays"][file]
+        try:
+            array = np.load(final / file, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise _broken(name, final / file, first_line(error)) from None
+        if list(array.shape) != said.get("shape") or array.dtype.str != said.get("dtype"):
+            raise _broken(name, final / file, f"{array.dtype}{list(array.shape)}, not as recorded")
+        arrays.append(array)
+    try:
+        train = Split(arrays[0], np.array(arrays[1]))
+        test = Split(arrays[2], np.array(arrays[3]))
+    except DataError as error:
+        raise _broken(name, final, str(error)) from None
+    for file, split in (("train_label.npy", train), ("test_label.npy", test)):
+        if np.any((split.label < 0) | (split.label >= len(meta["classes"]))):
+            raise _broken(name, final / file, "labels out of range")
+    return Dataset(name, train, test, tuple(meta["classes"]), meta["digest"], meta["test_origin"])
+
+
+def check(final: Path, name: str) -> dict[str, Any] | None:
+    """Hash everything again -> what was found, or None where nothing is prepared.
+
+    Raises:
+        DataError: a file that differs from its recorded digest, by name.
+    """
+    meta, data = _meta(final, name), read(final, name)
+    if meta is None or data is None:
+        return None
+    files = []
+    for file in FILES:
+        found, said = sha256(final / file), meta["arrays"][file]["sha256"]
+        if found != said:
+            raise _broken(name, final / file, f"SHA-256 {found[:16]}..., recorded {said[:16]}...")
+        files.append({"file": file, "sha256": found, "ok": True})
+    if (found := content_digest(data.train, data.test)) != data.digest:
+        reason = f"digest {data.digest[:16]}..., found {found[:16]}..."
+        raise _broken(name, final / "meta.json", reason)
+    return {"name": name, "path": str(final), "digest": data.digest, "files": files,
+            "sources": meta.get("sources", {}), "ok": True}  # fmt: skip

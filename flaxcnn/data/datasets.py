@@ -1,0 +1,166 @@
+"""Data sets by name: digits, mnist, fashion_mnist, cifar10, tfds:NAME, folder:PATH and npz:PATH.
+
+What tfds prepares is decoded once to memory-mapped .npy files, in the archive's own order, under
+FLAXCNN_DATA_DIR (default: the user's cache folder).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from flaxcnn.data import cache
+from flaxcnn.data.archives import PUBLISHED, downloads, local, require_network
+from flaxcnn.data.arrays import Dataset, Split, dataset
+from flaxcnn.data.folders import folder
+from flaxcnn.data.sources import digits, npz
+from flaxcnn.errors import DataError, near_miss
+from flaxcnn.recipe.config import DATA_SCHEMES, KNOWN_DATA
+
+__all__ = ["Dataset", "Split", "cache_path", "listing", "load", "prepare", "verify"]
+
+DIGITS_ROWS = (1437, 360)  # train, test
+
+
+def load(name: str) -> Dataset:
+    """The data set of that name; what is not prepared yet is prepared first.
+
+    Images of prepared sets are memory-mapped, read-only. Sets without a test split of their own
+    (digits; a folder or .npz without test) have a fixed stratified fifth held out as one: the same
+    rows for every run and seed, marked by `Dataset.test_origin`.
+
+    Raises:
+        DataError: unknown, missing, damaged, or not what a classifier can be trained on.
+        WriteError: it must be prepared and the cache cannot be written.
+    """
+    scheme, rest = _parse(name)
+    if name == "digits":
+        return digits()
+    if scheme == "folder:":
+        return folder(Path(rest))
+    if scheme == "npz:":
+        return npz(Path(rest))
+    final = cache_path(name)
+    found = cache.read(final, name)
+    if found is None:
+        found = cache.read(prepare(name), name)
+    assert found is not None, f"{name} is gone from {final} right after it was prepared"
+    return found
+
+
+def prepare(name: str, archives: Path | None = None) -> Path:
+    """Make the cached form of a data set and return its folder; nothing to do if it is whole.
+
+    The archives of mnist, fashion_mnist and cifar10 come from `archives`, else from
+    FLAXCNN_ARCHIVES, else from earlier downloads, else from the publisher. A damaged cache is made
+    again. digits, folder: and npz: need no preparation: they are read once, as a check.
+
+    Raises:
+        DataError: no archives, wrong or damaged archives, no network.
+        WriteError: the cache cannot be written.
+    """
+    _parse(name)
+    final = cache_path(name)
+    if not _cached(name):
+        load(name)
+        return final
+    try:
+        if cache.check(final, name) is not None:
+            return final
+        replace = False
+    except DataError:
+        replace = True
+    if name in PUBLISHED:
+        _prepare_published(name, archives, final, replace)
+    else:
+        _prepare_tfds(name, final, replace)
+    return final
+
+
+def verify(name: str) -> dict[str, Any]:
+    """Hash the data again -> name, path, digest and files with their SHA-256.
+
+    Raises:
+        DataError: a file differs from its recorded digest, or nothing is prepared.
+    """
+    if not _cached(name):
+        data = load(name)
+        return {"name": name, "path": str(cache_path(name)), "digest": data.digest, "files": [],
+                "sources": {}, "ok": True}  # fmt: skip
+    report = cache.check(cache_path(name), name)
+    if report is None:
+        raise DataError(f"{name} is not prepared; prepare it with `flaxcnn data prepare {name}`")
+    return report
+
+
+def cache_path(name: str) -> Path:
+    """Where the rows of `name` are or will be: its cache folder, or the user's folder or file."""
+    scheme, rest = _parse(name)
+    if name == "digits":
+        import sklearn
+
+        return Path(sklearn.__path__[0]) / "datasets" / "data" / "digits.csv.gz"
+    if scheme == "tfds:":
+        from flaxcnn.data import prepared
+
+        return cache.root() / "decoded" / prepared.key(prepared.find(rest))
+    return Path(rest).expanduser().absolute() if scheme else cache.root() / name
+
+
+def listing() -> list[dict[str, Any]]:
+    """The built-in data sets: name, shape, classes, train and test rows, prepared, path, source."""
+    rows = []
+    for name, facts in KNOWN_DATA.items():
+        published = PUBLISHED.get(name)
+        train, test = published.rows if published else DIGITS_ROWS
+        path = cache_path(name)
+        source = f"{published.url}, or FLAXCNN_ARCHIVES" if published else "inside scikit-learn"
+        rows.append({
+            "name": name, "shape": list(facts.shape), "classes": facts.classes,
+            "train": train, "test": test, "path": str(path), "source": source,
+            "prepared": not published or (path / "meta.json").is_file(),
+        })  # fmt: skip
+    return rows
+
+
+def _cached(name: str) -> bool:
+    return name in PUBLISHED or name.startswith("tfds:")
+
+
+def _parse(name: str) -> tuple[str, str]:
+    """(scheme, rest); the scheme of a built-in set is empty."""
+    if name in KNOWN_DATA:
+        return "", name
+    for scheme in DATA_SCHEMES:
+        if name.startswith(scheme) and name != scheme:
+            return scheme, name.removeprefix(scheme)
+    raise DataError(
+        f"dataset: got {name!r}; allowed are {', '.join(KNOWN_DATA)}, folder:PATH, npz:PATH, "
+        f"tfds:NAME{near_miss(name, [*KNOWN_DATA, *DATA_SCHEMES])}"
+    )
+
+
+def _prepare_published(name: str, given: Path | None, final: Path, replace: bool) -> None:
+    files = local(name, given)
+    if files is None:
+        require_network(name)
+    from flaxcnn.data import builders
+
+    with cache.construction(name) as work:
+        if files is None:
+            files = builders.download(name, downloads(name), work / "downloads")
+        made = builders.make(builders.BUILDERS[name], files, work)
+        data = dataset(name, made.train, made.test, made.classes)
+        cache.store(data, final, work, made.sources, replace)
+        # Kept so that `tfds:NAME`, and tfds itself, can open them
+        cache.publish(made.records, cache.root() / "tfds" / made.records.relative_to(work / "tfds"))
+
+
+def _prepare_tfds(name: str, final: Path, replace: bool) -> None:
+    from flaxcnn.data import prepared
+
+    found = name.removeprefix("tfds:")
+    builder = prepared.find(found)
+    train, test, classes = prepared.decode_all(found, builder)
+    with cache.construction("tfds") as work:
+        cache.store(dataset(name, train, test, classes), final, work, {}, replace)

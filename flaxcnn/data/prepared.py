@@ -1,0 +1,175 @@
+"""Data sets that tfds has prepared: find one, and decode its ArrayRecords without TensorFlow.
+
+Imports tfds, which takes a second: import this module where it is needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from flaxcnn.data import cache
+from flaxcnn.data.arrays import Split, check_labels, first_line
+from flaxcnn.errors import DataError
+
+NAME = re.compile(r"\w+([/:][\w.+-]+){0,2}")
+BATCH = 1000  # records asked for at once
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+VERSION = re.compile(r"\d+\.\d+\.\d+")
+
+
+class Decoded(NamedTuple):
+    """A prepared data set in memory."""
+
+    train: Split
+    test: Split | None
+    classes: tuple[str, ...]
+
+
+def find(name: str) -> Any:
+    """The builder of `name`, such as mnist, mnist:3.0.1 or set/config:1.0.0, from its files only.
+
+    Looks in TFDS_DATA_DIR (or ~/tensorflow_datasets), then in the cache's own tfds folder; without
+    a version, the highest. No code of the data set is imported.
+
+    Raises:
+        DataError: not there, another file format than ArrayRecord, or not images of one shape with
+            class labels.
+    """
+    if not NAME.fullmatch(name):
+        raise DataError(f"tfds:{name}: allowed are NAME, NAME:VERSION, NAME/CONFIG:VERSION")
+    places = [
+        Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"),
+        cache.root() / "tfds",
+    ]
+    folders = [place.expanduser() for place in places]
+    for folder in folders:
+        if place := _choose(name, folder):
+            try:
+                builder = tfds.builder_from_directory(place)
+            except Exception as error:  # damaged JSON, protobuf and paths each raise their own
+                raise DataError(f"{place}: got damaged metadata ({first_line(error)})") from None
+            _check(name, builder)
+            return builder
+    raise DataError(
+        f"tfds:{name}: it is not prepared in {' or '.join(map(str, folders))}; prepare it with "
+        f"tfds, as `tfds.builder({name!r}, file_format='array_record').download_and_prepare()`, "
+        "or set TFDS_DATA_DIR"
+    )
+
+
+def _choose(name: str, folder: Path) -> Path | None:
+    """FOLDER/NAME[/CONFIG]/VERSION that fits `name`, or None; DataError if two configs fit."""
+    first, *rest = re.split("[/:]", name)
+    root = folder / first
+    found = [file.parent.relative_to(root).parts
+             for pattern in ("*/features.json", "*/*/features.json")
+             for file in root.glob(pattern)]  # fmt: skip
+    found = [parts for parts in found if set(rest) <= set(parts) and VERSION.fullmatch(parts[-1])]
+    if not found:
+        return None
+    if len(configs := sorted({parts[:-1] for parts in found})) > 1:
+        listed = ", ".join("/".join(config) or "(none)" for config in configs)
+        raise DataError(f"tfds:{name}: got no config; allowed in {root} are {listed}")
+    newest = max(found, key=lambda parts: [int(number) for number in parts[-1].split(".")])
+    return root.joinpath(*newest)
+
+
+def _check(name: str, builder: Any) -> None:
+    info = builder.info
+    stored = getattr(info.file_format, "value", info.file_format)
+    if stored != "array_record":
+        raise DataError(
+            f"tfds:{name}: got file format {stored}; allowed is array_record, which alone can be "
+            "read without TensorFlow: prepare it again with file_format='array_record'"
+        )
+    keys = info.supervised_keys or ()
+    features = [info.features[k] for k in keys if isinstance(k, str) and k in info.features]
+    kinds = (tfds.features.Image, tfds.features.ClassLabel)
+    if len(features) != 2 or not all(map(isinstance, features, kinds)):
+        raise DataError(f"tfds:{name}: got supervised_keys {keys}; allowed is an image and a class")
+    image = features[0]
+    if None in image.shape or image.shape[2] not in MODES or image.np_dtype != np.uint8:
+        raise DataError(
+            f"tfds:{name}: got images {np.dtype(image.np_dtype)}{list(image.shape)}; allowed are "
+            f"uint8 of one fixed shape with {', '.join(map(str, MODES))} channels"
+        )
+    if "train" not in info.splits:
+        raise DataError(
+            f"tfds:{name}: got splits {', '.join(info.splits)}; allowed is train (test)"
+        )
+
+
+def key(builder: Any) -> str:
+    """Folder name for the decoded rows: the builder's full name and a digest of its metadata."""
+    folder = Path(builder.data_dir)
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        digest.update(f"{file.name} {file.stat().st_size}\n".encode())
+        if file.suffix == ".json":
+            digest.update(file.read_bytes())
+    name = re.sub(r"[^\w.-]", "-", builder.info.full_name)
+    return f"{name}-{digest.hexdigest()[:12]}"
+
+
+def decode_all(name: str, builder: Any) -> Decoded:
+    """Train and, where there is one, test; other splits are left alone.
+
+    Raises:
+        DataError: a record cannot be decoded, or labels with gaps.
+    """
+    train = decode(builder, "train")
+    test = decode(builder, "test") if "test" in builder.info.splits else None
+    feature = builder.info.features[builder.info.supervised_keys[1]]
+    count = check_labels(f"tfds:{name}", train.label, None if test is None else test.label)
+    if count != feature.num_classes:
+        raise DataError(
+            f"tfds:{name}: got {feature.num_classes} classes, {count} of them in train; "
+            "allowed is rows of each class in train"
+        )
+    return Decoded(train, test, tuple(feature.names))
+
+
+def decode(builder: Any, split: str) -> Split:
+    """All rows of a split, in the order of its records.
+
+    Raises:
+        DataError: a record is damaged or has another shape than the builder says.
+    """
+    image_key, label_key = builder.info.supervised_keys
+    shape = builder.info.features[image_key].shape
+    try:
+        # tfds's own decoding takes twice as long, and warns that OpenCV is not there
+        source = builder.as_data_source(split, decoders={image_key: tfds.decode.SkipDecoding()})
+        image = np.empty((len(source), *shape), np.uint8)
+        label = np.empty(len(source), np.int32)
+        for i, row in enumerate(_records(source)):
+            image[i] = _pixels(row[image_key], shape)
+            label[i] = row[label_key]
+    except Exception as error:  # array_record, protobuf and PIL each raise their own
+        raise DataError(
+            f"{builder.data_dir}: got {split} records that cannot be read ({first_line(error)}); "
+            "prepare them again"
+        ) from None
+    return Split(image, label)
+
+
+def _records(source: Any) -> Iterator[dict[str, Any]]:
+    for start in range(0, len(source), BATCH):
+        yield from source.__getitems__(list(range(start, min(start + BATCH, len(source)))))
+
+
+def _pixels(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as opened:
+        if (opened.height, opened.width) != shape[:2] or opened.mode != MODES[shape[2]]:
+            raise ValueError(f"an image of {opened.height}x{opened.width}, {opened.mode}")
+        return np.asarray(opened).reshape(shape)

@@ -1,0 +1,152 @@
+"""Data that needs no preparation: digits, which scikit-learn carries, and NumPy's .npz files."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.lib import format as npy
+
+from flaxcnn.data.arrays import Dataset, Split, check_labels, dataset, first_line
+from flaxcnn.errors import DataError
+
+MAX_RATIO = 200  # inflated : stored; beyond it only arrays that fit anywhere are read
+ALWAYS_READ = 2**30  # bytes
+# RuntimeError: an encrypted member, or a compression that zipfile does not know
+UNREADABLE = (
+    OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, MemoryError,
+)  # fmt: skip
+NPZ_KEYS = (
+    {"image": "image", "label": "label", "test_image": "test_image", "test_label": "test_label"},
+    {"image": "x_train", "label": "y_train", "test_image": "x_test", "test_label": "y_test"},
+)
+
+
+def digits() -> Dataset:
+    """1,797 handwritten digits of 8x8 pixels; a fixed stratified fifth is the test split.
+
+    scikit-learn holds ink counts 0..16; a pixel here is round(count * 255 / 16), so that white is
+    255 as in every other data set.
+    """
+    from sklearn.datasets import load_digits  # seconds to import
+
+    found = load_digits()
+    image = np.rint(found.images[..., None] * (255 / 16)).astype(np.uint8)
+    label = found.target.astype(np.int32)
+    return dataset("digits", Split(image, label), None, [str(i) for i in range(10)])
+
+
+def npz(path: Path) -> Dataset:
+    """Keys image, label (and test_image, test_label), or Keras' x_train, y_train (x_test, y_test).
+
+    Images are uint8 [N, H, W] or [N, H, W, C] with 1 to 4 channels, labels integers [N] or [N, 1]
+    from 0 to K-1. Without test rows, a fixed stratified fifth of the rows is held out for test.
+    No pickle is ever read, and no array whose header does not match its size in the file.
+
+    Raises:
+        DataError: anything else; the message names file, key, what was found and what is allowed.
+    """
+    path = path.expanduser()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            arrays = _arrays(path, archive)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"npz:{path}: got no readable .npz file ({error})") from None
+    train = _split(path, arrays["image"], arrays["label"])
+    test = None
+    if "test_image" in arrays:
+        test = _split(path, arrays["test_image"], arrays["test_label"])
+    count = check_labels(f"npz:{path}", train.label, None if test is None else test.label)
+    return dataset(f"npz:{path}", train, test, [str(i) for i in range(count)])
+
+
+class _Found(NamedTuple):
+    key: str
+    array: np.ndarray
+
+
+def _arrays(path: Path, archive: zipfile.ZipFile) -> dict[str, _Found]:
+    names = [member.filename for member in archive.infolist()]
+    members = [name.removesuffix(".npy") for name in names if name.endswith(".npy")]
+    keys = _keys(path, members)
+    return {role: _Found(key, _read(path, archive, key)) for role, key in keys.items()}
+
+
+def _keys(path: Path, members: list[str]) -> Mapping[str, str]:
+    """Role -> key in the file."""
+    allowed = "; ".join(", ".join(keys.values()) for keys in NPZ_KEYS)
+    styles = [k for k in NPZ_KEYS if k["image"] in members or k["label"] in members]
+    if len(styles) != 1 or len(set(members)) != len(members):
+        raise DataError(
+            f"npz:{path}: got keys {', '.join(sorted(members)) or 'none'}; allowed is one of the "
+            f"sets {allowed} (the last two of a set may be absent), each key once"
+        )
+    keys = {role: key for role, key in styles[0].items() if key in members}
+    for pair in (("image", "label"), ("test_image", "test_label")):
+        if len(missing := [styles[0][r] for r in pair if r not in keys]) == 1:
+            raise DataError(f"npz:{path}: key {missing[0]} is missing; images need labels")
+    return keys
+
+
+def _read(path: Path, archive: zipfile.ZipFile, key: str) -> np.ndarray:
+    """One array, read only after its header, its size in the file and its type agree."""
+    where = f"npz:{path}: {key}"
+    member = archive.getinfo(f"{key}.npy")
+    try:
+        with archive.open(member) as file:
+            if npy.read_magic(file) == (1, 0):
+                shape, _, dtype = npy.read_array_header_1_0(file)
+            else:  # (2, 0); later ones are for record arrays and fail here
+                shape, _, dtype = npy.read_array_header_2_0(file)
+            header = file.tell()
+        _check_type(where, key, dtype, shape)
+        expected, size = math.prod(shape) * dtype.itemsize, member.file_size - header
+        ratio = member.file_size / max(member.compress_size, 1)
+        if expected != size or (size > ALWAYS_READ and ratio > MAX_RATIO):
+            raise DataError(
+                f"{where}: got a header of {dtype}{list(shape)}, {expected} bytes, over {size} "
+                f"bytes packed into {member.compress_size}; that is damage or a decompression bomb"
+            )
+        with archive.open(member) as file:
+            array = npy.read_array(file, allow_pickle=False)
+            file.read(1)  # the end of the member, where zipfile compares its checksum
+            return np.ascontiguousarray(array)
+    except UNREADABLE as error:
+        raise DataError(
+            f"{where}: got an array that cannot be read ({first_line(error)})"
+        ) from None
+
+
+def _check_type(where: str, key: str, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+    image = key in ("image", "test_image", "x_train", "x_test")
+    if image:
+        fits = dtype == np.uint8 and (len(shape) == 3 or (len(shape) == 4 and 1 <= shape[3] <= 4))
+        allowed = "uint8 [N, H, W] or [N, H, W, C] with 1 to 4 channels, pixels 0..255"
+    else:
+        fits = dtype.kind in "iu" and (len(shape) == 1 or (len(shape) == 2 and shape[1] == 1))
+        allowed = "integers [N], the class number of each image"
+    if not fits or 0 in shape:
+        found = "objects (a pickle)" if dtype.hasobject else f"{dtype}{list(shape)}"
+        empty = ", and none of the sizes 0" if 0 in shape else ""
+        raise DataError(f"{where}: got {found}; allowed are {allowed}{empty}")
+
+
+def _split(path: Path, image: _Found, label: _Found) -> Split:
+    if len(image.array) != len(label.array):
+        raise DataError(
+            f"npz:{path}: got {len(image.array)} rows in {image.key} and {len(label.array)} in "
+            f"{label.key}; allowed are equal lengths"
+        )
+    flat = label.array.reshape(len(label.array))  # Keras stores CIFAR's labels as [N, 1]
+    limit = np.iinfo(np.int32).max
+    if (far := np.flatnonzero((flat < 0) | (flat > limit))).size:
+        raise DataError(
+            f"npz:{path}: {label.key}: got label {flat[far[0]]} in row {far[0]}; allowed are 0..K-1"
+        )
+    pixels = image.array if image.array.ndim == 4 else image.array[..., None]
+    return Split(pixels, flat.astype(np.int32))

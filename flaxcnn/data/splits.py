@@ -1,0 +1,189 @@
+"""Which rows train, validate and test, by number: those of the train archive come first."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import numpy as np
+
+from flaxcnn.data.arrays import Dataset
+from flaxcnn.errors import ConfigError, DataError
+from flaxcnn.recipe.config import Archive, Config, Permuted
+
+CHUNK = 4096  # rows summed at once
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Row numbers, int32 [n] each; row j of the test archive is len(train archive) + j."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
+def choose(dataset: Dataset, config: Config) -> Rows:
+    """The rows that `config` (split, validation, split_seed) picks from `dataset`.
+
+    Archive: `validation` rows (or that fraction, rounded) are held out of train, stratified by
+    class; rows ascend. With validation="test" the test rows serve as both. Permuted and Ranges
+    take rows of the train archive alone, in the order that their documents give.
+
+    Raises:
+        ConfigError: more rows than the data set has, or "test" with a split of its own validation.
+        DataError: a class with too few rows to hold any out.
+    """
+    split, rows = config.split, len(dataset.train)
+    if isinstance(split, Archive):
+        return _archive(dataset, config)
+    if config.validation == "test":
+        raise ConfigError(
+            f"validation: got 'test' with split {type(split).__name__}, which has validation rows "
+            "of its own; allowed is 'test' with split Archive"
+        )
+    needed = split.rows if isinstance(split, Permuted) else sum(
+        (split.train, split.validation, split.test)
+    )  # fmt: skip
+    if needed > rows:
+        raise ConfigError(
+            f"split: got {split}, {needed} rows; allowed are at most the {rows} rows of the train "
+            f"archive of {dataset.name}"
+        )
+    if isinstance(split, Permuted):
+        # train_test_split(test_size, random_state) without stratification draws the same rows
+        order = np.random.RandomState(split.seed).permutation(split.rows)
+        test, rest = np.split(order, [split.test])
+        train, validation = np.split(rest, [len(rest) - split.validation])
+    else:
+        train, validation, test = np.split(
+            np.arange(needed), [split.train, split.train + split.validation]
+        )
+    return Rows(*(part.astype(np.int32) for part in (train, validation, test)))
+
+
+def _archive(dataset: Dataset, config: Config) -> Rows:
+    rows = len(dataset.train)
+    every = np.arange(rows, dtype=np.int32)
+    test = np.arange(rows, rows + len(dataset.test), dtype=np.int32)
+    if config.validation == "test":
+        return Rows(every, test, test)
+    count = config.validation
+    if isinstance(count, float):
+        count = max(1, round(count * rows))
+    _check_hold_out(dataset, config, count)
+    from sklearn.model_selection import train_test_split  # seconds to import
+
+    train, validation = train_test_split(
+        every, test_size=count, stratify=dataset.train.label, random_state=config.split_seed
+    )
+    return Rows(np.sort(train), np.sort(validation), test)
+
+
+def _check_hold_out(dataset: Dataset, config: Config, count: int) -> None:
+    rows, classes = len(dataset.train), dataset.num_classes
+    if not classes <= count <= rows - classes:
+        raise ConfigError(
+            f"validation: got {config.validation!r}, {count} of the {rows} train rows of "
+            f"{dataset.name}; allowed are {classes} to {rows - classes}, so that each of the "
+            f"{classes} classes can be on both sides"
+        )
+    members = np.bincount(dataset.train.label, minlength=classes)
+    if members.min() < 2:
+        rarest = dataset.classes[int(members.argmin())]
+        raise DataError(
+            f"{dataset.name}: got {members.min()} train rows of class {rarest!r}; allowed are 2 or "
+            "more, one to train and one to validate"
+        )
+
+
+def folds(label: np.ndarray, k: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """k pairs (train rows, validation rows), int32, ascending; stratified and shuffled by `seed`.
+
+    Raises:
+        ConfigError: k below 2 or above the number of rows of the smallest class.
+    """
+    names, members = np.unique(label, return_counts=True)
+    if k < 2:
+        raise ConfigError(f"folds: got {k}; allowed are 2 or more")
+    if not members.size or k > members.min():
+        smallest = f"class {names[members.argmin()]} has {members.min()}" if len(label) else "none"
+        raise ConfigError(f"folds: got {k}; allowed are at most the rows of a class: {smallest}")
+    from sklearn.model_selection import StratifiedKFold  # seconds to import
+
+    drawn = StratifiedKFold(k, shuffle=True, random_state=seed).split(np.zeros(len(label)), label)
+    return [(train.astype(np.int32), held.astype(np.int32)) for train, held in drawn]
+
+
+def digest(rows: Rows) -> str:
+    """SHA-256 (64 hex digits) of the three row lists."""
+    found = hashlib.sha256()
+    for field in fields(Rows):
+        part = np.ascontiguousarray(getattr(rows, field.name), "<i4")
+        found.update(f"{field.name} {len(part)}\n".encode() + part.tobytes())
+    return found.hexdigest()
+
+
+def to_json(rows: Rows) -> str:
+    """Compact JSON text: the three lists and their digest."""
+    lists = {field.name: getattr(rows, field.name).tolist() for field in fields(Rows)}
+    return json.dumps({"digest": digest(rows), **lists}, separators=(",", ":"))
+
+
+def from_json(text: str) -> Rows:
+    """Rows from what `to_json` wrote.
+
+    Raises:
+        DataError: not such a text, or its lists do not have its digest.
+    """
+    try:
+        plain: dict[str, Any] = json.loads(text)
+        rows = Rows(*(_indices(plain[field.name]) for field in fields(Rows)))
+        said = plain["digest"]
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise DataError(f"split.json: cannot be read ({error!r})") from None
+    if digest(rows) != said:
+        raise DataError("split.json: its rows do not have the digest it records; it was changed")
+    return rows
+
+
+def _indices(plain: Any) -> np.ndarray:
+    if not isinstance(plain, list) or not all(type(row) is int for row in plain):
+        raise TypeError("rows must be lists of integers")
+    return np.array(plain, np.int32)
+
+
+def standardisation(
+    image: np.ndarray, how: Literal["unit", "per_pixel", "per_channel"]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(mean, scale), float32 and broadcastable to [H, W, C], such that x = (pixel - mean) / scale.
+
+    `image` holds the training rows and no others, uint8 [N, H, W, C]. unit: 0 and 255.
+    per_pixel: mean and standard deviation + 1e-7 of each pixel (document 004); per_channel: of
+    each channel. The sums are exact integers, so no chunking or machine changes a bit.
+
+    Raises:
+        DataError: no rows.
+    """
+    if how == "unit":
+        return np.zeros((1, 1, 1), np.float32), np.full((1, 1, 1), 255, np.float32)
+    if not len(image):
+        raise DataError(f"normalize={how}: got no training rows")
+    axes = (0,) if how == "per_pixel" else (0, 1, 2)
+    total: Any = 0
+    squares: Any = 0
+    for start in range(0, len(image), CHUNK):
+        part = image[start : start + CHUNK]
+        total = total + part.sum(axis=axes, dtype=np.int64)
+        squares = squares + np.square(part, dtype=np.uint16).sum(axis=axes, dtype=np.int64)
+    count = len(image) if how == "per_pixel" else image[..., 0].size
+    # Python's integers: count * squares passes 2**63 for CIFAR-10's channels
+    spread = count * squares.astype(object) - total.astype(object) ** 2  # count^2 * variance
+    std = np.sqrt((spread / count**2).astype(np.float64))
+    # A pixel that never changes carries nothing, and its x is 0 in every training row whatever the
+    # scale; 1e-7 would blow any other value of it in a test row up ten million times.
+    scale = np.where(std == 0, 1.0, std + 1e-7).astype(np.float32)
+    mean = (total / count).astype(np.float32)
+    return (mean, scale) if how == "per_pixel" else (mean[None, None], scale[None, None])

@@ -1,0 +1,142 @@
+"""The heart: one training step in two halves, and one evaluation step.
+
+`gradients` gives sums over the true rows of a batch and `update` divides them once and applies
+them. One device, a sharded batch, pmap and many runs at once are wrappings of these two: they
+differ in how sums are added between the halves, never in what is computed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from flaxcnn.data.augment import augment, standardize
+from flaxcnn.data.batches import Batch, Resident
+from flaxcnn.engine.metrics import MetricSums, batch_sums
+from flaxcnn.model import optim
+from flaxcnn.model.cnn import CNN
+from flaxcnn.recipe.config import Augment
+from flaxcnn.recipe.optimizers import Optimizer, Schedule
+from flaxcnn.rng import Purpose, stream_key
+
+Tree = Any  # a pytree of arrays
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is compiled in: everything about a run that is not an array."""
+
+    model: CNN
+    optimizer: Optimizer
+    schedule: Schedule
+    augment: tuple[Augment, ...]
+    smooth: bool  # label smoothing is in the program
+    batch_size: int
+    drop_last: bool
+    train_rows: int
+    steps_per_epoch: int
+    total_steps: int
+
+
+@flax.struct.dataclass
+class Hypers:
+    """What may differ between runs of one compiled program; each [] float32."""
+
+    learning_rate: jax.Array
+    weight_decay: jax.Array
+    label_smoothing: jax.Array
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Arrays only."""
+
+    step: jax.Array  # [] int32, updates done
+    seed: jax.Array  # [] uint32, the only source of randomness
+    params: Tree
+    batch_stats: Tree  # {} for a model without batch normalisation
+    opt_state: Tree
+
+
+@flax.struct.dataclass
+class Sums:
+    """Everything a batch contributes to an update, summed over its true rows."""
+
+    grads: Tree  # gradient of the summed loss
+    batch_stats: Tree  # new moving statistics times the count
+    metrics: MetricSums
+
+
+def init_state(plan: Plan, shape: tuple[int, ...], seed: jax.Array) -> TrainState:
+    """A fresh state for images of `shape` (H, W, C); `seed` is [] uint32."""
+    key = stream_key(seed, Purpose.INIT)
+    variables = plan.model.init(key, jnp.zeros((1, *shape), jnp.float32), train=False)
+    params = variables["params"]
+    zero = jnp.float32(0)
+    return TrainState(
+        step=jnp.int32(0),
+        seed=seed,
+        params=params,
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=optim.make(plan.optimizer, zero, zero).init(params),
+    )
+
+
+def gradients(plan: Plan, state: TrainState, hypers: Hypers, data: Resident, batch: Batch) -> Sums:
+    """First half: the sums of one batch. `data` is there for its pixel statistics."""
+    example = jax.vmap(jax.random.fold_in, (None, 0))(
+        stream_key(state.seed, Purpose.AUGMENT, state.step // plan.steps_per_epoch), batch.row
+    )
+    image = standardize(augment(batch.image, example, plan.augment), data.mean, data.scale)
+    dropout_key = stream_key(state.seed, Purpose.DROPOUT, state.step)
+    padded = plan.train_rows % plan.batch_size != 0 and not plan.drop_last
+
+    def loss_fn(params: Tree) -> tuple[jax.Array, tuple[MetricSums, Tree]]:
+        logits, new = plan.model.apply(
+            {"params": params, "batch_stats": state.batch_stats}, image, train=True,
+            mask=batch.mask if padded else None, dropout_key=dropout_key, mutable=["batch_stats"],
+        )  # fmt: skip
+        smoothing = hypers.label_smoothing if plan.smooth else None
+        sums = batch_sums(logits, batch.label, batch.mask, smoothing)
+        return sums.loss, (sums, new.get("batch_stats", {}))
+
+    grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
+    weighted = jax.tree.map(lambda s: s * metrics.count, batch_stats)
+    return Sums(grads, weighted, metrics)
+
+
+def update(plan: Plan, state: TrainState, hypers: Hypers, sums: Sums) -> TrainState:
+    """Second half: divide once, apply once."""
+    count = sums.metrics.count
+    mean = lambda tree: jax.tree.map(lambda x: x / count, tree)  # noqa: E731
+    rate = optim.scheduled_rate(
+        plan.schedule, hypers.learning_rate, state.step, plan.steps_per_epoch, plan.total_steps
+    )
+    optimizer = optim.make(plan.optimizer, rate, hypers.weight_decay)
+    change, opt_state = optimizer.update(mean(sums.grads), state.opt_state, state.params)
+    return state.replace(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, change),
+        batch_stats=mean(sums.batch_stats),
+        opt_state=opt_state,
+    )
+
+
+def train_step(
+    plan: Plan, state: TrainState, hypers: Hypers, data: Resident, batch: Batch
+) -> tuple[TrainState, MetricSums]:
+    """One update of one run; the metrics are those of the weights before it."""
+    sums = gradients(plan, state, hypers, data, batch)
+    return update(plan, state, hypers, sums), sums.metrics
+
+
+def eval_step(plan: Plan, state: TrainState, data: Resident, batch: Batch) -> jax.Array:
+    """Logits [B, K] float32 in inference mode."""
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    image = standardize(batch.image, data.mean, data.scale)
+    return plan.model.apply(variables, image, train=False)

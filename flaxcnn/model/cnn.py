@@ -1,0 +1,148 @@
+"""Layer specs to one linen module: the only file that imports linen.
+
+Parameters carry Keras's layer names (`conv2d_1/kernel`), whatever the nesting, so the tree of a
+model reads like its table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from flaxcnn.model.kernels import avg_pool2d, conv2d, max_pool2d
+from flaxcnn.recipe import layers as spec
+
+ALIVE = "alive"  # collection of booleans: which relu units gave a value above 0
+
+
+def _leaky_relu(x: jax.Array, slope: float | None = None) -> jax.Array:
+    return jax.nn.leaky_relu(x, spec.LEAKY_RELU_SLOPE if slope is None else slope)
+
+
+def _gelu(x: jax.Array) -> jax.Array:
+    return jax.nn.gelu(x, approximate=False)  # Keras's default; jax's is the tanh form
+
+
+FUNCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": jax.nn.relu,
+    "leaky_relu": _leaky_relu,
+    "relu6": jax.nn.relu6,
+    "elu": jax.nn.elu,
+    "selu": jax.nn.selu,
+    "gelu": _gelu,
+    "silu": jax.nn.silu,
+    "mish": jax.nn.mish,
+    "tanh": jnp.tanh,
+    "sigmoid": jax.nn.sigmoid,
+    "softplus": jax.nn.softplus,
+    "softsign": jax.nn.soft_sign,
+    "softmax": jax.nn.softmax,
+}
+
+
+class Conv2D(nn.Module):
+    """Convolution with bias through `kernels.conv2d`; float32 parameters `kernel`, `bias`."""
+
+    layer: spec.Conv
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, I] -> [B, H', W', O]."""
+        layer = self.layer
+        init = getattr(nn.initializers, layer.init)()
+        shape = (*spec.pair(layer.kernel, "kernel"), x.shape[-1], layer.filters)
+        kernel = self.param("kernel", init, shape, jnp.float32).astype(self.dtype)
+        y = conv2d(x, kernel, spec.pair(layer.stride, "stride"), layer.padding)
+        if layer.bias:
+            bias = self.param("bias", nn.initializers.zeros, (layer.filters,), jnp.float32)
+            y += bias.astype(self.dtype)[None, None, None]
+        return y
+
+
+class CNN(nn.Module):
+    """The network of a recipe: `CNN(config.layers).apply(variables, x, train=...)`.
+
+    `dtype` is that of the computation; parameters and logits are float32 always.
+    """
+
+    layers: tuple[spec.Layer, ...]
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        train: bool,
+        mask: jax.Array | None = None,
+        dropout_key: jax.Array | None = None,
+    ) -> jax.Array:
+        """Images [B, H, W, C] -> logits [B, K] float32.
+
+        Args:
+            x: prepared images.
+            train: batch statistics and dropout (True) or moving averages and none (False).
+            mask: [B] bool, False for padding that batch statistics must not see; None for none.
+            dropout_key: typed key, needed in training when the model has dropout.
+        """
+        names = spec.Names()
+
+        def run(layers: tuple[spec.Layer, ...], x: jax.Array) -> jax.Array:
+            for layer in layers:
+                x = apply(layer, names.next(layer), x)
+            return x
+
+        def activate(name: str, function: str | None, x: jax.Array) -> jax.Array:
+            if function is None:
+                return x
+            x = FUNCTIONS[function](x)
+            if function == "relu":
+                self.sow(ALIVE, f"{ALIVE}_{name}", (x > 0).any(axis=tuple(range(x.ndim - 1))))
+            return x
+
+        def apply(layer: spec.Layer, name: str, x: jax.Array) -> jax.Array:
+            match layer:
+                case spec.Conv():
+                    return activate(name, layer.activation, Conv2D(layer, self.dtype, name=name)(x))
+                case spec.Dense():
+                    dense = nn.Dense(
+                        layer.units, use_bias=layer.bias, dtype=self.dtype, name=name,
+                        kernel_init=getattr(nn.initializers, layer.init)(),
+                    )  # fmt: skip
+                    return activate(name, layer.activation, dense(x))
+                case spec.MaxPool():
+                    return max_pool2d(x, spec.pair(layer.size, "size"), layer.strides, layer.padding)
+                case spec.AvgPool():
+                    return avg_pool2d(x, spec.pair(layer.size, "size"), layer.strides, layer.padding)
+                case spec.GlobalAvgPool():
+                    return x.mean(axis=(1, 2))
+                case spec.Flatten():
+                    return x.reshape(x.shape[0], -1)
+                case spec.Activation(function="leaky_relu"):
+                    return _leaky_relu(x, layer.slope)
+                case spec.Activation():
+                    return activate(name, layer.function, x)
+                case spec.Dropout():
+                    if not train:
+                        return x
+                    key = jax.random.fold_in(dropout_key, names.seen["dropout"])
+                    return nn.Dropout(layer.rate, deterministic=False, name=name)(x, rng=key)
+                case spec.BatchNorm():
+                    norm = nn.BatchNorm(
+                        use_running_average=not train, momentum=layer.momentum,
+                        epsilon=layer.epsilon, dtype=self.dtype, name=name,
+                        use_fast_variance=False,  # E[x^2] - E[x]^2 cancels; Keras does not use it
+                    )  # fmt: skip
+                    rows = None if mask is None else mask.reshape(-1, *[1] * (x.ndim - 1))
+                    return norm(x, mask=rows)
+                case spec.Residual():
+                    return activate(
+                        name, layer.activation, run(layer.layers, x) + run(layer.shortcut, x)
+                    )
+
+        return run(self.layers, x.astype(self.dtype)).astype(jnp.float32)
