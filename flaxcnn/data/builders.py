@@ -237,20 +237,20 @@ def _checked(cls: type[Ordered], archives: Sequence[Path]) -> tuple[type[Ordered
     return cls, sources
 
 
-def download(name: str, folder: Path, work: Path) -> list[Path]:
-    """Fetch the published archives of `name` into `folder` -> their paths, checksums verified.
+def download(cls: type[Ordered], folder: Path, work: Path) -> list[Path]:
+    """Fetch the archives that `cls` expects into `folder` -> their paths, checksums verified.
 
     Raises:
         DataError: the publisher does not deliver them.
     """
-    published = PUBLISHED[name]
+    name, published = cls.name, PUBLISHED[cls.name]
     urls = [urllib.parse.urljoin(published.url, file) for file in published.files]
-    manager = tfds.download.DownloadManager(
-        download_dir=str(work), dataset_name=name, force_checksums_validation=True
-    )
     try:
-        with _quiet():
-            fetched = manager.download(urls)
+        with _quiet(), _own_checksums():
+            fetched = tfds.download.DownloadManager(
+                download_dir=str(work), dataset_name=name, url_infos=cls.url_infos,
+                force_checksums_validation=True,
+            ).download(urls)  # fmt: skip
     except Exception as error:  # requests, urllib3 and tfds each have their own
         raise DataError(
             f"{name}: the download from {published.url} failed ({first_line(error)}); try again, "

@@ -146,10 +146,11 @@ def _prepare_published(name: str, given: Path | None, final: Path, replace: bool
         require_network(name)
     from flaxcnn.data import builders
 
+    cls = builders.BUILDERS[name]
     with cache.construction(name) as work:
         if files is None:
-            files = builders.download(name, downloads(name), work / "downloads")
-        made = builders.make(builders.BUILDERS[name], files, work)
+            files = builders.download(cls, downloads(name), work / "downloads")
+        made = builders.make(cls, files, work)
         data = dataset(name, made.train, made.test, made.classes)
         cache.store(data, final, work, made.sources, replace)
         # Kept so that `tfds:NAME`, and tfds itself, can open them

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Iterator
 
 import jax
@@ -24,6 +25,9 @@ from flaxcnn.recipe.layers import Padding
 Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]  # (low, high) of H, (low, high) of W
 LAYOUT = ("NHWC", "HWIO", "NHWC")
+# A weight gradient takes this many bytes of dy at once, so that its transposed copy stays in the
+# cache: 2 to 5 times faster than a whole batch (benchmarks/NOTES.md).
+PIECE_BYTES = 200 * 1024
 
 
 def pads(shape: Pair, window: Pair, stride: Pair, padding: Padding) -> Pads:
@@ -65,6 +69,8 @@ def _conv_backward(
 ) -> tuple[jax.Array, jax.Array]:
     """dx and dw as stride-1 convolutions; a strided dy is spread out with zeros first."""
     x, w = residuals
+    # Without the barrier XLA fuses what made dy into the transposes below, once per use.
+    dy = lax.optimization_barrier(dy)
     if stride != (1, 1):
         spread = [(0, 0, 0), *((0, 0, s - 1) for s in stride), (0, 0, 0)]
         dy = lax.pad(dy, jnp.zeros((), dy.dtype), spread)
@@ -74,14 +80,39 @@ def _conv_backward(
         unused = x.shape[axis] + low + high - (k - 1) - dy.shape[axis]  # rows the stride skipped
         around.append((k - 1 - low, k - 1 - high + unused))
         within.append((low, high - unused))
-    dx = _conv(dy, w[::-1, ::-1].transpose(0, 1, 3, 2), (1, 1), (around[0], around[1]))
+    return _input_gradient(w, dy, (around[0], around[1])), _weight_gradient(x, dy, within)
+
+
+def _input_gradient(w: jax.Array, dy: jax.Array, pad: Pads) -> jax.Array:
+    """dx [B, H, W, I] as a convolution of dy with the kernel turned round."""
+    if dy.shape[1] < w.shape[0] or dy.shape[2] < w.shape[1]:
+        # XLA would exchange a kernel larger than its input with the input, which is not canonical.
+        widths = [(0, 0, 0), *((*p, 0) for p in pad), (0, 0, 0)]
+        dy = lax.optimization_barrier(lax.pad(dy, jnp.zeros((), dy.dtype), widths))
+        pad = ((0, 0), (0, 0))
+    return _conv(dy, w[::-1, ::-1].transpose(0, 1, 3, 2), (1, 1), pad)
+
+
+def _weight_gradient(x: jax.Array, dy: jax.Array, within: list[Pair]) -> jax.Array:
+    """dw [kh, kw, I, O], summed over pieces of the batch in a fixed order."""
     crop = [min(high, 0) for _, high in within]
     x = x[:, : x.shape[1] + crop[0], : x.shape[2] + crop[1]]
-    positive = tuple((low, max(high, 0)) for low, high in within)
-    dw = _conv(  # [I, H, W, B] * [H', W', B, O] -> [I, kh, kw, O]
-        x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), (1, 1), (positive[0], positive[1])
-    )
-    return dx, dw.transpose(1, 2, 0, 3)
+    (top, bottom), (left, right) = within
+    pad = (top, max(bottom, 0)), (left, max(right, 0))
+
+    def one(x: jax.Array, dy: jax.Array) -> jax.Array:  # [I, H, W, b] * [H', W', b, O]
+        return _conv(x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), (1, 1), pad)
+
+    batch = x.shape[0]
+    fits = max(PIECE_BYTES // (dy[0].size * dy.dtype.itemsize), 2)
+    piece = math.gcd(batch, 2 ** int(math.log2(fits)))
+    if piece in (1, batch):
+        return one(x, dy).transpose(1, 2, 0, 3)
+    pieces = [a.reshape(batch // piece, piece, *a.shape[1:]) for a in (x, dy)]
+    first = one(pieces[0][0], pieces[1][0])
+    rest = (pieces[0][1:], pieces[1][1:])
+    total = lax.scan(lambda sum_, xy: (sum_ + one(*xy), None), first, rest)[0]
+    return total.transpose(1, 2, 0, 3)
 
 
 _canonical_conv.defvjp(_conv_forward, _conv_backward)
@@ -130,30 +161,54 @@ def _max_pool(x: jax.Array, size: Pair, stride: Pair, pad: Pads) -> jax.Array:
 def _max_pool_forward(
     x: jax.Array, size: Pair, stride: Pair, pad: Pads
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    y = _max_pool(x, size, stride, pad)
-    return y, (x, y)
+    """Keeps, in place of x, which place of the window won: [B, H', W', C] int32, row order."""
+    values = list(_window_values(x, size, stride, pad, -jnp.inf))
+    y = functools.reduce(jnp.maximum, values)
+    winner = jnp.full(y.shape, len(values), jnp.int32)
+    for place in reversed(range(len(values))):
+        winner = jnp.where(values[place] == y, place, winner)
+    return y, (winner, jnp.empty((0, *x.shape[1:3]), bool))  # the second only carries a shape
 
 
 def _max_pool_backward(
     size: Pair, stride: Pair, pad: Pads, residuals: tuple[jax.Array, jax.Array], dy: jax.Array
 ) -> tuple[jax.Array]:
-    x, y = residuals
-    shape = [n + sum(p) for n, p in zip(x.shape[1:3], pad, strict=True)]
+    winner, like = residuals
+    height, width = like.shape[1:]
+    spread = _spread_apart if size == stride else _spread_overlapping
+    padded = (height + sum(pad[0]), width + sum(pad[1]))
+    dx = spread(winner, dy, size, stride, padded)
+    (top, _), (left, _) = pad
+    return (dx[:, top : top + height, left : left + width],)
+
+
+def _spread_apart(
+    winner: jax.Array, dy: jax.Array, size: Pair, stride: Pair, shape: Pair
+) -> jax.Array:
+    """Windows side by side: every input pixel asks its one window whether it won."""
+    batch, rows, columns, channels = dy.shape
+    place = jnp.arange(size[0] * size[1], dtype=jnp.int32).reshape(1, 1, size[0], 1, size[1], 1)
+    wins = winner[:, :, None, :, None] == place
+    dx = jnp.where(wins, dy[:, :, None, :, None], jnp.zeros((), dy.dtype))
+    dx = dx.reshape(batch, rows * size[0], columns * size[1], channels)
+    rest = (shape[0] - dx.shape[1], shape[1] - dx.shape[2])  # pixels in no window
+    return jnp.pad(dx, ((0, 0), (0, rest[0]), (0, rest[1]), (0, 0)))
+
+
+def _spread_overlapping(
+    winner: jax.Array, dy: jax.Array, size: Pair, stride: Pair, shape: Pair
+) -> jax.Array:
+    """Windows that share pixels: add up what each place of the window sends back."""
     zero = jnp.zeros((), dy.dtype)
-    taken = jnp.zeros(y.shape, bool)
-    dx = jnp.zeros((x.shape[0], *shape, x.shape[3]), dy.dtype)
-    places = itertools.product(range(size[0]), range(size[1]))
-    for (i, j), value in zip(places, _window_values(x, size, stride, pad, -jnp.inf), strict=True):
-        wins = (value == y) & ~taken
-        taken |= wins
-        share = jnp.where(wins, dy, zero)
-        spread = [  # back to the place in the padded image that this value came from
-            (start, n - start - (m - 1) * s - 1, s - 1)
-            for start, n, m, s in zip((i, j), shape, y.shape[1:3], stride, strict=True)
+    dx = jnp.zeros((dy.shape[0], *shape, dy.shape[3]), dy.dtype)
+    for place, start in enumerate(itertools.product(range(size[0]), range(size[1]))):
+        widths = [
+            (low, n - low - (m - 1) * s - 1, s - 1)
+            for low, n, m, s in zip(start, shape, dy.shape[1:3], stride, strict=True)
         ]
-        dx += lax.pad(share, zero, [(0, 0, 0), *spread, (0, 0, 0)])
-    rows, columns = ((low, low + n) for (low, _), n in zip(pad, x.shape[1:3], strict=True))
-    return (dx[:, slice(*rows), slice(*columns)],)
+        share = jnp.where(winner == place, dy, zero)
+        dx += lax.pad(share, zero, [(0, 0, 0), *widths, (0, 0, 0)])
+    return dx
 
 
 _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
