@@ -42,7 +42,7 @@ def folder(path: Path) -> Dataset:
                  for f in _images(where, root, part / name)]  # fmt: skip
         image = np.empty((0, 0, 0, 0), np.uint8)
         for row, (file, _) in enumerate(files):
-            read = _Read(file, _pixels(where, root, file))
+            read = _Read(file, read_image(where, root, file))
             if first is None:
                 first = read
             if row == 0:
@@ -126,7 +126,7 @@ def _images(where: str, root: Path, folder: Path) -> list[Path]:
     return files
 
 
-def _pixels(where: str, root: Path, file: Path) -> np.ndarray:
+def read_image(where: str, root: Path, file: Path) -> np.ndarray:
     """uint8 [H, W, C] of one file; C is 1 or 3."""
     name = file.relative_to(root)
     try:

@@ -1,0 +1,141 @@
+"""Checkpoints through Orbax: the best and the last, verified bit for bit when they are read.
+
+What Orbax leaves to its caller is done here: which epoch is best is our own record (earliest on
+ties, never a NaN), `save` that returns False is an error, paths are absolute, dtypes and shardings
+are given at restore, and a SHA-256 of every leaf finds the flipped bit that no format detects.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
+
+from flaxcnn.errors import CheckpointError, WriteError
+
+log = logging.getLogger(__name__)
+Tree = Any
+
+
+def tree_digest(tree: Tree) -> str:
+    """SHA-256 (hex) over path, dtype, shape and bytes of every leaf, in path order."""
+    found = hashlib.sha256()
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    for path, leaf in sorted((jax.tree_util.keystr(path), leaf) for path, leaf in leaves):
+        array = np.ascontiguousarray(leaf)
+        found.update(f"{path} {array.dtype.str} {array.shape}\n".encode())
+        found.update(array.tobytes())
+    return found.hexdigest()
+
+
+class _LastAnd(preservation.PreservationPolicy):
+    """Keep the newest checkpoint and the epoch that the run calls its best."""
+
+    def __init__(self) -> None:
+        self.best: int | None = None
+
+    def should_preserve(
+        self, checkpoints: Sequence[Any], *, context: preservation.PreservationContext
+    ) -> list[bool]:
+        newest = max((c.step for c in checkpoints), default=None)
+        return [c.step in (newest, self.best) for c in checkpoints]
+
+
+class Checkpoints:
+    """The `checkpoints/` folder of one run; a context manager that waits for pending writes.
+
+    Raises:
+        WriteError: a checkpoint could not be written.
+    """
+
+    def __init__(self, folder: Path):
+        self._keep = _LastAnd()
+        self._manager = ocp.CheckpointManager(
+            folder.resolve(),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=self._keep, cleanup_tmp_directories=True
+            ),
+        )
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise WriteError(f"checkpoints: the last one was not written ({error})") from error
+        finally:
+            self._manager.close()
+
+    def epochs(self) -> list[int]:
+        """Epochs that can be tried, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, epoch: int, state: Tree, progress: dict[str, Any], best: int | None) -> None:
+        """Write the state after `epoch`; `best` is the epoch to keep beside it."""
+        self._keep.best = best
+        host = jax.device_get(state)
+        record = {**progress, "epoch": epoch, "digest": tree_digest(host)}
+        try:
+            saved = self._manager.save(
+                epoch,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(host), progress=ocp.args.JsonSave(record)
+                ),
+            )
+        except Exception as error:  # Orbax raises its own, OSError and ValueError alike
+            raise WriteError(f"checkpoints: epoch {epoch} was not written ({error})") from error
+        if not saved:
+            raise WriteError(f"checkpoints: epoch {epoch} was refused; a later one is there already")
+
+    def restore(self, epoch: int, like: Tree) -> tuple[Tree, dict[str, Any]]:
+        """(state, progress) of one epoch; `like` gives structure, shapes and dtypes.
+
+        Raises:
+            CheckpointError: unreadable, of another shape, or not the bits that were saved.
+        """
+        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        abstract = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like
+        )
+        try:
+            self._manager.wait_until_finished()
+            found = self._manager.restore(
+                epoch,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore()
+                ),
+            )
+        except Exception as error:
+            first = str(error).partition("\n")[0][:200]
+            raise CheckpointError(f"checkpoint of epoch {epoch} cannot be read: {first}") from error
+        if tree_digest(jax.device_get(found.state)) != found.progress["digest"]:
+            raise CheckpointError(
+                f"checkpoint of epoch {epoch} is damaged: its arrays are not those that were saved"
+            )
+        return found.state, found.progress
+
+    def restore_newest(self, like: Tree) -> tuple[Tree, dict[str, Any]] | None:
+        """The newest checkpoint that is whole; None where none was ever written.
+
+        Raises:
+            CheckpointError: there are checkpoints, and all of them are damaged.
+        """
+        failures = []
+        for epoch in reversed(self.epochs()):
+            try:
+                return self.restore(epoch, like)
+            except CheckpointError as error:
+                log.warning("%s; trying an earlier one", error)
+                failures.append(str(error))
+        if failures:
+            raise CheckpointError("no usable checkpoint: " + "; ".join(failures))
+        return None

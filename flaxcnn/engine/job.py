@@ -1,0 +1,117 @@
+"""A recipe and its data made ready to run: arrays on the device and the programs over them."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxcnn.data import splits
+from flaxcnn.data.arrays import Dataset
+from flaxcnn.data.batches import Resident, resident, steps_per_epoch
+from flaxcnn.engine import epoch as programs
+from flaxcnn.engine.step import Hypers, Plan, TrainState, init_state
+from flaxcnn.model.cnn import CNN
+from flaxcnn.recipe.config import Config
+
+PROBE_ROWS = 2000  # training rows on which a unit must stay silent to be called dead
+
+
+def make_plan(config: Config, train_rows: int) -> Plan:
+    """The static part of a run over `train_rows` rows."""
+    steps = steps_per_epoch(train_rows, config.batch_size, config.drop_last)
+    return Plan(
+        model=CNN(config.layers, dtype=jnp.dtype(config.precision)),
+        optimizer=config.optimizer,
+        schedule=config.schedule,
+        augment=config.augment,
+        smooth=config.label_smoothing > 0,
+        batch_size=config.batch_size,
+        drop_last=config.drop_last,
+        train_rows=train_rows,
+        steps_per_epoch=steps,
+        total_steps=steps * config.epochs,
+    )
+
+
+def make_hypers(config: Config) -> Hypers:
+    """The traced numbers of a run."""
+    return Hypers(
+        learning_rate=jnp.float32(config.learning_rate),
+        weight_decay=jnp.float32(config.optimizer.weight_decay),
+        label_smoothing=jnp.float32(config.label_smoothing),
+    )
+
+
+@dataclass
+class Job:
+    """Everything a run needs; programs are compiled once per set of rows, outside any clock."""
+
+    config: Config
+    dataset: Dataset
+    rows: splits.Rows
+    plan: Plan
+    hypers: Hypers
+    data: Resident
+    compile_seconds: float = 0.0
+    _compiled: dict[tuple[str, int], Callable[..., Any]] = field(default_factory=dict)
+
+    def rows_of(self, split: str) -> jax.Array:
+        """Row numbers [N] int32 of "train", "validation" or "test", or of the "probe" rows."""
+        if split == "probe":
+            return jnp.asarray(self.rows.train[:PROBE_ROWS])
+        return jnp.asarray(getattr(self.rows, split))
+
+    def init(self) -> TrainState:
+        """The state before the first step."""
+        make = jax.jit(functools.partial(init_state, self.plan, self.dataset.shape))
+        return make(jnp.uint32(self.config.seed))
+
+    def run(self, program: str, state: TrainState, split: str) -> Any:
+        """`train_epoch` (which uses `state` up), `evaluate`, `predict` or `alive_units`."""
+        return self.compile(program, state, split)(*self._arguments(program, state, split))
+
+    def compile(self, program: str, state: TrainState, split: str) -> Callable[..., Any]:
+        """The program for the rows of `split`, compiled on first use; its time is added up."""
+        args = self._arguments(program, state, split)
+        key = (program, len(args[-1]))
+        if key not in self._compiled:
+            began = time.perf_counter()
+            function = functools.partial(getattr(programs, program), self.plan)
+            donated = (0,) if program == "train_epoch" else ()
+            self._compiled[key] = jax.jit(function, donate_argnums=donated).lower(*args).compile()
+            self.compile_seconds += time.perf_counter() - began
+        return self._compiled[key]
+
+    def _arguments(self, program: str, state: TrainState, split: str) -> tuple[Any, ...]:
+        hypers = (self.hypers,) if program == "train_epoch" else ()
+        return (state, *hypers, self.data, self.rows_of(split))
+
+
+def make_job(config: Config, dataset: Dataset) -> Job:
+    """Check the recipe against the data, choose the rows and put the data on the device.
+
+    Raises:
+        ConfigError: the model cannot be built on the data's shape, or the split does not fit.
+        DataError: a class with too few rows.
+    """
+    config.table(dataset.shape, dataset.num_classes)
+    rows = splits.choose(dataset, config)
+    mean, scale = splits.standardisation(_pixels(dataset, rows.train, config), config.normalize)
+    data = resident(
+        [dataset.train.image, dataset.test.image], [dataset.train.label, dataset.test.label],
+        mean, scale,
+    )  # fmt: skip
+    plan = make_plan(config, len(rows.train))
+    return Job(config, dataset, rows, plan, make_hypers(config), data)
+
+
+def _pixels(dataset: Dataset, rows: np.ndarray, config: Config) -> np.ndarray:
+    """The training images, all of them from the train archive; none where none are needed."""
+    return dataset.train.image[:0] if config.normalize == "unit" else dataset.train.image[rows]

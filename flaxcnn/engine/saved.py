@@ -1,0 +1,84 @@
+"""A finished run taken up again: to evaluate it, or to classify images with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxcnn.backend import require_sound
+from flaxcnn.data.batches import Batch, Resident
+from flaxcnn.data.datasets import load
+from flaxcnn.engine.checkpoint import Checkpoints
+from flaxcnn.engine.job import Job, make_job, make_plan
+from flaxcnn.engine.metrics import finalize
+from flaxcnn.engine.record import RunDirectory
+from flaxcnn.engine.step import Plan, TrainState, eval_step, init_state
+from flaxcnn.errors import CheckpointError, DataError
+from flaxcnn.recipe.config import Config
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """Recipe, records and kept weights of a finished run."""
+
+    config: Config
+    summary: dict[str, Any]
+    data: dict[str, Any]  # data.json
+    plan: Plan
+    state: TrainState
+
+
+def open_run(path: Path) -> SavedRun:
+    """Read a run directory and verify its kept checkpoint.
+
+    Raises:
+        CheckpointError: no finished run there, or its checkpoint is damaged.
+    """
+    require_sound()
+    run = RunDirectory(path)
+    if not (run.path / "summary.json").is_file():
+        raise CheckpointError(
+            f"{path}: holds no finished run (no summary.json); `flaxcnn train --resume` finishes one"
+        )
+    config, summary, data = run.config(), run.read_json("summary.json"), run.read_json("data.json")
+    plan = make_plan(config, data["rows"]["train"])
+    like = jax.eval_shape(lambda: init_state(plan, tuple(data["shape"]), jnp.uint32(config.seed)))
+    with Checkpoints(run.path / "checkpoints") as checkpoints:
+        state, _ = checkpoints.restore(summary["kept_epoch"], like)
+    return SavedRun(config, summary, data, plan, state)
+
+
+def evaluate_run(run: SavedRun, split: str = "test") -> dict[str, float]:
+    """Loss and accuracy of the kept weights on "train", "validation" or "test" rows.
+
+    Raises:
+        DataError: the data is not the data of the run.
+    """
+    dataset = load(run.config.dataset)
+    if dataset.digest != run.data["digest"]:
+        raise DataError(
+            f"{run.config.dataset}: its digest is {dataset.digest[:12]}..., "
+            f"but the run was made on {run.data['digest'][:12]}...: this is other data"
+        )
+    job: Job = make_job(run.config, dataset)
+    return finalize(jax.device_get(job.run("evaluate", run.state, split)))
+
+
+def classify(run: SavedRun, images: np.ndarray) -> np.ndarray:
+    """Class probabilities [N, K] float32 of images uint8 [N, H, W, C], by the run's own scaling."""
+    pixels = Resident(
+        image=jnp.zeros((0,), jnp.uint8), label=jnp.zeros((0,), jnp.int32),
+        mean=jnp.asarray(run.data["mean"], jnp.float32),
+        scale=jnp.asarray(run.data["scale"], jnp.float32),
+    )  # fmt: skip
+    count = len(images)
+    batch = Batch(
+        image=jnp.asarray(images), label=jnp.zeros(count, jnp.int32),
+        row=jnp.zeros(count, jnp.int32), mask=jnp.ones(count, bool),
+    )  # fmt: skip
+    return np.asarray(jax.nn.softmax(eval_step(run.plan, run.state, pixels, batch)))

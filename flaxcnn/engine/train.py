@@ -1,0 +1,298 @@
+"""One run: `epochs` yields one report an epoch, `fit` records, checkpoints and stops.
+
+The order within an epoch is fixed: train, validate, compare with the best so far, write the
+checkpoint, write the metrics line. A kill between any two leaves a run that resumes to the same
+bits, since lines after the last checkpoint are dropped and computed again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from flaxcnn.backend import require_sound
+from flaxcnn.data import splits
+from flaxcnn.data.arrays import Dataset
+from flaxcnn.engine import card
+from flaxcnn.engine.checkpoint import Checkpoints, tree_digest
+from flaxcnn.engine.interrupt import Interrupt
+from flaxcnn.engine.job import Job, make_job
+from flaxcnn.engine.metrics import finalize
+from flaxcnn.engine.record import RunDirectory, environment, versions
+from flaxcnn.engine.step import TrainState
+from flaxcnn.errors import DivergedError, InterruptedRun
+from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.layers import totals
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Early stopping's state. It belongs to one run and is a value: `after` gives the next one."""
+
+    epoch: int = 0  # epochs done
+    best: float | None = None  # monitored value of the best epoch
+    best_epoch: int | None = None
+    wait: int = 0  # epochs since the best
+
+    def after(self, value: float, config: Config) -> Progress:
+        """Progress once another epoch gave `value`: strictly better wins, NaN never does."""
+        sign = 1.0 if config.monitor == "val_accuracy" else -1.0
+        epoch = self.epoch + 1
+        better = math.isfinite(value) and (
+            self.best is None or sign * (value - self.best) > config.min_delta
+        )
+        if better:
+            return Progress(epoch, value, epoch, 0)
+        return dataclasses.replace(self, epoch=epoch, wait=self.wait + 1)
+
+    def done(self, config: Config) -> bool:
+        """Whether the run ends here, by count or by patience."""
+        impatient = config.patience is not None and self.wait >= config.patience
+        return self.epoch >= config.epochs or impatient
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What one epoch gave; `state` is valid until the next one is asked for."""
+
+    metrics: dict[str, Any]
+    progress: Progress
+    state: TrainState
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run: summary.json as a dict, the kept state, and where the run lies."""
+
+    summary: dict[str, Any]
+    state: TrainState
+    path: Path
+
+
+def epochs(
+    job: Job, state: TrainState, progress: Progress, interrupt: Interrupt
+) -> Iterator[EpochReport]:
+    """Train until `config.epochs` or patience ends it; one host synchronisation an epoch.
+
+    Raises:
+        InterruptedRun: a signal came.
+    """
+    config = job.config
+    if not progress.done(config):  # compile before the first clock starts
+        job.compile("train_epoch", state, "train")
+        job.compile("evaluate", state, "validation")
+    while not progress.done(config):
+        begin = time.perf_counter()
+        state, train_sums = job.run("train_epoch", state, "train")
+        interrupt.wait(train_sums)
+        seconds = time.perf_counter() - begin
+        sums = {"val": job.run("evaluate", state, "validation")}
+        if config.evaluate_train:
+            sums["clean_train"] = job.run("evaluate", state, "train")
+        interrupt.wait(sums)
+        host = jax.device_get({"train": train_sums, **sums})
+        metrics = {
+            f"{split}_{name}": value
+            for split, found in host.items()
+            for name, value in finalize(found).items()
+        }
+        progress = progress.after(metrics[config.monitor], config)
+        metrics = {
+            "epoch": progress.epoch,
+            **metrics,
+            "best": progress.best_epoch == progress.epoch,
+            "seconds": time.perf_counter() - begin,
+            "images_per_second": float(host["train"].count.sum()) / seconds,
+        }
+        yield EpochReport(metrics, progress, state)
+
+
+def fit(
+    config: Config,
+    dataset: Dataset,
+    run_dir: Path,
+    *,
+    name: str = "",
+    resume: bool = False,
+    on_epoch: Callable[[dict[str, Any]], None] = lambda metrics: None,
+    on_note: Callable[[str], None] = log.warning,
+) -> Result:
+    """Train a recipe in `run_dir` and test the kept weights once.
+
+    Args:
+        config: the recipe.
+        dataset: what `flaxcnn.data.datasets.load(config.dataset)` gives.
+        run_dir: a new or empty folder, or with `resume` that of an earlier start.
+        name: of the experiment, for the records.
+        resume: go on from the newest whole checkpoint; a finished run is returned as it is.
+        on_epoch: called with each epoch's metrics after they are written.
+        on_note: called with each warning worth a person's attention.
+
+    Raises:
+        ConfigError, DataError: the recipe does not fit the data or the run directory.
+        DivergedError: the loss is no longer finite; earlier epochs and checkpoints stay.
+        CheckpointError: resuming, and every checkpoint is damaged.
+        WriteError: something cannot be written.
+        InterruptedRun: SIGTERM or SIGINT, after the last checkpoint was written.
+    """
+    require_sound()
+    job = make_job(config, dataset)
+    with (
+        RunDirectory(run_dir).open(config, resume) as run,
+        Interrupt() as interrupt,
+    ):
+        try:
+            with Checkpoints(run.path / "checkpoints") as checkpoints:
+                return _fit(job, run, checkpoints, interrupt, name, resume, on_epoch, on_note)
+        except InterruptedRun as error:
+            run.set_status("interrupted", reason=str(error))
+            raise
+        except DivergedError as error:
+            run.set_status("diverged", reason=str(error))
+            raise
+        except Exception as error:
+            run.set_status("failed", reason=f"{type(error).__name__}: {error}")
+            raise
+
+
+def _fit(
+    job: Job,
+    run: RunDirectory,
+    checkpoints: Checkpoints,
+    interrupt: Interrupt,
+    name: str,
+    resume: bool,
+    on_epoch: Callable[[dict[str, Any]], None],
+    on_note: Callable[[str], None],
+) -> Result:
+    config = job.config
+    state, progress = job.init(), Progress()
+    found = checkpoints.restore_newest(state) if resume else None
+    if found:
+        state = found[0]
+        progress = Progress(**{f.name: found[1][f.name] for f in dataclasses.fields(Progress)})
+    run.keep_epochs(progress.epoch)
+    run.set_status("running", epoch=progress.epoch)
+    _describe(job, run, name)
+    before = count_dead(job, job.init())
+    for text in [*config.warnings(), *dead_layers(before)]:
+        on_note(text)
+    for report in epochs(job, state, progress, interrupt):
+        state, progress = report.state, report.progress
+        loss = report.metrics["train_loss"]
+        if math.isfinite(loss):
+            best = progress.best_epoch
+            if progress.done(config) or best == progress.epoch or (
+                progress.epoch % config.save_every == 0
+            ):
+                checkpoints.save(progress.epoch, state, dataclasses.asdict(progress), best)
+        run.add_epoch(report.metrics)
+        on_epoch(report.metrics)
+        if not math.isfinite(loss):
+            raise DivergedError(
+                f"epoch {progress.epoch}: the training loss is {loss}; "
+                f"lower learning_rate (now {config.learning_rate:g}); "
+                f"best epoch so far: {progress.best_epoch}"
+            )
+    if config.keep == "best" and progress.best_epoch is None:
+        raise DivergedError(f"{config.monitor} was never finite: there is no best epoch")
+    kept = progress.best_epoch if config.keep == "best" else progress.epoch
+    assert kept is not None
+    state, _ = checkpoints.restore(kept, state)
+    summary = _conclude(job, run, state, progress, kept, name, before)
+    return Result(summary, state, run.path)
+
+
+def _describe(job: Job, run: RunDirectory, name: str) -> None:
+    """The files that are known before the first step."""
+    data = job.dataset
+    run.write_json("env.json", environment())
+    run.write_text("split.json", splits.to_json(job.rows))
+    run.write_json("data.json", {
+        "experiment": name, "name": data.name, "digest": data.digest, "shape": list(data.shape),
+        "classes": list(data.classes), "test_origin": data.test_origin,
+        "split_digest": splits.digest(job.rows),
+        "rows": {s: len(getattr(job.rows, s)) for s in ("train", "validation", "test")},
+        "mean": np.asarray(job.data.mean).tolist(), "scale": np.asarray(job.data.scale).tolist(),
+    })  # fmt: skip
+
+
+def _conclude(
+    job: Job, run: RunDirectory, state: TrainState, progress: Progress, kept: int, name: str,
+    before: dict[str, tuple[int, int]],
+) -> dict[str, Any]:  # fmt: skip
+    """Test the kept weights, once, and write summary, predictions and the run's page."""
+    config, history = job.config, run.history()
+    measured = {
+        split: finalize(jax.device_get(job.run("evaluate", state, rows)))
+        for split, rows in (("train", "train"), ("val", "validation"), ("test", "test"))
+    }
+    counts = totals(config.table(job.dataset.shape, job.dataset.num_classes))
+    dead = count_dead(job, state)
+    env = environment()
+    summary = {
+        "experiment": name,
+        "protocol": config.protocol,
+        "seed": config.seed,
+        **{key: counts[key] for key in ("params", "trainable_params")},
+        "epochs_run": progress.epoch,
+        "best_epoch": progress.best_epoch,
+        "kept_epoch": kept,
+        "stopped_early": progress.epoch < config.epochs,
+        **{f"{s}_{k}": v for s, found in measured.items() for k, v in found.items()},
+        "seconds": sum(row["seconds"] for row in history),
+        "compile_seconds": job.compile_seconds,
+        "images_per_second": float(np.median([row["images_per_second"] for row in history])),
+        "dead_units_init": sum(n for n, _ in before.values()),
+        "dead_units": sum(n for n, _ in dead.values()),
+        "relu_units": sum(n for _, n in dead.values()),
+        "params_digest": tree_digest(jax.device_get(state.params)),
+        "data_digest": job.dataset.digest,
+        "split_digest": splits.digest(job.rows),
+        "fingerprint": config.fingerprint(),
+        "device": env["device"],
+        "backend": env["backend"],
+        "versions": versions(),
+    }
+    _write_predictions(job, run, state)
+    run.write_text("README.md", card.page(config, summary, history, dead))
+    run.write_json("summary.json", summary)
+    run.set_status("complete", epoch=progress.epoch)
+    return summary
+
+
+def _write_predictions(job: Job, run: RunDirectory, state: TrainState) -> None:
+    """predictions.npz: row [N], label [N], logits [N, K] of the test rows."""
+    logits = np.asarray(job.run("predict", state, "test"))
+    file = io.BytesIO()
+    label = np.asarray(job.data.label)[job.rows.test]
+    np.savez_compressed(file, row=job.rows.test, label=label, logits=logits)
+    run.write_bytes("predictions.npz", file.getvalue())
+
+
+def count_dead(job: Job, state: TrainState) -> dict[str, tuple[int, int]]:
+    """Layer -> (dead relu units, relu units), on the first training rows."""
+    alive = jax.device_get(job.run("alive_units", state, "probe"))
+    return {layer: (int((~units).sum()), units.size) for layer, units in alive.items()}
+
+
+def dead_layers(dead: dict[str, tuple[int, int]]) -> list[str]:
+    """A sentence for every layer none of whose units gives anything."""
+    return [
+        f"{layer}: all {count} relu units are dead at initialisation: nothing passes this layer, "
+        "so the network cannot learn; another --seed starts elsewhere"
+        for layer, (silent, count) in dead.items()
+        if silent == count
+    ]
