@@ -166,3 +166,30 @@ def _check_header(where: str, name: Path, image: Image.Image) -> None:
             f"{where}: {name} has {kind}; allowed are 8-bit grey, RGB or palette images without "
             "transparency: convert it"
         )
+
+
+def read_for(path: Path, shape: tuple[int, ...], resize: bool) -> np.ndarray:
+    """One PNG or JPEG file as a model wants it -> uint8 [H, W, C] of `shape`.
+
+    Colour becomes grey (and grey colour) where the model's channels ask for it.
+
+    Raises:
+        DataError: no such file, not readable, or of another size without `resize`.
+    """
+    where = f"image {path}"
+    if not path.is_file():
+        raise DataError(f"{where}: there is no such file")
+    pixels = read_image(where, path.parent, path)
+    image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+    height, width, channels = shape
+    if (image.height, image.width) != (height, width):
+        if not resize:
+            raise DataError(
+                f"{where}: is {image.height}x{image.width}; allowed is {height}x{width}, "
+                "the model's size; --resize scales it"
+            )
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
+    if channels not in (1, 3):
+        raise DataError(f"{where}: the model takes {channels} channels; image files have 1 or 3")
+    found = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    return found[..., None] if channels == 1 else found

@@ -1,0 +1,72 @@
+"""What commands share: JSON on stdout or text, and errors as one line with the right exit code."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
+
+import typer
+
+from flaxcnn.errors import FlaxcnnError, InterruptedRun
+
+Command = TypeVar("Command", bound=Callable[..., None])
+SIGINT_EXIT = 130
+
+
+def emit_json(value: Any) -> None:
+    """The one JSON document of a command."""
+    print(json.dumps(value, indent=1, allow_nan=False), flush=True)
+
+
+def say(text: str, as_json: bool = False) -> None:
+    """A line for a person: on stdout, or on stderr where stdout is for JSON."""
+    print(text, file=sys.stderr if as_json else sys.stdout, flush=True)
+
+
+def note(text: str) -> None:
+    """A warning, on stderr."""
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+def _fail(message: str, code: int, as_json: bool) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    if as_json:
+        emit_json({"error": message, "exit_code": code})
+    raise typer.Exit(code)
+
+
+def command(function: Command) -> Command:
+    """Turn what a command raises into one line and an exit code; FLAXCNN_DEBUG=1 shows the trace."""
+
+    @functools.wraps(function)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        as_json = bool(kwargs.get("as_json"))
+        try:
+            function(*args, **kwargs)
+        except InterruptedRun as error:
+            print(f"interrupted: {error}", file=sys.stderr, flush=True)
+            # The device may still be busy with an epoch nobody waits for: do not wait for it.
+            os._exit(error.exit_code)
+        except FlaxcnnError as error:
+            if os.environ.get("FLAXCNN_DEBUG"):
+                traceback.print_exc()
+            _fail(" ".join(str(error).split()), error.exit_code, as_json)
+        except KeyboardInterrupt:
+            _fail("interrupted", SIGINT_EXIT, as_json)
+        except BrokenPipeError:  # `flaxcnn ... | head`: the reader has enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+        except typer.Exit:
+            raise
+        except Exception as error:
+            if os.environ.get("FLAXCNN_DEBUG"):
+                raise
+            text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            _fail(f"unexpected {text} (FLAXCNN_DEBUG=1 shows where)", 1, as_json)
+
+    return guarded  # type: ignore[return-value]

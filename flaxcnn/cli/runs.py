@@ -1,0 +1,85 @@
+"""`flaxcnn evaluate` and `flaxcnn predict`: what can be asked of a finished run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from flaxcnn.cli.output import command, emit_json, say
+from flaxcnn.errors import ConfigError, near_miss
+
+SPLITS = ("test", "validation", "train")
+RUN = typer.Argument(help="A run directory.")
+JSON = typer.Option(False, "--json", help="Print one JSON document.")
+TOP = 3
+
+
+@command
+def evaluate(
+    run: Path = RUN,
+    split: str = typer.Option("test", "--split", help="test, validation or train."),
+    as_json: bool = JSON,
+) -> None:
+    """Compute loss and accuracy of a run's kept weights again.
+
+    \b
+    Examples:
+      flaxcnn evaluate runs/digits/quickstart/20260101-120000-seed0
+      flaxcnn evaluate RUN --split validation --json
+    """
+    if split not in SPLITS:
+        raise ConfigError(
+            f"--split: got {split!r}; allowed is one of {', '.join(SPLITS)}{near_miss(split, SPLITS)}"
+        )
+    from flaxcnn.engine.saved import evaluate_run, open_run
+
+    opened = open_run(run)
+    metrics = evaluate_run(opened, split)
+    key = {"validation": "val"}.get(split, split)
+    recorded = {name: opened.summary[f"{key}_{name}"] for name in metrics}
+    same = metrics == recorded
+    if as_json:
+        emit_json({
+            "run": str(run), "split": split, **{f"{key}_{k}": v for k, v in metrics.items()},
+            "recorded": recorded, "equal": same,
+        })  # fmt: skip
+        return
+    say(f"{split} accuracy {metrics['accuracy']:.4f}, loss {metrics['loss']:.6f}")
+    say("equal to the run's summary" if same else f"the run's summary says {recorded}")
+
+
+@command
+def predict(
+    run: Path = RUN,
+    images: list[Path] = typer.Argument(help="PNG or JPEG files."),
+    resize: bool = typer.Option(False, "--resize", help="Scale images to the model's size."),
+    as_json: bool = JSON,
+) -> None:
+    """Classify images: class, probability and the three likeliest classes.
+
+    \b
+    Examples:
+      flaxcnn predict RUN digit.png
+      flaxcnn predict RUN *.png --resize --json
+    """
+    from flaxcnn.data.folders import read_for
+    from flaxcnn.engine.saved import classify, open_run
+
+    opened = open_run(run)
+    shape = tuple(opened.data["shape"])
+    pixels = [read_for(path, shape, resize) for path in images]
+    import numpy as np
+
+    rows = []
+    for path, probability in zip(images, classify(opened, np.stack(pixels)), strict=True):
+        best = np.argsort(-probability, kind="stable")[:TOP]
+        top = [{"class": opened.data["classes"][i], "probability": float(probability[i])}
+               for i in best]  # fmt: skip
+        rows.append({"image": str(path), **top[0], "top": top})
+    if as_json:
+        emit_json(rows)
+        return
+    for row in rows:
+        likely = ", ".join(f"{one['class']} {one['probability']:.4f}" for one in row["top"])
+        say(f"{row['image']}: {row['class']} ({row['probability']:.4f})  top {TOP}: {likely}")

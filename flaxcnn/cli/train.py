@@ -1,0 +1,182 @@
+"""`flaxcnn train`."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from flaxcnn.cli.output import command, emit_json, note, say
+from flaxcnn.errors import CheckpointError, ConfigError, near_miss
+from flaxcnn.recipe import catalog
+from flaxcnn.recipe.codec import encode
+from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.layers import totals
+
+SETTINGS_OF_OURS = ("ARCHIVES", "DATA_DIR", "CACHE_DIR", "RUNS_DIR", "DEBUG")
+
+
+@command
+def train(
+    experiment: str = typer.Argument(
+        catalog.DEFAULT_EXPERIMENT, help="A name from `flaxcnn experiments list`, or FILE.py:NAME."
+    ),
+    assignments: list[str] = typer.Option(
+        [], "-s", "--set", metavar="KEY=VALUE", help="Change a setting, dotted where nested."
+    ),
+    config_file: Path = typer.Option(None, "--config", help="TOML or JSON file with settings."),
+    seed: int = typer.Option(None, "--seed", help="Seed of initialisation, order and dropout."),
+    run_dir: Path = typer.Option(None, "--run-dir", help="Where to write; default runs/NAME/ID."),
+    resume: bool = typer.Option(False, "--resume", help="Go on with an interrupted run."),
+    protocol: str = typer.Option(None, "--protocol", help="honest (default) or document."),
+    print_config: bool = typer.Option(
+        False, "--print-config", help="Show every value with its origin, and train nothing."
+    ),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON document on stdout."),
+) -> None:
+    """Train a model, keep its best epoch by validation, and test it once.
+
+    \b
+    Examples:
+      flaxcnn train
+      flaxcnn train mnist-ladder/model10
+      flaxcnn train mnist-ladder/model10 -s epochs=3 -s optimizer=sgd -s optimizer.momentum=0.9
+      flaxcnn train my_models.py:small -s dataset=folder:~/flowers --run-dir runs/flowers
+      flaxcnn train mnist-ladder/model10 --run-dir runs/m10 --resume
+    """
+    found = catalog.find(experiment)
+    _check_environment()
+    config, origins = catalog.resolve(
+        found, assignments=assignments, config_file=config_file, protocol=protocol, seed=seed
+    )
+    if print_config:
+        _print_config(config, origins, as_json)
+        return
+    path = _run_directory(found.name, config, run_dir, resume)
+    from flaxcnn.data.datasets import load
+    from flaxcnn.engine.train import fit
+
+    dataset = load(config.dataset)
+    counts = totals(config.table(dataset.shape, dataset.num_classes))
+    say(
+        f"{found.name}: {counts['params']:,} parameters on {config.dataset}, "
+        f"{config.epochs} epochs of batch {config.batch_size}, seed {config.seed}, "
+        f"{config.protocol} protocol",
+        as_json,
+    )
+    with _progress(config.epochs, as_json) as show:
+        result = fit(
+            config, dataset, path, name=found.name, resume=resume, on_epoch=show, on_note=note
+        )
+    _conclude(result.summary, result.path, as_json)
+
+
+def _check_environment() -> None:
+    """FLAXCNN_* that mean nothing are said, not silently ignored."""
+    known = {*SETTINGS_OF_OURS, *(name.upper() for name in Config.__dataclass_fields__)}
+    for name in os.environ:
+        word = name.removeprefix("FLAXCNN_")
+        if word != name and word.partition("__")[0] not in known:
+            note(f"{name} means nothing and is ignored{near_miss(word, known)}")
+
+
+def _print_config(config: Config, origins: dict[str, str], as_json: bool) -> None:
+    plain = config.to_dict()
+    nested = {key: origin for key, origin in origins.items() if "." in key}
+    if as_json:
+        emit_json({"config": plain, "origins": origins, "fingerprint": config.fingerprint()})
+        return
+    for key, value in plain.items():
+        inner = [f"{path} from {where}" for path, where in nested.items() if path.startswith(f"{key}.")]
+        say(f"{key} = {json.dumps(encode(value))}  # {'; '.join([origins[key], *inner])}")
+
+
+def _runs_folder(name: str) -> Path:
+    return Path(os.environ.get("FLAXCNN_RUNS_DIR", "runs")).expanduser() / name
+
+
+def _run_directory(name: str, config: Config, chosen: Path | None, resume: bool) -> Path:
+    if chosen is not None:
+        if resume and not (chosen / "config.json").is_file():
+            raise CheckpointError(f"--resume: {chosen} holds no run")
+        return chosen
+    folder = _runs_folder(name)
+    if resume:
+        return _newest(folder, config)
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    path = folder / f"{stamp}-seed{config.seed}"
+    number = 2
+    while path.exists():
+        path = folder / f"{stamp}-seed{config.seed}-{number}"
+        number += 1
+    return path
+
+
+def _newest(folder: Path, config: Config) -> Path:
+    """The latest run of this recipe that `--resume` without --run-dir means."""
+    wanted = config.to_dict()
+    for path in sorted(folder.glob("*/config.json"), reverse=True):
+        with contextlib.suppress(OSError, ValueError):
+            if json.loads(path.read_text()) == wanted:
+                return path.parent
+    raise CheckpointError(
+        f"--resume: no run of this recipe and seed in {folder}; name it with --run-dir"
+    )
+
+
+def _line(metrics: dict[str, Any], epochs: int) -> str:
+    value = {key: float("nan") if item is None else item for key, item in metrics.items()}
+    text = (
+        f"epoch {value['epoch']:>3}/{epochs}  loss {value['train_loss']:.4f}  "
+        f"accuracy {value['train_accuracy']:.4f}  val_loss {value['val_loss']:.4f}  "
+        f"val_accuracy {value['val_accuracy']:.4f}  {value['seconds']:.2f} s"
+    )
+    if "clean_train_accuracy" in value:
+        text += f"  clean {value['clean_train_accuracy']:.4f}"
+    return text + ("  best" if value["best"] else "")
+
+
+@contextlib.contextmanager
+def _progress(epochs: int, as_json: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """One line an epoch; on a terminal a bar under them."""
+    stream = sys.stderr if as_json else sys.stdout
+    if not stream.isatty():
+        yield lambda metrics: say(_line(metrics, epochs), as_json)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("epochs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(file=stream), transient=True) as bar:
+        task = bar.add_task("epochs", total=epochs)
+
+        def show(metrics: dict[str, Any]) -> None:
+            bar.console.print(_line(metrics, epochs), highlight=False)
+            bar.update(task, completed=metrics["epoch"])
+
+        yield show
+
+
+def _conclude(summary: dict[str, Any], path: Path, as_json: bool) -> None:
+    flag = " [document protocol]" if summary["protocol"] == "document" else ""
+    say(
+        f"\ntest accuracy {summary['test_accuracy']:.4f}, loss {summary['test_loss']:.4f}{flag}\n"
+        f"weights of epoch {summary['kept_epoch']} of {summary['epochs_run']}: "
+        f"validation accuracy {summary['val_accuracy']:.4f}, "
+        f"training accuracy {summary['train_accuracy']:.4f}\n"
+        f"{summary['seconds']:.1f} s of training, {summary['compile_seconds']:.1f} s of compilation, "
+        f"{summary['images_per_second']:,.0f} images/s on {summary['device']}\n"
+        f"dead relu units {summary['dead_units']} of {summary['relu_units']} "
+        f"({summary['dead_units_init']} at initialisation)\n"
+        f"run    {path}\nreport {path / 'README.md'}",
+        as_json,
+    )
+    if as_json:
+        emit_json({**summary, "run_dir": str(path)})
