@@ -33,9 +33,9 @@ def checks() -> list[Check]:
     found.append(Check("devices", "ok", devices))
     found.append(_sums())
     found.append(Check("XLA_FLAGS", "ok", env["XLA_FLAGS"] or "not set"))
-    for name, folder in (("data folder", cache.root()), ("cache folder", backend.cache_root()),
-                         ("runs folder", Path(os.environ.get("FLAXCNN_RUNS_DIR", "runs")))):  # fmt: skip
-        found.append(_folder(name, folder.expanduser().absolute()))
+    runs = Path(os.environ.get("FLAXCNN_RUNS_DIR", "runs"))
+    folders = {"data": cache.root(), "cache": backend.cache_root(), "runs": runs}
+    found += [_folder(f"{n} folder", f.expanduser().absolute()) for n, f in folders.items()]
     for entry in listing():
         ready = entry["prepared"]
         where = entry["path"] if ready else f"not prepared; flaxcnn data prepare {entry['name']}"

@@ -1,0 +1,1 @@
+"""The `flaxcnn` command, one short module per family of commands."""

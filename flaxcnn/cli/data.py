@@ -10,7 +10,9 @@ from flaxcnn.cli.output import command, emit_json, say
 
 app = typer.Typer(help="List, prepare and verify data sets.", rich_markup_mode=None)
 JSON = typer.Option(False, "--json", help="Print one JSON document.")
-NAME = typer.Argument(help="digits, mnist, fashion_mnist, cifar10, tfds:NAME, folder:PATH, npz:PATH.")
+NAME = typer.Argument(
+    help="digits, mnist, fashion_mnist, cifar10, tfds:NAME, folder:PATH, npz:PATH."
+)
 
 
 @app.callback(invoke_without_command=True)
@@ -49,7 +51,9 @@ def list_(as_json: bool = JSON) -> None:
 def prepare(
     name: str = NAME,
     archives: Path = typer.Option(
-        None, "--from", help="Folder with the original archives; else FLAXCNN_ARCHIVES, else the net."
+        None,
+        "--from",
+        help="Folder with the original archives; else FLAXCNN_ARCHIVES, else the net.",
     ),
     as_json: bool = JSON,
 ) -> None:

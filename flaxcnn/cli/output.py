@@ -41,7 +41,7 @@ def _fail(message: str, code: int, as_json: bool) -> NoReturn:
 
 
 def command(function: Command) -> Command:
-    """Turn what a command raises into one line and an exit code; FLAXCNN_DEBUG=1 shows the trace."""
+    """Turn what a command raises into one line and an exit code; FLAXCNN_DEBUG=1 shows more."""
 
     @functools.wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> None:

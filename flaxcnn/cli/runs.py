@@ -30,7 +30,8 @@ def evaluate(
     """
     if split not in SPLITS:
         raise ConfigError(
-            f"--split: got {split!r}; allowed is one of {', '.join(SPLITS)}{near_miss(split, SPLITS)}"
+            f"--split: got {split!r}; allowed is one of {', '.join(SPLITS)}"
+            f"{near_miss(split, SPLITS)}"
         )
     from flaxcnn.engine.saved import evaluate_run, open_run
 

@@ -14,7 +14,7 @@ from typing import Any
 import typer
 
 from flaxcnn.cli.output import command, emit_json, note, say
-from flaxcnn.errors import CheckpointError, ConfigError, near_miss
+from flaxcnn.errors import CheckpointError, near_miss
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.codec import encode
 from flaxcnn.recipe.config import Config
@@ -61,10 +61,11 @@ def train(
         return
     path = _run_directory(found.name, config, run_dir, resume)
     from flaxcnn.data.datasets import load
+
+    dataset = load(config.dataset)  # before jax is imported: missing data is said at once
+    counts = totals(config.table(dataset.shape, dataset.num_classes))
     from flaxcnn.engine.train import fit
 
-    dataset = load(config.dataset)
-    counts = totals(config.table(dataset.shape, dataset.num_classes))
     say(
         f"{found.name}: {counts['params']:,} parameters on {config.dataset}, "
         f"{config.epochs} epochs of batch {config.batch_size}, seed {config.seed}, "
@@ -94,7 +95,9 @@ def _print_config(config: Config, origins: dict[str, str], as_json: bool) -> Non
         emit_json({"config": plain, "origins": origins, "fingerprint": config.fingerprint()})
         return
     for key, value in plain.items():
-        inner = [f"{path} from {where}" for path, where in nested.items() if path.startswith(f"{key}.")]
+        inner = [
+            f"{path} from {where}" for path, where in nested.items() if path.startswith(f"{key}.")
+        ]
         say(f"{key} = {json.dumps(encode(value))}  # {'; '.join([origins[key], *inner])}")
 
 
@@ -151,7 +154,13 @@ def _progress(epochs: int, as_json: bool) -> Iterator[Callable[[dict[str, Any]],
         yield lambda metrics: say(_line(metrics, epochs), as_json)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (TextColumn("epochs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(file=stream), transient=True) as bar:
@@ -171,7 +180,8 @@ def _conclude(summary: dict[str, Any], path: Path, as_json: bool) -> None:
         f"weights of epoch {summary['kept_epoch']} of {summary['epochs_run']}: "
         f"validation accuracy {summary['val_accuracy']:.4f}, "
         f"training accuracy {summary['train_accuracy']:.4f}\n"
-        f"{summary['seconds']:.1f} s of training, {summary['compile_seconds']:.1f} s of compilation, "
+        f"{summary['seconds']:.1f} s of training, "
+        f"{summary['compile_seconds']:.1f} s of compilation, "
         f"{summary['images_per_second']:,.0f} images/s on {summary['device']}\n"
         f"dead relu units {summary['dead_units']} of {summary['relu_units']} "
         f"({summary['dead_units_init']} at initialisation)\n"

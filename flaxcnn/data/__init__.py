@@ -1,0 +1,1 @@
+"""Rows: where pixels come from, and in which order."""

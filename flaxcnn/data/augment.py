@@ -44,5 +44,5 @@ def _shift(image: jax.Array, keys: jax.Array, reach: tuple[int, int]) -> jax.Arr
 
 
 def standardize(image: jax.Array, mean: jax.Array, scale: jax.Array) -> jax.Array:
-    """(pixel - mean) / scale: [B, H, W, C] uint8 -> float32, the statistics [H or 1, W or 1, C or 1]."""
+    """(pixel - mean) / scale: uint8 [B, H, W, C] -> float32; both broadcast against [H, W, C]."""
     return (image.astype(jnp.float32) - mean[None]) / scale[None]

@@ -1,0 +1,1 @@
+"""One run: step, epoch, checkpoints, records."""

@@ -94,7 +94,9 @@ class Checkpoints:
         except Exception as error:  # Orbax raises its own, OSError and ValueError alike
             raise WriteError(f"checkpoints: epoch {epoch} was not written ({error})") from error
         if not saved:
-            raise WriteError(f"checkpoints: epoch {epoch} was refused; a later one is there already")
+            raise WriteError(
+                f"checkpoints: epoch {epoch} was refused; a later one is there already"
+            )
 
     def restore(self, epoch: int, like: Tree) -> tuple[Tree, dict[str, Any]]:
         """(state, progress) of one epoch; `like` gives structure, shapes and dtypes.

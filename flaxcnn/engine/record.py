@@ -214,11 +214,13 @@ def environment() -> dict[str, Any]:
         "versions": versions(),
         "platform": platform.platform(),
         "processor": platform.machine(),
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpus": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
         "backend": jax.default_backend(),
         "device": devices[0].device_kind,
         "devices": len(devices),
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
         "PJRT_NPROC": os.environ.get("PJRT_NPROC", ""),
-        "matmul_precision": str(jax.config.jax_default_matmul_precision),
+        "matmul_precision": str(jax.config.read("jax_default_matmul_precision")),
     }

@@ -43,7 +43,8 @@ def open_run(path: Path) -> SavedRun:
     run = RunDirectory(path)
     if not (run.path / "summary.json").is_file():
         raise CheckpointError(
-            f"{path}: holds no finished run (no summary.json); `flaxcnn train --resume` finishes one"
+            f"{path}: holds no finished run (no summary.json); "
+            "`flaxcnn train --resume` finishes one"
         )
     config, summary, data = run.config(), run.read_json("summary.json"), run.read_json("data.json")
     plan = make_plan(config, data["rows"]["train"])

@@ -7,6 +7,7 @@ differ in how sums are added between the halves, never in what is computed.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,7 +120,8 @@ def update(plan: Plan, state: TrainState, hypers: Hypers, sums: Sums) -> TrainSt
     )
     optimizer = optim.make(plan.optimizer, rate, hypers.weight_decay)
     change, opt_state = optimizer.update(mean(sums.grads), state.opt_state, state.params)
-    return state.replace(
+    return dataclasses.replace(
+        state,
         step=state.step + 1,
         params=optax.apply_updates(state.params, change),
         batch_stats=mean(sums.batch_stats),
@@ -139,4 +141,5 @@ def eval_step(plan: Plan, state: TrainState, data: Resident, batch: Batch) -> ja
     """Logits [B, K] float32 in inference mode."""
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     image = standardize(batch.image, data.mean, data.scale)
-    return plan.model.apply(variables, image, train=False)
+    logits: jax.Array = plan.model.apply(variables, image, train=False)  # type: ignore[assignment]
+    return logits

@@ -46,13 +46,12 @@ class Progress:
     best_epoch: int | None = None
     wait: int = 0  # epochs since the best
 
-    def after(self, value: float, config: Config) -> Progress:
-        """Progress once another epoch gave `value`: strictly better wins, NaN never does."""
+    def after(self, metrics: dict[str, float], config: Config) -> Progress:
+        """Progress after another epoch: strictly better wins, an epoch with a NaN loss never."""
         sign = 1.0 if config.monitor == "val_accuracy" else -1.0
-        epoch = self.epoch + 1
-        better = math.isfinite(value) and (
-            self.best is None or sign * (value - self.best) > config.min_delta
-        )
+        value, epoch = metrics[config.monitor], self.epoch + 1
+        sound = all(math.isfinite(metrics[loss]) for loss in ("train_loss", "val_loss"))
+        better = sound and (self.best is None or sign * (value - self.best) > config.min_delta)
         if better:
             return Progress(epoch, value, epoch, 0)
         return dataclasses.replace(self, epoch=epoch, wait=self.wait + 1)
@@ -108,7 +107,7 @@ def epochs(
             for split, found in host.items()
             for name, value in finalize(found).items()
         }
-        progress = progress.after(metrics[config.monitor], config)
+        progress = progress.after(metrics, config)
         metrics = {
             "epoch": progress.epoch,
             **metrics,
@@ -194,8 +193,10 @@ def _fit(
         loss = report.metrics["train_loss"]
         if math.isfinite(loss):
             best = progress.best_epoch
-            if progress.done(config) or best == progress.epoch or (
-                progress.epoch % config.save_every == 0
+            if (
+                progress.done(config)
+                or best == progress.epoch
+                or (progress.epoch % config.save_every == 0)
             ):
                 checkpoints.save(progress.epoch, state, dataclasses.asdict(progress), best)
         run.add_epoch(report.metrics)

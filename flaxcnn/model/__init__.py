@@ -1,0 +1,1 @@
+"""Networks: layer specifications to pure functions, and their optimizers."""

@@ -116,9 +116,13 @@ class CNN(nn.Module):
                     )  # fmt: skip
                     return activate(name, layer.activation, dense(x))
                 case spec.MaxPool():
-                    return max_pool2d(x, spec.pair(layer.size, "size"), layer.strides, layer.padding)
+                    return max_pool2d(
+                        x, spec.pair(layer.size, "size"), layer.strides, layer.padding
+                    )
                 case spec.AvgPool():
-                    return avg_pool2d(x, spec.pair(layer.size, "size"), layer.strides, layer.padding)
+                    return avg_pool2d(
+                        x, spec.pair(layer.size, "size"), layer.strides, layer.padding
+                    )
                 case spec.GlobalAvgPool():
                     return x.mean(axis=(1, 2))
                 case spec.Flatten():
@@ -130,6 +134,8 @@ class CNN(nn.Module):
                 case spec.Dropout():
                     if not train:
                         return x
+                    if dropout_key is None:
+                        raise ValueError("dropout_key: training a model with dropout needs one")
                     key = jax.random.fold_in(dropout_key, names.seen["dropout"])
                     return nn.Dropout(layer.rate, deterministic=False, name=name)(x, rng=key)
                 case spec.BatchNorm():

@@ -132,11 +132,11 @@ def max_pool2d(x: jax.Array, size: Pair, stride: Pair, padding: Padding) -> jax.
 def avg_pool2d(x: jax.Array, size: Pair, stride: Pair, padding: Padding) -> jax.Array:
     """Mean of each window over the true pixels only, [B, H, W, C] -> [B, H', W', C]."""
     pad = pads((x.shape[1], x.shape[2]), size, stride, padding)
-    total = sum(_window_values(x, size, stride, pad, 0.0))
+    total = functools.reduce(jnp.add, _window_values(x, size, stride, pad, 0.0))
     if padding == "valid":
         return total / jnp.asarray(size[0] * size[1], x.dtype)
-    count = sum(_window_values(jnp.ones_like(x[:1, :, :, :1]), size, stride, pad, 0.0))
-    return total / count
+    ones = jnp.ones_like(x[:1, :, :, :1])
+    return total / functools.reduce(jnp.add, _window_values(ones, size, stride, pad, 0.0))
 
 
 def _window_values(

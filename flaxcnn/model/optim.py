@@ -27,7 +27,7 @@ Scalar = jax.Array  # [] float32
 class Moments(NamedTuple):
     """Updates done so far ([] int32) and two trees of running values, {} where unused."""
 
-    count: jax.Array
+    steps: jax.Array
     first: Params
     second: Params
     product: Scalar  # of Nadam's momentum schedule
@@ -113,12 +113,14 @@ def _squares(grads: Params) -> Params:
 def _sgd(o: spec.SGD, rate: Scalar) -> optax.GradientTransformation:
     """v <- momentum * v - rate * g;  change = v, or momentum * v - rate * g with nesterov."""
 
-    def update(grads: Params, state: Moments, params: Params | None = None) -> tuple[Params, Moments]:
+    def update(
+        grads: Params, state: Moments, params: Params | None = None
+    ) -> tuple[Params, Moments]:
         velocity = jax.tree.map(lambda v, g: o.momentum * v - rate * g, state.first, grads)
         change = velocity
         if o.nesterov:
             change = jax.tree.map(lambda v, g: o.momentum * v - rate * g, velocity, grads)
-        return change, state._replace(count=state.count + 1, first=velocity)
+        return change, state._replace(steps=state.steps + 1, first=velocity)
 
     return optax.GradientTransformation(_start(first=True, second=False), update)
 
@@ -126,13 +128,15 @@ def _sgd(o: spec.SGD, rate: Scalar) -> optax.GradientTransformation:
 def _adam(o: spec.Adam, rate: Scalar) -> optax.GradientTransformation:
     """change = -rate * sqrt(1 - beta_2^t) / (1 - beta_1^t) * m / (sqrt(v) + epsilon)."""
 
-    def update(grads: Params, state: Moments, params: Params | None = None) -> tuple[Params, Moments]:
-        t = (state.count + 1).astype(jnp.float32)
+    def update(
+        grads: Params, state: Moments, params: Params | None = None
+    ) -> tuple[Params, Moments]:
+        t = (state.steps + 1).astype(jnp.float32)
         m = _average(state.first, grads, o.beta_1)
         v = _average(state.second, _squares(grads), o.beta_2)
         alpha = rate * jnp.sqrt(1.0 - o.beta_2**t) / (1.0 - o.beta_1**t)
         change = jax.tree.map(lambda m, v: -alpha * m / (jnp.sqrt(v) + o.epsilon), m, v)
-        return change, state._replace(count=state.count + 1, first=m, second=v)
+        return change, state._replace(steps=state.steps + 1, first=m, second=v)
 
     return optax.GradientTransformation(_start(first=True, second=True), update)
 
@@ -143,8 +147,10 @@ def _nadam(o: spec.Nadam, rate: Scalar) -> optax.GradientTransformation:
     def momentum(t: Scalar) -> Scalar:
         return o.beta_1 * (1.0 - 0.5 * 0.96 ** (t * o.schedule_decay))
 
-    def update(grads: Params, state: Moments, params: Params | None = None) -> tuple[Params, Moments]:
-        t = (state.count + 1).astype(jnp.float32)
+    def update(
+        grads: Params, state: Moments, params: Params | None = None
+    ) -> tuple[Params, Moments]:
+        t = (state.steps + 1).astype(jnp.float32)
         now, then = momentum(t), momentum(t + 1.0)
         product = state.product * now
         m = _average(state.first, grads, o.beta_1)
@@ -155,7 +161,7 @@ def _nadam(o: spec.Nadam, rate: Scalar) -> optax.GradientTransformation:
             root = jnp.sqrt(v / (1.0 - o.beta_2**t)) + o.epsilon
             return -rate * (scale_m * m + scale_g * g) / root
 
-        return jax.tree.map(change, m, v, grads), Moments(state.count + 1, m, v, product)
+        return jax.tree.map(change, m, v, grads), Moments(state.steps + 1, m, v, product)
 
     return optax.GradientTransformation(_start(first=True, second=True), update)
 
@@ -163,13 +169,15 @@ def _nadam(o: spec.Nadam, rate: Scalar) -> optax.GradientTransformation:
 def _adamax(o: spec.Adamax, rate: Scalar) -> optax.GradientTransformation:
     """u <- max(beta_2 * u, |g|);  change = -rate * m / ((1 - beta_1^t) * (u + epsilon))."""
 
-    def update(grads: Params, state: Moments, params: Params | None = None) -> tuple[Params, Moments]:
-        t = (state.count + 1).astype(jnp.float32)
+    def update(
+        grads: Params, state: Moments, params: Params | None = None
+    ) -> tuple[Params, Moments]:
+        t = (state.steps + 1).astype(jnp.float32)
         m = _average(state.first, grads, o.beta_1)
         u = jax.tree.map(lambda u, g: jnp.maximum(o.beta_2 * u, jnp.abs(g)), state.second, grads)
         alpha = rate / (1.0 - o.beta_1**t)
         change = jax.tree.map(lambda m, u: -alpha * m / (u + o.epsilon), m, u)
-        return change, state._replace(count=state.count + 1, first=m, second=u)
+        return change, state._replace(steps=state.steps + 1, first=m, second=u)
 
     return optax.GradientTransformation(_start(first=True, second=True), update)
 
@@ -210,11 +218,13 @@ def _rmsprop(o: spec.RMSprop, rate: Scalar) -> optax.GradientTransformation:
 def _adagrad(o: spec.Adagrad, rate: Scalar) -> optax.GradientTransformation:
     """v <- v + g^2;  change = -rate * g / sqrt(v + epsilon), or / (sqrt(v) + epsilon)."""
 
-    def update(grads: Params, state: Moments, params: Params | None = None) -> tuple[Params, Moments]:
+    def update(
+        grads: Params, state: Moments, params: Params | None = None
+    ) -> tuple[Params, Moments]:
         total = jax.tree.map(jnp.add, state.second, _squares(grads))
         root = _root(o.epsilon, o.epsilon_in_sqrt)
         change = jax.tree.map(lambda g, v: -rate * g / root(v), grads, total)
-        return change, state._replace(count=state.count + 1, second=total)
+        return change, state._replace(steps=state.steps + 1, second=total)
 
     start = _start(first=False, second=True, fill=o.initial_accumulator)
     return optax.GradientTransformation(start, update)

@@ -1,0 +1,1 @@
+"""What to train: plain frozen values, no jax."""

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from flaxcnn.errors import ConfigError, near_miss
 from flaxcnn.recipe.config import (
     KNOWN_DATA,
+    Archive,
     Config,
     Source,
     from_assignments,
@@ -26,7 +27,14 @@ from flaxcnn.recipe.layers import totals
 
 DEFAULT_EXPERIMENT = "digits/quickstart"
 # Document order, the order in which experiments are listed.
-MODULES = ("digits", "fashion_slim", "cifar_tuning", "mnist_ladder", "mnist_archs", "fashion_budget")
+MODULES = (
+    "digits",
+    "fashion_slim",
+    "cifar_tuning",
+    "mnist_ladder",
+    "mnist_archs",
+    "fashion_budget",
+)
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,8 @@ def load_module(path: Path) -> ModuleType:
     if name in sys.modules and getattr(sys.modules[name], "__file__", None) == str(path):
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None  # a .py path always has both
+    assert spec is not None  # a .py path always has a spec and a loader
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
@@ -158,10 +167,19 @@ def resolve(
     ]
     chosen = next((s.settings["protocol"] for s in reversed(sources) if "protocol" in s.settings),
                   experiment.config.protocol)  # fmt: skip
-    if chosen == "document":
-        documented = experiment.documented or {"validation": "test", "keep": "last"}
-        sources.insert(0, Source("document", {"protocol": "document", **documented}))
-    return layered(experiment.config, sources)
+    if chosen == "document" and experiment.config.protocol != "document":
+        if not experiment.documented:
+            raise ConfigError(
+                f"protocol: {experiment.name} has no document to follow; allowed is honest"
+            )
+        sources.insert(0, Source("document", {"protocol": "document", **experiment.documented}))
+    config, origins = layered(experiment.config, sources)
+    if origins["validation"] != "experiment" and not isinstance(config.split, Archive):
+        raise ConfigError(
+            f"validation: the split of {experiment.name} brings its own validation rows; "
+            "allowed is split.validation, or split=archive"
+        )
+    return config, origins
 
 
 def summary(experiment: Experiment) -> dict[str, Any]:

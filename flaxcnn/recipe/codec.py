@@ -74,11 +74,21 @@ def _decode_tuple(args: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ..
 
 
 def _decode_union(members: tuple[Any, ...], value: Any, path: str) -> Any:
-    classes = {m.__name__.lower(): m for m in members if dataclasses.is_dataclass(m)}
+    classes: dict[str, type] = {
+        m.__name__.lower(): m
+        for m in members
+        if isinstance(m, type) and dataclasses.is_dataclass(m)
+    }
     if value is None and type(None) in members:
         return None
     if classes:
-        tag = value if isinstance(value, str) else value.get("type") if isinstance(value, dict) else None
+        tag = (
+            value
+            if isinstance(value, str)
+            else value.get("type")
+            if isinstance(value, dict)
+            else None
+        )
         if not isinstance(tag, str) or tag.lower() not in classes:
             names = ", ".join(classes)
             raise ConfigError(
@@ -93,7 +103,9 @@ def _decode_union(members: tuple[Any, ...], value: Any, path: str) -> Any:
         except ConfigError as error:
             errors.append(str(error).rpartition("allowed is ")[2])
     none = " or none" if type(None) in members else ""
-    raise ConfigError(f"{path}: got {value!r}; allowed is {' or '.join(dict.fromkeys(errors))}{none}")
+    raise ConfigError(
+        f"{path}: got {value!r}; allowed is {' or '.join(dict.fromkeys(errors))}{none}"
+    )
 
 
 def _narrow_first(member: Any) -> int:
@@ -116,7 +128,9 @@ def _decode_dataclass(cls: type, value: Any, path: str) -> Any:
     given = {key: item for key, item in value.items() if key != "type"}
     for key in given:
         if key not in known:
-            allowed = f"allowed are {', '.join(known)}" if known else f"{cls.__name__.lower()} has none"
+            allowed = (
+                f"allowed are {', '.join(known)}" if known else f"{cls.__name__.lower()} has none"
+            )
             raise ConfigError(f"{prefix}{key}: unknown key; {allowed}{near_miss(key, known)}")
     for field in dataclasses.fields(cls):
         required = field.default is field.default_factory is dataclasses.MISSING

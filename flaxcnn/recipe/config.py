@@ -56,7 +56,7 @@ class Permuted:
     def __post_init__(self) -> None:
         if not 0 < self.test + self.validation < self.rows:
             raise ConfigError(
-                f"split: got test={self.test} and validation={self.validation} of rows={self.rows}; "
+                f"split: got test={self.test}, validation={self.validation} of rows={self.rows}; "
                 "allowed are sums that leave training rows"
             )
 
@@ -79,7 +79,7 @@ Split = Archive | Permuted | Ranges
 
 @dataclass(frozen=True)
 class Shift:
-    """Move by up to `height` and `width` (fractions of the image) in whole pixels, edges repeated."""
+    """Move by up to `height` and `width`, fractions of the image; whole pixels, edges repeated."""
 
     height: float = 0.1
     width: float = 0.1
@@ -87,7 +87,9 @@ class Shift:
     def __post_init__(self) -> None:
         for name in ("height", "width"):
             if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"augment.{name}: got {getattr(self, name)!r}; allowed 0 <= x < 1")
+                raise ConfigError(
+                    f"augment.{name}: got {getattr(self, name)!r}; allowed 0 <= x < 1"
+                )
 
 
 @dataclass(frozen=True)
@@ -127,10 +129,12 @@ class Config:
     min_delta: float = 0.0
     keep: Literal["best", "last"] = "best"
     precision: Literal["float32", "bfloat16"] = "float32"
-    evaluate_train: bool = False  # True: clean train accuracy after every epoch, not only at the end
+    evaluate_train: bool = False  # True: clean training accuracy every epoch, not only at the end
     save_every: int = 1  # epochs between checkpoints; the best and the last are always kept
 
     def __post_init__(self) -> None:
+        for name, hint in hints(Config).items():  # as strict in Python as from a file
+            object.__setattr__(self, name, decode(hint, encode(getattr(self, name)), name))
         if self.learning_rate is None:
             object.__setattr__(self, "learning_rate", self.optimizer.default_learning_rate)
         self._check_ranges()
@@ -181,7 +185,9 @@ class Config:
             return check_model(self.layers, shape, classes)
         except ConfigError as error:
             size = "x".join(map(str, shape))
-            raise ConfigError(f"{error} (data: {self.dataset}, {size}, {classes} classes)") from None
+            raise ConfigError(
+                f"{error} (data: {self.dataset}, {size}, {classes} classes)"
+            ) from None
 
     def warnings(self) -> list[str]:
         """Legal values that seldom mean what they say."""
@@ -209,6 +215,7 @@ class Config:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Config:
+        """The Config of what `to_dict` gave; ConfigError for anything else."""
         return decode(cls, dict(plain), "")
 
     def fingerprint(self) -> str:
@@ -236,7 +243,8 @@ def layered(base: Config, sources: Sequence[Source]) -> tuple[Config, dict[str, 
     """
     plain, origins = base.to_dict(), dict.fromkeys(hints(Config), "experiment")
     for origin, settings in sources:
-        for path, value in settings.items():
+        for key, value in settings.items():
+            path = key.removesuffix(".type")  # optimizer.type=sgd is optimizer=sgd
             new_kind = path == "optimizer" and _kind(value) != _kind(plain["optimizer"])
             if new_kind and "learning_rate" not in settings:
                 plain["learning_rate"] = None
@@ -262,13 +270,15 @@ def from_assignments(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    """`FLAXCNN_EPOCHS=3`, `FLAXCNN_OPTIMIZER__MOMENTUM=0.9` -> settings, by Config's fields only."""
+    """`FLAXCNN_EPOCHS=3`, `FLAXCNN_OPTIMIZER__MOMENTUM=0.9` -> settings, Config's fields only."""
     settings = {}
     for field in fields(Config):
         prefix = f"FLAXCNN_{field.name.upper()}"
         for name, text in sorted(environ.items()):  # FLAXCNN_OPTIMIZER before its __MOMENTUM
             if name == prefix or name.startswith(f"{prefix}__"):
-                settings[name.removeprefix("FLAXCNN_").lower().replace("__", ".")] = parse_text(text)
+                settings[name.removeprefix("FLAXCNN_").lower().replace("__", ".")] = parse_text(
+                    text
+                )
     return settings
 
 

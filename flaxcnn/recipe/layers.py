@@ -38,6 +38,7 @@ def pair(value: Size, what: str) -> tuple[int, int]:
 
 
 def positive(value: int, what: str) -> None:
+    """ConfigError unless `value` is an integer of at least 1."""
     if type(value) is not int or value < 1:
         raise ConfigError(f"{what}: got {value!r}; allowed is an integer of at least 1")
 

@@ -26,7 +26,10 @@ class _Checked:
                 raise ConfigError(f"{where}: got {value!r}; allowed is 0 <= x < 1")
             if field.name == "epsilon" and not value > 0:
                 raise ConfigError(f"{where}: got {value!r}; allowed is x > 0")
-            if field.name in ("weight_decay", "initial_accumulator", "schedule_decay") and value < 0:
+            if (
+                field.name in ("weight_decay", "initial_accumulator", "schedule_decay")
+                and value < 0
+            ):
                 raise ConfigError(f"{where}: got {value!r}; allowed is x >= 0")
         if getattr(self, "nesterov", False) and not self.momentum:  # type: ignore[attr-defined]
             raise ConfigError("optimizer.nesterov: needs a momentum above 0")
@@ -34,6 +37,8 @@ class _Checked:
 
 @dataclass(frozen=True)
 class SGD(_Checked):
+    """Gradient descent; the velocity of Keras's momentum includes the learning rate."""
+
     momentum: float = 0.0
     nesterov: bool = False
     weight_decay: float = 0.0

@@ -1,0 +1,32 @@
+"""What every test rests on: four virtual CPU devices, strict jax, no settings from outside."""
+
+import os
+
+import jax
+import pytest
+from hypothesis import settings
+
+# Four devices make every sharding visible on a laptop; the flags make silent widening and silent
+# broadcasting errors. All of it must be said before jax looks for its devices.
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# A compilation can take a second on a busy machine, which no deadline should call a failure.
+settings.register_profile("dev", deadline=None, max_examples=100)
+# The same examples in every run of CI: a red run there has its cause in the change.
+settings.register_profile("ci", deadline=None, max_examples=100, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch):
+    """A FLAXCNN_* variable of the developer's shell must not decide what a test sees.
+
+    FLAXCNN_ARCHIVES is read by the modules that need real archives when they are imported, before
+    any test runs.
+    """
+    for name in list(os.environ):
+        if name.startswith("FLAXCNN_"):
+            monkeypatch.delenv(name)
