@@ -10,6 +10,7 @@ import math
 import os
 import platform
 import socket
+import subprocess
 import tempfile
 from importlib import metadata
 from pathlib import Path
@@ -205,6 +206,23 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), "flaxcnn": flaxcnn.__version__, **found}
 
 
+def source_revision() -> str | None:
+    """Commit of the checkout this package runs from, with `+` if it was changed since; else None."""
+    here = Path(flaxcnn.__file__).resolve().parent.parent
+    if not (here / ".git").exists():
+        return None
+    try:
+        git = [
+            subprocess.run(
+                ["git", "-C", str(here), *args], capture_output=True, text=True, check=True
+            )
+            for args in (("rev-parse", "HEAD"), ("status", "--porcelain", "--", "flaxcnn"))
+        ]
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return git[0].stdout.strip() + ("+" if git[1].stdout.strip() else "")
+
+
 def environment() -> dict[str, Any]:
     """env.json: what else decides the bits, and where the run was made."""
     import jax
@@ -212,6 +230,7 @@ def environment() -> dict[str, Any]:
     devices = jax.devices()
     return {
         "versions": versions(),
+        "source_revision": source_revision(),
         "platform": platform.platform(),
         "processor": platform.machine(),
         "cpus": len(os.sched_getaffinity(0))
@@ -222,5 +241,5 @@ def environment() -> dict[str, Any]:
         "devices": len(devices),
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
         "PJRT_NPROC": os.environ.get("PJRT_NPROC", ""),
-        "matmul_precision": str(jax.config.read("jax_default_matmul_precision")),
+        "matmul_precision": str(jax.config.jax_default_matmul_precision),
     }

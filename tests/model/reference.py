@@ -12,7 +12,7 @@ from scipy import special
 
 
 def _places(x, size, stride, padding, fill=0.0):
-    """The padded input, its true region, and for each place of the window its slice of the input."""
+    """Padded input, its true region, and the slice of it under each place of the window."""
     out, widths = [], [(0, 0)]
     for n, k, s in zip(x.shape[1:3], size, stride, strict=True):
         out.append(math.ceil(n / s) if padding == "same" else (n - k) // s + 1)
