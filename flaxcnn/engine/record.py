@@ -207,7 +207,7 @@ def versions() -> dict[str, str]:
 
 
 def source_revision() -> str | None:
-    """Commit of the checkout this package runs from, with `+` if it was changed since; else None."""
+    """Commit of the checkout this package runs from, `+` if changed since; None for a wheel."""
     here = Path(flaxcnn.__file__).resolve().parent.parent
     if not (here / ".git").exists():
         return None

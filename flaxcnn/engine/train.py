@@ -1,8 +1,9 @@
 """One run: `epochs` yields one report an epoch, `fit` records, checkpoints and stops.
 
 The order within an epoch is fixed: train, validate, compare with the best so far, write the
-checkpoint, write the metrics line. A kill between any two leaves a run that resumes to the same
-bits, since lines after the last checkpoint are dropped and computed again.
+metrics line, write the checkpoint. So a checkpoint has the lines of all its epochs, and a kill
+between any two leaves a run that resumes to the same bits and records: lines after the last
+checkpoint are dropped and computed again.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import totals
 
 log = logging.getLogger(__name__)
+LOSSES = ("train_loss", "val_loss")  # an epoch counts only if both are finite
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Progress:
         """Progress after another epoch: strictly better wins, an epoch with a NaN loss never."""
         sign = 1.0 if config.monitor == "val_accuracy" else -1.0
         value, epoch = metrics[config.monitor], self.epoch + 1
-        sound = all(math.isfinite(metrics[loss]) for loss in ("train_loss", "val_loss"))
+        sound = all(math.isfinite(metrics[loss]) for loss in LOSSES)
         better = sound and (self.best is None or sign * (value - self.best) > config.min_delta)
         if better:
             return Progress(epoch, value, epoch, 0)
@@ -178,6 +180,7 @@ def _fit(
 ) -> Result:
     config = job.config
     state, progress = job.init(), Progress()
+    before = count_dead(job, state)
     found = checkpoints.restore_newest(state) if resume else None
     if found:
         state = found[0]
@@ -185,35 +188,36 @@ def _fit(
     run.keep_epochs(progress.epoch)
     run.set_status("running", epoch=progress.epoch)
     _describe(job, run, name)
-    before = count_dead(job, job.init())
     for text in [*config.warnings(), *dead_layers(before)]:
         on_note(text)
     for report in epochs(job, state, progress, interrupt):
         state, progress = report.state, report.progress
-        loss = report.metrics["train_loss"]
-        if math.isfinite(loss):
-            best = progress.best_epoch
-            if (
-                progress.done(config)
-                or best == progress.epoch
-                or (progress.epoch % config.save_every == 0)
-            ):
-                checkpoints.save(progress.epoch, state, dataclasses.asdict(progress), best)
         run.add_epoch(report.metrics)
         on_epoch(report.metrics)
-        if not math.isfinite(loss):
-            raise DivergedError(
-                f"epoch {progress.epoch}: the training loss is {loss}; "
-                f"lower learning_rate (now {config.learning_rate:g}); "
-                f"best epoch so far: {progress.best_epoch}"
-            )
-    if config.keep == "best" and progress.best_epoch is None:
-        raise DivergedError(f"{config.monitor} was never finite: there is no best epoch")
+        _check_finite(report, config)
+        best = progress.best_epoch
+        if (
+            progress.done(config)
+            or best == progress.epoch
+            or (progress.epoch % config.save_every == 0)
+        ):
+            checkpoints.save(progress.epoch, state, dataclasses.asdict(progress), best)
     kept = progress.best_epoch if config.keep == "best" else progress.epoch
     assert kept is not None
     state, _ = checkpoints.restore(kept, state)
     summary = _conclude(job, run, state, progress, kept, name, before)
     return Result(summary, state, run.path)
+
+
+def _check_finite(report: EpochReport, config: Config) -> None:
+    """DivergedError before the weights of such an epoch can become a checkpoint."""
+    for name in LOSSES:
+        if not math.isfinite(loss := report.metrics[name]):
+            raise DivergedError(
+                f"epoch {report.progress.epoch}: {name} is {loss}; "
+                f"lower learning_rate (now {config.learning_rate:g}); "
+                f"best epoch so far: {report.progress.best_epoch or 'none'}"
+            )
 
 
 def _describe(job: Job, run: RunDirectory, name: str) -> None:
