@@ -66,7 +66,6 @@ def prepare(
     """
     from flaxcnn.data.datasets import prepare as make
 
-    say(f"preparing {name} ...", as_json=True)
     path = make(name, archives)
     emit_json({"name": name, "path": str(path)}) if as_json else say(f"{name} is ready in {path}")
 

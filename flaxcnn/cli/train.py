@@ -107,7 +107,7 @@ def _runs_folder(name: str) -> Path:
 
 def _run_directory(name: str, config: Config, chosen: Path | None, resume: bool) -> Path:
     if chosen is not None:
-        if resume and not (chosen / "config.json").is_file():
+        if resume and not (chosen.expanduser() / "config.json").is_file():
             raise CheckpointError(f"--resume: {chosen} holds no run")
         return chosen
     folder = _runs_folder(name)

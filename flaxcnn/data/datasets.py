@@ -6,6 +6,7 @@ FLAXCNN_DATA_DIR (default: the user's cache folder).
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from flaxcnn.errors import DataError, near_miss
 from flaxcnn.recipe.config import DATA_SCHEMES, KNOWN_DATA
 
 __all__ = ["Dataset", "Split", "cache_path", "listing", "load", "prepare", "verify"]
+
+log = logging.getLogger(__name__)
 
 DIGITS_ROWS = (1437, 360)  # train, test
 
@@ -146,6 +149,7 @@ def _prepare_published(name: str, given: Path | None, final: Path, replace: bool
         require_network(name)
     from flaxcnn.data import builders
 
+    log.warning("preparing %s: its archives are checked and decoded once ...", name)
     cls = builders.BUILDERS[name]
     with cache.construction(name) as work:
         if files is None:

@@ -26,8 +26,8 @@ def page(
         for label, split in (("test", "test"), ("validation", "val"), ("training", "train"))
     )
     epochs = "".join(
-        f"| {row['epoch']}{' *' if row['best'] else ''} | {row['train_loss'] or float('nan'):.4f} "
-        f"| {row['train_accuracy']:.4f} | {row['val_loss'] or float('nan'):.4f} "
+        f"| {row['epoch']}{' *' if row['best'] else ''} | {row['train_loss']:.4f} "
+        f"| {row['train_accuracy']:.4f} | {row['val_loss']:.4f} "
         f"| {row['val_accuracy']:.4f} | {row['seconds']:.2f} |\n"
         for row in history
     )

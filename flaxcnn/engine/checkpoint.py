@@ -69,11 +69,15 @@ class Checkpoints:
 
     def __exit__(self, *_: object) -> None:
         try:
+            self._wait()
+        finally:
+            self._manager.close()
+
+    def _wait(self) -> None:
+        try:
             self._manager.wait_until_finished()
         except Exception as error:
             raise WriteError(f"checkpoints: the last one was not written ({error})") from error
-        finally:
-            self._manager.close()
 
     def epochs(self) -> list[int]:
         """Epochs that can be tried, ascending."""
@@ -108,8 +112,8 @@ class Checkpoints:
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like
         )
+        self._wait()
         try:
-            self._manager.wait_until_finished()
             found = self._manager.restore(
                 epoch,
                 args=ocp.args.Composite(
@@ -128,16 +132,22 @@ class Checkpoints:
     def restore_newest(self, like: Tree) -> tuple[Tree, dict[str, Any]] | None:
         """The newest checkpoint that is whole; None where none was ever written.
 
+        Damaged ones after it are removed: their epochs are about to be saved again.
+
         Raises:
             CheckpointError: there are checkpoints, and all of them are damaged.
         """
-        failures = []
+        failures: dict[int, str] = {}
         for epoch in reversed(self.epochs()):
             try:
-                return self.restore(epoch, like)
+                found = self.restore(epoch, like)
             except CheckpointError as error:
                 log.warning("%s; trying an earlier one", error)
-                failures.append(str(error))
+                failures[epoch] = str(error)
+                continue
+            for damaged in failures:
+                self._manager.delete(damaged)
+            return found
         if failures:
-            raise CheckpointError("no usable checkpoint: " + "; ".join(failures))
+            raise CheckpointError("no usable checkpoint: " + "; ".join(failures.values()))
         return None

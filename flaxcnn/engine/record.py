@@ -73,6 +73,7 @@ class RunDirectory:
     def open(self, config: Config, resume: bool) -> RunDirectory:
         """Create it for a new run, or take it up again; returns self."""
         try:
+            self._check_place()
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.path / "run.lock", "a+")  # noqa: SIM115
         except OSError as error:
@@ -107,15 +108,20 @@ class RunDirectory:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _check(self, config: Config, resume: bool) -> None:
-        present = [p.name for p in self.path.iterdir() if p.name != "run.lock"]
-        if not present:
+    def _check_place(self) -> None:
+        """Before anything is written: not a folder of something else."""
+        if not self.path.is_dir() or (self.path / "config.json").exists():
             return
-        if "config.json" not in present:
+        ours = ("run.lock", ".config.json.")  # the latter: of a start that was killed
+        if others := sorted(p.name for p in self.path.iterdir() if not p.name.startswith(ours)):
             raise ConfigError(
-                f"run directory {self.path}: holds {sorted(present)[0]} but no run; "
+                f"run directory {self.path}: holds {others[0]} but no run; "
                 "allowed is a new or empty folder"
             )
+
+    def _check(self, config: Config, resume: bool) -> None:
+        if not (self.path / "config.json").exists():
+            return
         if not resume:
             raise ConfigError(
                 f"run directory {self.path}: holds a run already; "
@@ -129,6 +135,11 @@ class RunDirectory:
             raise ConfigError(
                 f"run directory {self.path}: holds a different recipe: {', '.join(differ)} "
                 f"(there {key}={old[key]!r}, now {new[key]!r})"
+            )
+        if config.epochs < (done := len(self.history())):
+            raise ConfigError(
+                f"epochs: got {config.epochs}, but run directory {self.path} has {done} already; "
+                f"allowed is {done} or more"
             )
 
     # -- files -----------------------------------------------------------------------------------
@@ -241,5 +252,5 @@ def environment() -> dict[str, Any]:
         "devices": len(devices),
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
         "PJRT_NPROC": os.environ.get("PJRT_NPROC", ""),
-        "matmul_precision": str(jax.config.jax_default_matmul_precision),
+        "matmul_precision": str(getattr(jax.config, "jax_default_matmul_precision", None)),
     }

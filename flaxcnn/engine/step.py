@@ -95,7 +95,7 @@ def gradients(plan: Plan, state: TrainState, hypers: Hypers, data: Resident, bat
     )
     image = standardize(augment(batch.image, example, plan.augment), data.mean, data.scale)
     dropout_key = stream_key(state.seed, Purpose.DROPOUT, state.step)
-    padded = plan.train_rows % plan.batch_size != 0 and not plan.drop_last
+    padded = plan.steps_per_epoch * plan.batch_size > plan.train_rows
 
     def loss_fn(params: Tree) -> tuple[jax.Array, tuple[MetricSums, Tree]]:
         logits, new = plan.model.apply(

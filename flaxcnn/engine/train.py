@@ -31,10 +31,12 @@ from flaxcnn.engine.job import Job, make_job
 from flaxcnn.engine.metrics import finalize
 from flaxcnn.engine.record import RunDirectory, environment, versions
 from flaxcnn.engine.step import TrainState
-from flaxcnn.errors import DivergedError, InterruptedRun
+from flaxcnn.errors import DataError, DivergedError, InterruptedRun
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import totals
 
+# Of env.json: what must be equal for a resumed run to end in the bits of an unbroken one.
+DECIDES_BITS = ("versions", "backend", "device", "devices", "cpus", "XLA_FLAGS", "PJRT_NPROC")
 log = logging.getLogger(__name__)
 LOSSES = ("train_loss", "val_loss")  # an epoch counts only if both are finite
 
@@ -185,6 +187,7 @@ def _fit(
     if found:
         state = found[0]
         progress = Progress(**{f.name: found[1][f.name] for f in dataclasses.fields(Progress)})
+        _check_continuity(job, run, on_note)
     run.keep_epochs(progress.epoch)
     run.set_status("running", epoch=progress.epoch)
     _describe(job, run, name)
@@ -218,6 +221,15 @@ def _check_finite(report: EpochReport, config: Config) -> None:
                 f"lower learning_rate (now {config.learning_rate:g}); "
                 f"best epoch so far: {report.progress.best_epoch or 'none'}"
             )
+
+
+def _check_continuity(job: Job, run: RunDirectory, on_note: Callable[[str], None]) -> None:
+    """A resumed run needs the data it began with, and should have the software."""
+    if run.read_json("data.json")["digest"] != job.dataset.digest:
+        raise DataError(f"{job.config.dataset}: is other data than {run.path} was started on")
+    before, now = run.read_json("env.json"), environment()
+    if changed := [key for key in DECIDES_BITS if before.get(key) != now[key]]:
+        on_note(f"resumed with another {', '.join(changed)}: the bits may differ")
 
 
 def _describe(job: Job, run: RunDirectory, name: str) -> None:

@@ -194,8 +194,9 @@ def _rmsprop(o: spec.RMSprop, rate: Scalar) -> optax.GradientTransformation:
     """change = -rate * g / sqrt(v + epsilon), or / (sqrt(v) + epsilon) as Keras 2 had it."""
 
     def init(params: Params) -> RMSpropState:
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        return RMSpropState(zeros, zeros if o.centered else {}, zeros if o.momentum else {})
+        # Arrays of their own each: a state that holds one twice cannot be donated.
+        zeros = lambda: jax.tree.map(jnp.zeros_like, params)  # noqa: E731
+        return RMSpropState(zeros(), zeros() if o.centered else {}, zeros() if o.momentum else {})
 
     def update(
         grads: Params, state: RMSpropState, params: Params | None = None
@@ -205,7 +206,8 @@ def _rmsprop(o: spec.RMSprop, rate: Scalar) -> optax.GradientTransformation:
         means, velocity = state.means, state.velocity
         if o.centered:
             means = jax.tree.map(decay, means, grads)
-            variance = jax.tree.map(lambda v, m: v - jnp.square(m), squares, means)
+            # Rounding can take it below 0, where Keras gives NaN.
+            variance = jax.tree.map(lambda v, m: jnp.maximum(v - m * m, 0.0), squares, means)
         root = _root(o.epsilon, o.epsilon_in_sqrt)
         change = jax.tree.map(lambda g, v: -rate * g / root(v), grads, variance)
         if o.momentum:
