@@ -59,8 +59,8 @@ def page() -> str:
     rows.sort(key=lambda row: (order[row["experiment"]], row["protocol"], row["seed"]))
     lines = [
         "| experiment | seed | test accuracy | document | validation | training | epoch kept | "
-        "s/epoch | CPU cores, device | revision |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "CPU cores, device | revision |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         reported = catalog.find(row["experiment"]).reported.get("test_accuracy")
@@ -70,7 +70,7 @@ def page() -> str:
             f"| {row['experiment']}{mark} | {row['seed']} | {row['test_accuracy']:.4f} "
             f"| {'-' if reported is None else f'{reported:.4f}'} | {row['val_accuracy']:.4f} "
             f"| {row['train_accuracy']:.4f} | {row['kept_epoch']} of {row['epochs_run']} "
-            f"| {row['seconds'] / row['epochs_run']:.1f} | {env['cpus']}, {env['device']} "
+            f"| {env['cpus']}, {env['device']} "
             f"| {env['source_revision'][:9]} |"
         )
     return HEAD + "\n".join(lines) + "\n"
