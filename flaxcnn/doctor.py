@@ -53,7 +53,7 @@ def _folder(name: str, folder: Path) -> Check:
     """Whether the folder, or the nearest one that exists above it, can be written and has room."""
     there = next(p for p in (folder, *folder.parents) if p.exists())
     free = shutil.disk_usage(there).free
-    if not os.access(there, os.W_OK):
+    if not there.is_dir() or not os.access(there, os.W_OK):
         return Check(name, "bad", f"{folder}: cannot be written")
     verdict: Literal["ok", "warning"] = "warning" if free < LOW_DISK_BYTES else "ok"
     return Check(name, verdict, f"{folder}: {free / 2**30:.1f} GiB free")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+
 import typer
 
 import flaxcnn
 from flaxcnn.cli import data, doctor, experiments, runs, train
+from flaxcnn.cli.output import report
+from flaxcnn.errors import ConfigError
 
 app = typer.Typer(
     name="flaxcnn",
     help="Train CNN image classifiers in JAX and Flax, and know what the result is worth.",
     epilog="Start with `flaxcnn train`: it needs no data and takes seconds.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -40,6 +43,15 @@ app.add_typer(data.app, name="data")
 app.command()(doctor.doctor)
 
 
-def main() -> None:
-    """Entry point of the console script."""
-    app()
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the console script; `arguments` are those of the process if not given."""
+    words = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    try:
+        code = app(words, prog_name="flaxcnn", standalone_mode=False)
+    except Exception as error:
+        # What typer says of a wrong command line; the class is click's or its own, by version
+        if not hasattr(error, "format_message"):
+            raise
+        report(error.format_message(), ConfigError.exit_code, "--json" in words)
+        code = ConfigError.exit_code
+    sys.exit(code)

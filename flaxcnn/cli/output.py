@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
@@ -33,10 +35,35 @@ def note(text: str) -> None:
     print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
-def _fail(message: str, code: int, as_json: bool) -> NoReturn:
+def quiet() -> None:
+    """Silence what Orbax prints of its own, once it is imported: what it reports, it raises too.
+
+    It logs with tracebacks, and a read that fails leaves others behind that complain in threads.
+    """
+    if not os.environ.get("FLAXCNN_DEBUG"):
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+        sys.unraisablehook = lambda _: None
+
+
+def report(message: str, code: int, as_json: bool) -> None:
+    """An error as one line on stderr, and as the JSON document where one was asked for."""
+    message = " ".join(message.split())
     print(f"error: {message}", file=sys.stderr, flush=True)
     if as_json:
-        emit_json({"error": message, "exit_code": code})
+        try:
+            emit_json({"error": message, "exit_code": code})
+        except BrokenPipeError:
+            _nobody_reads()
+
+
+def _nobody_reads() -> None:
+    """`flaxcnn ... | head`: the reader has enough, and python must not complain at its exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _fail(message: str, code: int, as_json: bool) -> NoReturn:
+    report(message, code, as_json)
     raise typer.Exit(code)
 
 
@@ -55,18 +82,18 @@ def command(function: Command) -> Command:
         except FlaxcnnError as error:
             if os.environ.get("FLAXCNN_DEBUG"):
                 traceback.print_exc()
-            _fail(" ".join(str(error).split()), error.exit_code, as_json)
+            _fail(str(error), error.exit_code, as_json)
         except KeyboardInterrupt:
             _fail("interrupted", SIGINT_EXIT, as_json)
-        except BrokenPipeError:  # `flaxcnn ... | head`: the reader has enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except BrokenPipeError:
+            _nobody_reads()
             raise typer.Exit(0) from None
         except typer.Exit:
             raise
         except Exception as error:
             if os.environ.get("FLAXCNN_DEBUG"):
                 raise
-            text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            text = f"{type(error).__name__}: {error}"[:300]
             _fail(f"unexpected {text} (FLAXCNN_DEBUG=1 shows where)", 1, as_json)
 
     return guarded  # type: ignore[return-value]

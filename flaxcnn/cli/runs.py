@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from flaxcnn.cli.output import command, emit_json, say
+from flaxcnn.cli.output import command, emit_json, quiet, say
 from flaxcnn.errors import ConfigError, near_miss
 
 SPLITS = ("test", "validation", "train")
@@ -35,6 +35,7 @@ def evaluate(
         )
     from flaxcnn.engine.saved import evaluate_run, open_run
 
+    quiet()
     opened = open_run(run)
     metrics = evaluate_run(opened, split)
     key = {"validation": "val"}.get(split, split)
@@ -67,6 +68,7 @@ def predict(
     from flaxcnn.data.folders import read_for
     from flaxcnn.engine.saved import classify, open_run
 
+    quiet()
     opened = open_run(run)
     shape = tuple(opened.data["shape"])
     pixels = [read_for(path, shape, resize) for path in images]

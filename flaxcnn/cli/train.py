@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 
-from flaxcnn.cli.output import command, emit_json, note, say
+from flaxcnn.cli.output import command, emit_json, note, quiet, say
 from flaxcnn.errors import CheckpointError, near_miss
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.codec import encode
@@ -66,6 +66,7 @@ def train(
     counts = totals(config.table(dataset.shape, dataset.num_classes))
     from flaxcnn.engine.train import fit
 
+    quiet()
     say(
         f"{found.name}: {counts['params']:,} parameters on {config.dataset}, "
         f"{config.epochs} epochs of batch {config.batch_size}, seed {config.seed}, "

@@ -179,6 +179,9 @@ def read_for(path: Path, shape: tuple[int, ...], resize: bool) -> np.ndarray:
     where = f"image {path}"
     if not path.is_file():
         raise DataError(f"{where}: there is no such file")
+    if path.suffix.lower() not in FORMATS:
+        names = ", ".join(f"*{suffix}" for suffix in FORMATS)
+        raise DataError(f"{where}: got {path.suffix or 'no'} extension; allowed are {names}")
     pixels = read_image(where, path.parent, path)
     image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
     height, width, channels = shape

@@ -44,7 +44,7 @@ def moves(image, out, most=2):
     ]
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(steps=SHIFTED, seed=st.integers(0, 2**32 - 1), epoch=st.integers(0, 99),
        picks=st.lists(st.integers(0, ROWS - 1), min_size=4, max_size=4))  # fmt: skip
 def test_depends_on_seed_epoch_and_row_only(steps, seed, epoch, picks):
@@ -52,7 +52,6 @@ def test_depends_on_seed_epoch_and_row_only(steps, seed, epoch, picks):
     together = augmented(picks, steps, seed, epoch)
     backwards = augmented([*picks[::-1], 1, 2, 3], steps, seed, epoch)
     np.testing.assert_array_equal(together, backwards[3::-1])
-    np.testing.assert_array_equal(together[:1], augmented(picks[:1], steps, seed, epoch))
 
 
 @pytest.mark.parametrize("other", [{"seed": 1}, {"epoch": 1}])
@@ -77,9 +76,8 @@ def test_shift_is_a_whole_pixel_move_with_repeated_edges():
 def test_shift_of_one_axis_leaves_the_other_alone():
     out = augmented(range(60), (Shift(0.0, 0.25),))
     assert {m[0] for image, v in zip(IMAGES, out) for m in moves(image, v)} == {0}
-    np.testing.assert_array_equal(
-        augmented(range(60), (Shift(0.09, 0.1),)), IMAGES[:60]
-    )  # < 1 pixel
+    less_than_a_pixel = augmented(range(60), (Shift(0.09, 0.1),))
+    np.testing.assert_array_equal(less_than_a_pixel, IMAGES[:60])
 
 
 def test_flip_mirrors_half_of_the_images():

@@ -10,9 +10,9 @@ from flaxcnn.data.batches import in_order, resident, shuffled, steps_per_epoch, 
 from flaxcnn.rng import Purpose, stream_key
 
 # Every example compiles for shapes of its own; sampled sizes let many share one program.
-SOME = settings(max_examples=30)
-ROWS = st.sampled_from([1, 2, 7, 12, 30])
-BATCHES = st.sampled_from([1, 3, 5, 12, 40])
+SOME = settings(max_examples=20)
+ROWS = st.sampled_from([1, 7, 12, 30])
+BATCHES = st.sampled_from([1, 5, 12, 40])
 SEEDS = st.integers(0, 2**32 - 1)
 EPOCHS = st.integers(0, 1000)
 
@@ -70,6 +70,7 @@ def test_seeds_and_epochs_have_orders_of_their_own():
     assert len(set(first)) > 12  # every row may come first; 36 draws of 30 give about 21
 
 
+@SOME
 @given(rows=ROWS, batch_size=BATCHES)
 def test_in_order_keeps_the_order(rows, batch_size):
     numbers = jnp.arange(rows, dtype=jnp.int32)[::-1] * 2
@@ -101,7 +102,4 @@ def test_numbers_of_the_random_streams_never_change():
     for number in (1, 3):
         by_hand = jax.random.fold_in(by_hand, number)
     np.testing.assert_array_equal(jax.random.key_data(key), jax.random.key_data(by_hand))
-    assert jax.random.key_data(key).tolist() == GOLDEN_KEY
-
-
-GOLDEN_KEY = [0, 0]
+    assert jax.random.key_data(key).tolist() == [2645361454, 4044176579]

@@ -248,14 +248,18 @@ def cosine(step, warmup, final, total=50):
     return 0.2 * (final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2)
 
 
-@pytest.mark.parametrize(("schedule", "expected"), [
-    (Constant(), lambda step: 0.2),
-    (TimeDecay(0.0), lambda step: 0.2),
-    (TimeDecay(0.05), lambda step: 0.2 / (1 + 0.05 * step)),
-    (Cosine(), lambda step: cosine(step, 0, 0.0)),
-    (Cosine(warmup_epochs=2), lambda step: cosine(step, 20, 0.0)),
-    (Cosine(warmup_epochs=0.5, final=0.1), lambda step: cosine(step, 5, 0.1)),
-], ids=repr)  # fmt: skip
-def test_schedules_equal_their_formula(schedule, expected):
+SCHEDULES = {
+    Constant(): lambda step: 0.2,
+    TimeDecay(0.0): lambda step: 0.2,
+    TimeDecay(0.05): lambda step: 0.2 / (1 + 0.05 * step),
+    Cosine(): lambda step: cosine(step, 0, 0.0),
+    Cosine(warmup_epochs=2): lambda step: cosine(step, 20, 0.0),
+    Cosine(warmup_epochs=0.5, final=0.1): lambda step: cosine(step, 5, 0.1),
+}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+def test_schedules_equal_their_formula(schedule):
     for step in (0, 1, 4, 5, 19, 20, 21, 35, 49, 50, 70):
-        assert rate_at(schedule, step) == pytest.approx(expected(step), rel=2e-6, abs=1e-8), step
+        expected = SCHEDULES[schedule](step)
+        assert rate_at(schedule, step) == pytest.approx(expected, rel=2e-6, abs=1e-8), step

@@ -1,0 +1,267 @@
+"""What a person may get wrong: the exit code, one line that says what is allowed, nothing left."""
+
+import re
+import socket
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    def refuse(*_, **__):
+        raise OSError("Network is unreachable")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+
+
+def refused(flaxcnn, home, code, says, *arguments):
+    """The command fails as promised, in one line, and its folder is as it was."""
+    before = listing(home)
+    done = flaxcnn(*arguments)
+    assert done.code == code, done.err
+    assert done.err.startswith("error: ")
+    assert done.err.count("\n") == 1
+    assert re.search(says, done.err), done.err
+    # The rows are chosen after the headline is printed
+    assert done.out == "" or done.out.startswith("recipes/small: 650 parameters on digits")
+    assert done.out.count("\n") <= 1
+    assert listing(home) == before
+
+
+def listing(home):
+    return [p for p in sorted(home.rglob("*")) if "__pycache__" not in p.parts]
+
+
+SETTINGS = {
+    "epocs=3": "epocs: unknown key; .*did you mean 'epochs'?",
+    "optimizer.momentun=0.9": "optimizer.momentun: unknown key; .*did you mean 'momentum'?",
+    "optimizer=adma": "optimizer: got 'adma'; .*did you mean 'adam'?",
+    "optimizer=": "optimizer: got ''; allowed is one of sgd, adam",
+    "dataset=mnits": "dataset: got 'mnits'; allowed are digits, mnist.*did you mean 'mnist'?",
+    "dataset=npz:": "dataset: got 'npz:'",
+    "epochs=0": "epochs: got 0; allowed is an integer of at least 1",
+    "epochs=-1": "epochs: got -1",
+    "epochs=1.5": "epochs: got 1.5; allowed is an integer",
+    "epochs=true": "epochs: got True; allowed is an integer",
+    "epochs=many": "epochs: got 'many'; allowed is an integer",
+    "batch_size=0": "batch_size: got 0; allowed is an integer of at least 1",
+    "learning_rate=-1": "learning_rate: got -1.0; allowed is x > 0",
+    "learning_rate=0": "learning_rate: got 0.0; allowed is x > 0",
+    "learning_rate=abc": "learning_rate: got 'abc'; allowed is a number",
+    "learning_rate=nan": "learning_rate: got",
+    "learning_rate=NaN": "learning_rate: got nan; allowed is a finite number",
+    "learning_rate=Infinity": "learning_rate: got inf; allowed is a finite number",
+    "learning_rate=1e999": "learning_rate: got inf; allowed is a finite number",
+    "seed=-1": "seed: got -1; allowed is an integer from 0 to 4294967295",
+    "seed=4294967296": "seed: got 4294967296; allowed is an integer from 0 to 4294967295",
+    "split_seed=-1": "split_seed: got -1",
+    "patience=0": "patience: got 0; allowed is an integer of at least 1",
+    "min_delta=-0.1": "min_delta: got -0.1; allowed is x >= 0",
+    "save_every=0": "save_every: got 0",
+    "label_smoothing=1": "label_smoothing: got 1.0; allowed is 0 <= x < 1",
+    "optimizer.momentum=1.5": "momentum: got 1.5",
+    "precision=float16": "precision: got 'float16'; allowed is one of float32, bfloat16",
+    "monitor=val_acc": "monitor: got 'val_acc'; .*did you mean 'val_accuracy'?",
+    "keep=first": "keep: got 'first'; allowed is one of best, last",
+    "normalize=no": "normalize: got 'no'",
+    "validation=test": "allowed only with protocol=document",
+    "validation=tset": "validation: got 'tset'",
+    "validation=0": "validation: got 0; allowed is a fraction",
+    "validation=1.0": "validation: got 1.0; allowed is a fraction",
+    "validation=-5": "validation: got -5",
+    "validation=1430": "validation: got 1430, 1430 of the 1437 train rows of digits; allowed are",
+    "validation=5": "validation: got 5, 5 of the 1437 train rows of digits; allowed are 10 to 1427",
+    'layers=[{"type":"dropout","rate":1.0}]': "dropout.rate: got 1.0; allowed",
+    'layers=[{"type":"dense","units":9}]': "layer",
+    'layers=[{"type":"flaten"}]': "layers.0: got .*did you mean 'flatten'?",
+    "layers=[]": "layer",
+    "layers.9.units=3": "layers.9.units: got '9'; allowed is an index from 0 to 1",
+    "layers.1.units=0": "units: got 0",
+    "layers.1.units=7": "dense",
+    "=3": "-s =3: allowed is KEY=VALUE",
+    "epochs": "-s epochs: allowed is KEY=VALUE, such as -s epochs=3",
+    "protocol=document": "protocol: recipes/small has no document to follow",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("assignment", SETTINGS)
+def test_settings(flaxcnn, home, assignment):
+    refused(flaxcnn, home, 2, SETTINGS[assignment], "train", "recipes.py:small", "-s", assignment)
+
+
+def test_settings_fail_alike_from_every_source(flaxcnn, home, monkeypatch):
+    says = "epochs: got 0; allowed is an integer of at least 1"
+    (home / "zero.toml").write_text("epochs = 0")
+    refused(flaxcnn, home, 2, says, "train", "recipes.py:small", "--config", "zero.toml")
+    monkeypatch.setenv("FLAXCNN_EPOCHS", "0")
+    refused(flaxcnn, home, 2, says, "train", "recipes.py:small")
+
+
+FILES = {
+    "missing": ("a.toml", None, "--config a.toml: .*No such file"),
+    "directory": (".", None, "--config .: .*directory"),
+    "binary": ("a.toml", bytes(range(256)), "--config a.toml: .*codec can't decode"),
+    "no toml": ("a.toml", b"epochs = = 3", "--config a.toml: "),
+    "no json": ("a.json", b"{epochs: 3}", "--config a.json: "),
+    "deep": ("a.json", b"[" * 100_000, "--config a.json: "),
+    "a list": ("a.json", b"[3]", "--config a.json: allowed is a table of settings"),
+    "unknown key": ("a.toml", b"epocs = 3", "epocs: unknown key; .*did you mean 'epochs'?"),
+    "unknown table": ("a.toml", b"[optimiser]\nmomentum = 0.9", "optimiser.*'optimizer'?"),
+    "wrong type": ("a.toml", b'epochs = "3"', "epochs: got '3'; allowed is an integer"),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_config_files(flaxcnn, home, case):
+    name, content, says = FILES[case]
+    if content:
+        (home / name).write_bytes(content)
+    refused(flaxcnn, home, 2, says, "train", "recipes.py:small", "--config", name)
+
+
+EXPERIMENTS = {
+    "mnist-lader/model10": "did you mean 'mnist-ladder/model10'?",
+    "recipes.py:smal": "no recipe 'smal'; it has .*did you mean 'small'?",
+    "nowhere.py:small": "experiment: no file nowhere.py",
+    "broken.py:small": "broken.py: ZeroDivisionError",
+    "../../etc/passwd": "not in `flaxcnn experiments list`",
+    "": "experiment: got ''",
+}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiments(flaxcnn, home, name):
+    (home / "broken.py").write_text("1 / 0")
+    refused(flaxcnn, home, 2, EXPERIMENTS[name], "train", name)
+
+
+def test_a_model_that_does_not_fit_its_data(flaxcnn, home):
+    """The shape of rows in a file is known only when they are read: the layer is named then."""
+    np.savez(home / "rows.npz", image=np.zeros((60, 2, 2), np.uint8), label=np.arange(60) % 10)
+    (home / "wide.py").write_text(
+        "from flaxcnn.recipe.config import Config\n"
+        "from flaxcnn.recipe.layers import Conv, Dense, Flatten\n"
+        "wide = Config(dataset='npz:rows.npz', layers=(Conv(4, 3), Flatten(), Dense(10)))\n"
+    )
+    refused(flaxcnn, home, 2, r"conv2d.*3x3.*2x2.*\(data: npz:rows.npz, 2x2x1, 10 classes\)",
+            "train", "wide.py:wide")  # fmt: skip
+
+
+# -- data ----------------------------------------------------------------------------------------
+
+
+def rows(home, **changes):
+    arrays = {"image": np.zeros((40, 8, 8), np.uint8), "label": np.arange(40) % 10}
+    arrays = {k: v for k, v in {**arrays, **changes}.items() if v is not None}
+    np.savez(home / "rows.npz", **arrays)
+    return "npz:rows.npz"
+
+
+LABEL = np.arange(40) % 10
+ROWS = {
+    "objects": ({"image": np.array([{}] * 40, object)}, r"image: got objects \(a pickle\)"),
+    "floats": ({"image": np.zeros((40, 8, 8), np.float32)}, r"image: got float32\[40, 8, 8\]"),
+    "flat": ({"image": np.zeros((40, 64), np.uint8)}, r"image: got uint8\[40, 64\]"),
+    "five channels": ({"image": np.zeros((40, 8, 8, 5), np.uint8)}, "1 to 4 channels"),
+    "no rows": ({"image": np.zeros((0, 8, 8), np.uint8)}, "none of the sizes 0"),
+    "one-hot": ({"label": np.eye(40, dtype=np.uint8)}, "label: got uint8.*integers"),
+    "float labels": ({"label": LABEL.astype(np.float64)}, "label: got float64"),
+    "negative": ({"label": LABEL - 1}, "label: got label -1 in row 0; allowed are 0..K-1"),
+    "a gap": ({"label": np.where(LABEL == 3, 2, LABEL)}, "no train row of label 3"),
+    "huge": ({"label": LABEL + 2**40}, "got label 1099511627776 in row 0"),
+    "lengths": ({"label": LABEL[:39]}, "got 40 rows in image and 39 in label"),
+    "one class": ({"label": LABEL * 0}, "got one class only"),
+    "no labels": ({"label": None}, "key label is missing"),
+    "no keys": ({"image": None, "label": None, "x": LABEL}, "got keys x; allowed is one of"),
+    "unseen": (
+        {"test_image": np.zeros((2, 8, 8), np.uint8), "test_label": np.array([0, 10])},
+        "got label 10 in test row 1, which no train row has; allowed are 0..9",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ROWS)
+def test_rows_in_a_file(flaxcnn, home, case):
+    changes, says = ROWS[case]
+    name = rows(home, **changes)
+    refused(flaxcnn, home, 3, says, "train", "recipes.py:small", "-s", f"dataset={name}")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04", b"not a zip at all"])
+def test_files_that_are_no_rows(flaxcnn, home, content):
+    if content is not None:
+        (home / "rows.npz").write_bytes(content)
+    refused(flaxcnn, home, 3, "npz:rows.npz: got no readable .npz file",
+            "train", "recipes.py:small", "-s", "dataset=npz:rows.npz")  # fmt: skip
+
+
+def pictures(home, names=("cat", "dog"), count=15):
+    random = np.random.default_rng(0)
+    for name in names:
+        (home / "pets" / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = random.integers(0, 256, (8, 8), np.uint8)
+            Image.fromarray(pixels).save(home / "pets" / name / f"{i}.png")
+    return home / "pets"
+
+
+def odd_size(pets):
+    Image.new("L", (9, 8)).save(pets / "cat" / "3.png")
+
+
+def sixteen_bit(pets):
+    Image.fromarray(np.zeros((8, 8), np.uint16)).save(pets / "cat" / "3.png")
+
+
+def cmyk(pets):
+    Image.new("CMYK", (8, 8)).save(pets / "cat" / "x.jpg")
+
+
+PICTURES = {
+    "truncated": (lambda p: (p / "cat" / "3.png").write_bytes(b"\x89PNG\r\n"), "cat/3.png cannot"),
+    "odd size": (odd_size, "cat/3.png is 8x9x1 .*allowed is one size"),
+    "16-bit": (sixteen_bit, "cat/3.png has mode I;16"),
+    "CMYK": (cmyk, "cat/x.jpg has mode CMYK"),
+    "text": (lambda p: (p / "cat" / "notes.txt").write_text(""), "cat/notes.txt; allowed"),
+    "empty class": (lambda p: (p / "emu").mkdir(), "class folder emu is empty"),
+}
+
+
+@pytest.mark.parametrize("case", PICTURES)
+def test_pictures(flaxcnn, home, case):
+    spoil, says = PICTURES[case]
+    spoil(pictures(home))
+    refused(flaxcnn, home, 3, says, "train", "recipes.py:small", "-s", "dataset=folder:pets")
+
+
+def test_pictures_of_one_class(flaxcnn, home):
+    pictures(home, ["cat"])
+    refused(flaxcnn, home, 3, "got one class only, 'cat',", "train", "recipes.py:small",
+            "-s", "dataset=folder:pets")  # fmt: skip
+
+
+def test_pictures_of_fewer_classes_than_the_model_has(flaxcnn, home):
+    pictures(home)
+    says = r"layer \(dense\) gives \(10,\), but the data has 2 classes"
+    refused(flaxcnn, home, 2, says, "train", "recipes.py:small", "-s", "dataset=folder:pets")
+
+
+@pytest.mark.usefixtures("offline")
+def test_neither_archives_nor_network(flaxcnn, home):
+    for name in ("mnist", "fashion_mnist", "cifar10"):
+        says = f"{name} is not prepared: .*FLAXCNN_ARCHIVES=DIR.*prepare {name} --from DIR.*online"
+        model = {"cifar10": "cifar-tuning/model4"}.get(name, "mnist-ladder/model10")
+        refused(flaxcnn, home, 3, says, "train", model, "-s", f"dataset={name}")
+
+
+@pytest.mark.parametrize("content", [b"", b"\x1f\x8b\x08truncated", b"no gzip"])
+def test_archives_that_are_not_the_published_ones(flaxcnn, home, monkeypatch, content):
+    from flaxcnn.data.archives import IDX_FILES
+
+    (home / "archives").mkdir()
+    for file in IDX_FILES:
+        (home / "archives" / file).write_bytes(content)
+    monkeypatch.setenv("FLAXCNN_ARCHIVES", str(home / "archives"))
+    refused(flaxcnn, home, 3, "train-images-idx3-ubyte.gz", "train", "mnist-ladder/model10")

@@ -1,0 +1,85 @@
+"""`flaxcnn data`: list, prepare, verify, path."""
+
+import json
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def npz(home):
+    image = np.zeros((40, 6, 6), np.uint8)
+    np.savez(home / "rows.npz", image=image, label=np.arange(40) % 4)
+    return home / "rows.npz"
+
+
+def test_list(flaxcnn):
+    done = flaxcnn("data", "list", "--json")
+    assert (done.code, done.err) == (0, "")
+    found = {entry["name"]: entry for entry in done.json}
+    assert list(found) == ["digits", "mnist", "fashion_mnist", "cifar10"]
+    assert found["digits"]["prepared"] is True
+    assert found["mnist"]["prepared"] is False
+    assert found["cifar10"]["shape"] == [32, 32, 3]
+    lines = flaxcnn("data", "list").out.splitlines()
+    assert lines[1].split()[:6] == ["digits", "8x8x1", "10", "1437", "360", "yes"]
+    assert lines[2].split()[5] == "no"
+
+
+def test_path(flaxcnn, npz, tmp_path):
+    assert Path(flaxcnn("data", "path", "digits").out.strip()).is_file()
+    assert flaxcnn("data", "path", "mnist").out == f"{tmp_path / 'data' / 'mnist'}\n"
+    done = flaxcnn("data", "path", f"npz:{npz}", "--json")
+    assert done.json == {"name": f"npz:{npz}", "path": str(npz)}
+
+
+@pytest.mark.parametrize("name", ["digits", "npz:rows.npz"])
+def test_what_needs_no_preparation_is_read_as_a_check(flaxcnn, npz, name):
+    prepared = flaxcnn("data", "prepare", name, "--json")
+    assert prepared.json["name"] == name
+    assert prepared.err == ""
+    verified = flaxcnn("data", "verify", name, "--json")
+    assert verified.err == ""
+    assert verified.json["ok"] is True
+    assert len(verified.json["digest"]) == 64
+    assert f"{name}: sound, digest {verified.json['digest']}" in flaxcnn("data", "verify", name).out
+    assert f"{name} is ready in " in flaxcnn("data", "prepare", name).out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (
+            ("verify", "mnist"),
+            "mnist is not prepared; prepare it with `flaxcnn data prepare mnist`",
+        ),
+        (("verify", "mnsit"), "did you mean 'mnist'?"),
+        (("path", "mnsit"), "did you mean 'mnist'?"),
+        (("prepare", "mnist", "--from", "nowhere"), "archives: there is no folder"),
+        (("prepare", "mnist", "--from", "."), "lacks archives of mnist"),
+        (("prepare", "folder:nowhere"), "folder:nowhere: there is no such folder"),
+        (("prepare", "tfds:../mnist"), "tfds:../mnist: allowed are NAME"),
+    ],
+)
+def test_errors_are_one_line(flaxcnn, arguments, says):
+    done = flaxcnn("data", *arguments, "--json")
+    assert done.code == done.json["exit_code"] == 3
+    assert says in done.json["error"]
+    assert done.err == f"error: {done.json['error']}\n"
+    assert json.loads(done.out)["exit_code"] == 3
+
+
+def test_neither_archives_nor_network(flaxcnn, monkeypatch):
+    def offline(*_, **__):
+        raise OSError("Network is unreachable")
+
+    monkeypatch.setattr(socket, "create_connection", offline)
+    for command in (("data", "prepare", "mnist"), ("train", "mnist-ladder/model10")):
+        done = flaxcnn(*command)
+        assert done.code == 3
+        error = done.err.splitlines()[-1]
+        assert "set FLAXCNN_ARCHIVES=DIR or run `flaxcnn data prepare mnist --from DIR`" in error
+        assert "or go online" in error
+    assert not Path("runs").exists()
