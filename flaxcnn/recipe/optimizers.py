@@ -143,7 +143,7 @@ class TimeDecay:
 
 @dataclass(frozen=True)
 class Cosine:
-    """Linear warm-up, then half a cosine that ends at `final` times the rate after the last step."""
+    """Linear warm-up, then half a cosine to `final` times the rate just after the last step."""
 
     warmup_epochs: float = 0.0
     final: float = 0.0
