@@ -7,7 +7,6 @@ refused, and its table printed, before jax is imported.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -349,12 +348,3 @@ def totals(rows: list[Row]) -> dict[str, int]:
         "macs": sum(row.macs for row in rows),
         "bytes": 4 * (trainable + non_trainable),
     }
-
-
-def with_dropout(layers: tuple[Layer, ...], *rates: float) -> tuple[Layer, ...]:
-    """The same layers with the dropout rates replaced, in order."""
-    left = iter(rates)
-    return tuple(
-        dataclasses.replace(layer, rate=next(left)) if isinstance(layer, Dropout) else layer
-        for layer in layers
-    )

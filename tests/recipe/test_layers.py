@@ -25,7 +25,6 @@ from flaxcnn.recipe.layers import (
     pair,
     table,
     totals,
-    with_dropout,
 )
 
 SIDES = st.integers(1, 24)
@@ -231,9 +230,3 @@ def test_a_bad_layer_is_refused_when_it_is_written(build, message):
     with pytest.raises(ConfigError) as error:
         build()
     assert message in str(error.value)
-
-
-def test_with_dropout_replaces_the_rates_in_order():
-    layers = (Dropout(0.1), Flatten(), Dropout(0.2), Dense(10))
-    assert with_dropout(layers, 0.3, 0.4) == (Dropout(0.3), Flatten(), Dropout(0.4), Dense(10))
-    assert with_dropout(layers, 0.0, 0.0)[0] == Dropout(0.0)
