@@ -16,7 +16,6 @@ import typer
 from flaxcnn.cli.output import command, emit_json, note, quiet, say
 from flaxcnn.errors import CheckpointError, near_miss
 from flaxcnn.recipe import catalog
-from flaxcnn.recipe.codec import encode
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import totals
 
@@ -99,7 +98,7 @@ def _print_config(config: Config, origins: dict[str, str], as_json: bool) -> Non
         inner = [
             f"{path} from {where}" for path, where in nested.items() if path.startswith(f"{key}.")
         ]
-        say(f"{key} = {json.dumps(encode(value))}  # {'; '.join([origins[key], *inner])}")
+        say(f"{key} = {json.dumps(value)}  # {'; '.join([origins[key], *inner])}")
 
 
 def _runs_folder(name: str) -> Path:

@@ -14,7 +14,7 @@ from flaxcnn.backend import require_sound
 from flaxcnn.data.batches import Batch, Resident
 from flaxcnn.data.datasets import load
 from flaxcnn.engine.checkpoint import Checkpoints
-from flaxcnn.engine.job import Job, make_job, make_plan
+from flaxcnn.engine.job import make_job, make_plan
 from flaxcnn.engine.metrics import finalize
 from flaxcnn.engine.record import RunDirectory
 from flaxcnn.engine.step import Plan, TrainState, eval_step, init_state
@@ -66,7 +66,7 @@ def evaluate_run(run: SavedRun, split: str = "test") -> dict[str, float]:
             f"{run.config.dataset}: its digest is {dataset.digest[:12]}..., "
             f"but the run was made on {run.data['digest'][:12]}...: this is other data"
         )
-    job: Job = make_job(run.config, dataset)
+    job = make_job(run.config, dataset)
     return finalize(jax.device_get(job.run("evaluate", run.state, split)))
 
 

@@ -29,7 +29,7 @@ from flaxcnn.engine.checkpoint import Checkpoints, tree_digest
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.job import Job, make_job
 from flaxcnn.engine.metrics import finalize
-from flaxcnn.engine.record import RunDirectory, environment, versions
+from flaxcnn.engine.record import RunDirectory, environment
 from flaxcnn.engine.step import TrainState
 from flaxcnn.errors import DataError, DivergedError, InterruptedRun
 from flaxcnn.recipe.config import Config
@@ -258,7 +258,7 @@ def _conclude(
     }
     counts = totals(config.table(job.dataset.shape, job.dataset.num_classes))
     dead = count_dead(job, state)
-    env = environment()
+    env = run.read_json("env.json")
     summary = {
         "experiment": name,
         "protocol": config.protocol,
@@ -281,7 +281,7 @@ def _conclude(
         "fingerprint": config.fingerprint(),
         "device": env["device"],
         "backend": env["backend"],
-        "versions": versions(),
+        "versions": env["versions"],
     }
     _write_predictions(job, run, state)
     run.write_text("README.md", card.page(config, summary, history, dead))
