@@ -1,11 +1,13 @@
-"""Is this jax to be trusted? A cheap probe before anything is computed, remembered per version."""
+"""jax made ready for a process: its CPU devices, its compilation cache, and whether it sums right."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
 import platform
+import stat
 from pathlib import Path
 
 import jax
@@ -18,12 +20,87 @@ MENDING_FLAG = "--xla_cpu_experimental_ynn_fusion_type="
 # The race of jaxlib 0.10.2 and 0.11.0-0.11.2 shows within a few calls; a sound jaxlib never errs.
 PROBES = 30
 PROBE_SHAPE = (2, 1024, 1024)
+# Batches of small images do not divide further without loss; more cores help inside an operation.
+MOST_CPU_DEVICES = 8
+CACHE_LIMIT = 2 * 1024**3  # bytes of compiled programs that are kept, the newest first
 
 
 def cache_root() -> Path:
     """FLAXCNN_CACHE_DIR, or the user's cache folder."""
     chosen = os.environ.get("FLAXCNN_CACHE_DIR")
     return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("flaxcnn")
+
+
+def cores() -> int:
+    """Processors this process may use: its affinity, and PJRT_NPROC or NPROC where set lower."""
+    usable = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
+    told = os.environ.get("PJRT_NPROC") or os.environ.get("NPROC") or ""
+    return min(len(usable(0)), int(told) if told.isdecimal() and int(told) else 2**30)
+
+
+def processor() -> str:
+    """The CPU's model as the system names it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass  # not Linux
+    return platform.processor() or platform.machine()
+
+
+def prepare(cache: bool = True) -> None:
+    """Set jax up, once per process and before its first computation; what the user set stays set.
+
+    On CPU, one virtual device a core: several devices with a part of the batch each beat one
+    device with several threads (benchmarks/NOTES.md). Compiled programs are kept in a private
+    folder per jaxlib and processor, unless `cache` is False. Where jax has begun already it
+    goes on with the devices it has.
+
+    Raises:
+        FlaxcnnError: this jax sums wrongly on CPU.
+    """
+    told = "device_count" in os.environ.get("XLA_FLAGS", "")
+    if jax.config.jax_num_cpu_devices == -1 and not told:
+        # jax refuses once it has looked for its devices: they stay as they are then
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", min(cores(), MOST_CPU_DEVICES))
+    if not cache:
+        jax.config.update("jax_enable_compilation_cache", False)
+    elif jax.config.jax_enable_compilation_cache and jax.config.jax_compilation_cache_dir is None:
+        _keep_compiled(cache_root() / "compiled")
+    require_sound()
+
+
+def _keep_compiled(root: Path) -> None:
+    """Point jax's persistent cache to a folder that only this user can write.
+
+    Its entries are machine code, so a folder that others can write is not used, and one for each
+    jaxlib and processor keeps code from a processor that cannot run it.
+    """
+    name = hashlib.sha256(f"{jax.lib.__version__}\n{processor()}".encode()).hexdigest()[:16]
+    folder = root / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        found = folder.stat()
+        if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            return
+        _prune(folder)
+    except OSError:
+        return  # a home that cannot be written: compile every time
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # small nets compile fast
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _prune(folder: Path) -> None:
+    """Remove the oldest entries beyond CACHE_LIMIT."""
+    entries = [(path.stat(), path) for path in folder.iterdir() if path.is_file()]
+    kept = 0
+    for found, path in sorted(entries, key=lambda entry: -entry[0].st_mtime):
+        kept += found.st_size
+        if kept > CACHE_LIMIT:
+            path.unlink(missing_ok=True)
 
 
 def sums_are_right() -> bool:

@@ -121,6 +121,106 @@ def test_the_cache_is_where_it_is_said(monkeypatch, tmp_path):
     assert backend.cache_root().name == "flaxcnn"
 
 
+@pytest.fixture
+def settings(monkeypatch):
+    """jax's settings as `prepare` finds them in a new process, and what it makes of them."""
+    now = {"jax_num_cpu_devices": -1, "jax_enable_compilation_cache": True,
+           "jax_compilation_cache_dir": None}  # fmt: skip
+
+    class Settings:
+        def __getattr__(self, name):
+            return now[name]
+
+        def update(self, name, value):
+            now[name] = value
+
+    monkeypatch.setattr(backend.jax, "config", Settings())
+    monkeypatch.setattr(backend, "require_sound", lambda: None)
+    return now
+
+
+def test_one_cpu_device_a_core(settings, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(3)), raising=False)
+    backend.prepare()
+    assert settings["jax_num_cpu_devices"] == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "cores"),
+    [("PJRT_NPROC", "2", 2), ("NPROC", "1", 1), ("NPROC", "0", 16), ("NPROC", "all", 16)],
+)
+def test_cores_are_those_we_may_use(monkeypatch, name, value, cores):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    monkeypatch.setenv(name, value)
+    assert backend.cores() == cores
+
+
+def test_what_the_user_set_stays(settings, monkeypatch):
+    settings.update(jax_num_cpu_devices=5, jax_compilation_cache_dir="/mine")
+    backend.prepare()
+    assert settings["jax_num_cpu_devices"] == 5
+    assert settings["jax_compilation_cache_dir"] == "/mine"
+    settings.update(jax_num_cpu_devices=-1)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=7")
+    backend.prepare()
+    assert settings["jax_num_cpu_devices"] == -1
+
+
+def test_programs_are_kept_in_a_private_folder(settings, cache):
+    backend.prepare()
+    folder = Path(settings["jax_compilation_cache_dir"])
+    assert folder.parent == cache / "compiled"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert settings["jax_persistent_cache_min_compile_time_secs"] == 0
+
+
+def test_another_jaxlib_or_processor_has_another_folder(settings, monkeypatch):
+    folders = set()
+    for name, value in ((None, None), ("processor", "another"), ("version", "0.12.0")):
+        if name == "processor":
+            monkeypatch.setattr(backend, "processor", lambda: value)
+        elif name == "version":
+            monkeypatch.setattr(jax.lib, "__version__", value)
+        settings["jax_compilation_cache_dir"] = None
+        backend.prepare()
+        folders.add(settings["jax_compilation_cache_dir"])
+    assert len(folders) == 3
+
+
+def test_a_folder_that_others_can_write_is_not_used(settings):
+    backend.prepare()
+    Path(settings["jax_compilation_cache_dir"]).chmod(0o777)
+    settings["jax_compilation_cache_dir"] = None
+    backend.prepare()
+    assert settings["jax_compilation_cache_dir"] is None
+
+
+def test_without_cache_nothing_is_kept(settings, cache):
+    backend.prepare(cache=False)
+    backend.prepare()  # as `fit` does after a command's --no-cache
+    assert not settings["jax_enable_compilation_cache"]
+    assert settings["jax_compilation_cache_dir"] is None
+    assert not cache.exists()
+
+
+def test_a_home_that_cannot_be_written_is_no_error(settings, cache):
+    cache.write_text("a file in the way")
+    backend.prepare()
+    assert settings["jax_compilation_cache_dir"] is None
+
+
+def test_the_oldest_programs_go_first(settings, monkeypatch):
+    backend.prepare()
+    folder = Path(settings["jax_compilation_cache_dir"])
+    for age, name in enumerate(("new", "middle", "old")):
+        (folder / name).write_bytes(bytes(100))
+        os.utime(folder / name, (1e9 - age, 1e9 - age))
+    monkeypatch.setattr(backend, "CACHE_LIMIT", 250)
+    settings["jax_compilation_cache_dir"] = None
+    backend.prepare()
+    assert sorted(path.name for path in folder.iterdir()) == ["middle", "new"]
+
+
 @pytest.mark.parametrize("package", ["jax", "jaxlib"])
 def test_the_wrong_versions_cannot_be_installed(package):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
 
 import flaxcnn
-from flaxcnn.cli import data, doctor, experiments, runs, train
+from flaxcnn.cli import bench, data, doctor, experiments, runs, train
 from flaxcnn.cli.output import report
 from flaxcnn.errors import ConfigError
 
@@ -40,11 +41,15 @@ app.command()(runs.evaluate)
 app.command()(runs.predict)
 app.add_typer(experiments.app, name="experiments")
 app.add_typer(data.app, name="data")
+app.command()(bench.bench)
 app.command()(doctor.doctor)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the console script; `arguments` are those of the process if not given."""
+    # A program from the compilation cache makes XLA log two errors that are none: it takes tuning
+    # hints for features of the processor (jax issue 38445). Read when jaxlib is imported.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if os.environ.get("FLAXCNN_DEBUG") else "3")
     words = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         code = app(words, prog_name="flaxcnn", standalone_mode=False)

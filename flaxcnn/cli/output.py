@@ -18,6 +18,7 @@ from flaxcnn.errors import FlaxcnnError, InterruptedRun
 
 Command = TypeVar("Command", bound=Callable[..., None])
 SIGINT_EXIT = 130
+NO_CACHE = typer.Option(False, "--no-cache", help="Compile anew, and keep no compiled program.")
 
 
 def emit_json(value: Any) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from flaxcnn.cli.output import command, emit_json, quiet, say
+from flaxcnn.cli.output import NO_CACHE, command, emit_json, quiet, say
 from flaxcnn.errors import ConfigError, near_miss
 
 SPLITS = ("test", "validation", "train")
@@ -19,6 +19,7 @@ TOP = 3
 def evaluate(
     run: Path = RUN,
     split: str = typer.Option("test", "--split", help="test, validation or train."),
+    no_cache: bool = NO_CACHE,
     as_json: bool = JSON,
 ) -> None:
     """Compute loss and accuracy of a run's kept weights again.
@@ -33,9 +34,11 @@ def evaluate(
             f"--split: got {split!r}; allowed is one of {', '.join(SPLITS)}"
             f"{near_miss(split, SPLITS)}"
         )
+    from flaxcnn.backend import prepare
     from flaxcnn.engine.saved import evaluate_run, open_run
 
     quiet()
+    prepare(cache=not no_cache)
     opened = open_run(run)
     metrics = evaluate_run(opened, split)
     key = {"validation": "val"}.get(split, split)
@@ -56,6 +59,7 @@ def predict(
     run: Path = RUN,
     images: list[Path] = typer.Argument(help="PNG or JPEG files."),
     resize: bool = typer.Option(False, "--resize", help="Scale images to the model's size."),
+    no_cache: bool = NO_CACHE,
     as_json: bool = JSON,
 ) -> None:
     """Classify images: class, probability and the three likeliest classes.
@@ -65,10 +69,12 @@ def predict(
       flaxcnn predict RUN digit.png
       flaxcnn predict RUN *.png --resize --json
     """
+    from flaxcnn.backend import prepare
     from flaxcnn.data.folders import read_for
     from flaxcnn.engine.saved import classify, open_run
 
     quiet()
+    prepare(cache=not no_cache)
     opened = open_run(run)
     shape = tuple(opened.data["shape"])
     pixels = [read_for(path, shape, resize) for path in images]

@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 
-from flaxcnn.cli.output import command, emit_json, note, quiet, say
+from flaxcnn.cli.output import NO_CACHE, command, emit_json, note, quiet, say
 from flaxcnn.errors import CheckpointError, near_miss
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
@@ -38,6 +38,7 @@ def train(
     print_config: bool = typer.Option(
         False, "--print-config", help="Show every value with its origin, and train nothing."
     ),
+    no_cache: bool = NO_CACHE,
     as_json: bool = typer.Option(False, "--json", help="Print one JSON document on stdout."),
 ) -> None:
     """Train a model, keep its best epoch by validation, and test it once.
@@ -63,9 +64,11 @@ def train(
 
     dataset = load(config.dataset)  # before jax is imported: missing data is said at once
     counts = totals(config.table(dataset.shape, dataset.num_classes))
+    from flaxcnn.backend import prepare
     from flaxcnn.engine.train import fit
 
     quiet()
+    prepare(cache=not no_cache)
     say(
         f"{found.name}: {counts['params']:,} parameters on {config.dataset}, "
         f"{config.epochs} epochs of batch {config.batch_size}, seed {config.seed}, "

@@ -39,21 +39,30 @@ def steps_per_epoch(rows: int, batch_size: int, drop_last: bool = False) -> int:
 
 
 def shuffled(
-    seed: jax.Array, epoch: jax.Array, rows: jax.Array, batch_size: int, drop_last: bool = False
-) -> tuple[jax.Array, jax.Array]:
+    seed: jax.Array, epoch: jax.Array, rows: jax.Array, batch_size: int,
+    drop_last: bool = False, shards: int = 1,
+) -> tuple[jax.Array, jax.Array]:  # fmt: skip
     """One epoch's row numbers in random order -> rows [S, B] int32, mask [S, B] bool."""
     order = jax.random.permutation(stream_key(seed, Purpose.ORDER, epoch), rows)
     if drop_last:
         order = order[: steps_per_epoch(len(rows), batch_size, drop_last) * batch_size]
-    return in_order(order, batch_size)
+    return in_order(order, batch_size, shards)
 
 
-def in_order(rows: jax.Array, batch_size: int) -> tuple[jax.Array, jax.Array]:
-    """Row numbers as they come -> rows [S, B] int32, mask [S, B] bool; padding repeats row 0."""
+def in_order(rows: jax.Array, batch_size: int, shards: int = 1) -> tuple[jax.Array, jax.Array]:
+    """Row numbers as they come -> rows [S, B] int32, mask [S, B] bool; padding repeats row 0.
+
+    B is `batch_size`, made up by padding to a multiple of `shards`, so that devices get parts of
+    one size.
+    """
     missing = -len(rows) % batch_size
     padded = jnp.concatenate([rows, jnp.broadcast_to(rows[:1], (missing,))])
     mask = jnp.arange(len(rows) + missing) < len(rows)
-    return padded.reshape(-1, batch_size), mask.reshape(-1, batch_size)
+    uneven = ((0, 0), (0, -batch_size % shards))
+    return (
+        jnp.pad(padded.reshape(-1, batch_size), uneven, constant_values=rows[0]),
+        jnp.pad(mask.reshape(-1, batch_size), uneven, constant_values=False),
+    )
 
 
 def take(data: Resident, row: jax.Array, mask: jax.Array) -> Batch:
@@ -62,12 +71,9 @@ def take(data: Resident, row: jax.Array, mask: jax.Array) -> Batch:
 
 
 def resident(
-    image: list[np.ndarray], label: list[np.ndarray], mean: np.ndarray, scale: np.ndarray
-) -> Resident:
-    """Put archives ([N, H, W, C] uint8 and [N] int32 each) on the device, one after the other."""
-    return Resident(
-        image=jnp.asarray(np.concatenate(image)),
-        label=jnp.asarray(np.concatenate(label)),
-        mean=jnp.asarray(mean),
-        scale=jnp.asarray(scale),
-    )
+    image: list[np.ndarray], label: list[np.ndarray], mean: np.ndarray, scale: np.ndarray,
+    place: jax.sharding.Sharding | None = None,
+) -> Resident:  # fmt: skip
+    """Put archives ([N, H, W, C] uint8 and [N] int32 each) on `place`, one after the other."""
+    host = Resident(np.concatenate(image), np.concatenate(label), mean, scale)  # type: ignore[arg-type]
+    return jax.device_put(host, place)

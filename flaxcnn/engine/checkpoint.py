@@ -103,14 +103,16 @@ class Checkpoints:
             )
 
     def restore(self, epoch: int, like: Tree) -> tuple[Tree, dict[str, Any]]:
-        """(state, progress) of one epoch; `like` gives structure, shapes and dtypes.
+        """(state, progress) of one epoch; `like` gives structure, shapes, dtypes and placement.
+
+        What has no placement (shapes only) comes to the first device.
 
         Raises:
             CheckpointError: unreadable, of another shape, or not the bits that were saved.
         """
-        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        first = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         abstract = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or first), like
         )
         self._wait()
         try:
@@ -121,8 +123,8 @@ class Checkpoints:
                 ),
             )
         except Exception as error:
-            first = str(error).partition("\n")[0][:200]
-            raise CheckpointError(f"checkpoint of epoch {epoch} cannot be read: {first}") from error
+            cause = str(error).partition("\n")[0][:200]
+            raise CheckpointError(f"checkpoint of epoch {epoch} cannot be read: {cause}") from error
         if tree_digest(jax.device_get(found.state)) != found.progress["digest"]:
             raise CheckpointError(
                 f"checkpoint of epoch {epoch} is damaged: its arrays are not those that were saved"

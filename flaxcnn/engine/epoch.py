@@ -7,10 +7,12 @@ import jax
 from flaxcnn.data.augment import standardize
 from flaxcnn.data.batches import Resident, in_order, shuffled, take
 from flaxcnn.engine.metrics import MetricSums, batch_sums
+from flaxcnn.engine.parallel import spread
 from flaxcnn.engine.step import Hypers, Plan, TrainState, eval_step, train_step
 from flaxcnn.model.cnn import ALIVE
 
 EVAL_BATCH = 500  # divides the usual test sets; small enough that activations stay in cache
+Batches = tuple[jax.Array, jax.Array]  # rows [S, B] int32, mask [S, B] bool
 
 
 def train_epoch(
@@ -18,31 +20,44 @@ def train_epoch(
 ) -> tuple[TrainState, MetricSums]:
     """One pass over `rows` [N] int32 in this epoch's order -> (state, per-step sums [S])."""
     epoch = state.step // plan.steps_per_epoch
-    batches = shuffled(state.seed, epoch, rows, plan.batch_size, plan.drop_last)
+    batches = shuffled(
+        state.seed, epoch, rows, plan.batch_size, plan.drop_last, plan.shards
+    )
 
-    def body(state: TrainState, now: tuple[jax.Array, jax.Array]) -> tuple[TrainState, MetricSums]:
-        return train_step(plan, state, hypers, data, take(data, *now))
+    def scan(
+        state: TrainState, hypers: Hypers, data: Resident, batches: Batches
+    ) -> tuple[TrainState, MetricSums]:
+        def body(state: TrainState, now: Batches) -> tuple[TrainState, MetricSums]:
+            return train_step(plan, state, hypers, data, take(data, *now))
 
-    return jax.lax.scan(body, state, batches)
+        return jax.lax.scan(body, state, batches)
+
+    return spread(plan.shards, scan, (state, hypers, data), batches, out=(None, None))
 
 
 def evaluate(plan: Plan, state: TrainState, data: Resident, rows: jax.Array) -> MetricSums:
-    """Sums over `rows` [N] int32, every row exactly once -> [S] per batch."""
+    """Sums over `rows` [N] int32, every row exactly once -> [S] per batch and device."""
 
-    def body(_: None, now: tuple[jax.Array, jax.Array]) -> tuple[None, MetricSums]:
-        batch = take(data, *now)
-        return None, batch_sums(eval_step(plan, state, data, batch), batch.label, batch.mask)
+    def scan(state: TrainState, data: Resident, batches: Batches) -> MetricSums:
+        def body(_: None, now: Batches) -> tuple[None, MetricSums]:
+            batch = take(data, *now)
+            return None, batch_sums(eval_step(plan, state, data, batch), batch.label, batch.mask)
 
-    return jax.lax.scan(body, None, in_order(rows, min(EVAL_BATCH, len(rows))))[1]
+        return jax.lax.scan(body, None, batches)[1]
+
+    return spread(plan.shards, scan, (state, data), _batches(plan, rows), out=0)
 
 
 def predict(plan: Plan, state: TrainState, data: Resident, rows: jax.Array) -> jax.Array:
     """Logits of `rows` [N] int32 -> [N, K] float32."""
 
-    def body(_: None, now: tuple[jax.Array, jax.Array]) -> tuple[None, jax.Array]:
-        return None, eval_step(plan, state, data, take(data, *now))
+    def scan(state: TrainState, data: Resident, batches: Batches) -> jax.Array:
+        def body(_: None, now: Batches) -> tuple[None, jax.Array]:
+            return None, eval_step(plan, state, data, take(data, *now))
 
-    logits = jax.lax.scan(body, None, in_order(rows, min(EVAL_BATCH, len(rows))))[1]
+        return jax.lax.scan(body, None, batches)[1]
+
+    logits = spread(plan.shards, scan, (state, data), _batches(plan, rows), out=1)
     return logits.reshape(-1, logits.shape[-1])[: len(rows)]
 
 
@@ -53,14 +68,21 @@ def alive_units(
 
     A unit that never does is dead: its gradient is 0 on these rows, so it cannot learn from them.
     """
-    batches = in_order(rows, min(EVAL_BATCH, len(rows)))
 
-    def body(_: None, now: tuple[jax.Array, jax.Array]) -> tuple[None, dict[str, jax.Array]]:
-        batch = take(data, *now)
-        image = standardize(batch.image, data.mean, data.scale)
-        variables = {"params": state.params, "batch_stats": state.batch_stats}
-        _, found = plan.model.apply(variables, image, train=False, mutable=[ALIVE])
-        return None, {k.removeprefix(f"{ALIVE}_"): v[0] for k, v in found.get(ALIVE, {}).items()}
+    def scan(state: TrainState, data: Resident, batches: Batches) -> dict[str, jax.Array]:
+        def body(_: None, now: Batches) -> tuple[None, dict[str, jax.Array]]:
+            image = standardize(take(data, *now).image, data.mean, data.scale)
+            variables = {"params": state.params, "batch_stats": state.batch_stats}
+            _, found = plan.model.apply(variables, image, train=False, mutable=[ALIVE])
+            units = found.get(ALIVE, {})
+            return None, {k.removeprefix(f"{ALIVE}_"): v[0] for k, v in units.items()}
 
-    found = jax.lax.scan(body, None, batches)[1]
+        return jax.lax.scan(body, None, batches)[1]
+
+    found = spread(plan.shards, scan, (state, data), _batches(plan, rows), out=0)
     return {name: each.any(axis=0) for name, each in found.items()}
+
+
+def _batches(plan: Plan, rows: jax.Array) -> Batches:
+    """Rows in order for evaluation; the batch of a small set is the whole set."""
+    return in_order(rows, min(EVAL_BATCH, len(rows)), plan.shards)

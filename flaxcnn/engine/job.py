@@ -16,6 +16,7 @@ from flaxcnn.data import splits
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.batches import Resident, resident, steps_per_epoch
 from flaxcnn.engine import epoch as programs
+from flaxcnn.engine import parallel
 from flaxcnn.engine.step import Hypers, Plan, TrainState, init_state
 from flaxcnn.model.cnn import CNN
 from flaxcnn.recipe.config import Config
@@ -26,13 +27,16 @@ PROBE_ROWS = 2000  # training rows on which a unit must stay silent to be called
 def make_plan(config: Config, train_rows: int) -> Plan:
     """The static part of a run over `train_rows` rows."""
     steps = steps_per_epoch(train_rows, config.batch_size, config.drop_last)
+    shards = parallel.shards_of(config.batch_size)
+    axis = parallel.AXIS if shards > 1 else None
     return Plan(
-        model=CNN(config.layers, dtype=jnp.dtype(config.precision)),
+        model=CNN(config.layers, dtype=jnp.dtype(config.precision), axis=axis),
         optimizer=config.optimizer,
         schedule=config.schedule,
         augment=config.augment,
         smooth=config.label_smoothing > 0,
         batch_size=config.batch_size,
+        shards=shards,
         drop_last=config.drop_last,
         train_rows=train_rows,
         steps_per_epoch=steps,
@@ -64,14 +68,18 @@ class Job:
 
     def rows_of(self, split: str) -> jax.Array:
         """Row numbers [N] int32 of "train", "validation" or "test", or of the "probe" rows."""
-        if split == "probe":
-            return jnp.asarray(self.rows.train[:PROBE_ROWS])
-        return jnp.asarray(getattr(self.rows, split))
+        rows = self.rows.train[:PROBE_ROWS] if split == "probe" else getattr(self.rows, split)
+        return jax.device_put(rows, self.place)
+
+    @property
+    def place(self) -> jax.sharding.Sharding:
+        """Where state, data and row numbers lie: whole on every device."""
+        return parallel.everywhere(self.plan.shards)
 
     def init(self) -> TrainState:
         """The state before the first step."""
-        make = jax.jit(functools.partial(init_state, self.plan, self.dataset.shape))
-        return make(jnp.uint32(self.config.seed))
+        make = functools.partial(init_state, self.plan, self.dataset.shape)
+        return jax.jit(make, out_shardings=self.place)(jnp.uint32(self.config.seed))
 
     def run(self, program: str, state: TrainState, split: str) -> Any:
         """`train_epoch` (which uses `state` up), `evaluate`, `predict` or `alive_units`."""
@@ -104,12 +112,13 @@ def make_job(config: Config, dataset: Dataset) -> Job:
     config.table(dataset.shape, dataset.num_classes)
     rows = splits.choose(dataset, config)
     mean, scale = splits.standardisation(_pixels(dataset, rows.train, config), config.normalize)
+    plan = make_plan(config, len(rows.train))
+    place = parallel.everywhere(plan.shards)
     data = resident(
         [dataset.train.image, dataset.test.image], [dataset.train.label, dataset.test.label],
-        mean, scale,
+        mean, scale, place,
     )  # fmt: skip
-    plan = make_plan(config, len(rows.train))
-    return Job(config, dataset, rows, plan, make_hypers(config), data)
+    return Job(config, dataset, rows, plan, jax.device_put(make_hypers(config), place), data)
 
 
 def _pixels(dataset: Dataset, rows: np.ndarray, config: Config) -> np.ndarray:

@@ -238,15 +238,15 @@ def environment() -> dict[str, Any]:
     """env.json: what else decides the bits, and where the run was made."""
     import jax
 
+    from flaxcnn.backend import cores, processor
+
     devices = jax.devices()
     return {
         "versions": versions(),
         "source_revision": source_revision(),
         "platform": platform.platform(),
-        "processor": platform.machine(),
-        "cpus": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "processor": processor(),
+        "cpus": cores(),
         "backend": jax.default_backend(),
         "device": devices[0].device_kind,
         "devices": len(devices),

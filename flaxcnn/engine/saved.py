@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxcnn.backend import require_sound
+from flaxcnn.backend import prepare
 from flaxcnn.data.batches import Batch, Resident
 from flaxcnn.data.datasets import load
 from flaxcnn.engine.checkpoint import Checkpoints
@@ -39,7 +39,7 @@ def open_run(path: Path) -> SavedRun:
     Raises:
         CheckpointError: no finished run there, or its checkpoint is damaged.
     """
-    require_sound()
+    prepare()
     run = RunDirectory(path)
     if not (run.path / "summary.json").is_file():
         raise CheckpointError(
@@ -67,7 +67,8 @@ def evaluate_run(run: SavedRun, split: str = "test") -> dict[str, float]:
             f"but the run was made on {run.data['digest'][:12]}...: this is other data"
         )
     job = make_job(run.config, dataset)
-    return finalize(jax.device_get(job.run("evaluate", run.state, split)))
+    state = jax.device_put(run.state, job.place)
+    return finalize(jax.device_get(job.run("evaluate", state, split)))
 
 
 def classify(run: SavedRun, images: np.ndarray) -> np.ndarray:

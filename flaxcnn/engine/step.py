@@ -19,11 +19,12 @@ import optax
 from flaxcnn.data.augment import augment, standardize
 from flaxcnn.data.batches import Batch, Resident
 from flaxcnn.engine.metrics import MetricSums, batch_sums
+from flaxcnn.engine.parallel import total
 from flaxcnn.model import optim
 from flaxcnn.model.cnn import CNN
 from flaxcnn.recipe.config import Augment
 from flaxcnn.recipe.optimizers import Optimizer, Schedule
-from flaxcnn.rng import Purpose, stream_key
+from flaxcnn.rng import Purpose, row_keys, stream_key
 
 Tree = Any  # a pytree of arrays
 
@@ -42,6 +43,7 @@ class Plan:
     train_rows: int
     steps_per_epoch: int
     total_steps: int
+    shards: int = 1  # devices that share a batch
 
 
 @flax.struct.dataclass
@@ -89,13 +91,17 @@ def init_state(plan: Plan, shape: tuple[int, ...], seed: jax.Array) -> TrainStat
 
 
 def gradients(plan: Plan, state: TrainState, hypers: Hypers, data: Resident, batch: Batch) -> Sums:
-    """First half: the sums of one batch. `data` is there for its pixel statistics."""
-    example = jax.vmap(jax.random.fold_in, (None, 0))(
-        stream_key(state.seed, Purpose.AUGMENT, state.step // plan.steps_per_epoch), batch.row
+    """First half: the sums of one batch, or of one device's part of it.
+
+    `data` is there for its pixel statistics.
+    """
+    epoch = state.step // plan.steps_per_epoch
+    keys = row_keys(stream_key(state.seed, Purpose.AUGMENT, epoch), batch.row)
+    image = standardize(augment(batch.image, keys, plan.augment), data.mean, data.scale)
+    dropout_key = row_keys(stream_key(state.seed, Purpose.DROPOUT, state.step), batch.row)
+    padded = plan.steps_per_epoch * plan.batch_size > plan.train_rows or (
+        plan.batch_size % plan.shards > 0
     )
-    image = standardize(augment(batch.image, example, plan.augment), data.mean, data.scale)
-    dropout_key = stream_key(state.seed, Purpose.DROPOUT, state.step)
-    padded = plan.steps_per_epoch * plan.batch_size > plan.train_rows
 
     def loss_fn(params: Tree) -> tuple[jax.Array, tuple[MetricSums, Tree]]:
         logits, new = plan.model.apply(
@@ -133,7 +139,7 @@ def train_step(
     plan: Plan, state: TrainState, hypers: Hypers, data: Resident, batch: Batch
 ) -> tuple[TrainState, MetricSums]:
     """One update of one run; the metrics are those of the weights before it."""
-    sums = gradients(plan, state, hypers, data, batch)
+    sums = total(plan.shards, gradients(plan, state, hypers, data, batch))
     return update(plan, state, hypers, sums), sums.metrics
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from flaxcnn.backend import require_sound
+from flaxcnn.backend import prepare
 from flaxcnn.data import splits
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.engine import card
@@ -150,7 +150,7 @@ def fit(
         WriteError: something cannot be written.
         InterruptedRun: SIGTERM or SIGINT, after the last checkpoint was written.
     """
-    require_sound()
+    prepare()
     job = make_job(config, dataset)
     with (
         RunDirectory(run_dir).open(config, resume) as run,

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxcnn.model.kernels import avg_pool2d, conv2d, max_pool2d
+from flaxcnn.model.kernels import along, avg_pool2d, batch_norm, conv2d, dropout, max_pool2d
 from flaxcnn.recipe import layers as spec
 
 ALIVE = "alive"  # collection of booleans: which relu units gave a value above 0
@@ -64,14 +64,45 @@ class Conv2D(nn.Module):
         return y
 
 
+class BatchNorm(nn.Module):
+    """Batch normalisation through `kernels.batch_norm`; parameters and averages are float32.
+
+    Parameters `scale` and `bias`, moving averages `mean` and `var` (biased, as in Keras).
+    """
+
+    layer: spec.BatchNorm
+    dtype: Any
+    axis: str | None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, mask: jax.Array | None) -> jax.Array:
+        """[B, ..., C] -> the same shape; `mask` [B] bool leaves rows out of the statistics."""
+        layer, shape = self.layer, (x.shape[-1],)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+        var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+        scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
+        if not train:
+            factor = scale * jax.lax.rsqrt(var.value + layer.epsilon)
+            shift = bias - mean.value * factor
+            y = x.astype(jnp.float32) * along(factor, x) + along(shift, x)
+            return y.astype(self.dtype)
+        y, (batch_mean, batch_var) = batch_norm(x, scale, bias, mask, layer.epsilon, self.axis)
+        for average, now in ((mean, batch_mean), (var, batch_var)):
+            average.value = layer.momentum * average.value + (1.0 - layer.momentum) * now
+        return y
+
+
 class CNN(nn.Module):
     """The network of a recipe: `CNN(config.layers).apply(variables, x, train=...)`.
 
-    `dtype` is that of the computation; parameters and logits are float32 always.
+    `dtype` is that of the computation; parameters and logits are float32 always. `axis` names the
+    mesh axis over which a batch is spread, for statistics of the whole batch; None for one device.
     """
 
     layers: tuple[spec.Layer, ...]
     dtype: Any = jnp.float32
+    axis: str | None = None
 
     @nn.compact
     def __call__(
@@ -88,7 +119,7 @@ class CNN(nn.Module):
             x: prepared images.
             train: batch statistics and dropout (True) or moving averages and none (False).
             mask: [B] bool, False for padding that batch statistics must not see; None for none.
-            dropout_key: typed key, needed in training when the model has dropout.
+            dropout_key: [B] typed keys, one an image, for training a model that has dropout.
         """
         names = spec.Names()
 
@@ -136,16 +167,9 @@ class CNN(nn.Module):
                         return x
                     if dropout_key is None:
                         raise ValueError("dropout_key: training a model with dropout needs one")
-                    key = jax.random.fold_in(dropout_key, names.seen["dropout"])
-                    return nn.Dropout(layer.rate, deterministic=False, name=name)(x, rng=key)
+                    return dropout(x, dropout_key, names.seen["dropout"], layer.rate)
                 case spec.BatchNorm():
-                    norm = nn.BatchNorm(
-                        use_running_average=not train, momentum=layer.momentum,
-                        epsilon=layer.epsilon, dtype=self.dtype, name=name,
-                        use_fast_variance=False,  # E[x^2] - E[x]^2 cancels; Keras does not use it
-                    )  # fmt: skip
-                    rows = None if mask is None else mask.reshape(-1, *[1] * (x.ndim - 1))
-                    return norm(x, mask=rows)
+                    return BatchNorm(layer, self.dtype, self.axis, name=name)(x, train, mask)
                 case spec.Residual():
                     return activate(
                         name, layer.activation, run(layer.layers, x) + run(layer.shortcut, x)

@@ -15,12 +15,14 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from flaxcnn.recipe.layers import Padding
+from flaxcnn.rng import bits16
 
 Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]  # (low, high) of H, (low, high) of W
@@ -28,6 +30,9 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")
 # A weight gradient takes this many bytes of dy at once, so that its transposed copy stays in the
 # cache: 2 to 5 times faster than a whole batch (benchmarks/NOTES.md).
 PIECE_BYTES = 200 * 1024
+# An input gradient goes by rows where padding would add this part (1 / 4) of dy's rows or more on
+# each side: 1.3 to 1.7 times faster then, and no slower at the limit (benchmarks/NOTES.md).
+ROWS_PAY = 4
 
 
 def pads(shape: Pair, window: Pair, stride: Pair, padding: Padding) -> Pads:
@@ -84,13 +89,40 @@ def _conv_backward(
 
 
 def _input_gradient(w: jax.Array, dy: jax.Array, pad: Pads) -> jax.Array:
-    """dx [B, H, W, I] as a convolution of dy with the kernel turned round."""
-    if dy.shape[1] < w.shape[0] or dy.shape[2] < w.shape[1]:
-        # XLA would exchange a kernel larger than its input with the input, which is not canonical.
-        widths = [(0, 0, 0), *((*p, 0) for p in pad), (0, 0, 0)]
-        dy = lax.optimization_barrier(lax.pad(dy, jnp.zeros((), dy.dtype), widths))
-        pad = ((0, 0), (0, 0))
-    return _conv(dy, w[::-1, ::-1].transpose(0, 1, 3, 2), (1, 1), pad)
+    """dx [B, H, W, I] as a convolution of dy with the kernel turned round, padded beforehand.
+
+    A convolution that pads is slower, one whose output or kernel exceeds its input much slower,
+    and with a kernel larger than its input it is not canonical.
+    """
+    rows, columns = pad
+    if rows == (w.shape[0] - 1,) * 2 and rows[0] * ROWS_PAY > dy.shape[1]:
+        return _input_gradient_by_rows(w, dy, columns)
+    if rows == columns == (0, 0):
+        padded = dy
+    else:
+        padded = lax.optimization_barrier(_padded(dy, rows, columns))
+    return _conv(padded, w[::-1, ::-1].transpose(0, 1, 3, 2), (1, 1), ((0, 0), (0, 0)))
+
+
+def _input_gradient_by_rows(w: jax.Array, dy: jax.Array, columns: Pair) -> jax.Array:
+    """dx of a convolution without padding of H: every kernel row alone, then added where it lies.
+
+    A tall kernel on a low map multiplies mostly zeros where dy is padded by rows. Here one
+    convolution with kernels of one row gives what each row of w sends back, [B, H', W, kh, I].
+    """
+    height, width, inputs, outputs = w.shape
+    single = w[:, ::-1].transpose(1, 3, 0, 2).reshape(1, width, outputs, height * inputs)
+    padded = lax.optimization_barrier(_padded(dy, (0, 0), columns))
+    sent = lax.optimization_barrier(_conv(padded, single, (1, 1), ((0, 0), (0, 0))))
+    sent = sent.reshape(*sent.shape[:3], height, inputs)
+    shifted = (_padded(sent[:, :, :, i], (i, height - 1 - i), (0, 0)) for i in range(height))
+    return functools.reduce(jnp.add, shifted)
+
+
+def _padded(x: jax.Array, rows: Pair, columns: Pair) -> jax.Array:
+    """x [B, H, W, C] with zeros before and after; negative widths crop."""
+    widths = [(0, 0, 0), (*rows, 0), (*columns, 0), (0, 0, 0)]
+    return lax.pad(x, jnp.zeros((), x.dtype), widths)
 
 
 def _weight_gradient(x: jax.Array, dy: jax.Array, within: list[Pair]) -> jax.Array:
@@ -212,3 +244,87 @@ def _spread_overlapping(
 
 
 _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+def along(vector: jax.Array, x: jax.Array) -> jax.Array:
+    """A vector [C] in a shape that broadcasts against x [..., C]."""
+    return vector.reshape(*[1] * (x.ndim - 1), -1)
+
+
+def batch_norm(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, mask: jax.Array | None,
+    epsilon: float, axis: str | None,
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:  # fmt: skip
+    """Normalise x [B, ..., C] by its own statistics -> (y, (mean [C], var [C]) float32).
+
+    Ioffe and Szegedy 2015, algorithm 1, with its gradient written out: two reductions and one pass
+    each way. `mask` [B] bool leaves rows out of the statistics; `axis` names a mesh axis over which
+    the batch is spread. Gradients of `scale` and `bias` are those of this device's rows, like every
+    other parameter's; the statistics themselves carry none.
+    """
+    weight = jnp.ones((x.shape[0],), jnp.float32) if mask is None else mask.astype(jnp.float32)
+    weight = weight.reshape(-1, *[1] * (x.ndim - 1))
+    return _batch_norm(x, scale, bias, weight, epsilon, axis)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _batch_norm(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, weight: jax.Array,
+    epsilon: float, axis: str | None,
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:  # fmt: skip
+    return _batch_norm_forward(x, scale, bias, weight, epsilon, axis)[0]
+
+
+def _batch_norm_forward(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, weight: jax.Array,
+    epsilon: float, axis: str | None,
+) -> tuple[Any, Any]:  # fmt: skip
+    wide = x.astype(jnp.float32)
+    reduced = tuple(range(x.ndim - 1))
+    count = weight.sum() * (math.prod(x.shape[1:-1]))
+    sum_ = (wide * weight).sum(reduced)
+    if axis is not None:
+        count, sum_ = jax.lax.psum((count, sum_), axis)
+    mean = sum_ / count
+    squares = (jnp.square(wide - along(mean, x)) * weight).sum(reduced)
+    if axis is not None:
+        squares = jax.lax.psum(squares, axis)
+    var = squares / count
+    inverse = jax.lax.rsqrt(var + epsilon)
+    factor = scale * inverse
+    y = wide * along(factor, x) + along(bias - mean * factor, x)
+    return (y.astype(x.dtype), (mean, var)), (x, weight, mean, inverse, scale, count)
+
+
+def _batch_norm_backward(
+    epsilon: float, axis: str | None, residuals: Any, gradient: Any
+) -> tuple[jax.Array, jax.Array, jax.Array, None]:
+    x, weight, mean, inverse, scale, count = residuals
+    dy = gradient[0].astype(jnp.float32)
+    normal = (x.astype(jnp.float32) - along(mean, x)) * along(inverse, x)
+    reduced = tuple(range(x.ndim - 1))
+    dbias, dscale = dy.sum(reduced), (dy * normal).sum(reduced)
+    of_batch = jnp.stack([dbias, dscale])
+    if axis is not None:
+        of_batch = jax.lax.psum(of_batch, axis)
+    shift, slope = of_batch / count
+    inner = dy - (along(shift, x) + normal * along(slope, x)) * weight
+    dx = along(scale * inverse, x) * inner
+    return dx.astype(x.dtype), dscale, dbias, None
+
+
+_batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
+
+
+def dropout(x: jax.Array, key: jax.Array, stream: int, rate: float) -> jax.Array:
+    """Set each value of x [B, ...] to 0 with probability `rate` and divide the others by 1 - rate.
+
+    Srivastava et al. 2014, in the inverted form of Keras. `key` [B] has one typed key an image, so
+    that a mask does not depend on how a batch is spread; `stream` tells layers apart. Probabilities
+    are multiples of 2**-16.
+    """
+    if rate == 0:
+        return x
+    bits = bits16(key, stream, math.prod(x.shape[1:])).reshape(x.shape)
+    kept = bits < jnp.uint16(min(round((1.0 - rate) * 2**16), 2**16 - 1))
+    return jnp.where(kept, x / jnp.asarray(1.0 - rate, x.dtype), jnp.zeros((), x.dtype))

@@ -148,8 +148,9 @@ assert not found, found
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["train", "--help"], ["experiments", "list"], ["train", "--print-config"],
-     ["experiments", "show", "mnist-ladder/model10"], ["data", "--help"], ["--version"]],
+    [["--help"], ["train", "--help"], ["bench", "--help"], ["experiments", "list"],
+     ["train", "--print-config"], ["experiments", "show", "mnist-ladder/model10"],
+     ["data", "--help"], ["--version"]],
     ids=" ".join,
 )  # fmt: skip
 def test_what_must_come_at_once_imports_no_jax(process, arguments):

@@ -38,7 +38,7 @@ TINY = Config(
     ),
     learning_rate=0.05,
     batch_size=100,
-    epochs=6,
+    epochs=8,
     evaluate_train=True,
 )
 

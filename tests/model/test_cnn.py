@@ -27,6 +27,7 @@ from flaxcnn.recipe.layers import (
     pair,
     table,
 )
+from flaxcnn.rng import row_keys
 
 RECIPES = {name: e.config for name, e in catalog.experiments().items() if e.config}
 FLOAT32 = {"rtol": 1e-5, "atol": 1e-5}  # a few roundings of numbers of about 1
@@ -152,8 +153,8 @@ class TestDropout:
     ONES = np.ones((64, 500))
 
     def drop(self, layers, seed=0):
-        return np.asarray(run(layers, self.ONES, train=True, variables={},
-                              dropout_key=jax.random.key(seed))[0])  # fmt: skip
+        keys = row_keys(jax.random.key(seed), jnp.arange(len(self.ONES)))
+        return np.asarray(run(layers, self.ONES, train=True, variables={}, dropout_key=keys)[0])
 
     def test_zeroes_at_the_rate_and_scales_the_rest(self):
         out = self.drop((Dropout(0.3),))

@@ -16,7 +16,7 @@ from jax import lax
 from jax.test_util import check_grads
 
 from flaxcnn.model import kernels
-from flaxcnn.model.kernels import avg_pool2d, conv2d, max_pool2d
+from flaxcnn.model.kernels import avg_pool2d, batch_norm, conv2d, max_pool2d
 
 # A sum of n float32 products of N(0, 1) numbers is off by about sqrt(n) * 2^-24 of its own size;
 # the largest sum here has 9 * 9 * 9 terms, and cancellation takes another digit.
@@ -114,6 +114,21 @@ def test_gradients_equal_finite_differences():
             for pool in (max_pool2d, avg_pool2d):
                 one = functools.partial(pool, size=(2, 3), stride=stride, padding=padding)
                 check_grads(jax.jit(one), (apart,), order=1, modes=["rev"])
+
+
+@pytest.mark.parametrize("true_rows", [5, 3])
+def test_batch_norm_gradients_equal_finite_differences(true_rows):
+    """Of the true rows: the loss counts no other, as in training."""
+    x, scale, bias, weights = f32(
+        normal(0, 5, 3, 2, 4), normal(1, 4), normal(2, 4), normal(3, 5, 3, 2, 4)
+    )
+    mask = jnp.arange(5) < true_rows
+
+    def loss(x, scale, bias):
+        y, _ = batch_norm(x, scale, bias, mask, 1e-3, None)
+        return (y * weights).sum(where=mask[:, None, None, None])
+
+    check_grads(jax.jit(loss), (x, scale, bias), order=1, modes=["rev"], eps=1e-2)
 
 
 def gradients(conv, x, w):

@@ -1,0 +1,1 @@
+"""What measures flaxcnn, compares it with others and records the figures."""

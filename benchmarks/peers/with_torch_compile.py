@@ -1,0 +1,5 @@
+"""PyTorch through torch.compile."""
+
+from benchmarks.peers.with_torch import CompiledTorchPeer
+
+PEER = CompiledTorchPeer

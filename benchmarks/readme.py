@@ -1,0 +1,157 @@
+"""Write the README's table of speed, and its chart, from benchmarks/results/peers-cpu.json.
+
+python -m benchmarks.readme
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers.models import DEFAULT
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+RESULTS = ROOT / "benchmarks" / "results" / "peers-cpu.json"
+CHART = RESULTS.with_suffix(".svg")
+BEGIN, END = "<!-- peers -->", "<!-- /peers -->"
+# Okabe and Ito's colours, told apart by the colour-blind and visible on white and on black. The
+# bars of a model stand in the order of the legend, which tells them apart where there is no colour.
+COLOURS = {
+    "keras-tensorflow": "#E69F00",
+    "keras-jax": "#56B4E9",
+    "torch": "#D55E00",
+    "torch-compile": "#CC79A7",
+    "flax": "#009E73",
+}
+INK = "#7a7a7a"  # text and lines: legible on white and on black
+
+
+def in_order(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """The compared models, those of the default list first and in its order."""
+    place = {name: number for number, name in enumerate(DEFAULT)}
+    compared = [one for one in document["comparison"]["models"] if one["train"]["best_peer"]]
+    return sorted(compared, key=lambda one: place.get(one["model"], len(place)))
+
+
+def block(document: dict[str, Any]) -> str:
+    """What stands between the markers."""
+    lines = [
+        BEGIN, "",
+        "| model | batch | flaxcnn images/s | fastest peer | its images/s "
+        "| training | evaluation |",
+        "|---|---:|---:|---|---:|---:|---:|",
+    ]  # fmt: skip
+    for one in in_order(document):
+        train, evaluate = one["train"], one["eval"]
+        lines.append(
+            f"| {one['model']} | {one['batch_size']} | {train['images_per_second']:,.0f} "
+            f"| {train['best_peer']} | {train['best_images_per_second']:,.0f} "
+            f"| {train['ratio_to_best']:.2f} | {evaluate['ratio_to_best']:.2f} |"
+        )
+    means = document["comparison"]["geometric_mean"]
+    lines.append(
+        "| geometric mean | | | | "
+        f"| {means['train']['best']:.2f} | {means['eval']['best']:.2f} |"
+    )  # fmt: skip
+    chart = f"![Training speed of flaxcnn over each peer's](benchmarks/results/{CHART.name})"
+    return "\n".join([*lines, "", *sentences(document), "", chart, "", END])
+
+
+def sentences(document: dict[str, Any]) -> list[str]:
+    """What the columns mean, and where the figures come from."""
+    rows = [row for row in document["rows"] if row["group"] == "throughput"]
+    failed = sorted({f"{row['peer']} on {row['model']}" for row in rows if "failed" in row})
+    found = {
+        "columns": "Training and evaluation: flaxcnn's images/s over those of the "
+        "peer that is fastest at it, for each model; above 1 flaxcnn is faster."
+    }
+    for key in dict.fromkeys(row["environment"] for row in rows):
+        where = document["environments"][key]
+        revisions = sorted(
+            {short(row["source_revision"]) for row in rows if row["environment"] == key}
+        )
+        packages = ", ".join(
+            f"{name} {where['versions'][name]}"
+            for name in ("jax", "flax", "keras", "tensorflow", "tensorflow-cpu", "torch")
+            if name in where["versions"]
+        )
+        found[key] = (
+            f"{where['processor']}, {where['threads']} of {where['cores']} cores, float32; "
+            f"{packages}; source {', '.join(revisions)}."
+        )
+    if synthetic := sorted({row["model"] for row in rows if row.get("pixels") == "synthetic"}):
+        found["synthetic"] = f"On random images: {', '.join(synthetic)}."
+    if failed:
+        found["failed"] = f"Failed, with the reason in the results: {', '.join(failed)}."
+    return list(found.values())
+
+
+def short(revision: str | None) -> str:
+    """Nine digits of a commit, and the + of a checkout that was changed since."""
+    if revision is None:
+        return "unknown"
+    return revision[:9] + ("+" if revision.endswith("+") else "")
+
+
+def draw(document: dict[str, Any], path: Path) -> None:
+    """Training speed of flaxcnn over that of each peer, a group of bars per model."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams.update({
+        "svg.hashsalt": "flaxcnn", "svg.fonttype": "none", "font.size": 10, "text.color": INK,
+        "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
+    })  # fmt: skip
+    from matplotlib import pyplot
+
+    models = in_order(document)
+    peers = list(document["comparison"]["geometric_mean"]["train"]["peers"])
+    figure, axes = pyplot.subplots(figsize=(8, 1.6 + 0.52 * len(models)), layout="constrained")
+    height = 0.8 / len(peers)
+    for number, peer in enumerate(peers):
+        colour = COLOURS.get(peer, INK)
+        places, widths = [], []
+        for row, model in enumerate(models):
+            if peer in model["train"]["ratios"]:
+                places.append(row + (number - (len(peers) - 1) / 2) * height)
+                widths.append(model["train"]["ratios"][peer])
+        # A logarithmic axis has no 0: bars begin where both are equally fast.
+        axes.barh(places, [width - 1 for width in widths], height * 0.9, left=1, color=colour,
+                  edgecolor=INK, linewidth=0.4, label=f"over {peer}")  # fmt: skip
+    axes.axvline(1, color=INK, linewidth=1.2)
+    axes.set_yticks(range(len(models)), [model["model"] for model in models])
+    axes.set_ylim(len(models) - 0.4, -0.6)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
+    axes.tick_params(axis="x", which="minor", labelsize=7)
+    axes.set_xlabel(
+        "training speed of flaxcnn / training speed of the peer (log scale; line: equal)"
+    )
+    axes.set_ylabel("model")
+    axes.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    figure.savefig(path, transparent=True, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def with_block(text: str, document: dict[str, Any]) -> str:
+    """The README `text` with its block made anew."""
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    return before + block(document) + after
+
+
+def main() -> None:
+    """Write both from the results."""
+    document = json.loads(RESULTS.read_text())
+    README.write_text(with_block(README.read_text(), document))
+    draw(document, CHART)
+    print(f"{README.name} and {CHART.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

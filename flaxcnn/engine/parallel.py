@@ -1,0 +1,65 @@
+"""Which devices share a batch, and how their sums are added: the only file that knows devices.
+
+A program is written for the rows of one device. `spread` runs it on all of them, each with its part
+of every batch, and `total` adds what they found. On one device both do nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.flatten_util import ravel_pytree
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+
+AXIS = "batch"
+LEAST_ROWS = 8  # a device with fewer rows of a batch costs more to address than it computes
+Tree = Any
+
+
+def shards_of(batch_size: int) -> int:
+    """How many devices share a batch: as many as there are, each with LEAST_ROWS or more."""
+    return max(min(jax.local_device_count(), batch_size // LEAST_ROWS), 1)
+
+
+def mesh(shards: int) -> Mesh:
+    """The first `shards` devices as one axis."""
+    devices = jax.local_devices()[:shards]
+    return jax.make_mesh((shards,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def everywhere(shards: int) -> Sharding:
+    """Placement of arrays that every device holds whole."""
+    if shards == 1:
+        return SingleDeviceSharding(jax.local_devices()[0])
+    return NamedSharding(mesh(shards), PartitionSpec())
+
+
+def spread(
+    shards: int, program: Callable[..., Tree], whole: tuple[Tree, ...], batches: Tree, out: Any
+) -> Tree:
+    """`program(*whole, batches)` on every device, with its columns of `batches` [S, B, ...].
+
+    `out` says, for each output, along which axis the devices' results are joined, or None where
+    all devices have found the same.
+    """
+    if shards == 1:
+        return program(*whole, batches)
+    specs = jax.tree.map(_along, out, is_leaf=lambda axis: axis is None)
+    return jax.shard_map(
+        program, mesh=mesh(shards), out_specs=specs, check_vma=False,
+        in_specs=(*(PartitionSpec() for _ in whole), PartitionSpec(None, AXIS)),
+    )(*whole, batches)  # fmt: skip
+
+
+def _along(axis: int | None) -> PartitionSpec:
+    return PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, AXIS)
+
+
+def total(shards: int, tree: Tree) -> Tree:
+    """Sum of `tree` over the devices, in one exchange however many leaves it has."""
+    if shards == 1:
+        return tree
+    flat, unravel = ravel_pytree(tree)
+    return unravel(jax.lax.psum(flat, AXIS))

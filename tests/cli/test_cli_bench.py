@@ -1,0 +1,202 @@
+"""`flaxcnn bench`: what it refuses before measuring, what it prints, what it leaves behind."""
+
+import importlib.util
+import json
+import re
+import sys
+
+import jax
+import pytest
+
+from flaxcnn import bench
+from flaxcnn.cli import bench as command
+from flaxcnn.recipe import catalog
+from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.layers import Dense, Flatten
+
+QUICK = ("--seconds", "1e-6", "--repeats", "2")
+KEYS = {
+    "experiment", "mode", "batch_size", "dtype", "images_per_second", "spread", "compile_seconds",
+    "flops_per_image", "flops_per_second", "share_of_peak", "bytes", "peak_memory", "steps",
+    "repeats",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """A small matrix product, and jax's settings as they were."""
+    monkeypatch.setitem(bench.PEAK_SIZE, "cpu", 64)
+    monkeypatch.setattr(command, "quiet", lambda: None)
+    used = jax.config.jax_enable_compilation_cache
+    yield
+    jax.config.update("jax_enable_compilation_cache", used)
+
+
+def test_the_default_experiment_as_json(process):
+    done = process("bench", "--seconds", "0.01", "--repeats", "2", "--json")
+    assert done.code == 0, done.err
+    rows = done.json["results"]
+    assert [(r["experiment"], r["mode"], r["batch_size"], r["dtype"]) for r in rows] == [
+        ("digits/quickstart", "train", 32, "f32"),
+        ("digits/quickstart", "eval", 500, "f32"),
+    ]
+    for row in rows:
+        assert set(row) >= KEYS
+        assert row["spread"][0] <= row["images_per_second"] <= row["spread"][1]
+        assert row["repeats"] == 2
+        assert row["steps"] >= 2
+        assert 0 < row["share_of_peak"] < 1
+    assert done.json["peak"][0]["peak_flops_per_second"] > 0
+    assert done.json["environment"]["versions"]["jax"]
+    assert "digits/quickstart" in done.err  # the table, for people
+
+
+def test_every_combination_once():
+    config = Config(dataset="digits", layers=(Flatten(), Dense(10)))
+    cases = command._cases("x", config, ["train", "eval"], [50, 100], ["float32", "bfloat16"])
+    assert [(case.mode, case.batch_size, case.dtype) for case in cases] == [
+        ("train", 50, "f32"), ("train", 50, "bf16"), ("train", 100, "f32"), ("train", 100, "bf16"),
+        ("eval", 500, "f32"), ("eval", 500, "bf16"),
+    ]  # fmt: skip
+    assert [case.batch_size for case in command._cases("x", config, ["train"], [], [])] == [32]
+
+
+def test_a_table_and_a_file(flaxcnn, home):
+    done = flaxcnn("bench", "recipes.py:small", "--batch-sizes", "50", "--dtype", "bf16",
+                   "--output", "out.json", *QUICK)  # fmt: skip
+    assert done.code == 0, done.err
+    found = json.loads((home / "out.json").read_text())
+    assert [(r["mode"], r["batch_size"], r["dtype"]) for r in found["results"]] == [
+        ("train", 50, "bf16"), ("eval", 500, "bf16"),
+    ]  # fmt: skip
+    assert [row["dtype"] for row in found["peak"]] == ["bf16"]
+    header, *lines = done.out.splitlines()
+    assert header.split()[:4] == ["experiment", "mode", "batch", "dtype"]
+    assert lines[0].split()[:4] == ["recipes/small", "train", "50", "bf16"]
+    assert len({len(line) for line in [header, *lines[:2]]}) == 1  # aligned
+    assert lines[2].startswith("peak bf16: ")
+    assert lines[3] == "results out.json"
+    assert done.err.splitlines() == [
+        "warning: --batch-sizes is for training; evaluation has a batch size of its own",
+        "warning: bf16: a CPU computes bfloat16 by way of float32 and gains nothing from it",
+    ]
+
+
+def test_synthetic_data_need_no_data(flaxcnn, home):
+    (home / "mnist.py").write_text(
+        (home / "recipes.py").read_text().replace('dataset="digits"', 'dataset="mnist"')
+    )
+    arguments = ("bench", "mnist.py:small", "--mode", "eval", *QUICK, "--json")
+    assert flaxcnn(*arguments).code == 3
+    done = flaxcnn(*arguments, "--synthetic")
+    assert done.code == 0, done.err
+    assert done.json["results"][0]["flops_per_image"] == 2 * 28 * 28 * 10
+
+
+def test_a_trace_of_every_case(flaxcnn, home):
+    done = flaxcnn("bench", "recipes.py:small", "--profile", "traces", *QUICK)
+    assert done.code == 0, done.err
+    assert "tensorboard --logdir traces" in done.out
+    assert "https://ui.perfetto.dev" in done.out
+    for case in ("train-100-f32", "eval-500-f32"):
+        folder = home / "traces" / f"recipes-small-{case}"
+        assert list(folder.rglob("perfetto_trace.json.gz"))
+        assert list(folder.rglob("*.xplane.pb"))  # what TensorBoard reads
+
+
+@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="needs flaxcnn[docs]")
+def test_a_plot(flaxcnn, home):
+    done = flaxcnn("bench", "recipes.py:small", "--plot", "rates.png", *QUICK)
+    assert done.code == 0, done.err
+    assert (home / "rates.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_plot_without_matplotlib_is_refused_before_measuring(flaxcnn, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr(bench, "measure", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    done = flaxcnn("bench", "--plot", "rates.png")
+    assert (done.code, done.out) == (2, "")
+    assert (
+        done.err
+        == "error: --plot: needs matplotlib; install it with `pip install 'flaxcnn[docs]'`\n"
+    )
+
+
+def test_a_failed_case_is_a_row_and_exit_1(flaxcnn, home, monkeypatch):
+    real = bench.Program.run
+
+    def run(self):
+        if self.case.batch_size == 100:
+            raise RuntimeError("out of memory")
+        real(self)
+
+    monkeypatch.setattr(bench.Program, "run", run)
+    done = flaxcnn("bench", "recipes.py:small", "--mode", "train", "--batch-sizes", "100,50",
+                   "--output", "out.json", "--json", *QUICK)  # fmt: skip
+    assert done.code == 1
+    failed, row = done.json["results"]
+    assert failed["error"] == "RuntimeError: out of memory"
+    assert set(failed) >= KEYS
+    assert row["images_per_second"] > 0
+    assert json.loads((home / "out.json").read_text()) == done.json
+    assert "failed: RuntimeError: out of memory" in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--repeats", "0"], "--repeats: got 0; allowed is an integer of at least 1"),
+        (["--seconds", "0"], "--seconds: got 0; allowed is x > 0"),
+        (["--seconds", "nan"], "--seconds: got nan; allowed is x > 0"),
+        (["--mode", "trian"], "--mode: got 'trian'; allowed are train, eval, separated by commas; "
+                              "did you mean 'train'?"),
+        (["--dtype", "f32,fb16"], "--dtype: got 'fb16'; allowed are f32, bf16, separated by "
+                                  "commas; did you mean 'bf16'?"),
+        (["--dtype", "float64"], "--dtype: got 'float64'; allowed are f32, bf16, separated by "
+                                 "commas"),
+        (["--batch-sizes", "64,-1"], "--batch-sizes: got '-1'; allowed are integers of at least 1, "
+                                     "separated by commas"),
+        (["--batch-sizes", ""], "--batch-sizes: got ''; allowed are integers of at least 1, "
+                                "separated by commas"),
+        (["--batch-sizes", "64,2000"], "--batch-sizes: got 2000; allowed are at most the 1437 "
+                                       "training rows of digits"),
+        (["digits/quikstart"], "experiment: got 'digits/quikstart', which is not in `flaxcnn "
+                               "experiments list`; did you mean 'digits/quickstart'?"),
+        (["own.py:boxes", "--synthetic"], "--synthetic: got dataset 'folder:boxes', whose shape "
+         "only its files tell; allowed are digits, mnist, fashion_mnist, cifar10"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_measured_is_one_line_and_exit_2(flaxcnn, home, arguments, message):
+    (home / "own.py").write_text(
+        (home / "recipes.py").read_text().replace('"digits"', '"folder:boxes"')
+        .replace("small =", "boxes =").replace("config=small", "config=boxes")
+    )  # fmt: skip
+    done = flaxcnn("bench", *arguments)
+    assert (done.code, done.out, done.err) == (2, "", f"error: {message}\n")
+
+
+def test_experiments_of_the_help_text_exist():
+    for name in re.findall(r"[a-z]+-[a-z]+/[\w-]+", command.bench.__doc__):
+        assert catalog.find(name).config is not None, name
+
+
+def test_a_grid_has_the_answer_of_train(flaxcnn):
+    grids = [e for e in flaxcnn("experiments", "list", "--json").json if e["refusal"]]
+    trained = flaxcnn("train", grids[0]["name"])
+    assert trained.code == 2
+    assert flaxcnn("bench", grids[0]["name"]) == trained
+
+
+@pytest.mark.parametrize("option", ["--output", "--plot"])
+def test_a_file_that_cannot_be_written_is_refused_before_measuring(flaxcnn, option, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    done = flaxcnn("bench", option, "nowhere/file")
+    assert done.code == 6
+    assert done.err.startswith(f"error: {option} nowhere/file: cannot be written")
+
+
+def test_a_profile_folder_that_cannot_be_made(flaxcnn):
+    done = flaxcnn("bench", "--profile", "recipes.py/traces")
+    assert done.code == 6
+    assert done.err == "error: --profile recipes.py/traces: Not a directory\n"

@@ -1,0 +1,56 @@
+"""Our threefry is jax's; four draws from one hash are four independent uniform ones."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jax.extend.random import threefry_2x32
+
+from flaxcnn.rng import Purpose, bits16, row_keys, stream_key, threefry2x32
+
+WORDS = st.integers(0, 2**32 - 1)
+ROWS, COUNT = 64, 1000
+
+
+@given(st.tuples(WORDS, WORDS), st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=5))
+def test_threefry_is_that_of_jax(key, counters):
+    key = jnp.asarray(key, jnp.uint32)
+    a, b = jnp.asarray(counters, jnp.uint32).T
+    expected = threefry_2x32(key, jnp.concatenate([a, b]))
+    found = threefry2x32((key[0], key[1]), (a, b))
+    np.testing.assert_array_equal(jnp.concatenate(found), expected)
+
+
+@pytest.fixture(scope="module")
+def keys():
+    return row_keys(stream_key(jnp.uint32(0), Purpose.DROPOUT, 3), jnp.arange(ROWS))
+
+
+def test_bits_are_uniform_and_their_parts_unrelated(keys):
+    bits = np.asarray(bits16(keys, 1, COUNT))
+    assert bits.shape == (ROWS, COUNT)
+    assert bits.dtype == np.uint16
+    counts = np.bincount(bits.ravel() >> 10, minlength=64)  # 1000 expected in each, sd 31
+    assert abs(counts - ROWS * COUNT / 64).max() < 160
+    # Pieces of one hash, neighbours, neighbouring rows, other streams: sd of a correlation 0.004
+    other = np.asarray(bits16(keys, 2, COUNT))
+    pairs = [(bits[:, :250], bits[:, k : k + 250]) for k in (1, 250, 500, 750)]
+    for a, b in [*pairs, (bits[:-1], bits[1:]), (bits, other)]:
+        assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 0.045
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 17])
+def test_any_count_and_every_row_alone(keys, count):
+    bits = bits16(keys, 1, count)
+    assert bits.shape == (ROWS, count)
+    for row in (0, 5):
+        np.testing.assert_array_equal(bits16(keys[row : row + 1], 1, count)[0], bits[row])
+
+
+def test_a_row_draws_alike_wherever_it_is():
+    key = stream_key(jnp.uint32(1), Purpose.AUGMENT)
+    there = jax.random.key_data(row_keys(key, jnp.asarray([7, 3, 9])))
+    alone = jax.random.key_data(row_keys(key, jnp.asarray([3])))
+    np.testing.assert_array_equal(there[1], alone[0])
