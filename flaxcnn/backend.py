@@ -1,4 +1,4 @@
-"""jax made ready for a process: its CPU devices, its compilation cache, and whether it sums right."""
+"""jax made ready for a process: CPU devices, compilation cache, and whether it sums right."""
 
 from __future__ import annotations
 
@@ -61,13 +61,16 @@ def prepare(cache: bool = True) -> None:
         FlaxcnnError: this jax sums wrongly on CPU.
     """
     told = "device_count" in os.environ.get("XLA_FLAGS", "")
-    if jax.config.jax_num_cpu_devices == -1 and not told:
+    if jax.config.read("jax_num_cpu_devices") == -1 and not told:
         # jax refuses once it has looked for its devices: they stay as they are then
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", min(cores(), MOST_CPU_DEVICES))
     if not cache:
         jax.config.update("jax_enable_compilation_cache", False)
-    elif jax.config.jax_enable_compilation_cache and jax.config.jax_compilation_cache_dir is None:
+    elif (
+        jax.config.read("jax_enable_compilation_cache")
+        and jax.config.read("jax_compilation_cache_dir") is None
+    ):
         _keep_compiled(cache_root() / "compiled")
     require_sound()
 

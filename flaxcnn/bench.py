@@ -25,8 +25,9 @@ import numpy as np
 from flaxcnn import backend
 from flaxcnn.data.arrays import Dataset, Split
 from flaxcnn.data.datasets import listing
-from flaxcnn.engine.epoch import EVAL_BATCH
+from flaxcnn.engine.epoch import eval_batch
 from flaxcnn.engine.job import make_job
+from flaxcnn.engine.parallel import shards_of
 from flaxcnn.recipe.config import Archive, Config
 from flaxcnn.recipe.layers import Layer, Residual, Shape, table, totals
 
@@ -57,7 +58,9 @@ class Case:
     @property
     def batch_size(self) -> int:
         """Rows of one step; evaluation has a batch of its own, whatever the recipe says."""
-        return self.config.batch_size if self.mode == "train" else EVAL_BATCH
+        if self.mode == "train":
+            return self.config.batch_size
+        return eval_batch(shards_of(self.config.batch_size))
 
     @property
     def folder(self) -> str:

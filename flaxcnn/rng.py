@@ -13,6 +13,7 @@ import jax.numpy as jnp
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))  # of alternate groups of four rounds
 PARITY = 0x1BD11BDA
 
+
 class Purpose(enum.IntEnum):
     """What a stream of random numbers is for. Part of every record: never renumber."""
 
@@ -29,7 +30,7 @@ def stream_key(seed: jax.Array, purpose: Purpose, index: jax.Array | int = 0) ->
 
 
 def row_keys(key: jax.Array, row: jax.Array) -> jax.Array:
-    """One key for each row number of [B] int32: a row draws alike in any batch and on any device."""
+    """A key for each row number of [B] int32: a row draws alike in any batch, on any device."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, row)
 
 

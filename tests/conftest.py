@@ -5,9 +5,9 @@ import os
 # Read when jaxlib is imported: reading a kept program makes it complain (see cli/main.py).
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
-import jax  # noqa: E402
-import pytest  # noqa: E402
-from hypothesis import settings  # noqa: E402
+import jax
+import pytest
+from hypothesis import settings
 
 # Four devices make every sharding visible on a laptop; the flags make silent widening and silent
 # broadcasting errors. All of it must be said before jax looks for its devices.

@@ -6,6 +6,7 @@ import pytest
 
 from flaxcnn import bench
 from flaxcnn.data.datasets import load
+from flaxcnn.engine.epoch import eval_batch
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import (
@@ -19,6 +20,7 @@ from flaxcnn.recipe.layers import (
     Residual,
 )
 
+EVAL = eval_batch(shards=4)
 SMALL = Config(dataset="digits", layers=(Flatten(), Dense(10)), batch_size=100)
 
 
@@ -89,7 +91,7 @@ def test_synthetic_data_have_the_sizes_of_the_real(name):
 
 
 def test_a_block_has_full_batches_whatever_the_data_have(digits):
-    for mode, steps, batch, images in (("train", 20, 100, 2000), ("eval", 2, 500, 1000)):
+    for mode, steps, batch, images in (("train", 20, 100, 2000), ("eval", 2, EVAL, 2 * EVAL)):
         program = bench.Program(bench.Case("x", mode, SMALL), digits, steps)
         assert (program.case.batch_size, program.images) == (batch, images)
 

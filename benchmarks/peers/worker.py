@@ -73,6 +73,7 @@ class Session:
             "settings": self.blocks.settings, "tried": self.blocks.tried,
             "build_seconds": self.blocks.ready, "batch_size": peer.config.batch_size,
             "train_rows": self.blocks.train_rows, "train_passes": self.blocks.train_passes,
+            "eval_batch": peer.eval_batch,
             "test_rows": self.blocks.test_rows, "test_passes": self.blocks.test_passes,
         }  # fmt: skip
 

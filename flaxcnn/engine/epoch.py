@@ -11,7 +11,9 @@ from flaxcnn.engine.parallel import spread
 from flaxcnn.engine.step import Hypers, Plan, TrainState, eval_step, train_step
 from flaxcnn.model.cnn import ALIVE
 
-EVAL_BATCH = 500  # divides the usual test sets; small enough that activations stay in cache
+# Rows that a device evaluates at once: on CPU few, so that activations stay in its cache.
+EVAL_ROWS = {"cpu": 32}
+EVAL_ROWS_ELSEWHERE = 1000
 Batches = tuple[jax.Array, jax.Array]  # rows [S, B] int32, mask [S, B] bool
 
 
@@ -20,9 +22,7 @@ def train_epoch(
 ) -> tuple[TrainState, MetricSums]:
     """One pass over `rows` [N] int32 in this epoch's order -> (state, per-step sums [S])."""
     epoch = state.step // plan.steps_per_epoch
-    batches = shuffled(
-        state.seed, epoch, rows, plan.batch_size, plan.drop_last, plan.shards
-    )
+    batches = shuffled(state.seed, epoch, rows, plan.batch_size, plan.drop_last, plan.shards)
 
     def scan(
         state: TrainState, hypers: Hypers, data: Resident, batches: Batches
@@ -83,6 +83,11 @@ def alive_units(
     return {name: each.any(axis=0) for name, each in found.items()}
 
 
+def eval_batch(shards: int) -> int:
+    """Rows of one evaluation batch over `shards` devices."""
+    return shards * EVAL_ROWS.get(jax.default_backend(), EVAL_ROWS_ELSEWHERE)
+
+
 def _batches(plan: Plan, rows: jax.Array) -> Batches:
     """Rows in order for evaluation; the batch of a small set is the whole set."""
-    return in_order(rows, min(EVAL_BATCH, len(rows)), plan.shards)
+    return in_order(rows, min(eval_batch(plan.shards), len(rows)), plan.shards)

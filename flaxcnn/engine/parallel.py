@@ -11,7 +11,14 @@ from typing import Any
 
 import jax
 from jax.flatten_util import ravel_pytree
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+from jax.sharding import (
+    AxisType,
+    Mesh,
+    NamedSharding,
+    PartitionSpec,
+    Sharding,
+    SingleDeviceSharding,
+)
 
 AXIS = "batch"
 LEAST_ROWS = 8  # a device with fewer rows of a batch costs more to address than it computes

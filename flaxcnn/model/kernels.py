@@ -85,7 +85,7 @@ def _conv_backward(
         unused = x.shape[axis] + low + high - (k - 1) - dy.shape[axis]  # rows the stride skipped
         around.append((k - 1 - low, k - 1 - high + unused))
         within.append((low, high - unused))
-    return _input_gradient(w, dy, (around[0], around[1])), _weight_gradient(x, dy, within)
+    return _input_gradient(w, dy, (around[0], around[1])), _weight_gradient(w, x, dy, within)
 
 
 def _input_gradient(w: jax.Array, dy: jax.Array, pad: Pads) -> jax.Array:
@@ -125,8 +125,8 @@ def _padded(x: jax.Array, rows: Pair, columns: Pair) -> jax.Array:
     return lax.pad(x, jnp.zeros((), x.dtype), widths)
 
 
-def _weight_gradient(x: jax.Array, dy: jax.Array, within: list[Pair]) -> jax.Array:
-    """dw [kh, kw, I, O], summed over pieces of the batch in a fixed order."""
+def _weight_gradient(w: jax.Array, x: jax.Array, dy: jax.Array, within: list[Pair]) -> jax.Array:
+    """dw in w's shape [kh, kw, I, O], summed over pieces of the batch in a fixed order."""
     crop = [min(high, 0) for _, high in within]
     x = x[:, : x.shape[1] + crop[0], : x.shape[2] + crop[1]]
     (top, bottom), (left, right) = within
@@ -140,10 +140,9 @@ def _weight_gradient(x: jax.Array, dy: jax.Array, within: list[Pair]) -> jax.Arr
     piece = math.gcd(batch, 2 ** int(math.log2(fits)))
     if piece in (1, batch):
         return one(x, dy).transpose(1, 2, 0, 3)
-    pieces = [a.reshape(batch // piece, piece, *a.shape[1:]) for a in (x, dy)]
-    first = one(pieces[0][0], pieces[1][0])
-    rest = (pieces[0][1:], pieces[1][1:])
-    total = lax.scan(lambda sum_, xy: (sum_ + one(*xy), None), first, rest)[0]
+    pieces = tuple(a.reshape(batch // piece, piece, *a.shape[1:]) for a in (x, dy))
+    nothing = jnp.zeros_like(w).transpose(2, 0, 1, 3)
+    total = lax.scan(lambda sum_, now: (sum_ + one(*now), None), nothing, pieces)[0]
     return total.transpose(1, 2, 0, 3)
 
 

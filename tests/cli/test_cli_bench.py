@@ -10,10 +10,12 @@ import pytest
 
 from flaxcnn import bench
 from flaxcnn.cli import bench as command
+from flaxcnn.engine.epoch import EVAL_ROWS, eval_batch
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import Dense, Flatten
 
+EVAL = eval_batch(shards=4)
 QUICK = ("--seconds", "1e-6", "--repeats", "2")
 KEYS = {
     "experiment", "mode", "batch_size", "dtype", "images_per_second", "spread", "compile_seconds",
@@ -36,10 +38,12 @@ def test_the_default_experiment_as_json(process):
     done = process("bench", "--seconds", "0.01", "--repeats", "2", "--json")
     assert done.code == 0, done.err
     rows = done.json["results"]
-    assert [(r["experiment"], r["mode"], r["batch_size"], r["dtype"]) for r in rows] == [
-        ("digits/quickstart", "train", 32, "f32"),
-        ("digits/quickstart", "eval", 500, "f32"),
+    assert [(r["experiment"], r["mode"], r["dtype"]) for r in rows] == [
+        ("digits/quickstart", "train", "f32"),
+        ("digits/quickstart", "eval", "f32"),
     ]
+    assert rows[0]["batch_size"] == 32
+    assert rows[1]["batch_size"] % EVAL_ROWS["cpu"] == 0  # by the number of devices there
     for row in rows:
         assert set(row) >= KEYS
         assert row["spread"][0] <= row["images_per_second"] <= row["spread"][1]
@@ -56,7 +60,7 @@ def test_every_combination_once():
     cases = command._cases("x", config, ["train", "eval"], [50, 100], ["float32", "bfloat16"])
     assert [(case.mode, case.batch_size, case.dtype) for case in cases] == [
         ("train", 50, "f32"), ("train", 50, "bf16"), ("train", 100, "f32"), ("train", 100, "bf16"),
-        ("eval", 500, "f32"), ("eval", 500, "bf16"),
+        ("eval", EVAL, "f32"), ("eval", EVAL, "bf16"),
     ]  # fmt: skip
     assert [case.batch_size for case in command._cases("x", config, ["train"], [], [])] == [32]
 
@@ -67,7 +71,7 @@ def test_a_table_and_a_file(flaxcnn, home):
     assert done.code == 0, done.err
     found = json.loads((home / "out.json").read_text())
     assert [(r["mode"], r["batch_size"], r["dtype"]) for r in found["results"]] == [
-        ("train", 50, "bf16"), ("eval", 500, "bf16"),
+        ("train", 50, "bf16"), ("eval", EVAL, "bf16"),
     ]  # fmt: skip
     assert [row["dtype"] for row in found["peak"]] == ["bf16"]
     header, *lines = done.out.splitlines()
@@ -98,7 +102,7 @@ def test_a_trace_of_every_case(flaxcnn, home):
     assert done.code == 0, done.err
     assert "tensorboard --logdir traces" in done.out
     assert "https://ui.perfetto.dev" in done.out
-    for case in ("train-100-f32", "eval-500-f32"):
+    for case in ("train-100-f32", f"eval-{EVAL}-f32"):
         folder = home / "traces" / f"recipes-small-{case}"
         assert list(folder.rglob("perfetto_trace.json.gz"))
         assert list(folder.rglob("*.xplane.pb"))  # what TensorBoard reads

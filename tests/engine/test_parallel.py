@@ -64,4 +64,3 @@ def test_every_device_ends_with_the_same_bits():
 def test_a_device_has_a_batch_worth_its_while(batch_size, shards):
     assert jax.local_device_count() == 4
     assert parallel.shards_of(batch_size) == shards
-

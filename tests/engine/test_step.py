@@ -189,7 +189,7 @@ def test_evaluation_in_batches_equals_the_whole(rows, size, monkeypatch):
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     logits = jax.jit(functools.partial(plan.model.apply, train=False))(variables, image)
     whole = finalize(batch_sums(logits, DATA.label[numbers], jnp.ones(rows, bool)))
-    monkeypatch.setattr(programs, "EVAL_BATCH", size)
+    monkeypatch.setattr(programs, "EVAL_ROWS", {"cpu": size})
 
     @jax.jit
     def both(state, numbers):
@@ -268,7 +268,7 @@ def test_a_unit_is_alive_if_any_row_of_any_batch_wakes_it(monkeypatch):
     image[1, 0, 0] = 255  # row 1 alone wakes unit 0; nothing wakes unit 1
     data = DATA.replace(image=jnp.asarray(image), label=DATA.label[:5])
     params = {**state.params, "dense": {"kernel": jnp.asarray(kernel), "bias": jnp.zeros(2)}}
-    monkeypatch.setattr(programs, "EVAL_BATCH", 2)
+    monkeypatch.setattr(programs, "EVAL_ROWS", {"cpu": 2})
     for rows, expected in (
         ([0, 1, 2, 3, 4], [True, False]),
         ([4, 3, 2, 1, 0], [True, False]),
