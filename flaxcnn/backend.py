@@ -9,6 +9,7 @@ import os
 import platform
 import stat
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -60,17 +61,15 @@ def prepare(cache: bool = True) -> None:
     Raises:
         FlaxcnnError: this jax sums wrongly on CPU.
     """
+    now: Any = jax.config  # its settings are attributes that no stub declares
     told = "device_count" in os.environ.get("XLA_FLAGS", "")
-    if jax.config.read("jax_num_cpu_devices") == -1 and not told:
+    if now.jax_num_cpu_devices == -1 and not told:
         # jax refuses once it has looked for its devices: they stay as they are then
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", min(cores(), MOST_CPU_DEVICES))
     if not cache:
         jax.config.update("jax_enable_compilation_cache", False)
-    elif (
-        jax.config.read("jax_enable_compilation_cache")
-        and jax.config.read("jax_compilation_cache_dir") is None
-    ):
+    elif now.jax_enable_compilation_cache and now.jax_compilation_cache_dir is None:
         _keep_compiled(cache_root() / "compiled")
     require_sound()
 
