@@ -38,18 +38,10 @@ def file_for(device: str) -> Path:
     return FOLDER / f"peers-{slug}.json"
 
 
-def processor() -> str:
-    """The CPU's model as the system names it."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.machine()
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return found[1].strip() if found else platform.machine()
-
-
 def environment(threads: int, device: str) -> dict[str, Any]:
     """Where figures come from. No host names and no paths."""
+    from flaxcnn.backend import processor
+
     versions = {}
     for name in PACKAGES:
         try:

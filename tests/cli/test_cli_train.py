@@ -180,3 +180,23 @@ def test_places_that_cannot_be(flaxcnn, home, arguments, code, says):
     assert done.err.count("\n") == 1
     assert says in done.err
     assert [p for p in sorted(home.rglob("*")) if "__pycache__" not in str(p)] == before
+
+
+def test_the_second_start_compiles_nothing_and_neither_does_a_resume(process, tmp_path):
+    """Every program comes out of the kept ones: none is added, and the bits are the same."""
+    kept = tmp_path / "cache" / "compiled"
+    first = process("train", "recipes.py:small", "--json")
+    programs = sorted(path.name for path in kept.rglob("*-cache"))
+    assert programs
+    second = process("train", "recipes.py:small", "--run-dir", "second", "-s", "epochs=4", "--json")
+    third = process("train", "recipes.py:small", "--json")
+    assert (first.code, second.code, third.code) == (0, 0, 0)
+    assert "error" not in (second.err + third.err).lower()  # XLA's complaints of its own entries
+    assert sorted(path.name for path in kept.rglob("*-cache")) == programs
+    assert third.json["params_digest"] == first.json["params_digest"]
+
+
+def test_no_cache_keeps_nothing(process, tmp_path):
+    done = process("train", "recipes.py:small", "--no-cache")
+    assert done.code == 0, done.err
+    assert not (tmp_path / "cache" / "compiled").exists()
