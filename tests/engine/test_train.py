@@ -172,6 +172,15 @@ def test_a_program_is_traced_once_however_many_epochs(digits, tmp_path, monkeypa
     assert [names.count(n) for n in ("train_epoch", "evaluate", "predict")] == [1, 3, 1]
 
 
+def test_an_epoch_uses_its_state_up(digits):
+    """Donated: parameters and moments are updated where they lie, on every device."""
+    job = make_job(fast(), digits)
+    state = job.init()
+    after, _ = job.run("train_epoch", state, "train")
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((after, job.data, job.hypers)))
+
+
 def test_save_every_keeps_the_best_and_the_last(digits, tmp_path):
     found = fit(fast(save_every=3, epochs=5), digits, tmp_path / "run").summary
     usual = fit(fast(epochs=5), digits, tmp_path / "usual").summary
