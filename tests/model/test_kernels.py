@@ -246,6 +246,28 @@ def test_weight_gradient_in_pieces_equals_the_whole(monkeypatch):
         np.testing.assert_allclose(weight_gradient(), whole, **FLOAT32)
 
 
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [((1, 1), (1, 17)), ((16, 16), (16, 17)), ((3, 16), (4, 17)), ((3, 32), (4, 32)),
+     ((5, 24), (8, 24)), ((1, 32), (1, 32)), ((3, 48), (3, 48)), ((17, 48), (20, 48)),
+     ((16, 17), (16, 17)), ((32, 32), (32, 32))],
+)  # fmt: skip
+def test_channels_are_made_up_to_fast_numbers(given, used):
+    assert kernels._fast_channels(*given) == used
+
+
+@pytest.mark.parametrize(("channels", "filters"), [(3, 20), (5, 4), (19, 33)])
+@pytest.mark.parametrize("stride", [(1, 1), (2, 2)])
+def test_added_channels_change_no_number(channels, filters, stride):
+    x, w = normal(0, 4, 8, 9, channels), normal(1, 3, 3, channels, filters)
+    dy = normal(2, *reference.conv2d(x, w, stride, "same").shape)
+    y, dx, dw = pull_back(lambda x, w: conv2d(x, w, stride, "same"), *f32(dy, x, w))
+    np.testing.assert_allclose(y, reference.conv2d(x, w, stride, "same"), **FLOAT32)
+    expected = reference.conv2d_grad(x, w, stride, "same", dy)
+    np.testing.assert_allclose(dx, expected[0], **FLOAT32)
+    np.testing.assert_allclose(dw, expected[1], **FLOAT32)
+
+
 def test_bfloat16_in_bfloat16_out():
     x, w = (jnp.asarray(a, jnp.bfloat16) for a in (normal(0, 4, 8, 8, 3), normal(1, 3, 3, 3, 4)))
     exact_x, exact_w = np.asarray(x, np.float64), np.asarray(w, np.float64)
