@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxcnn import backend
-from flaxcnn.data.arrays import Dataset, Split
+from flaxcnn.data.arrays import Dataset, Split, repeated
 from flaxcnn.data.datasets import listing
 from flaxcnn.engine.epoch import eval_batch
 from flaxcnn.engine.job import make_job
@@ -113,12 +113,9 @@ def synthetic(name: str) -> Dataset:
     return Dataset(f"synthetic {name}", splits[0], splits[1], classes, digest="")
 
 
-def _rows(split: Split, count: int) -> Split:
-    """The first `count` rows, from the start again where the split has fewer."""
-    if count <= len(split):
-        return Split(split.image[:count], split.label[:count])
-    row = np.arange(count) % len(split)
-    return Split(split.image[row], split.label[row])
+def all_rows_train(config: Config) -> Config:
+    """The recipe with no row of the train split held out, so that its epoch is as long as that."""
+    return dataclasses.replace(config, split=Archive(), protocol="document", validation="test")
 
 
 # -- what is timed -------------------------------------------------------------------------------
@@ -132,14 +129,10 @@ class Program:
         rows = steps * case.batch_size
         train, test = (rows, 1) if case.mode == "train" else (OTHER_ROWS, rows)
         sized = dataclasses.replace(
-            data, train=_rows(data.train, train), test=_rows(data.test, test)
-        )
-        # All rows of `train` train: none is held out, and none is left for an incomplete batch.
-        config = dataclasses.replace(
-            case.config, split=Archive(), protocol="document", validation="test"
+            data, train=repeated(data.train, train), test=repeated(data.test, test)
         )
         self.name, self.split = PROGRAMS[case.mode]
-        self.job = make_job(config, sized)
+        self.job = make_job(all_rows_train(case.config), sized)
         self.images = len(getattr(self.job.rows, self.split))
         self.state = self.job.init() if state is None else state
         compiled: Any = self.job.compile(self.name, self.state, self.split)

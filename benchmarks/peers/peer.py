@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any, ClassVar
 
-from benchmarks.peers.task import EVAL_BATCHES, Task, load, repeated, whole_batches
-from flaxcnn.data.arrays import Split
+from benchmarks.peers.task import EVAL_BATCHES, Task, load, whole_batches
+from flaxcnn.data.arrays import Split, repeated
 
 BLOCK_SECONDS = 1.0
 MIN_STEPS = 5  # of a training block, however slow they are

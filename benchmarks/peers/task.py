@@ -86,12 +86,6 @@ def synthetic(name: str) -> Dataset:
     return dataset(name, train, test, tuple(map(str, range(classes))))
 
 
-def repeated(split: Split, count: int) -> Split:
-    """The first `count` rows, from the start again where there are not as many."""
-    rows = np.arange(count) % len(split)
-    return Split(np.ascontiguousarray(split.image[rows]), split.label[rows])
-
-
 def scaled(train: Split, test: Split, config: Config) -> tuple[np.ndarray, np.ndarray]:
     """Both splits' images as float32 [N, H, W, C], normalised once and for all.
 

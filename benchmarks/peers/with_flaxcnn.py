@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import jax
 
 from benchmarks.peers.peer import Peer
 from flaxcnn import backend
+from flaxcnn.bench import all_rows_train
 from flaxcnn.data.arrays import Split, dataset
 from flaxcnn.engine.job import make_job
-from flaxcnn.recipe.config import Archive
 
 backend.prepare()
 
@@ -22,9 +21,7 @@ class FlaxcnnPeer(Peer):
     def configure(self, settings: dict[str, Any]) -> None:
         """Every row of the train split trains: the block is as long as the data set is."""
         backend.require_sound()
-        self.config = dataclasses.replace(
-            self.config, split=Archive(), protocol="document", validation="test"
-        )
+        self.config = all_rows_train(self.config)
 
     def take_rows(self, train: Split, test: Split) -> None:
         cut = dataset(self.data.name, train, test, self.data.classes)

@@ -41,6 +41,14 @@ class Split:
         return len(self.label)
 
 
+def repeated(split: Split, count: int) -> Split:
+    """The first `count` rows, from the start again where the split has fewer."""
+    if count <= len(split):
+        return Split(split.image[:count], split.label[:count])
+    row = np.arange(count) % len(split)
+    return Split(split.image[row], split.label[row])
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """A data set as the rest of the package sees it.

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxcnn.model.kernels import along, avg_pool2d, batch_norm, conv2d, dropout, max_pool2d
+from flaxcnn.model.kernels import avg_pool2d, batch_norm, conv2d, dropout, max_pool2d, normalize
 from flaxcnn.recipe import layers as spec
 
 ALIVE = "alive"  # collection of booleans: which relu units gave a value above 0
@@ -83,10 +83,7 @@ class BatchNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
         if not train:
-            factor = scale * jax.lax.rsqrt(var.value + layer.epsilon)
-            shift = bias - mean.value * factor
-            y = x.astype(jnp.float32) * along(factor, x) + along(shift, x)
-            return y.astype(self.dtype)
+            return normalize(x, mean.value, var.value, scale, bias, layer.epsilon)
         y, (batch_mean, batch_var) = batch_norm(x, scale, bias, mask, layer.epsilon, self.axis)
         for average, now in ((mean, batch_mean), (var, batch_var)):
             average.value = layer.momentum * average.value + (1.0 - layer.momentum) * now

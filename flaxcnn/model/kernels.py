@@ -276,9 +276,23 @@ def _spread_overlapping(
 _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
-def along(vector: jax.Array, x: jax.Array) -> jax.Array:
+def _along(vector: jax.Array, x: jax.Array) -> jax.Array:
     """A vector [C] in a shape that broadcasts against x [..., C]."""
     return vector.reshape(*[1] * (x.ndim - 1), -1)
+
+
+def _over(axis: str | None, sums: Any) -> Any:
+    """Sums of all devices, where the batch is spread over any."""
+    return sums if axis is None else lax.psum(sums, axis)
+
+
+def normalize(
+    x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
+) -> jax.Array:
+    """(x - mean) / sqrt(var + epsilon) * scale + bias in float32; x [B, ..., C], the others [C]."""
+    factor = scale * lax.rsqrt(var + epsilon)
+    y = x.astype(jnp.float32) * _along(factor, x) + _along(bias - mean * factor, x)
+    return y.astype(x.dtype)
 
 
 def batch_norm(
@@ -311,19 +325,13 @@ def _batch_norm_forward(
 ) -> tuple[Any, Any]:  # fmt: skip
     wide = x.astype(jnp.float32)
     reduced = tuple(range(x.ndim - 1))
-    count = weight.sum() * (math.prod(x.shape[1:-1]))
-    sum_ = (wide * weight).sum(reduced)
-    if axis is not None:
-        count, sum_ = jax.lax.psum((count, sum_), axis)
+    places = math.prod(x.shape[1:-1])
+    count, sum_ = _over(axis, (weight.sum() * places, (wide * weight).sum(reduced)))
     mean = sum_ / count
-    squares = (jnp.square(wide - along(mean, x)) * weight).sum(reduced)
-    if axis is not None:
-        squares = jax.lax.psum(squares, axis)
-    var = squares / count
-    inverse = jax.lax.rsqrt(var + epsilon)
-    factor = scale * inverse
-    y = wide * along(factor, x) + along(bias - mean * factor, x)
-    return (y.astype(x.dtype), (mean, var)), (x, weight, mean, inverse, scale, count)
+    squares = (jnp.square(wide - _along(mean, x)) * weight).sum(reduced)
+    var = _over(axis, squares) / count
+    y = normalize(x, mean, var, scale, bias, epsilon)
+    return (y, (mean, var)), (x, weight, mean, lax.rsqrt(var + epsilon), scale, count)
 
 
 def _batch_norm_backward(
@@ -331,15 +339,12 @@ def _batch_norm_backward(
 ) -> tuple[jax.Array, jax.Array, jax.Array, None]:
     x, weight, mean, inverse, scale, count = residuals
     dy = gradient[0].astype(jnp.float32)
-    normal = (x.astype(jnp.float32) - along(mean, x)) * along(inverse, x)
+    normal = (x.astype(jnp.float32) - _along(mean, x)) * _along(inverse, x)
     reduced = tuple(range(x.ndim - 1))
     dbias, dscale = dy.sum(reduced), (dy * normal).sum(reduced)
-    of_batch = jnp.stack([dbias, dscale])
-    if axis is not None:
-        of_batch = jax.lax.psum(of_batch, axis)
-    shift, slope = of_batch / count
-    inner = dy - (along(shift, x) + normal * along(slope, x)) * weight
-    dx = along(scale * inverse, x) * inner
+    shift, slope = _over(axis, jnp.stack([dbias, dscale])) / count
+    inner = dy - (_along(shift, x) + normal * _along(slope, x)) * weight
+    dx = _along(scale * inverse, x) * inner
     return dx.astype(x.dtype), dscale, dbias, None
 
 
