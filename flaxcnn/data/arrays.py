@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from flaxcnn.data.stratified import hold_out
 from flaxcnn.errors import DataError
 
 HELD_OUT = 0.2  # of the rows, where a data set has no test split of its own
@@ -106,8 +107,6 @@ def dataset(name: str, train: Split, test: Split | None, classes: Sequence[str])
 
 
 def _hold_out(name: str, rows: Split, classes: Sequence[str]) -> tuple[Split, Split]:
-    from sklearn.model_selection import train_test_split  # seconds to import
-
     count = np.bincount(rows.label, minlength=len(classes))
     if count.min() < 2 or math.ceil(HELD_OUT * len(rows)) < len(classes):
         rarest = int(count.argmin())
@@ -116,10 +115,7 @@ def _hold_out(name: str, rows: Split, classes: Sequence[str]) -> tuple[Split, Sp
             f"{classes[rarest]!r}, and no test split; allowed are at least 2 rows of each class "
             f"and {math.floor((len(classes) - 1) / HELD_OUT) + 1} in all, or a test split"
         )
-    kept, held = train_test_split(
-        np.arange(len(rows)), test_size=HELD_OUT, stratify=rows.label, random_state=HELD_OUT_SEED
-    )
-    kept, held = np.sort(kept), np.sort(held)
+    kept, held = hold_out(rows.label, math.ceil(HELD_OUT * len(rows)), HELD_OUT_SEED)
     return Split(rows.image[kept], rows.label[kept]), Split(rows.image[held], rows.label[held])
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from flaxcnn.data.arrays import Dataset
+from flaxcnn.data.stratified import hold_out
 from flaxcnn.errors import ConfigError, DataError
 from flaxcnn.recipe.config import Archive, Config, Permuted
 
@@ -74,12 +75,8 @@ def _archive(dataset: Dataset, config: Config) -> Rows:
     if isinstance(count, float):
         count = max(1, round(count * rows))
     _check_hold_out(dataset, config, count)
-    from sklearn.model_selection import train_test_split  # seconds to import
-
-    train, validation = train_test_split(
-        every, test_size=count, stratify=dataset.train.label, random_state=config.split_seed
-    )
-    return Rows(np.sort(train), np.sort(validation), test)
+    train, validation = hold_out(dataset.train.label, count, config.split_seed)
+    return Rows(every[train], every[validation], test)
 
 
 def _check_hold_out(dataset: Dataset, config: Config, count: int) -> None:

@@ -13,7 +13,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxcnn.model.kernels import avg_pool2d, batch_norm, conv2d, dropout, max_pool2d, normalize
+from flaxcnn.model.kernels import avg_pool2d, conv2d, flatten, max_pool2d
+from flaxcnn.model.regularization import batch_norm, dropout, normalize
 from flaxcnn.recipe import layers as spec
 
 ALIVE = "alive"  # collection of booleans: which relu units gave a value above 0
@@ -65,7 +66,7 @@ class Conv2D(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation through `kernels.batch_norm`; parameters and averages are float32.
+    """Batch normalisation through `regularization.batch_norm`; parameters and averages are float32.
 
     Parameters `scale` and `bias`, moving averages `mean` and `var` (biased, as in Keras).
     """
@@ -154,7 +155,7 @@ class CNN(nn.Module):
                 case spec.GlobalAvgPool():
                     return x.mean(axis=(1, 2))
                 case spec.Flatten():
-                    return x.reshape(x.shape[0], -1)
+                    return flatten(x)
                 case spec.Activation(function="leaky_relu"):
                     return _leaky_relu(x, layer.slope)
                 case spec.Activation():

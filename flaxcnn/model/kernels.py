@@ -1,4 +1,4 @@
-"""Convolution and pooling in the form that each backend runs fast, with gradients of their own.
+"""Convolution, pooling and flattening in the form that each backend runs fast, with gradients of their own.
 
 On CPU, XLA canonicalises convolutions in a program's entry computation only. Inside `lax.scan`, the
 gradients that JAX writes for a convolution fall to an unoptimised emitter (jax issue 12868), and
@@ -15,14 +15,13 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental.xla_metadata import set_xla_metadata
 
 from flaxcnn.recipe.layers import Padding
-from flaxcnn.rng import bits16
 
 Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]  # (low, high) of H, (low, high) of W
@@ -229,6 +228,7 @@ def _max_pool_forward(
     winner = jnp.full(y.shape, len(values), jnp.int32)
     for place in reversed(range(len(values))):
         winner = jnp.where(values[place] == y, place, winner)
+    winner = _reshaped_alone(winner, winner.shape)
     return y, (winner, jnp.empty((0, *x.shape[1:3]), bool))  # the second only carries a shape
 
 
@@ -276,90 +276,32 @@ def _spread_overlapping(
 _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
-def _along(vector: jax.Array, x: jax.Array) -> jax.Array:
-    """A vector [C] in a shape that broadcasts against x [..., C]."""
-    return vector.reshape(*[1] * (x.ndim - 1), -1)
+def flatten(x: jax.Array) -> jax.Array:
+    """[B, H, W, C] -> [B, H * W * C], in that order."""
+    return _flatten(x) if jax.default_backend() == "cpu" else x.reshape(x.shape[0], -1)
 
 
-def _over(axis: str | None, sums: Any) -> Any:
-    """Sums of all devices, where the batch is spread over any."""
-    return sums if axis is None else lax.psum(sums, axis)
+def _reshaped_alone(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """A reshape that XLA fuses with nothing.
 
-
-def normalize(
-    x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
-) -> jax.Array:
-    """(x - mean) / sqrt(var + epsilon) * scale + bias in float32; x [B, ..., C], the others [C]."""
-    factor = scale * lax.rsqrt(var + epsilon)
-    y = x.astype(jnp.float32) * _along(factor, x) + _along(bias - mean * factor, x)
-    return y.astype(x.dtype)
-
-
-def batch_norm(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, mask: jax.Array | None,
-    epsilon: float, axis: str | None,
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:  # fmt: skip
-    """Normalise x [B, ..., C] by its own statistics -> (y, (mean [C], var [C]) float32).
-
-    Ioffe and Szegedy 2015, algorithm 1, with its gradient written out: two reductions and one pass
-    each way. `mask` [B] bool leaves rows out of the statistics; `axis` names a mesh axis over which
-    the batch is spread. Gradients of `scale` and `bias` are those of this device's rows, like every
-    other parameter's; the statistics themselves carry none.
+    Within a fusion it would impose its two axes on the pooling before it, or on that one's
+    gradient, and a loop that finds row, column and channel by division runs three times slower.
     """
-    weight = jnp.ones((x.shape[0],), jnp.float32) if mask is None else mask.astype(jnp.float32)
-    weight = weight.reshape(-1, *[1] * (x.ndim - 1))
-    return _batch_norm(x, scale, bias, weight, epsilon, axis)
+    with set_xla_metadata(inlineable="false"):
+        return jax.jit(lambda x: x.reshape(shape))(x)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _batch_norm(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, weight: jax.Array,
-    epsilon: float, axis: str | None,
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:  # fmt: skip
-    return _batch_norm_forward(x, scale, bias, weight, epsilon, axis)[0]
+@jax.custom_vjp
+def _flatten(x: jax.Array) -> jax.Array:
+    return _reshaped_alone(x, (x.shape[0], math.prod(x.shape[1:])))
 
 
-def _batch_norm_forward(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, weight: jax.Array,
-    epsilon: float, axis: str | None,
-) -> tuple[Any, Any]:  # fmt: skip
-    wide = x.astype(jnp.float32)
-    reduced = tuple(range(x.ndim - 1))
-    places = math.prod(x.shape[1:-1])
-    count, sum_ = _over(axis, (weight.sum() * places, (wide * weight).sum(reduced)))
-    mean = sum_ / count
-    squares = (jnp.square(wide - _along(mean, x)) * weight).sum(reduced)
-    var = _over(axis, squares) / count
-    y = normalize(x, mean, var, scale, bias, epsilon)
-    return (y, (mean, var)), (x, weight, mean, lax.rsqrt(var + epsilon), scale, count)
+def _flatten_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return _flatten(x), jnp.empty((0, *x.shape[1:]), bool)  # only carries a shape
 
 
-def _batch_norm_backward(
-    epsilon: float, axis: str | None, residuals: Any, gradient: Any
-) -> tuple[jax.Array, jax.Array, jax.Array, None]:
-    x, weight, mean, inverse, scale, count = residuals
-    dy = gradient[0].astype(jnp.float32)
-    normal = (x.astype(jnp.float32) - _along(mean, x)) * _along(inverse, x)
-    reduced = tuple(range(x.ndim - 1))
-    dbias, dscale = dy.sum(reduced), (dy * normal).sum(reduced)
-    shift, slope = _over(axis, jnp.stack([dbias, dscale])) / count
-    inner = dy - (_along(shift, x) + normal * _along(slope, x)) * weight
-    dx = _along(scale * inverse, x) * inner
-    return dx.astype(x.dtype), dscale, dbias, None
+def _flatten_backward(like: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
+    return (_reshaped_alone(dy, (dy.shape[0], *like.shape[1:])),)
 
 
-_batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
-
-
-def dropout(x: jax.Array, key: jax.Array, stream: int, rate: float) -> jax.Array:
-    """Set each value of x [B, ...] to 0 with probability `rate` and divide the others by 1 - rate.
-
-    Srivastava et al. 2014, in the inverted form of Keras. `key` [B] has one typed key an image, so
-    that a mask does not depend on how a batch is spread; `stream` tells layers apart. Probabilities
-    are multiples of 2**-16.
-    """
-    if rate == 0:
-        return x
-    bits = bits16(key, stream, math.prod(x.shape[1:])).reshape(x.shape)
-    kept = bits < jnp.uint16(min(round((1.0 - rate) * 2**16), 2**16 - 1))
-    return jnp.where(kept, x / jnp.asarray(1.0 - rate, x.dtype), jnp.zeros((), x.dtype))
+_flatten.defvjp(_flatten_forward, _flatten_backward)
