@@ -1,4 +1,4 @@
-"""Convolution, pooling and flattening in the form that each backend runs fast, with gradients of their own.
+"""Convolution, pooling and flattening in the form that each backend runs fast.
 
 On CPU, XLA canonicalises convolutions in a program's entry computation only. Inside `lax.scan`, the
 gradients that JAX writes for a convolution fall to an unoptimised emitter (jax issue 12868), and
@@ -25,20 +25,24 @@ from flaxcnn.recipe.layers import Padding
 
 Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]  # (low, high) of H, (low, high) of W
+NO_PADS: Pads = ((0, 0), (0, 0))
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 # A weight gradient takes this many bytes of dy at once, so that its transposed copy stays in the
 # cache: 2 to 5 times faster than a whole batch (benchmarks/NOTES.md).
 PIECE_BYTES = 200 * 1024
 FEW = 16  # channels up to which XLA leaves a convolution to Eigen
-# An input gradient goes by rows where padding would add this part (1 / 4) of dy's rows or more on
-# each side: 1.3 to 1.7 times faster then, and no slower at the limit (benchmarks/NOTES.md).
+# An input gradient goes by rows of the kernel, or by parts of one larger than 5x5, where padding
+# would add this part (1 / 4) of dy's rows or more on each side: 1.2 to 1.7 times faster then, and
+# no slower at the limit (benchmarks/NOTES.md).
 ROWS_PAY = 4
+ROWS_ALONE = 5
+PARTS = (3, 2)  # rows and columns of parts
 
 
 def pads(shape: Pair, window: Pair, stride: Pair, padding: Padding) -> Pads:
     """Zero rows before and after H and W; SAME puts the odd one after, as Keras and XLA do."""
     if padding == "valid":
-        return (0, 0), (0, 0)
+        return NO_PADS
     found = []
     for n, k, s in zip(shape, window, stride, strict=True):
         total = max((-(-n // s) - 1) * s + k - n, 0)
@@ -119,34 +123,55 @@ def _conv_backward(
 
 
 def _input_gradient(w: jax.Array, dy: jax.Array, pad: Pads) -> jax.Array:
-    """dx [B, H, W, I] as a convolution of dy with the kernel turned round, padded beforehand.
+    """dx [B, H, W, I] as convolutions of dy with the kernel turned round, padded beforehand.
 
     A convolution that pads is slower, one whose output or kernel exceeds its input much slower,
     and with a kernel larger than its input it is not canonical.
     """
-    rows, columns = pad
-    if rows == (w.shape[0] - 1,) * 2 and rows[0] * ROWS_PAY > dy.shape[1]:
-        return _input_gradient_by_rows(w, dy, columns)
-    if rows == columns == (0, 0):
-        padded = dy
-    else:
-        padded = lax.optimization_barrier(_padded(dy, rows, columns))
-    return _cpu_conv(padded, w[::-1, ::-1].transpose(0, 1, 3, 2), (1, 1), ((0, 0), (0, 0)))
+    height, width = w.shape[:2]
+    if pad == ((height - 1,) * 2, (width - 1,) * 2) and (height - 1) * ROWS_PAY > dy.shape[1]:
+        return (_by_parts if min(height, width) > ROWS_ALONE else _by_rows)(w, dy)
+    return _turned_conv(w, dy, pad)
 
 
-def _input_gradient_by_rows(w: jax.Array, dy: jax.Array, columns: Pair) -> jax.Array:
-    """dx of a convolution without padding of H: every kernel row alone, then added where it lies.
+def _turned_conv(w: jax.Array, dy: jax.Array, pad: Pads) -> jax.Array:
+    padded = dy if pad == NO_PADS else lax.optimization_barrier(_padded(dy, *pad))
+    return _cpu_conv(padded, w[::-1, ::-1].transpose(0, 1, 3, 2), (1, 1), NO_PADS)
+
+
+def _by_rows(w: jax.Array, dy: jax.Array) -> jax.Array:
+    """dx of a convolution without padding: every kernel row alone, then added where it lies.
 
     A tall kernel on a low map multiplies mostly zeros where dy is padded by rows. Here one
     convolution with kernels of one row gives what each row of w sends back, [B, H', W, kh, I].
     """
     height, width, inputs, outputs = w.shape
     single = w[:, ::-1].transpose(1, 3, 0, 2).reshape(1, width, outputs, height * inputs)
-    padded = lax.optimization_barrier(_padded(dy, (0, 0), columns))
+    padded = lax.optimization_barrier(_padded(dy, (0, 0), (width - 1, width - 1)))
     sent = lax.optimization_barrier(_cpu_conv(padded, single, (1, 1), ((0, 0), (0, 0))))
     sent = sent.reshape(*sent.shape[:3], height, inputs)
     shifted = (_padded(sent[:, :, :, i], (i, height - 1 - i), (0, 0)) for i in range(height))
     return functools.reduce(jnp.add, shifted)
+
+
+def _by_parts(w: jax.Array, dy: jax.Array) -> jax.Array:
+    """dx of a convolution without padding: parts of the kernel alone, then added where they lie.
+
+    As `_by_rows`, of whose zeros along the width it saves the most, in more passes.
+    """
+    height, width = w.shape[:2]
+    sent = []
+    for rows, columns in itertools.product(_ranges(height, PARTS[0]), _ranges(width, PARTS[1])):
+        part = w[slice(*rows), slice(*columns)]
+        high, wide = part.shape[0] - 1, part.shape[1] - 1
+        alone = lax.optimization_barrier(_turned_conv(part, dy, ((high, high), (wide, wide))))
+        sent.append(_padded(alone, (rows[0], height - rows[1]), (columns[0], width - columns[1])))
+    return functools.reduce(jnp.add, sent)
+
+
+def _ranges(length: int, parts: int) -> Iterator[Pair]:
+    """`length` in `parts` runs of nearly one length, as (first, last + 1)."""
+    return itertools.pairwise(round(i * length / parts) for i in range(parts + 1))
 
 
 def _padded(x: jax.Array, rows: Pair, columns: Pair) -> jax.Array:
@@ -170,7 +195,7 @@ def _weight_gradient(w: jax.Array, x: jax.Array, dy: jax.Array, within: list[Pai
     piece = math.gcd(batch, 2 ** int(math.log2(fits)))
     if piece in (1, batch):
         return one(x, dy).transpose(1, 2, 0, 3)
-    pieces = tuple(a.reshape(batch // piece, piece, *a.shape[1:]) for a in (x, dy))
+    pieces = tuple(_apart(a, (batch // piece, piece, *a.shape[1:])) for a in (x, dy))
     nothing = jnp.zeros_like(w).transpose(2, 0, 1, 3)
     total = lax.scan(lambda sum_, now: (sum_ + one(*now), None), nothing, pieces)[0]
     return total.transpose(1, 2, 0, 3)
@@ -228,7 +253,7 @@ def _max_pool_forward(
     winner = jnp.full(y.shape, len(values), jnp.int32)
     for place in reversed(range(len(values))):
         winner = jnp.where(values[place] == y, place, winner)
-    winner = _reshaped_alone(winner, winner.shape)
+    winner = _apart(winner, winner.shape)  # or the gradient compares all values once more
     return y, (winner, jnp.empty((0, *x.shape[1:3]), bool))  # the second only carries a shape
 
 
@@ -276,32 +301,31 @@ def _spread_overlapping(
 _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
-def flatten(x: jax.Array) -> jax.Array:
-    """[B, H, W, C] -> [B, H * W * C], in that order."""
-    return _flatten(x) if jax.default_backend() == "cpu" else x.reshape(x.shape[0], -1)
+def _apart(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """x in another shape, or the same, written to memory: XLA's CPU fusions end here.
 
-
-def _reshaped_alone(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """A reshape that XLA fuses with nothing.
-
-    Within a fusion it would impose its two axes on the pooling before it, or on that one's
-    gradient, and a loop that finds row, column and channel by division runs three times slower.
+    A fusion that ends in a reshape runs on the axes of its result, and one that must find row,
+    column and channel by division is three times slower; one that computes x anew wherever it is
+    read may be slower too (benchmarks/NOTES.md).
     """
+    if jax.default_backend() != "cpu":
+        return x.reshape(shape)
     with set_xla_metadata(inlineable="false"):
         return jax.jit(lambda x: x.reshape(shape))(x)
 
 
 @jax.custom_vjp
-def _flatten(x: jax.Array) -> jax.Array:
-    return _reshaped_alone(x, (x.shape[0], math.prod(x.shape[1:])))
+def flatten(x: jax.Array) -> jax.Array:
+    """[B, H, W, C] -> [B, H * W * C], in that order."""
+    return _apart(x, (x.shape[0], math.prod(x.shape[1:])))
 
 
 def _flatten_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return _flatten(x), jnp.empty((0, *x.shape[1:]), bool)  # only carries a shape
+    return flatten(x), jnp.empty((0, *x.shape[1:]), bool)  # only carries a shape
 
 
 def _flatten_backward(like: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
-    return (_reshaped_alone(dy, (dy.shape[0], *like.shape[1:])),)
+    return (_apart(dy, (dy.shape[0], *like.shape[1:])),)
 
 
-_flatten.defvjp(_flatten_forward, _flatten_backward)
+flatten.defvjp(_flatten_forward, _flatten_backward)

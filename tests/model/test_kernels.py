@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jax import lax
 from jax.test_util import check_grads
 
 from flaxcnn.model import kernels
-from flaxcnn.model.kernels import avg_pool2d, batch_norm, conv2d, max_pool2d
+from flaxcnn.model.kernels import avg_pool2d, conv2d, flatten, max_pool2d
+from flaxcnn.model.regularization import batch_norm
 
 # A sum of n float32 products of N(0, 1) numbers is off by about sqrt(n) * 2^-24 of its own size;
 # the largest sum here has 9 * 9 * 9 terms, and cancellation takes another digit.
@@ -61,6 +62,9 @@ def pull_back(function, dy, *args):
 
 @FEW
 @given(geometry=geometries(), channels=st.integers(1, 4), filters=st.integers(1, 5))
+@example(geometry=(2, 9, 9, (7, 7), (1, 1), "valid"), channels=2, filters=3)  # dx by parts
+@example(geometry=(1, 8, 9, (6, 9), (1, 1), "valid"), channels=1, filters=2)  # not square
+@example(geometry=(2, 9, 8, (5, 3), (1, 1), "valid"), channels=2, filters=2)  # dx by rows
 def test_conv_and_its_gradients_equal_the_reference(geometry, channels, filters):
     batch, height, width, size, stride, padding = geometry
     x, w = normal(0, batch, height, width, channels), normal(1, *size, channels, filters)
@@ -212,6 +216,33 @@ def test_a_step_inside_scan_holds_only_canonical_convolutions(geometry):
     kinds = conv_kinds(lambda ws, xs: lax.scan(step, ws, xs)[0], ws, xs)
     assert kinds
     assert kinds <= CANONICAL
+
+
+def test_flatten_and_its_gradient():
+    x, dy = f32(normal(0, 3, 2, 5, 4), normal(1, 3, 40))
+    y, dx = pull_back(flatten, dy, x)
+    assert np.array_equal(y, np.reshape(x, (3, 40)))
+    assert np.array_equal(dx, np.reshape(dy, (3, 2, 5, 4)))
+
+
+def test_pooling_before_a_flatten_keeps_its_axes():
+    """With the two axes of the flatten its loop is three times slower; nothing else would tell."""
+
+    def loss(x, bias, w):
+        y = max_pool2d(jax.nn.relu(x + bias[None, None, None]), (2, 2), (2, 2), "valid")
+        return jnp.square(flatten(y) @ w).sum()
+
+    args = f32(normal(0, 8, 12, 12, 16), normal(1, 16), normal(2, 6 * 6 * 16, 10))
+    program = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(*args).compile().as_text()
+    fusions = re.findall(r"^%fused_computation.*?^}", program, re.MULTILINE | re.DOTALL)
+    pooling = [text for text in fusions if " maximum(" in text]
+    assert pooling
+    roots = [re.search(r"ROOT .* = \w+\[([\d,]*)\]", text)[1] for text in pooling]
+    assert all(root.count(",") == 3 for root in roots), roots
+    # The gradient reads which place won, and does not compare the window's pixels again.
+    spread = [text for text in fusions if "-> f32[8,12,12,16]" in text]
+    assert spread
+    assert not any(" slice(" in text for text in spread)
 
 
 @pytest.mark.parametrize(("stride", "padding"), [(1, "same"), (1, "valid"), (2, "same"),
