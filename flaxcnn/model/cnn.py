@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxcnn.model.kernels import avg_pool2d, conv2d, flatten, max_pool2d
+from flaxcnn.model.kernels import add_bias, avg_pool2d, conv2d, flatten, max_pool2d
 from flaxcnn.model.regularization import batch_norm, dropout, normalize
 from flaxcnn.recipe import layers as spec
 
@@ -61,7 +61,7 @@ class Conv2D(nn.Module):
         y = conv2d(x, kernel, spec.pair(layer.stride, "stride"), layer.padding)
         if layer.bias:
             bias = self.param("bias", nn.initializers.zeros, (layer.filters,), jnp.float32)
-            y += bias.astype(self.dtype)[None, None, None]
+            y = add_bias(y, bias.astype(self.dtype))
         return y
 
 

@@ -37,6 +37,7 @@ FEW = 16  # channels up to which XLA leaves a convolution to Eigen
 ROWS_PAY = 4
 ROWS_ALONE = 5
 PARTS = (3, 2)  # rows and columns of parts
+WINDOW = 32  # elements, of the windows into which XLA's CPU compiler divides a long sum
 
 
 def pads(shape: Pair, window: Pair, stride: Pair, padding: Padding) -> Pads:
@@ -329,3 +330,38 @@ def _flatten_backward(like: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
 
 
 flatten.defvjp(_flatten_forward, _flatten_backward)
+
+
+def channel_sums(x: jax.Array) -> jax.Array:
+    """Sum of x [B, ..., C] over all but the channels, [C].
+
+    XLA's CPU compiler makes a sum over an axis longer than WINDOW a tree of windows, 30 times
+    slower than a plain loop; axes are seen as several short ones instead, and the barrier keeps
+    it from joining them again.
+    """
+    shape = [part for length in x.shape[:-1] for part in _parts(length)]
+    apart = lax.optimization_barrier(x.reshape(*shape, x.shape[-1]))
+    return apart.sum(tuple(range(len(shape))))
+
+
+def _parts(length: int) -> list[int]:
+    """Factors of `length`, as few as have none above WINDOW but for a prime one."""
+    largest = max(part for part in range(1, WINDOW + 1) if length % part == 0)
+    return [length] if largest in (1, length) else [*_parts(length // largest), largest]
+
+
+@jax.custom_vjp
+def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """x [B, ..., C] + bias [C]."""
+    return x + bias.reshape(*[1] * (x.ndim - 1), -1)
+
+
+def _add_bias_forward(x: jax.Array, bias: jax.Array) -> tuple[jax.Array, None]:
+    return add_bias(x, bias), None
+
+
+def _add_bias_backward(_: None, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return dy, channel_sums(dy)
+
+
+add_bias.defvjp(_add_bias_forward, _add_bias_backward)

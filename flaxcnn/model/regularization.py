@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from flaxcnn.model.kernels import channel_sums
 from flaxcnn.rng import bits16
-
-WINDOW = 32  # of XLA's rewriting of sums, in elements
 
 
 def _along(vector: jax.Array, x: jax.Array) -> jax.Array:
@@ -23,24 +22,6 @@ def _along(vector: jax.Array, x: jax.Array) -> jax.Array:
 def _over(axis: str | None, sums: Any) -> Any:
     """Sums of all devices, where the batch is spread over any."""
     return sums if axis is None else lax.psum(sums, axis)
-
-
-def _channel_sums(x: jax.Array) -> jax.Array:
-    """Sum of x [B, ..., C] over all but the channels, [C].
-
-    XLA's CPU compiler makes a sum over an axis longer than WINDOW a tree of windows, 30 times
-    slower than a plain loop; axes are seen as several short ones instead, and the barrier keeps
-    it from joining them again.
-    """
-    shape = [part for length in x.shape[:-1] for part in _parts(length)]
-    apart = lax.optimization_barrier(x.reshape(*shape, x.shape[-1]))
-    return apart.sum(tuple(range(len(shape))))
-
-
-def _parts(length: int) -> list[int]:
-    """Factors of `length`, as few as have none above WINDOW but for a prime one."""
-    largest = max(part for part in range(1, WINDOW + 1) if length % part == 0)
-    return [length] if largest in (1, length) else [*_parts(length // largest), largest]
 
 
 def normalize(
@@ -82,9 +63,9 @@ def _batch_norm_forward(
 ) -> tuple[Any, Any]:  # fmt: skip
     wide = x.astype(jnp.float32)
     places = math.prod(x.shape[1:-1])
-    count, sum_ = _over(axis, (weight.sum() * places, _channel_sums(wide * weight)))
+    count, sum_ = _over(axis, (weight.sum() * places, channel_sums(wide * weight)))
     mean = sum_ / count
-    squares = _channel_sums(jnp.square(wide - _along(mean, x)) * weight)
+    squares = channel_sums(jnp.square(wide - _along(mean, x)) * weight)
     var = _over(axis, squares) / count
     y = normalize(x, mean, var, scale, bias, epsilon)
     return (y, (mean, var)), (x, weight, mean, lax.rsqrt(var + epsilon), scale, count)
@@ -96,7 +77,7 @@ def _batch_norm_backward(
     x, weight, mean, inverse, scale, count = residuals
     dy = gradient[0].astype(jnp.float32)
     normal = (x.astype(jnp.float32) - _along(mean, x)) * _along(inverse, x)
-    dbias, dscale = _channel_sums(dy), _channel_sums(dy * normal)
+    dbias, dscale = channel_sums(dy), channel_sums(dy * normal)
     shift, slope = _over(axis, jnp.stack([dbias, dscale])) / count
     inner = dy - (_along(shift, x) + normal * _along(slope, x)) * weight
     dx = _along(scale * inverse, x) * inner

@@ -16,7 +16,7 @@ from jax import lax
 from jax.test_util import check_grads
 
 from flaxcnn.model import kernels
-from flaxcnn.model.kernels import avg_pool2d, conv2d, flatten, max_pool2d
+from flaxcnn.model.kernels import add_bias, avg_pool2d, conv2d, flatten, max_pool2d
 from flaxcnn.model.regularization import batch_norm
 
 # A sum of n float32 products of N(0, 1) numbers is off by about sqrt(n) * 2^-24 of its own size;
@@ -120,13 +120,24 @@ def test_gradients_equal_finite_differences():
                 check_grads(jax.jit(one), (apart,), order=1, modes=["rev"])
 
 
-def test_sums_of_batch_norm_stay_plain():
-    """As a tree of windows they are 30 times slower; nothing else would tell."""
+def test_bias_and_its_gradient():
+    x, bias, dy = f32(normal(0, 6, 37, 2, 3), normal(1, 3), normal(2, 6, 37, 2, 3))
+    y, dx, db = pull_back(add_bias, dy, x, bias)
+    np.testing.assert_array_equal(y, np.asarray(x) + np.asarray(bias))
+    np.testing.assert_array_equal(dx, dy)
+    np.testing.assert_allclose(db, np.asarray(dy, np.float64).sum((0, 1, 2)), **FLOAT32)
+
+
+def test_sums_over_channels_stay_plain():
+    """As trees of windows they are 30 times slower; nothing else would tell."""
     x, scale, bias, dy = f32(
         normal(0, 64, 40, 3, 8), normal(1, 8), normal(2, 8), normal(3, 64, 40, 3, 8)
     )
-    norm = lambda x, scale, bias: batch_norm(x, scale, bias, None, 1e-3, None)[0]  # noqa: E731
-    gradients = jax.jit(lambda dy, *args: jax.vjp(norm, *args)[1](dy))
+
+    def layer(x, scale, bias):
+        return batch_norm(add_bias(x, bias), scale, bias, None, 1e-3, None)[0]
+
+    gradients = jax.jit(lambda dy, *args: jax.vjp(layer, *args)[1](dy))
     program = gradients.lower(dy, x, scale, bias).compile().as_text()
     assert "reduce(" in program or "ynn" in program
     assert "reduce-window" not in program
