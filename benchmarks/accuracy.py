@@ -29,9 +29,10 @@ from benchmarks.peers.with_flax import Network, make_optimizer, train_step
 from flaxcnn import backend
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.datasets import load
+from flaxcnn.engine.folder import plain, write_atomic
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.job import make_job
-from flaxcnn.engine.record import plain, source_revision, write_atomic
+from flaxcnn.engine.record import source_revision
 from flaxcnn.engine.train import Progress, epochs
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config

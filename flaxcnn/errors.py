@@ -49,8 +49,9 @@ class WriteError(FlaxcnnError):
 class InterruptedRun(FlaxcnnError):
     """A signal stopped the run after its state was saved; `--resume` goes on from there."""
 
-    def __init__(self, message: str, exit_code: int):
-        super().__init__(message)
+    def __init__(self, signal: str, message: str, exit_code: int):
+        super().__init__(f"{signal}: {message}")
+        self.signal = signal
         self.exit_code = exit_code
 
 

@@ -23,9 +23,9 @@ class Purpose(enum.IntEnum):
     DROPOUT = 3
 
 
-def stream_key(seed: jax.Array, purpose: Purpose, index: jax.Array | int = 0) -> jax.Array:
-    """Threefry key of one stream; `seed` and `index` are [] integers, traced or not."""
-    root = jax.random.key(seed, impl="threefry2x32")
+def stream_key(seeds: jax.Array, purpose: Purpose, index: jax.Array | int = 0) -> jax.Array:
+    """Threefry key of one stream; `seeds` is [4] uint32, one a purpose, and `index` an integer."""
+    root = jax.random.key(seeds[int(purpose)], impl="threefry2x32")
     return jax.random.fold_in(jax.random.fold_in(root, int(purpose)), index)
 
 

@@ -25,7 +25,7 @@ def test_threefry_is_that_of_jax(key, counters):
 
 @pytest.fixture(scope="module")
 def keys():
-    return row_keys(stream_key(jnp.uint32(0), Purpose.DROPOUT, 3), jnp.arange(ROWS))
+    return row_keys(stream_key(jnp.zeros(4, jnp.uint32), Purpose.DROPOUT, 3), jnp.arange(ROWS))
 
 
 def test_bits_are_uniform_and_their_parts_unrelated(keys):
@@ -50,7 +50,7 @@ def test_any_count_and_every_row_alone(keys, count):
 
 
 def test_a_row_draws_alike_wherever_it_is():
-    key = stream_key(jnp.uint32(1), Purpose.AUGMENT)
+    key = stream_key(jnp.ones(4, jnp.uint32), Purpose.AUGMENT)
     there = jax.random.key_data(row_keys(key, jnp.asarray([7, 3, 9])))
     alone = jax.random.key_data(row_keys(key, jnp.asarray([3])))
     np.testing.assert_array_equal(there[1], alone[0])

@@ -89,7 +89,8 @@ def _measured(
     """The JSON document of all experiments, each shown and written as soon as it is measured."""
     from flaxcnn.backend import prepare
     from flaxcnn.bench import measure
-    from flaxcnn.engine.record import environment, plain
+    from flaxcnn.engine.folder import plain
+    from flaxcnn.engine.record import environment
 
     quiet()
     prepare(cache=False)  # before `environment` looks for devices
@@ -257,7 +258,7 @@ def _conclude(
 
 
 def _write_json(path: Path, document: Mapping[str, Any]) -> None:
-    from flaxcnn.engine.record import write_atomic
+    from flaxcnn.engine.folder import write_atomic
 
     text = json.dumps(document, indent=1, allow_nan=False) + "\n"
     write_atomic(path, text.encode())

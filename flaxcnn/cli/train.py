@@ -52,7 +52,7 @@ def train(
       flaxcnn train mnist-ladder/model10 --run-dir runs/m10 --resume
     """
     found = catalog.find(experiment)
-    _check_environment()
+    check_environment()
     config, origins = catalog.resolve(
         found, assignments=assignments, config_file=config_file, protocol=protocol, seed=seed
     )
@@ -82,7 +82,7 @@ def train(
     _conclude(result.summary, result.path, as_json)
 
 
-def _check_environment() -> None:
+def check_environment() -> None:
     """FLAXCNN_* that mean nothing are said, not silently ignored."""
     known = {*SETTINGS_OF_OURS, *(name.upper() for name in Config.__dataclass_fields__)}
     for name in os.environ:
@@ -104,7 +104,8 @@ def _print_config(config: Config, origins: dict[str, str], as_json: bool) -> Non
         say(f"{key} = {json.dumps(value)}  # {'; '.join([origins[key], *inner])}")
 
 
-def _runs_folder(name: str) -> Path:
+def runs_folder(name: str) -> Path:
+    """Where runs of an experiment go by default."""
     return Path(os.environ.get("FLAXCNN_RUNS_DIR", "runs")).expanduser() / name
 
 
@@ -113,7 +114,7 @@ def _run_directory(name: str, config: Config, chosen: Path | None, resume: bool)
         if resume and not (chosen.expanduser() / "config.json").is_file():
             raise CheckpointError(f"--resume: {chosen} holds no run")
         return chosen
-    folder = _runs_folder(name)
+    folder = runs_folder(name)
     if resume:
         return _newest(folder, config)
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")

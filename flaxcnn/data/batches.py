@@ -39,11 +39,11 @@ def steps_per_epoch(rows: int, batch_size: int, drop_last: bool = False) -> int:
 
 
 def shuffled(
-    seed: jax.Array, epoch: jax.Array, rows: jax.Array, batch_size: int,
+    seeds: jax.Array, epoch: jax.Array, rows: jax.Array, batch_size: int,
     drop_last: bool = False, shards: int = 1,
 ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
     """One epoch's row numbers in random order -> rows [S, B] int32, mask [S, B] bool."""
-    order = jax.random.permutation(stream_key(seed, Purpose.ORDER, epoch), rows)
+    order = jax.random.permutation(stream_key(seeds, Purpose.ORDER, epoch), rows)
     if drop_last:
         order = order[: steps_per_epoch(len(rows), batch_size, drop_last) * batch_size]
     return in_order(order, batch_size, shards)

@@ -22,7 +22,7 @@ def train_epoch(
 ) -> tuple[TrainState, MetricSums]:
     """One pass over `rows` [N] int32 in this epoch's order -> (state, per-step sums [S])."""
     epoch = state.step // plan.steps_per_epoch
-    batches = shuffled(state.seed, epoch, rows, plan.batch_size, plan.drop_last, plan.shards)
+    batches = shuffled(state.seeds, epoch, rows, plan.batch_size, plan.drop_last, plan.shards)
 
     def scan(
         state: TrainState, hypers: Hypers, data: Resident, batches: Batches

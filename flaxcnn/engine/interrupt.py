@@ -43,8 +43,8 @@ class Interrupt:
         """Raise InterruptedRun if a signal has come."""
         if self.received is not None:
             raise InterruptedRun(
-                f"{self.received.name}: stopped after the last checkpoint; "
-                "the same command with --resume goes on from it",
+                self.received.name,
+                "stopped after the last checkpoint; the same command with --resume goes on from it",
                 EXIT_CODES[self.received],
             )
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import SingleDeviceSharding
 
 from flaxcnn.data import splits
 from flaxcnn.data.arrays import Dataset
@@ -20,18 +20,21 @@ from flaxcnn.engine import parallel
 from flaxcnn.engine.step import Hypers, Plan, TrainState, init_state
 from flaxcnn.model.cnn import CNN
 from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.leaves import compiled_layers, compiled_optimizer, dropout_rates
+from flaxcnn.recipe.optimizers import Cosine
 
 PROBE_ROWS = 2000  # training rows on which a unit must stay silent to be called dead
 
 
-def make_plan(config: Config, train_rows: int) -> Plan:
-    """The static part of a run over `train_rows` rows."""
+def make_plan(config: Config, train_rows: int, shards: int | None = None) -> Plan:
+    """The static part of a run over `train_rows` rows; `shards` None: as many as do well."""
     steps = steps_per_epoch(train_rows, config.batch_size, config.drop_last)
-    shards = parallel.shards_of(config.batch_size)
+    if shards is None:
+        shards = 1 if config.determinism == "exact" else parallel.shards_of(config.batch_size)
     axis = parallel.AXIS if shards > 1 else None
     return Plan(
-        model=CNN(config.layers, dtype=jnp.dtype(config.precision), axis=axis),
-        optimizer=config.optimizer,
+        model=CNN(compiled_layers(config.layers), dtype=jnp.dtype(config.precision), axis=axis),
+        optimizer=compiled_optimizer(config.optimizer),
         schedule=config.schedule,
         augment=config.augment,
         smooth=config.label_smoothing > 0,
@@ -40,7 +43,7 @@ def make_plan(config: Config, train_rows: int) -> Plan:
         drop_last=config.drop_last,
         train_rows=train_rows,
         steps_per_epoch=steps,
-        total_steps=steps * config.epochs,
+        total_steps=steps * config.epochs if isinstance(config.schedule, Cosine) else 0,
     )
 
 
@@ -50,6 +53,8 @@ def make_hypers(config: Config) -> Hypers:
         learning_rate=jnp.float32(config.learning_rate),
         weight_decay=jnp.float32(config.optimizer.weight_decay),
         label_smoothing=jnp.float32(config.label_smoothing),
+        momentum=jnp.float32(getattr(config.optimizer, "momentum", 0.0)),
+        dropout=jnp.asarray(dropout_rates(config.layers), jnp.float32),
     )
 
 
@@ -63,35 +68,35 @@ class Job:
     plan: Plan
     hypers: Hypers
     data: Resident
+    place: jax.sharding.Sharding  # where state, data and row numbers lie, whole on every device
+    width: int = 0  # runs side by side, stacked along a first axis of state and hypers; 0: one run
     compile_seconds: float = 0.0
-    _compiled: dict[tuple[str, int], Callable[..., Any]] = field(default_factory=dict)
+    _compiled: dict[tuple[str, int, int], jax.stages.Compiled] = field(default_factory=dict)
 
     def rows_of(self, split: str) -> jax.Array:
         """Row numbers [N] int32 of "train", "validation" or "test", or of the "probe" rows."""
         rows = self.rows.train[:PROBE_ROWS] if split == "probe" else getattr(self.rows, split)
         return jax.device_put(rows, self.place)
 
-    @property
-    def place(self) -> jax.sharding.Sharding:
-        """Where state, data and row numbers lie: whole on every device."""
-        return parallel.everywhere(self.plan.shards)
-
     def init(self) -> TrainState:
         """The state before the first step."""
         make = functools.partial(init_state, self.plan, self.dataset.shape)
-        return jax.jit(make, out_shardings=self.place)(jnp.uint32(self.config.seed))
+        return jax.jit(make, out_shardings=self.place)(jnp.asarray(self.config.seeds(), jnp.uint32))
 
     def run(self, program: str, state: TrainState, split: str) -> Any:
         """`train_epoch` (which uses `state` up), `evaluate`, `predict` or `alive_units`."""
         return self.compile(program, state, split)(*self._arguments(program, state, split))
 
-    def compile(self, program: str, state: TrainState, split: str) -> Callable[..., Any]:
+    def compile(self, program: str, state: TrainState, split: str) -> jax.stages.Compiled:
         """The program for the rows of `split`, compiled on first use; its time is added up."""
         args = self._arguments(program, state, split)
-        key = (program, len(args[-1]))
+        key = (program, len(args[-1]), self.width)
         if key not in self._compiled:
             began = time.perf_counter()
             function = functools.partial(getattr(programs, program), self.plan)
+            if self.width:
+                stacked = [0] * (len(args) - 2) + [None, None]  # all share data and rows
+                function = jax.vmap(function, stacked)
             donated = (0,) if program == "train_epoch" else ()
             self._compiled[key] = jax.jit(function, donate_argnums=donated).lower(*args).compile()
             self.compile_seconds += time.perf_counter() - began
@@ -102,8 +107,11 @@ class Job:
         return (state, *hypers, self.data, self.rows_of(split))
 
 
-def make_job(config: Config, dataset: Dataset) -> Job:
+def make_job(config: Config, dataset: Dataset, device: jax.Device | None = None) -> Job:
     """Check the recipe against the data, choose the rows and put the data on the device.
+
+    On `device` alone, where one is given; otherwise batches are spread over all of them, unless
+    the run is to be exact.
 
     Raises:
         ConfigError: the model cannot be built on the data's shape, or the split does not fit.
@@ -112,13 +120,13 @@ def make_job(config: Config, dataset: Dataset) -> Job:
     config.table(dataset.shape, dataset.num_classes)
     rows = splits.choose(dataset, config)
     mean, scale = splits.standardisation(_pixels(dataset, rows.train, config), config.normalize)
-    plan = make_plan(config, len(rows.train))
-    place = parallel.everywhere(plan.shards)
+    plan = make_plan(config, len(rows.train), None if device is None else 1)
+    place = parallel.everywhere(plan.shards) if device is None else SingleDeviceSharding(device)
     data = resident(
         [dataset.train.image, dataset.test.image], [dataset.train.label, dataset.test.label],
         mean, scale, place,
     )  # fmt: skip
-    return Job(config, dataset, rows, plan, jax.device_put(make_hypers(config), place), data)
+    return Job(config, dataset, rows, plan, jax.device_put(make_hypers(config), place), data, place)
 
 
 def _pixels(dataset: Dataset, rows: np.ndarray, config: Config) -> np.ndarray:

@@ -48,7 +48,9 @@ def open_run(path: Path) -> SavedRun:
         )
     config, summary, data = run.config(), run.read_json("summary.json"), run.read_json("data.json")
     plan = make_plan(config, data["rows"]["train"])
-    like = jax.eval_shape(lambda: init_state(plan, tuple(data["shape"]), jnp.uint32(config.seed)))
+    like = jax.eval_shape(
+        lambda: init_state(plan, tuple(data["shape"]), jnp.asarray(config.seeds(), jnp.uint32))
+    )
     with Checkpoints(run.path / "checkpoints") as checkpoints:
         state, _ = checkpoints.restore(summary["kept_epoch"], like)
     return SavedRun(config, summary, data, plan, state)

@@ -42,17 +42,19 @@ class Plan:
     drop_last: bool
     train_rows: int
     steps_per_epoch: int
-    total_steps: int
+    total_steps: int  # of the whole run, for a schedule that spans it; 0 for the others
     shards: int = 1  # devices that share a batch
 
 
 @flax.struct.dataclass
 class Hypers:
-    """What may differ between runs of one compiled program; each [] float32."""
+    """What may differ between runs of one compiled program; each [] float32, but for `dropout`."""
 
     learning_rate: jax.Array
     weight_decay: jax.Array
     label_smoothing: jax.Array
+    momentum: jax.Array
+    dropout: jax.Array  # [number of dropout layers]
 
 
 @flax.struct.dataclass
@@ -60,7 +62,7 @@ class TrainState:
     """Arrays only."""
 
     step: jax.Array  # [] int32, updates done
-    seed: jax.Array  # [] uint32, the only source of randomness
+    seeds: jax.Array  # [4] uint32, one for each Purpose: the only source of randomness
     params: Tree
     batch_stats: Tree  # {} for a model without batch normalisation
     opt_state: Tree
@@ -75,18 +77,18 @@ class Sums:
     metrics: MetricSums
 
 
-def init_state(plan: Plan, shape: tuple[int, ...], seed: jax.Array) -> TrainState:
-    """A fresh state for images of `shape` (H, W, C); `seed` is [] uint32."""
-    key = stream_key(seed, Purpose.INIT)
+def init_state(plan: Plan, shape: tuple[int, ...], seeds: jax.Array) -> TrainState:
+    """A fresh state for images of `shape` (H, W, C); `seeds` is [4] uint32."""
+    key = stream_key(seeds, Purpose.INIT)
     variables = plan.model.init(key, jnp.zeros((1, *shape), jnp.float32), train=False)
     params = variables["params"]
     zero = jnp.float32(0)
     return TrainState(
         step=jnp.int32(0),
-        seed=seed,
+        seeds=seeds,
         params=params,
         batch_stats=variables.get("batch_stats", {}),
-        opt_state=optim.make(plan.optimizer, zero, zero).init(params),
+        opt_state=optim.make(plan.optimizer, zero, zero, zero).init(params),
     )
 
 
@@ -96,9 +98,9 @@ def gradients(plan: Plan, state: TrainState, hypers: Hypers, data: Resident, bat
     `data` is there for its pixel statistics.
     """
     epoch = state.step // plan.steps_per_epoch
-    keys = row_keys(stream_key(state.seed, Purpose.AUGMENT, epoch), batch.row)
+    keys = row_keys(stream_key(state.seeds, Purpose.AUGMENT, epoch), batch.row)
     image = standardize(augment(batch.image, keys, plan.augment), data.mean, data.scale)
-    dropout_key = row_keys(stream_key(state.seed, Purpose.DROPOUT, state.step), batch.row)
+    dropout_key = row_keys(stream_key(state.seeds, Purpose.DROPOUT, state.step), batch.row)
     padded = plan.steps_per_epoch * plan.batch_size > plan.train_rows or (
         plan.batch_size % plan.shards > 0
     )
@@ -106,7 +108,8 @@ def gradients(plan: Plan, state: TrainState, hypers: Hypers, data: Resident, bat
     def loss_fn(params: Tree) -> tuple[jax.Array, tuple[MetricSums, Tree]]:
         logits, new = plan.model.apply(
             {"params": params, "batch_stats": state.batch_stats}, image, train=True,
-            mask=batch.mask if padded else None, dropout_key=dropout_key, mutable=["batch_stats"],
+            mask=batch.mask if padded else None, dropout_key=dropout_key,
+            dropout_rate=hypers.dropout, mutable=["batch_stats"],
         )  # fmt: skip
         smoothing = hypers.label_smoothing if plan.smooth else None
         sums = batch_sums(logits, batch.label, batch.mask, smoothing)
@@ -124,7 +127,7 @@ def update(plan: Plan, state: TrainState, hypers: Hypers, sums: Sums) -> TrainSt
     rate = optim.scheduled_rate(
         plan.schedule, hypers.learning_rate, state.step, plan.steps_per_epoch, plan.total_steps
     )
-    optimizer = optim.make(plan.optimizer, rate, hypers.weight_decay)
+    optimizer = optim.make(plan.optimizer, rate, hypers.weight_decay, hypers.momentum)
     change, opt_state = optimizer.update(mean(sums.grads), state.opt_state, state.params)
     return dataclasses.replace(
         state,

@@ -28,8 +28,8 @@ from flaxcnn.engine import card
 from flaxcnn.engine.checkpoint import Checkpoints, tree_digest
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.job import Job, make_job
-from flaxcnn.engine.metrics import finalize
-from flaxcnn.engine.record import RunDirectory, environment
+from flaxcnn.engine.metrics import MetricSums, finalize
+from flaxcnn.engine.record import RunDirectory, environment, versions
 from flaxcnn.engine.step import TrainState
 from flaxcnn.errors import DataError, DivergedError, InterruptedRun
 from flaxcnn.recipe.config import Config
@@ -64,6 +64,12 @@ class Progress:
         """Whether the run ends here, by count or by patience."""
         impatient = config.patience is not None and self.wait >= config.patience
         return self.epoch >= config.epochs or impatient
+
+    def kept(self, config: Config) -> int:
+        """The epoch whose weights are kept."""
+        kept = self.best_epoch if config.keep == "best" else self.epoch
+        assert kept is not None  # an epoch without a finite loss ends the run
+        return kept
 
 
 @dataclass(frozen=True)
@@ -106,20 +112,36 @@ def epochs(
             sums["clean_train"] = job.run("evaluate", state, "train")
         interrupt.wait(sums)
         host = jax.device_get({"train": train_sums, **sums})
-        metrics = {
-            f"{split}_{name}": value
-            for split, found in host.items()
-            for name, value in finalize(found).items()
-        }
-        progress = progress.after(metrics, config)
-        metrics = {
-            "epoch": progress.epoch,
-            **metrics,
-            "best": progress.best_epoch == progress.epoch,
-            "seconds": time.perf_counter() - begin,
-            "images_per_second": float(host["train"].count.sum()) / seconds,
-        }
+        now = time.perf_counter()
+        metrics, progress = epoch_metrics(host, progress, config, seconds, now - begin)
         yield EpochReport(metrics, progress, state)
+
+
+def epoch_metrics(
+    sums: dict[str, MetricSums], progress: Progress, config: Config, train: float, whole: float
+) -> tuple[dict[str, Any], Progress]:
+    """An epoch's line for metrics.jsonl and the progress after it.
+
+    Args:
+        sums: of "train", "val" and maybe "clean_train", on the host.
+        progress: before the epoch.
+        config: the recipe.
+        train: seconds of the training pass.
+        whole: seconds with validation.
+    """
+    metrics = {
+        f"{split}_{name}": value
+        for split, found in sums.items()
+        for name, value in finalize(found).items()
+    }
+    progress = progress.after(metrics, config)
+    return {
+        "epoch": progress.epoch,
+        **metrics,
+        "best": progress.best_epoch == progress.epoch,
+        "seconds": whole,
+        "images_per_second": float(sums["train"].count.sum()) / train,
+    }, progress
 
 
 def fit(
@@ -197,7 +219,7 @@ def _fit(
         state, progress = report.state, report.progress
         run.add_epoch(report.metrics)
         on_epoch(report.metrics)
-        _check_finite(report, config)
+        check_finite(report.metrics, progress, config)
         best = progress.best_epoch
         if (
             progress.done(config)
@@ -205,21 +227,24 @@ def _fit(
             or (progress.epoch % config.save_every == 0)
         ):
             checkpoints.save(progress.epoch, state, dataclasses.asdict(progress), best)
-    kept = progress.best_epoch if config.keep == "best" else progress.epoch
-    assert kept is not None
-    state, _ = checkpoints.restore(kept, state)
-    summary = _conclude(job, run, state, progress, kept, name, before)
+    state, _ = checkpoints.restore(progress.kept(config), state)
+    dead = count_dead(job, state)
+    summary = conclude(job, state, progress, run.history(), name, before, dead)
+    _write_predictions(job, run, state)
+    run.write_text("README.md", card.page(config, summary, run.history(), dead))
+    run.write_json("summary.json", summary)
+    run.set_status("complete", epoch=progress.epoch)
     return Result(summary, state, run.path)
 
 
-def _check_finite(report: EpochReport, config: Config) -> None:
+def check_finite(metrics: dict[str, Any], progress: Progress, config: Config) -> None:
     """DivergedError before the weights of such an epoch can become a checkpoint."""
     for name in LOSSES:
-        if not math.isfinite(loss := report.metrics[name]):
+        if not math.isfinite(loss := metrics[name]):
             raise DivergedError(
-                f"epoch {report.progress.epoch}: {name} is {loss}; "
+                f"epoch {progress.epoch}: {name} is {loss}; "
                 f"lower learning_rate (now {config.learning_rate:g}); "
-                f"best epoch so far: {report.progress.best_epoch or 'none'}"
+                f"best epoch so far: {progress.best_epoch or 'none'}"
             )
 
 
@@ -246,29 +271,43 @@ def _describe(job: Job, run: RunDirectory, name: str) -> None:
     })  # fmt: skip
 
 
-def _conclude(
-    job: Job, run: RunDirectory, state: TrainState, progress: Progress, kept: int, name: str,
+def conclude(
+    job: Job,
+    state: TrainState,
+    progress: Progress,
+    history: list[dict[str, Any]],
+    name: str,
     before: dict[str, tuple[int, int]],
-) -> dict[str, Any]:  # fmt: skip
-    """Test the kept weights, once, and write summary, predictions and the run's page."""
-    config, history = job.config, run.history()
+    dead: dict[str, tuple[int, int]],
+) -> dict[str, Any]:
+    """Test the kept weights, once -> summary.json.
+
+    Args:
+        job: of the run.
+        state: the kept one.
+        progress: after the last epoch.
+        history: the epochs' lines.
+        name: of the experiment.
+        before: `count_dead` at initialisation.
+        dead: and of `state`.
+    """
+    config = job.config
     measured = {
         split: finalize(jax.device_get(job.run("evaluate", state, rows)))
         for split, rows in (("train", "train"), ("val", "validation"), ("test", "test"))
     }
     counts = totals(config.table(job.dataset.shape, job.dataset.num_classes))
-    dead = count_dead(job, state)
-    env = run.read_json("env.json")
-    summary = {
+    return {
         "experiment": name,
         "protocol": config.protocol,
         "seed": config.seed,
         **{key: counts[key] for key in ("params", "trainable_params")},
         "epochs_run": progress.epoch,
         "best_epoch": progress.best_epoch,
-        "kept_epoch": kept,
+        "kept_epoch": progress.kept(config),
         "stopped_early": progress.epoch < config.epochs,
         **{f"{s}_{k}": v for s, found in measured.items() for k, v in found.items()},
+        "test_rows": len(job.rows.test),
         "seconds": sum(row["seconds"] for row in history),
         "compile_seconds": job.compile_seconds,
         "images_per_second": float(np.median([row["images_per_second"] for row in history])),
@@ -279,15 +318,10 @@ def _conclude(
         "data_digest": job.dataset.digest,
         "split_digest": splits.digest(job.rows),
         "fingerprint": config.fingerprint(),
-        "device": env["device"],
-        "backend": env["backend"],
-        "versions": env["versions"],
+        "device": jax.devices()[0].device_kind,
+        "backend": jax.default_backend(),
+        "versions": versions(),
     }
-    _write_predictions(job, run, state)
-    run.write_text("README.md", card.page(config, summary, history, dead))
-    run.write_json("summary.json", summary)
-    run.set_status("complete", epoch=progress.epoch)
-    return summary
 
 
 def _write_predictions(job: Job, run: RunDirectory, state: TrainState) -> None:

@@ -110,6 +110,7 @@ class CNN(nn.Module):
         train: bool,
         mask: jax.Array | None = None,
         dropout_key: jax.Array | None = None,
+        dropout_rate: jax.Array | None = None,
     ) -> jax.Array:
         """Images [B, H, W, C] -> logits [B, K] float32.
 
@@ -118,6 +119,7 @@ class CNN(nn.Module):
             train: batch statistics and dropout (True) or moving averages and none (False).
             mask: [B] bool, False for padding that batch statistics must not see; None for none.
             dropout_key: [B] typed keys, one an image, for training a model that has dropout.
+            dropout_rate: one float32 for each dropout layer, in order; the layers' own if None.
         """
         names = spec.Names()
 
@@ -161,11 +163,14 @@ class CNN(nn.Module):
                 case spec.Activation():
                     return activate(name, layer.function, x)
                 case spec.Dropout():
-                    if not train:
+                    if not train or not layer.rate:
                         return x
                     if dropout_key is None:
                         raise ValueError("dropout_key: training a model with dropout needs one")
-                    return dropout(x, dropout_key, names.seen["dropout"], layer.rate)
+                    number = names.seen["dropout"]  # from 1
+                    own = jnp.float32(layer.rate)
+                    rate = own if dropout_rate is None else dropout_rate[number - 1]
+                    return dropout(x, dropout_key, number, rate)
                 case spec.BatchNorm():
                     return BatchNorm(layer, self.dtype, self.axis, name=name)(x, train, mask)
                 case spec.Residual():

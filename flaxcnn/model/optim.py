@@ -52,15 +52,16 @@ def scheduled_rate(
 
 
 def make(
-    optimizer: spec.Optimizer, rate: Scalar, weight_decay: Scalar
+    optimizer: spec.Optimizer, rate: Scalar, weight_decay: Scalar, momentum: Scalar
 ) -> optax.GradientTransformation:
     """The transformation from mean gradients to the change of the parameters.
 
-    Weight decay is decoupled, as in Keras: it subtracts rate * weight_decay * parameter.
+    Weight decay is decoupled, as in Keras: it subtracts rate * weight_decay * parameter. Whether
+    there is any, and any momentum, `optimizer` says; how much, the other arguments.
     """
     match optimizer:
         case spec.SGD():
-            step = _sgd(optimizer, rate)
+            step = _sgd(optimizer, rate, momentum)
         case spec.Adam():
             step = _adam(optimizer, rate)
         case spec.Nadam():
@@ -68,7 +69,7 @@ def make(
         case spec.Adamax():
             step = _adamax(optimizer, rate)
         case spec.RMSprop():
-            step = _rmsprop(optimizer, rate)
+            step = _rmsprop(optimizer, rate, momentum)
         case spec.Adagrad():
             step = _adagrad(optimizer, rate)
         case spec.Adadelta():
@@ -110,16 +111,16 @@ def _squares(grads: Params) -> Params:
     return jax.tree.map(jnp.square, grads)
 
 
-def _sgd(o: spec.SGD, rate: Scalar) -> optax.GradientTransformation:
+def _sgd(o: spec.SGD, rate: Scalar, momentum: Scalar) -> optax.GradientTransformation:
     """v <- momentum * v - rate * g;  change = v, or momentum * v - rate * g with nesterov."""
 
     def update(
         grads: Params, state: Moments, params: Params | None = None
     ) -> tuple[Params, Moments]:
-        velocity = jax.tree.map(lambda v, g: o.momentum * v - rate * g, state.first, grads)
+        velocity = jax.tree.map(lambda v, g: momentum * v - rate * g, state.first, grads)
         change = velocity
         if o.nesterov:
-            change = jax.tree.map(lambda v, g: o.momentum * v - rate * g, velocity, grads)
+            change = jax.tree.map(lambda v, g: momentum * v - rate * g, velocity, grads)
         return change, state._replace(steps=state.steps + 1, first=velocity)
 
     return optax.GradientTransformation(_start(first=True, second=False), update)
@@ -190,7 +191,7 @@ class RMSpropState(NamedTuple):
     velocity: Params
 
 
-def _rmsprop(o: spec.RMSprop, rate: Scalar) -> optax.GradientTransformation:
+def _rmsprop(o: spec.RMSprop, rate: Scalar, momentum: Scalar) -> optax.GradientTransformation:
     """change = -rate * g / sqrt(v + epsilon), or / (sqrt(v) + epsilon) as Keras 2 had it."""
 
     def init(params: Params) -> RMSpropState:
@@ -211,7 +212,7 @@ def _rmsprop(o: spec.RMSprop, rate: Scalar) -> optax.GradientTransformation:
         root = _root(o.epsilon, o.epsilon_in_sqrt)
         change = jax.tree.map(lambda g, v: -rate * g / root(v), grads, variance)
         if o.momentum:
-            change = velocity = jax.tree.map(lambda s, c: o.momentum * s + c, velocity, change)
+            change = velocity = jax.tree.map(lambda s, c: momentum * s + c, velocity, change)
         return change, RMSpropState(squares, means, velocity)
 
     return optax.GradientTransformation(init, update)

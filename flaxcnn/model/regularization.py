@@ -87,15 +87,14 @@ def _batch_norm_backward(
 _batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
 
 
-def dropout(x: jax.Array, key: jax.Array, stream: int, rate: float) -> jax.Array:
+def dropout(x: jax.Array, key: jax.Array, stream: int, rate: jax.Array) -> jax.Array:
     """Set each value of x [B, ...] to 0 with probability `rate` and divide the others by 1 - rate.
 
     Srivastava et al. 2014, in the inverted form of Keras. `key` [B] has one typed key an image, so
     that a mask does not depend on how a batch is spread; `stream` tells layers apart. Probabilities
-    are multiples of 2**-16.
+    are multiples of 2**-16. `rate` is [] float32.
     """
-    if rate == 0:
-        return x
     bits = bits16(key, stream, math.prod(x.shape[1:])).reshape(x.shape)
-    kept = bits < jnp.uint16(min(round((1.0 - rate) * 2**16), 2**16 - 1))
-    return jnp.where(kept, x / jnp.asarray(1.0 - rate, x.dtype), jnp.zeros((), x.dtype))
+    limit = jnp.minimum(jnp.round((1.0 - rate) * 2**16), 2**16 - 1).astype(jnp.uint16)
+    scale = (1.0 / (1.0 - rate)).astype(x.dtype)
+    return jnp.where(bits < limit, x * scale, jnp.zeros((), x.dtype))

@@ -16,6 +16,7 @@ from flaxcnn.recipe.layers import Layer, Row, Shape, check_model
 from flaxcnn.recipe.optimizers import Adam, Constant, Optimizer, Schedule
 
 MAX_SEED = 2**32 - 1
+STREAMS = ("init_seed", "order_seed", "augment_seed", "dropout_seed")  # by flaxcnn.rng.Purpose
 SUSPICIOUS_EPSILON = 1e-2
 
 
@@ -120,6 +121,10 @@ class Config:
     drop_last: bool = False  # True: leave the incomplete last batch of an epoch out
     epochs: int = 10
     seed: int = 0
+    init_seed: int | None = None  # this one, order_seed, augment_seed, dropout_seed: None is `seed`
+    order_seed: int | None = None
+    augment_seed: int | None = None
+    dropout_seed: int | None = None
     protocol: Literal["honest", "document"] = "honest"
     split: Split = Archive()
     validation: float | int | Literal["test"] = 0.1  # fraction or rows held out of train
@@ -129,6 +134,7 @@ class Config:
     min_delta: float = 0.0
     keep: Literal["best", "last"] = "best"
     precision: Literal["float32", "bfloat16"] = "float32"
+    determinism: Literal["fast", "exact"] = "fast"  # exact: one device a run, bits as in any study
     evaluate_train: bool = False  # True: clean training accuracy every epoch, not only at the end
     save_every: int = 1  # epochs between checkpoints; the best and the last are always kept
 
@@ -150,8 +156,13 @@ class Config:
             "label_smoothing": (0 <= self.label_smoothing < 1, "0 <= x < 1"),
             "batch_size": (self.batch_size >= 1, "an integer of at least 1"),
             "epochs": (self.epochs >= 1, "an integer of at least 1"),
-            "seed": (0 <= self.seed <= MAX_SEED, f"an integer from 0 to {MAX_SEED}"),
-            "split_seed": (0 <= self.split_seed <= MAX_SEED, f"an integer from 0 to {MAX_SEED}"),
+            **{
+                name: (
+                    0 <= (getattr(self, name) or 0) <= MAX_SEED,
+                    f"an integer from 0 to {MAX_SEED}",
+                )
+                for name in ("seed", "split_seed", *STREAMS)
+            },
             "patience": (self.patience is None or self.patience >= 1, "an integer of at least 1"),
             "min_delta": (self.min_delta >= 0, "x >= 0"),
             "save_every": (self.save_every >= 1, "an integer of at least 1"),
@@ -188,6 +199,11 @@ class Config:
             raise ConfigError(
                 f"{error} (data: {self.dataset}, {size}, {classes} classes)"
             ) from None
+
+    def seeds(self) -> list[int]:
+        """The seed of each stream of random numbers, in the order of `flaxcnn.rng.Purpose`."""
+        own = (getattr(self, name) for name in STREAMS)
+        return [self.seed if seed is None else seed for seed in own]
 
     def warnings(self) -> list[str]:
         """Legal values that seldom mean what they say."""

@@ -21,14 +21,16 @@ SHIFTED = st.sampled_from([(Shift(0.2, 0.25),), (Flip(),), BOTH])
 
 
 @functools.partial(jax.jit, static_argnums=(4,))
-def apply(images, seed, epoch, rows, steps):
-    key = stream_key(seed, Purpose.AUGMENT, epoch)
+def apply(images, seeds, epoch, rows, steps):
+    key = stream_key(seeds, Purpose.AUGMENT, epoch)
     return augment(images, jax.vmap(jax.random.fold_in, (None, 0))(key, rows), steps)
 
 
 def augmented(rows, steps, seed=0, epoch=0):
     rows = np.asarray(rows)
-    out = apply(IMAGES[rows], jnp.uint32(seed), jnp.int32(epoch), rows.astype(np.int32), steps)
+    out = apply(
+        IMAGES[rows], jnp.full(4, seed, jnp.uint32), jnp.int32(epoch), rows.astype(np.int32), steps
+    )
     assert out.dtype == jnp.uint8
     return np.asarray(out)
 

@@ -22,7 +22,9 @@ order_of = jax.jit(shuffled, static_argnums=(3, 4))
 def epoch_rows(seed, epoch, rows, batch_size, drop_last=False):
     """(row numbers [S, B], mask [S, B]) of rows 100, 103, 106, ... in NumPy."""
     numbers = 100 + 3 * jnp.arange(rows, dtype=jnp.int32)
-    found = order_of(jnp.uint32(seed), jnp.int32(epoch), numbers, batch_size, drop_last)
+    found = order_of(
+        jnp.full(4, seed, jnp.uint32), jnp.int32(epoch), numbers, batch_size, drop_last
+    )
     assert found[0].dtype == jnp.int32
     return tuple(map(np.asarray, found))
 
@@ -97,7 +99,7 @@ def test_take_and_resident_bring_rows_labels_and_statistics():
 def test_numbers_of_the_random_streams_never_change():
     """Records of old runs are repeated by these numbers."""
     assert {p.name: p.value for p in Purpose} == {"INIT": 0, "ORDER": 1, "AUGMENT": 2, "DROPOUT": 3}
-    key = stream_key(jnp.uint32(7), Purpose.ORDER, 3)
+    key = stream_key(jnp.array([0, 7, 1, 2], jnp.uint32), Purpose.ORDER, 3)
     by_hand = jax.random.key(jnp.uint32(7), impl="threefry2x32")
     for number in (1, 3):
         by_hand = jax.random.fold_in(by_hand, number)

@@ -12,6 +12,7 @@ from flaxcnn.engine import epoch as programs
 from flaxcnn.engine import parallel
 from flaxcnn.model.cnn import CNN
 from flaxcnn.recipe.layers import Conv, Dense, Dropout, Flatten
+from flaxcnn.recipe.leaves import dropout_rates
 
 # The same sums in another order, over an epoch of five updates.
 CLOSE = {"rtol": 2e-5, "atol": 2e-6}
@@ -25,7 +26,8 @@ def on(shards, layers, batch_size):
     axis = parallel.AXIS if shards > 1 else None
     plan = dataclasses.replace(plan, shards=shards, model=CNN(layers, axis=axis))
     place = parallel.everywhere(shards)
-    state, data, hypers, rows = jax.device_put((start(plan), DATA, HYPERS, ROWS), place)
+    hypers = HYPERS.replace(dropout=jnp.asarray(dropout_rates(layers), jnp.float32))
+    state, data, hypers, rows = jax.device_put((start(plan), DATA, hypers, ROWS), place)
     run = lambda program, *args: jax.jit(program, static_argnums=0)(plan, *args)  # noqa: E731
     after, sums = run(programs.train_epoch, state, hypers, data, rows)
     held = run(programs.evaluate, after, data, rows)

@@ -157,12 +157,15 @@ def replay(name, case):
         steps_per_epoch=steps, total_steps=steps,
     )  # fmt: skip
     params, stats = weights_of(stored, meta["weights"], "init")
-    state = jax.jit(init_state, static_argnums=(0, 1))(plan, image.shape[1:], jnp.uint32(0))
+    state = jax.jit(init_state, static_argnums=(0, 1))(
+        plan, image.shape[1:], jnp.zeros(4, jnp.uint32)
+    )
     assert jax.tree.structure((params, stats)) == jax.tree.structure(
         (state.params, state.batch_stats)
     )
     state = state.replace(params=params, batch_stats=stats)
-    hypers = Hypers(jnp.float32(case.rate), jnp.float32(0), jnp.float32(0))
+    momentum = getattr(case.optimizer, "momentum", 0)
+    hypers = Hypers(*(jnp.float32(value) for value in (case.rate, 0, 0, momentum)), jnp.zeros(0))
 
     @jax.jit
     def run(state, rows):

@@ -10,7 +10,8 @@ import threading
 import pytest
 from small_runs import TINY
 
-from flaxcnn.engine.record import RunDirectory, environment, plain, versions, write_atomic
+from flaxcnn.engine.folder import plain, write_atomic
+from flaxcnn.engine.record import RunDirectory, environment, versions
 from flaxcnn.errors import CheckpointError, ConfigError, WriteError
 from flaxcnn.recipe.optimizers import Cosine
 

@@ -41,7 +41,7 @@ DATA = resident(
     np.zeros((1, 1, 1), np.float32),
     np.full((1, 1, 1), 255, np.float32),
 )
-HYPERS = Hypers(jnp.float32(0.1), jnp.float32(0), jnp.float32(0))
+HYPERS = Hypers(*(jnp.float32(value) for value in (0.1, 0, 0, 0.9)), jnp.zeros(0))
 
 
 def plan_of(layers, rows=40, batch_size=8, drop_last=False, **kwargs):
@@ -51,8 +51,12 @@ def plan_of(layers, rows=40, batch_size=8, drop_last=False, **kwargs):
                 train_rows=rows, steps_per_epoch=steps, total_steps=steps)  # fmt: skip
 
 
+def seeds(seed):
+    return jnp.full(4, seed, jnp.uint32)
+
+
 def start(plan, seed=0):
-    state = jax.jit(init_state, static_argnums=(0, 1))(plan, SHAPE, jnp.uint32(seed))
+    state = jax.jit(init_state, static_argnums=(0, 1))(plan, SHAPE, seeds(seed))
     # At once and not zero, so that the moving statistics take part in what is compared.
     return state.replace(batch_stats=jax.tree.map(lambda s: s + 0.25, state.batch_stats))
 
@@ -157,7 +161,7 @@ def test_augmentation_is_drawn_by_seed_epoch_and_row():
     backwards = jax.tree.map(lambda a: a[::-1], rows)
 
     def loss(step=0, seed=0, rows=rows):
-        now = state.replace(step=jnp.int32(step), seed=jnp.uint32(seed))
+        now = state.replace(step=jnp.int32(step), seeds=seeds(seed))
         return float(compiled_gradients(plan, now, HYPERS, DATA, rows).metrics.loss)
 
     assert loss(rows=backwards) == pytest.approx(loss(), rel=1e-5)
@@ -222,7 +226,7 @@ def test_an_epoch_is_its_steps_and_is_traced_once(monkeypatch):
     one = jax.jit(functools.partial(inner, plan))
     again = start(plan, 1)
     for epoch in range(3):
-        order = programs.shuffled(again.seed, jnp.int32(epoch), rows, 16)
+        order = programs.shuffled(again.seeds, jnp.int32(epoch), rows, 16)
         for now in zip(*order, strict=True):
             again, _ = one(again, HYPERS, DATA, take(DATA, *now))
     assert_close(state, again)

@@ -141,18 +141,23 @@ CASES = PLAIN | {
 }
 
 
+def momentum_of(o):
+    return jnp.float32(getattr(o, "momentum", 0))
+
+
 @functools.cache
 def compiled(o, donate=False):
     """update(gradient, state, parameter, rate, weight decay) -> (change, state); all traced."""
 
     def update(g, state, p, rate, decay):
-        return optim.make(o, rate, decay).update(g, state, p)
+        return optim.make(o, rate, decay, momentum_of(o)).update(g, state, p)
 
     return jax.jit(update, donate_argnums=1 if donate else ())
 
 
 def start(o, params):
-    return optim.make(o, jnp.float32(0), jnp.float32(0)).init(params)
+    zero = jnp.float32(0)
+    return optim.make(o, zero, zero, zero).init(params)
 
 
 @pytest.mark.parametrize("o", CASES.values(), ids=CASES)
@@ -201,7 +206,7 @@ def test_rate_and_decay_may_differ_between_runs_of_one_program(name):
 
     def run(rate, decay):
         p = jnp.full(WIDTH, 0.3)
-        optimizer = optim.make(o, rate, decay)
+        optimizer = optim.make(o, rate, decay, momentum_of(o))
         state = optimizer.init(p)
         for g in grads:
             change, state = optimizer.update(g, state, p)

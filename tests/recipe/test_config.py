@@ -179,7 +179,8 @@ def test_every_field_changes_the_fingerprint():
         "drop_last": True, "epochs": 11, "seed": 1, "protocol": "document",
         "split": Ranges(5, 5, 5), "validation": 0.2, "split_seed": 1, "monitor": "val_loss",
         "patience": 3, "min_delta": 0.1, "keep": "last", "precision": "bfloat16",
-        "evaluate_train": True, "save_every": 2,
+        "evaluate_train": True, "save_every": 2, "determinism": "exact", "init_seed": 0,
+        "order_seed": 0, "augment_seed": 0, "dropout_seed": 0,
     }  # fmt: skip
     assert set(changed) == {field.name for field in fields(Config)}
     prints = {replace(BASE, **{name: value}).fingerprint() for name, value in changed.items()}

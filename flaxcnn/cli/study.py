@@ -1,0 +1,157 @@
+"""`flaxcnn study`."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import typer
+
+from flaxcnn.cli.output import NO_CACHE, command, emit_json, note, quiet, say
+from flaxcnn.cli.train import check_environment, runs_folder
+from flaxcnn.errors import CheckpointError, ConfigError, near_miss
+from flaxcnn.recipe import catalog
+from flaxcnn.recipe.config import Config
+from flaxcnn.studies.plan import parse_grid, parse_seeds, plan_runs
+
+HOW = ("auto", "vmap", "map")
+
+
+@command
+def study(
+    experiment: str = typer.Argument(
+        catalog.DEFAULT_EXPERIMENT, help="A name from `flaxcnn experiments list`, or FILE.py:NAME."
+    ),
+    seeds: str = typer.Option(..., "--seeds", metavar="N|A,B,...", help="How many, or which."),
+    grid: list[str] = typer.Option(
+        [], "--grid", metavar="KEY=A,B", help="Values of a setting; all combinations are run."
+    ),
+    vary: str = typer.Option(
+        "", "--vary", metavar="SOURCES",
+        help="Let the seed drive one source at a time: init,order,augment,dropout,all.",
+    ),
+    how: str = typer.Option("auto", "--how", help="auto, vmap (side by side) or map (in turn)."),
+    max_memory: str = typer.Option(
+        None, "--max-memory", metavar="SIZE", help="For the arrays of runs, such as 2G."
+    ),
+    assignments: list[str] = typer.Option(
+        [], "-s", "--set", metavar="KEY=VALUE", help="Change a setting, dotted where nested."
+    ),
+    config_file: Path = typer.Option(None, "--config", help="TOML or JSON file with settings."),
+    seed: int = typer.Option(None, "--seed", help="The first seed, and what is fixed has it."),
+    study_dir: Path = typer.Option(None, "--study-dir", help="Default runs/NAME/study-ID."),
+    resume: bool = typer.Option(False, "--resume", help="Go on with an interrupted study."),
+    protocol: str = typer.Option(None, "--protocol", help="honest (default) or document."),
+    no_cache: bool = NO_CACHE,
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON document on stdout."),
+) -> None:  # fmt: skip
+    """Train a model with many seeds, and say how sure the result is.
+
+    \b
+    Examples:
+      flaxcnn study --seeds 20
+      flaxcnn study mnist-ladder/model10 --seeds 8
+      flaxcnn study --seeds 16 --grid learning_rate=0.01,0.001 --grid optimizer=sgd,adam
+      flaxcnn study --seeds 16 --vary init,order,dropout,all
+      flaxcnn study mnist-ladder/model10 --seeds 8 -s determinism=exact --study-dir runs/eight
+    """
+    found = catalog.find(experiment)
+    check_environment()
+    config, _ = catalog.resolve(
+        found, assignments=assignments, config_file=config_file, protocol=protocol, seed=seed
+    )
+    if how not in HOW:
+        raise ConfigError(f"--how: got {how!r}; allowed are {', '.join(HOW)}{near_miss(how, HOW)}")
+    plan = Wanted(
+        parse_seeds(seeds, config.seed), parse_grid(grid),
+        [word.strip() for word in vary.split(",") if word.strip()], how, max_memory,
+    )  # fmt: skip
+    # A wrong plan is said before anything is loaded.
+    plan_runs(config, plan.seeds, plan.grid, plan.vary)
+    folder = _folder(found.name, study_dir, resume)
+    _run(found.name, config, plan, folder, resume, not no_cache, as_json)
+
+
+class Wanted(NamedTuple):
+    """What the options say of the plan."""
+
+    seeds: list[int]
+    grid: dict[str, list[Any]]
+    vary: list[str]
+    how: Any
+    max_memory: str | None
+
+
+def _folder(name: str, chosen: Path | None, resume: bool) -> Path:
+    if chosen is not None:
+        if resume and not (chosen.expanduser() / "plan.json").is_file():
+            raise CheckpointError(f"--resume: {chosen} holds no study")
+        return chosen
+    if resume:
+        raise ConfigError("--resume: which study? name it with --study-dir")
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    return runs_folder(name) / f"study-{stamp}"
+
+
+def _run(
+    name: str, config: Config, plan: Wanted, folder: Path, resume: bool, cache: bool, as_json: bool
+) -> None:
+    """Load, train and tell."""
+    from flaxcnn.data.datasets import load
+
+    dataset = load(config.dataset)  # before jax is imported: missing data is said at once
+    import jax
+
+    from flaxcnn.backend import prepare
+    from flaxcnn.studies import page
+    from flaxcnn.studies.runs import Group, Outcome
+    from flaxcnn.studies.study import Tell, study
+    from flaxcnn.studies.width import parse_memory
+
+    quiet()
+    prepare(cache)
+    devices = len(jax.local_devices())
+
+    def tell_group(group: Group, width: int) -> None:
+        side = "one at a time" if width == 1 else f"{width} side by side"
+        used = min(devices, len(group.runs))
+        labels = dict.fromkeys(run.label or "as it is" for run in group.runs)
+        shown = "; ".join(list(labels)[:4]) + ("; ..." if len(labels) > 4 else "")
+        say(f"program of {len(group.runs)} runs ({shown}): {side} on each of {used} devices",
+            as_json)  # fmt: skip
+
+    def tell_run(outcome: Outcome, ended: int, planned: int) -> None:
+        row, label = outcome.row, outcome.run.label
+        if row["status"] == "diverged":
+            note(f"seed {row['seed']} {label}: {row['reason']}")
+            return
+        say(f"run {ended:>3}/{planned}  seed {row['seed']:<4} {label + '  ' if label else ''}"
+            f"test {row['test_accuracy']:.4f}  validation {row['val_accuracy']:.4f}  "
+            f"epoch {row['kept_epoch']} of {row['epochs_run']}"
+            + ("  dead" if row["dead_layers"] else ""), as_json)  # fmt: skip
+
+    settings = f"grid {', '.join(plan.grid)}, " if plan.grid else ""
+    say(f"{name}: {settings}{len(plan.seeds)} seeds on {config.dataset}, "
+        f"{config.protocol} protocol, determinism {config.determinism}", as_json)  # fmt: skip
+    result = study(
+        config, plan.seeds, grid=plan.grid, vary=plan.vary, how=plan.how, study_dir=folder,
+        max_memory=parse_memory(plan.max_memory) if plan.max_memory else None, resume=resume,
+        name=name, dataset=dataset, tell=Tell(tell_group, tell_run),
+    )  # fmt: skip
+    _table(page.lines(result.summary), as_json)
+    for found in result.summary["variance"]:
+        say(f"variance {found['setting']}".rstrip(), as_json)
+        _table(page.variance_lines(found), as_json)
+    say(f"study  {result.path}\nreport {result.path / 'README.md'}", as_json)
+    if as_json:
+        emit_json({**result.summary, "study_dir": str(result.path)})
+
+
+def _table(lines: list[list[str]], as_json: bool) -> None:
+    """Aligned columns after an empty line."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    say("", as_json)
+    for cells in lines:
+        padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+        say("  ".join(padded).rstrip(), as_json)

@@ -1,0 +1,187 @@
+"""A locked folder of records: files written whole or not at all, lines that survive a crash."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import socket
+import tempfile
+from pathlib import Path
+from typing import IO, Any, Self
+
+from flaxcnn.errors import CheckpointError, ConfigError, WriteError
+
+
+def plain(value: Any) -> Any:
+    """The value with NaN and infinities as None: JSON has no other word for them."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write beside the target, flush to disk, rename.
+
+    Raises:
+        WriteError: the folder or the disk does not take it.
+    """
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise WriteError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+class Folder:
+    """A folder that one process at a time writes to; the lock dies with it.
+
+    `kind` is its name in messages and `proof` the file that tells it from another folder; each kind
+    says in `check` what it holds and may go on with.
+
+    Raises:
+        ConfigError: it holds something else.
+        WriteError: it is in use, or cannot be written.
+    """
+
+    kind = "run"
+    proof = "config.json"
+
+    def __init__(self, path: Path):
+        self.path = path.expanduser().absolute()
+        self._lock: IO[str] | None = None
+
+    # -- opening ---------------------------------------------------------------------------------
+
+    def take(self, recipe: dict[str, Any], resume: bool) -> Self:
+        """Create it for `recipe`, written to the proof file, or take it up again; returns self."""
+        try:
+            self._check_place()
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.path / "run.lock", "a+")  # noqa: SIM115
+        except OSError as error:
+            raise WriteError(f"{self.kind} directory {self.path}: {error.strerror}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.seek(0)
+            holder = self._lock.read().strip() or "another process"
+            self._lock.close()
+            raise WriteError(f"{self.kind} directory {self.path}: in use by {holder}") from None
+        try:
+            if (self.path / self.proof).exists():
+                if not resume:
+                    raise ConfigError(
+                        f"{self.kind} directory {self.path}: holds a {self.kind} already; "
+                        "add --resume to go on with it, or choose another directory"
+                    )
+                self.check(recipe)
+        except BaseException:
+            self.close()
+            raise
+        self._lock.truncate(0)
+        self._lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        self._lock.flush()
+        self.write_json(self.proof, recipe)
+        return self
+
+    def check(self, recipe: dict[str, Any]) -> None:
+        """ConfigError where `recipe` is not what the folder holds."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Give the lock back."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _check_place(self) -> None:
+        """Before anything is written: not a folder of something else."""
+        if not self.path.is_dir() or (self.path / self.proof).exists():
+            return
+        ours = ("run.lock", f".{self.proof}.")  # the latter: of a start that was killed
+        if others := sorted(p.name for p in self.path.iterdir() if not p.name.startswith(ours)):
+            raise ConfigError(
+                f"{self.kind} directory {self.path}: holds {others[0]} but no {self.kind}; "
+                "allowed is a new or empty folder"
+            )
+
+    # -- files -----------------------------------------------------------------------------------
+
+    def read_json(self, name: str) -> Any:
+        """A JSON file; CheckpointError if it is missing or damaged."""
+        try:
+            return json.loads((self.path / name).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise CheckpointError(f"{self.path / name}: {error.strerror}") from error
+        except ValueError as error:
+            raise CheckpointError(f"{self.path / name}: is damaged ({error})") from error
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON file, whole or not at all."""
+        text = json.dumps(plain(value), indent=1, allow_nan=False) + "\n"
+        write_atomic(self.path / name, text.encode())
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file, whole or not at all."""
+        write_atomic(self.path / name, text.encode())
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Write a file, whole or not at all."""
+        write_atomic(self.path / name, data)
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """The values of a JSON-lines file; a last line that a crash cut short does not count."""
+        try:
+            lines = (self.path / name).read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return []
+        rows = []
+        for line in lines:
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+        return rows
+
+    def write_lines(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """A JSON-lines file anew."""
+        self.write_text(name, "".join(_line(row) for row in rows))
+
+    def add_lines(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """Further values for a JSON-lines file, in a single write."""
+        try:
+            with open(self.path / name, "a", encoding="utf-8") as file:
+                file.write("".join(_line(row) for row in rows))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise WriteError(f"{self.path / name}: {error.strerror}") from error
+
+    def set_status(self, status: str, **more: Any) -> None:
+        """running, complete, interrupted, diverged or failed."""
+        self.write_json("status.json", {"status": status, **more})
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(plain(row), allow_nan=False) + "\n"

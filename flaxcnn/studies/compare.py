@@ -1,0 +1,184 @@
+"""Runs and studies side by side: which differences their seeds show."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flaxcnn.errors import CheckpointError, ConfigError, near_miss
+from flaxcnn.recipe.config import STREAMS
+from flaxcnn.studies.contrasts import (
+    Superiority,
+    compare_paired,
+    compare_unpaired,
+    holm,
+    probability_of_superiority,
+)
+from flaxcnn.studies.verdict import Verdict, verdict
+
+METRICS = {  # whether larger is better
+    "test_accuracy": True, "val_accuracy": True, "train_accuracy": True,
+    "test_loss": False, "val_loss": False, "train_loss": False,
+}  # fmt: skip
+# What both sides must share for their numbers to mean the same.
+SHARED = ("data_digest", "split_digest", "protocol")
+SEEDS = {"seed", *STREAMS}
+
+
+@dataclass
+class Side:
+    """Runs of one recipe that differ in their seed."""
+
+    label: str
+    shared: dict[str, Any]
+    test_rows: int
+    values: dict[int, float] = field(default_factory=dict)  # seed -> metric
+    failed: int = 0  # runs that diverged
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One side against the first."""
+
+    label: str
+    against: str
+    verdict: Verdict
+    superiority: Superiority
+    p_corrected: float | None  # Holm's, over all comparisons of the call
+
+
+def compare(
+    paths: Sequence[Path], metric: str = "test_accuracy", *, paired: bool = False,
+    margin: float | None = None, anyway: bool = False,
+) -> tuple[list[Side], list[Compared], list[str]]:  # fmt: skip
+    """Every recipe found in the folders against the first one.
+
+    Run directories of one recipe are one side; so is each setting of a study.
+
+    Args:
+        paths: of run and study directories.
+        metric: of a run's row.
+        paired: equal seeds make pairs.
+        margin: largest difference of no interest; by default the binomial standard error of the
+            mean accuracy on the test rows, and none for a loss: equivalence is not tested then.
+        anyway: compare sides that differ in data, rows or protocol.
+
+    Returns:
+        the sides, a comparison for each but the first, and what a reader has to be told.
+
+    Raises:
+        ConfigError: fewer than two sides, one seed on a side, or sides that must not be compared.
+        CheckpointError: a folder that holds neither, or nothing finished.
+    """
+    if metric not in METRICS:
+        raise ConfigError(
+            f"--metric: got {metric!r}; allowed are {', '.join(METRICS)}"
+            f"{near_miss(metric, METRICS)}"
+        )
+    sides = _sides(paths, metric)
+    if len(sides) < 2:
+        raise ConfigError(
+            f"compare: got {len(sides)} recipe in {len(paths)} folders; allowed are two or more, "
+            "the first of which the others are held against"
+        )
+    notes = [_check_shared(sides[0], side, anyway) for side in sides[1:]]
+    notes += [f"{side.label}: {side.failed} diverged runs do not count" for side in sides
+              if side.failed]  # fmt: skip
+    return sides, _contrasts(sides, metric, paired, margin), [note for note in notes if note]
+
+
+def _contrasts(
+    sides: list[Side], metric: str, paired: bool, margin: float | None
+) -> list[Compared]:
+    first, others = sides[0], sides[1:]
+    sign = 1.0 if METRICS[metric] else -1.0
+    samples = [{seed: sign * value for seed, value in side.values.items()} for side in sides]
+    raw = [
+        (compare_paired if paired else compare_unpaired)(own, samples[0]).p_value
+        for own in samples[1:]
+    ]
+    known = [p for p in raw if p is not None]
+    corrected = iter(holm(known)) if known else iter(())
+    rows = first.test_rows if metric.endswith("accuracy") else None
+    found = []
+    for side, own, p_value in zip(others, samples[1:], raw, strict=True):
+        p = next(corrected) if p_value is not None else None
+        found.append(Compared(
+            side.label, first.label,
+            verdict(own, samples[0], margin, p_corrected=p, paired=paired, test_rows=rows),
+            probability_of_superiority(own, samples[0], paired), p,
+        ))  # fmt: skip
+    return found
+
+
+def _check_shared(first: Side, other: Side, anyway: bool) -> str | None:
+    differ = [key for key in SHARED if first.shared[key] != other.shared[key]]
+    if not differ:
+        return None
+    key = differ[0]
+    text = (
+        f"{other.label} and {first.label} differ in {', '.join(differ)} "
+        f"({key}: {str(other.shared[key])[:12]} and {str(first.shared[key])[:12]})"
+    )
+    if not anyway:
+        raise ConfigError(f"compare: {text}; --anyway compares them, and says so")
+    return f"{text}: a difference may come from there"
+
+
+def _sides(paths: Sequence[Path], metric: str) -> list[Side]:
+    sides: dict[str, Side] = {}
+    for path in paths:
+        for recipe, label, row in _rows(path):
+            key = json.dumps([recipe, label], sort_keys=True)
+            if key not in sides:
+                shared = {name: row[name] for name in SHARED}
+                sides[key] = Side(label, shared, row.get("test_rows", 0))
+            side = sides[key]
+            if row["seed"] in side.values:
+                raise ConfigError(
+                    f"compare: seed {row['seed']} of {label} is in more than one folder; "
+                    "allowed is each run once"
+                )
+            if row.get("status") == "diverged":
+                side.failed += 1
+            else:
+                side.values[row["seed"]] = row[metric]
+                side.test_rows = row["test_rows"]
+    return list(sides.values())
+
+
+def _rows(path: Path) -> list[tuple[Any, str, dict[str, Any]]]:
+    """(recipe without seeds, label, row) of every run in the folder."""
+    if (path / "study.json").is_file():
+        plan = _json(path / "plan.json")
+        name = plan["experiment"] or path.name
+        rows = [json.loads(line) for line in (path / "runs.jsonl").read_text().splitlines()]
+        found = []
+        for row in rows:
+            words = [f"{key}={json.dumps(value)}" for key, value in row["setting"].items()]
+            words += [row["vary"]] if row["vary"] != "all" else []
+            recipe = [_seedless(plan["config"]), row["setting"], row["vary"]]
+            found.append((recipe, " ".join([name, *words]), row))
+        return found
+    if (path / "summary.json").is_file():
+        row, config = _json(path / "summary.json"), _json(path / "config.json")
+        recipe = [_seedless(config), {}, "all"]
+        return [(recipe, row["experiment"] or path.name, row)]
+    raise CheckpointError(
+        f"{path}: holds no finished run or study (no summary.json or study.json); "
+        "--resume finishes one"
+    )
+
+
+def _seedless(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in SEEDS}
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from error

@@ -1,0 +1,168 @@
+"""Which runs a study is made of: settings x seeds, and which source of randomness varies."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from flaxcnn.errors import ConfigError, near_miss
+from flaxcnn.recipe.codec import parse_text
+from flaxcnn.recipe.config import MAX_SEED, STREAMS, Config, Source, layered
+from flaxcnn.recipe.leaves import dropout_rates
+
+EVERYTHING = "all"
+SOURCES = {name.removesuffix("_seed"): name for name in STREAMS}  # init, order, augment, dropout
+SEED_KEYS = ("seed", *STREAMS)
+Grid = Mapping[str, Sequence[Any]]  # setting -> its values
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a study; `setting` holds what the grid sets, `vary` what its seed drives."""
+
+    config: Config
+    setting: Mapping[str, Any]
+    vary: str
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """16 hex digits that tell the run from every other."""
+        text = json.dumps([self.config.fingerprint(), self.vary, self.seed])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def label(self) -> str:
+        """The setting, and the source where only one varies: `learning_rate=0.1, init`."""
+        words = [f"{key}={json.dumps(value)}" for key, value in self.setting.items()]
+        return ", ".join([*words, *([self.vary] if self.vary != EVERYTHING else [])])
+
+
+def plan_runs(
+    base: Config, seeds: Sequence[int], grid: Grid | None = None, vary: Sequence[str] = ()
+) -> list[PlannedRun]:
+    """Every setting of the grid with every seed, setting by setting.
+
+    Args:
+        base: the recipe; its own seed is the one that sources keep which do not vary.
+        seeds: distinct, each 0 to 2**32 - 1.
+        grid: dotted keys of Config to values; all combinations.
+        vary: of "init", "order", "augment", "dropout", "all"; a study of its own for each. None:
+            everything varies with the seed.
+
+    Raises:
+        ConfigError: no seeds, one twice, an unknown key or source, a value that does not fit, or a
+            source that the recipe does not have.
+    """
+    _check_seeds(seeds)
+    _check_vary(base, vary)
+    runs = []
+    for setting in settings_of(grid or {}):
+        config, _ = layered(base, [Source("grid", setting)])
+        for source in vary or (EVERYTHING,):
+            for seed in seeds:
+                own: dict[str, Any] = {"seed" if source == EVERYTHING else SOURCES[source]: seed}
+                runs.append(PlannedRun(replace(config, **own), setting, source, seed))
+    if twice := _first_repeated([run.key for run in runs]):
+        label = runs[[run.key for run in runs].index(twice)].label
+        raise ConfigError(f"grid: got the setting {label} twice; allowed are distinct settings")
+    return runs
+
+
+def settings_of(grid: Grid) -> list[dict[str, Any]]:
+    """All combinations, the last key varying fastest."""
+    for key, values in grid.items():
+        if key in SEED_KEYS:
+            raise ConfigError(f"grid.{key}: seeds are what --seeds and --vary are for")
+        if not values:
+            raise ConfigError(f"grid.{key}: got no values; allowed is at least one")
+    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+
+
+def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
+    """`["learning_rate=0.1,0.01", "optimizer=sgd,adam"]` -> setting -> values.
+
+    Raises:
+        ConfigError: not KEY=VALUE,VALUE, or a key twice.
+    """
+    grid: dict[str, list[Any]] = {}
+    for text in texts:
+        key, equals, values = (part.strip() for part in text.partition("="))
+        if not equals or not key or not values:
+            raise ConfigError(
+                f"--grid {text}: allowed is KEY=VALUE,VALUE, such as --grid learning_rate=0.1,0.01"
+            )
+        if key in grid:
+            raise ConfigError(f"--grid {key}: given twice; allowed is one list of values a key")
+        grid[key] = [parse_text(value.strip()) for value in _split(values)]
+    return grid
+
+
+def _split(text: str) -> list[str]:
+    """At the commas that are in no bracket."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "[{") - (letter in "]}")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
+
+
+def parse_seeds(text: str, first: int) -> list[int]:
+    """`"8"`: eight seeds from `first` on; `"3,5,8"`: these.
+
+    Raises:
+        ConfigError: neither of the two, or none.
+    """
+    words = [word.strip() for word in text.split(",")]
+    try:
+        numbers = [int(word) for word in words if word]
+    except ValueError:
+        numbers = []
+    if not numbers:
+        raise ConfigError(
+            f"--seeds: got {text!r}; allowed is how many, such as 8, or a list, such as 3,5,8"
+        )
+    if "," in text:
+        return numbers
+    if numbers[0] < 1:
+        raise ConfigError(f"--seeds: got {numbers[0]}; allowed is at least 1")
+    return list(range(first, first + numbers[0]))
+
+
+def _check_seeds(seeds: Sequence[int]) -> None:
+    if not seeds:
+        raise ConfigError("seeds: got none; allowed is at least 1")
+    for seed in seeds:
+        if type(seed) is not int or not 0 <= seed <= MAX_SEED:
+            raise ConfigError(f"seeds: got {seed!r}; allowed are integers from 0 to {MAX_SEED}")
+    if (twice := _first_repeated(seeds)) is not None:
+        raise ConfigError(
+            f"seeds: got {twice} twice; allowed are distinct seeds, since equal ones give one "
+            "result, not two"
+        )
+
+
+def _first_repeated(values: Sequence[Any]) -> Any:
+    return next((value for i, value in enumerate(values) if value in values[:i]), None)
+
+
+def _check_vary(base: Config, vary: Sequence[str]) -> None:
+    known = (*SOURCES, EVERYTHING)
+    for source in vary:
+        if source not in known:
+            raise ConfigError(
+                f"vary: got {source!r}; allowed are {', '.join(known)}{near_miss(source, known)}"
+            )
+    if twice := _first_repeated(vary):
+        raise ConfigError(f"vary: got {twice} twice")
+    if "augment" in vary and not base.augment:
+        raise ConfigError("vary: got 'augment', but the recipe has no augmentation")
+    if "dropout" in vary and not any(dropout_rates(base.layers)):
+        raise ConfigError("vary: got 'dropout', but the recipe has no dropout")

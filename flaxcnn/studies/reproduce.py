@@ -1,0 +1,130 @@
+"""A run or a study done again from its record: the same bits, or where they part."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flaxcnn.backend import prepare
+from flaxcnn.data.datasets import load
+from flaxcnn.engine.record import RunDirectory, environment
+from flaxcnn.engine.train import fit
+from flaxcnn.errors import CheckpointError, DataError
+from flaxcnn.recipe.config import Config
+from flaxcnn.studies.record import StudyDirectory
+from flaxcnn.studies.study import study
+
+TIMES = ("seconds", "images_per_second")  # of an epoch: never the same
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What came of it, run by run."""
+
+    runs: int
+    differ: list[dict[str, Any]]  # seed, label and first epoch (None: the final weights) of each
+    fields: list[str]  # of env.json that have changed since
+
+    @property
+    def same(self) -> bool:
+        """Whether every run has the same bits."""
+        return not self.differ
+
+
+def reproduce(path: Path, on_run: Callable[[str], None] = lambda text: None) -> Reproduction:
+    """Do it again in a temporary folder and compare every epoch and the final weights.
+
+    Raises:
+        CheckpointError: no finished run or study there.
+        DataError: the data are not those of the record.
+    """
+    prepare()
+    if (path / "summary.json").is_file():
+        return _run(path)
+    if (path / "study.json").is_file():
+        return _study(path, on_run)
+    raise CheckpointError(f"{path}: holds no finished run or study (no summary.json or study.json)")
+
+
+def _run(path: Path) -> Reproduction:
+    old = RunDirectory(path)
+    config, summary = old.config(), old.read_json("summary.json")
+    dataset = load(config.dataset)
+    _check_data(config, dataset.digest, summary["data_digest"])
+    with tempfile.TemporaryDirectory() as folder:
+        result = fit(config, dataset, Path(folder) / "run", name=summary["experiment"],
+                     on_note=lambda _: None)  # fmt: skip
+        new = RunDirectory(result.path).history()
+    parted = _first_difference(
+        old.history(), new, summary["params_digest"], result.summary["params_digest"]
+    )
+    differ = [{"seed": config.seed, "label": "", "epoch": parted[1]}] if parted[0] else []
+    return Reproduction(1, differ, _changed(old.read_json("env.json")))
+
+
+def _study(path: Path, on_run: Callable[[str], None]) -> Reproduction:
+    old = StudyDirectory(path)
+    plan, rows = old.read_json("plan.json"), {row["run"]: row for row in old.rows()}
+    config = Config.from_dict(plan["config"])
+    dataset = load(config.dataset)
+    _check_data(config, dataset.digest, next(iter(rows.values()))["data_digest"])
+    with tempfile.TemporaryDirectory() as folder:
+        result = study(config, plan["seeds"], grid=plan["grid"], vary=plan["vary"],
+                       study_dir=Path(folder) / "study", name=plan["experiment"],
+                       dataset=dataset, how=plan.get("how", "auto"))  # fmt: skip
+        new = StudyDirectory(result.path)
+        epochs = [_by_run(folder.lines("epochs.jsonl")) for folder in (old, new)]
+    differ = []
+    for row in result.rows:
+        before = rows[row["run"]]
+        parted = _first_difference(
+            epochs[0].get(row["run"], []), epochs[1].get(row["run"], []),
+            before.get("params_digest"), row.get("params_digest"),
+        )  # fmt: skip
+        if parted[0]:
+            label = ", ".join(f"{key}={value}" for key, value in row["setting"].items())
+            differ.append({"seed": row["seed"], "label": label, "epoch": parted[1]})
+    return Reproduction(len(result.rows), differ, _changed(old.read_json("env.json")))
+
+
+def _by_run(lines: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for line in lines:
+        found.setdefault(line["run"], []).append(line)
+    return found
+
+
+def _first_difference(
+    old: list[dict[str, Any]], new: list[dict[str, Any]], old_digest: Any, new_digest: Any
+) -> tuple[bool, int | None]:
+    """(whether they differ, the first epoch that does; None where only the weights do)."""
+    for before, now in zip(old, new, strict=False):
+        if any(before.get(key) != now.get(key) for key in before if key not in TIMES):
+            return True, before["epoch"]
+    return old_digest != new_digest or len(old) != len(new), None
+
+
+def _changed(before: dict[str, Any]) -> list[str]:
+    """Fields of env.json that are not what they were, with both values."""
+    old, new = _flat(before), _flat(environment())
+    return [
+        f"{key}: then {old.get(key)}, now {new.get(key)}"
+        for key in dict.fromkeys([*old, *new])
+        if old.get(key) != new.get(key)
+    ]
+
+
+def _flat(plain: dict[str, Any]) -> dict[str, Any]:
+    versions = {f"versions.{key}": value for key, value in plain.get("versions", {}).items()}
+    return {key: value for key, value in plain.items() if key != "versions"} | versions
+
+
+def _check_data(config: Config, now: str, before: str) -> None:
+    if now != before:
+        raise DataError(
+            f"{config.dataset}: its digest is {now[:12]}..., but the record was made on "
+            f"{before[:12]}...: this is other data"
+        )

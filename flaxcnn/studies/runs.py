@@ -1,0 +1,324 @@
+"""Runs in groups that share compiled programs: a thread a device, runs one by one or side by side.
+
+One by one ("map") a run is the loop of `flaxcnn train` on one device. So a run has the same bits
+alone, in any study, at any place in it. Side by side ("vmap") runs are stacked along an axis of the
+same program, which pays where a single run leaves a device idle. A run that ends early gives its
+place to the next one, so nothing waits and nothing is computed in vain but at the very end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxcnn.data import splits
+from flaxcnn.data.arrays import Dataset
+from flaxcnn.engine.interrupt import Interrupt
+from flaxcnn.engine.job import Job, make_hypers, make_job, make_plan
+from flaxcnn.engine.metrics import MetricSums
+from flaxcnn.engine.step import Plan, TrainState
+from flaxcnn.engine.train import (
+    Progress,
+    check_finite,
+    conclude,
+    count_dead,
+    epoch_metrics,
+    epochs,
+)
+from flaxcnn.errors import DivergedError
+from flaxcnn.recipe.config import Config
+from flaxcnn.studies.plan import PlannedRun
+
+Tree = Any
+POLL_SECONDS = 0.1  # between looks for a signal
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A run that has ended: its line for runs.jsonl, and one for each of its epochs."""
+
+    run: PlannedRun
+    row: dict[str, Any]
+    history: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that share a compiled program and rows."""
+
+    plan: Plan
+    runs: tuple[PlannedRun, ...]
+
+
+def grouped(runs: Sequence[PlannedRun], dataset: Dataset) -> list[Group]:
+    """The runs by what is compiled in and by the rows and pixels they use, in their order.
+
+    Raises:
+        ConfigError, DataError: a recipe does not fit the data.
+    """
+    found: dict[Any, list[PlannedRun]] = {}
+    rows: dict[Any, int] = {}
+    for run in runs:
+        config = run.config
+        config.table(dataset.shape, dataset.num_classes)
+        split = (config.split, config.validation, config.split_seed)
+        if split not in rows:
+            rows[split] = len(splits.choose(dataset, config).train)
+        key = (
+            make_plan(config, rows[split], shards=1),
+            config.normalize,
+            config.evaluate_train,
+            split,
+        )
+        found.setdefault(key, []).append(run)
+    return [Group(key[0], tuple(members)) for key, members in found.items()]
+
+
+@dataclass
+class Queue:
+    """Runs that are still to be started; shared by the threads."""
+
+    runs: deque[PlannedRun]
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def take(self) -> PlannedRun | None:
+        """The next run, or None."""
+        with self.lock:
+            return self.runs.popleft() if self.runs else None
+
+    def stop(self) -> None:
+        """No further run is started."""
+        with self.lock:
+            self.runs.clear()
+
+
+def run_group(
+    group: Group,
+    dataset: Dataset,
+    name: str,
+    width: int,
+    interrupt: Interrupt,
+    done: Callable[[Outcome], None],
+) -> None:
+    """Train every run of the group, `width` of them side by side on each device.
+
+    Args:
+        group: of `grouped`.
+        dataset: the data of all of them.
+        name: of the experiment, for the rows.
+        width: 1 for one by one.
+        interrupt: heard between epochs.
+        done: called with each outcome, in the order in which runs end, never twice at a time.
+
+    Raises:
+        InterruptedRun: a signal came; the runs under way are lost, the others are done.
+    """
+    queue, lock = Queue(deque(group.runs)), threading.Lock()
+
+    def tell(outcome: Outcome) -> None:
+        with lock:
+            done(outcome)
+
+    def work(device: jax.Device | None) -> None:
+        try:
+            job = make_job(group.runs[0].config, dataset, device)
+            if width == 1:
+                while run := queue.take():
+                    tell(_one(_of(job, run.config), run, name, interrupt))
+            else:
+                _side_by_side(job, queue, width, name, interrupt, tell)
+        except BaseException:
+            queue.stop()
+            raise
+
+    devices: list[jax.Device | None] = [*jax.local_devices()[: len(group.runs)]]
+    if len(devices) == 1:
+        devices = [None]  # a single run has its batches spread over all, as alone
+    with ThreadPoolExecutor(len(devices)) as pool:
+        futures = [pool.submit(work, device) for device in devices]
+        # Python hears a signal in its main thread only, and only when that wakes up.
+        while wait(futures, POLL_SECONDS).not_done:
+            pass
+        for future in futures:
+            future.result()
+
+
+def _of(job: Job, config: Config) -> Job:
+    """The job of another run of the group: programs, data and rows are shared."""
+    hypers = jax.device_put(make_hypers(config), job.place)
+    return dataclasses.replace(job, config=config, hypers=hypers, compile_seconds=0.0)
+
+
+def _one(job: Job, run: PlannedRun, name: str, interrupt: Interrupt) -> Outcome:
+    """A run from its first epoch to its row."""
+    state, progress = job.init(), Progress()
+    before = count_dead(job, state)
+    kept, history = state, []
+    try:
+        for report in epochs(job, state, progress, interrupt):
+            progress = report.progress
+            history.append(report.metrics)
+            check_finite(report.metrics, progress, job.config)
+            if progress.kept(job.config) == progress.epoch:
+                # The next epoch uses the state up.
+                kept = jax.tree.map(jnp.copy, report.state)
+    except DivergedError as error:
+        return _diverged(job, run, name, progress, history, error)
+    return _complete(job, run, name, kept, progress, history, before)
+
+
+def _complete(
+    job: Job, run: PlannedRun, name: str, kept: TrainState, progress: Progress,
+    history: list[dict[str, Any]], before: dict[str, tuple[int, int]],
+) -> Outcome:  # fmt: skip
+    dead = count_dead(job, kept)
+    row = conclude(job, kept, progress, history, name, before, dead)
+    silent = [layer for layer, (n, units) in dead.items() if n == units]
+    return Outcome(
+        run, {**_identity(run), "status": "complete", **row, "dead_layers": silent}, history
+    )
+
+
+def _diverged(
+    job: Job, run: PlannedRun, name: str, progress: Progress,
+    history: list[dict[str, Any]], error: DivergedError,
+) -> Outcome:  # fmt: skip
+    row = {
+        **_identity(run), "status": "diverged", "reason": str(error), "experiment": name,
+        "protocol": job.config.protocol, "epochs_run": progress.epoch,
+        "fingerprint": job.config.fingerprint(), "data_digest": job.dataset.digest,
+        "split_digest": splits.digest(job.rows),
+    }  # fmt: skip
+    return Outcome(run, row, history)
+
+
+def _identity(run: PlannedRun) -> dict[str, Any]:
+    return {"run": run.key, "setting": dict(run.setting), "vary": run.vary, "seed": run.seed}
+
+
+@dataclass
+class Slot:
+    """A run in its place of the stack."""
+
+    run: PlannedRun
+    job: Job
+    before: dict[str, tuple[int, int]]
+    progress: Progress = field(default_factory=Progress)
+    kept: TrainState | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def _side_by_side(
+    job: Job, queue: Queue, width: int, name: str, interrupt: Interrupt,
+    tell: Callable[[Outcome], None],
+) -> None:  # fmt: skip
+    """Train stacks of `width` runs until the queue is empty."""
+    slots: list[Slot | None] = []
+    starts: list[tuple[TrainState, Any]] = []
+
+    def start() -> tuple[Slot, TrainState] | None:
+        run = queue.take()
+        if run is None:
+            return None
+        own = _of(job, run.config)
+        state = own.init()
+        return Slot(run, own, count_dead(own, state)), state
+
+    while len(slots) < width and (begun := start()):
+        slots.append(begun[0])
+        starts.append((begun[1], begun[0].job.hypers))
+    if not slots:
+        return
+    while len(slots) < width:  # fewer runs than places: the others repeat the first, for nothing
+        slots.append(None)
+        starts.append(starts[0])
+    states, hypers = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
+    while any(slots):
+        stack = dataclasses.replace(job, hypers=hypers, width=width, compile_seconds=0.0)
+        states, found = _stacked_epoch(stack, states, interrupt, slots)
+        for place, slot in enumerate(slots):
+            if slot is None:
+                continue
+            outcome = _after_epoch(slot, place, states, name, found)
+            if outcome is None:
+                continue
+            tell(outcome)
+            begun = start()
+            slots[place] = begun[0] if begun else None
+            if begun:
+                states, hypers = _replaced(
+                    (states, hypers), (begun[1], begun[0].job.hypers), jnp.int32(place)
+                )
+
+
+@dataclass(frozen=True)
+class StackedEpoch:
+    """What an epoch of all places gave: sums [W, S] by split, and seconds."""
+
+    sums: dict[str, MetricSums]
+    train_seconds: float
+    seconds: float
+
+
+def _stacked_epoch(
+    stack: Job, states: TrainState, interrupt: Interrupt, slots: list[Slot | None]
+) -> tuple[TrainState, StackedEpoch]:
+    stack.compile("train_epoch", states, "train")
+    stack.compile("evaluate", states, "validation")
+    began = time.perf_counter()
+    states, train = stack.run("train_epoch", states, "train")
+    interrupt.wait(train)
+    trained = time.perf_counter()
+    sums = {"train": train, "val": stack.run("evaluate", states, "validation")}
+    if stack.config.evaluate_train:
+        sums["clean_train"] = stack.run("evaluate", states, "train")
+    interrupt.wait(sums)
+    # A run's share of the time: the runs of a stack are paid for together.
+    share = 1 / sum(slot is not None for slot in slots)
+    ended = time.perf_counter()
+    found = StackedEpoch(jax.device_get(sums), (trained - began) * share, (ended - began) * share)
+    return states, found
+
+
+def _after_epoch(
+    slot: Slot, place: int, states: TrainState, name: str, found: StackedEpoch
+) -> Outcome | None:
+    """Note the epoch of one run; its outcome if that was its last."""
+    config = slot.job.config
+    own = jax.tree.map(lambda x: np.asarray(x)[place], found.sums)
+    metrics, slot.progress = epoch_metrics(
+        own, slot.progress, config, found.train_seconds, found.seconds
+    )
+    slot.history.append(metrics)
+    try:
+        check_finite(metrics, slot.progress, config)
+    except DivergedError as error:
+        return _diverged(slot.job, slot.run, name, slot.progress, slot.history, error)
+    if slot.progress.kept(config) == slot.progress.epoch:
+        slot.kept = _picked(states, jnp.int32(place))
+    if not slot.progress.done(config):
+        return None
+    assert slot.kept is not None
+    return _complete(slot.job, slot.run, name, slot.kept, slot.progress, slot.history, slot.before)
+
+
+@jax.jit
+def _picked(stack: Tree, place: jax.Array) -> Tree:
+    """One run's part of a stack."""
+    return jax.tree.map(lambda x: x[place], stack)
+
+
+@jax.jit
+def _replaced(stack: Tree, one: Tree, place: jax.Array) -> Tree:
+    """The stack with another run at `place`."""
+    return jax.tree.map(lambda x, y: x.at[place].set(y), stack, one)

@@ -1,0 +1,159 @@
+"""A whole study: planned, trained group by group, recorded run by run, resumable."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from flaxcnn.backend import prepare
+from flaxcnn.data.arrays import Dataset
+from flaxcnn.data.datasets import load
+from flaxcnn.engine.interrupt import Interrupt
+from flaxcnn.engine.record import environment
+from flaxcnn.errors import ConfigError, InterruptedRun
+from flaxcnn.recipe.config import Config
+from flaxcnn.studies import page
+from flaxcnn.studies.plan import Grid, PlannedRun, plan_runs
+from flaxcnn.studies.record import StudyDirectory, aggregate, columns, table_csv
+from flaxcnn.studies.runs import Group, Outcome, grouped, run_group
+from flaxcnn.studies.width import How, choose_width
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """A finished study: a row a run in the plan's order, study.json as a dict, and its folder."""
+
+    rows: list[dict[str, Any]]
+    summary: dict[str, Any]
+    path: Path
+
+    def to_dict(self) -> dict[str, list[Any]]:
+        """Column -> values, a value a run: `pandas.DataFrame(result.to_dict())`."""
+        return columns(self.rows)
+
+    def to_csv(self, path: str | Path) -> None:
+        """The table as a CSV file."""
+        Path(path).write_text(table_csv(self.rows), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Tell:
+    """What a study says while it runs; each does nothing unless given."""
+
+    group: Callable[[Group, int], None] = lambda group, width: None
+    run: Callable[[Outcome, int, int], None] = lambda outcome, ended, planned: None
+
+
+def study(
+    config: Config,
+    seeds: Sequence[int],
+    *,
+    grid: Grid | None = None,
+    vary: Sequence[str] = (),
+    how: How = "auto",
+    max_memory: int | None = None,
+    study_dir: Path | str | None = None,
+    resume: bool = False,
+    name: str = "",
+    dataset: Dataset | None = None,
+    tell: Tell | None = None,
+) -> StudyResult:
+    """Train every seed of every setting, and summarise what the seeds show.
+
+    Args:
+        config: the recipe.
+        seeds: distinct seeds, such as `range(32)`.
+        grid: dotted keys of Config to lists of values; all combinations are run.
+        vary: which sources of randomness the seed drives, one at a time: of "init", "order",
+            "augment", "dropout", "all". None of them: all together.
+        how: "map" trains one run after the other on each device, "vmap" as many as fit side by
+            side, "auto" what a few steps of each say is faster.
+        max_memory: bytes for the arrays of runs; half of what is free by default.
+        study_dir: a new folder, or with `resume` that of an earlier start; by default
+            `runs/studies/TIME`.
+        resume: keep the runs that have ended and do the others.
+        name: of the experiment, for the records.
+        dataset: what `flaxcnn.data.datasets.load(config.dataset)` gives, if it is there already.
+        tell: what to say meanwhile.
+
+    Raises:
+        ConfigError, DataError: the plan is wrong, or does not fit the data or the folder.
+        WriteError: something cannot be written.
+        InterruptedRun: SIGTERM or SIGINT; the runs that had ended are kept.
+    """
+    prepare()
+    seeds, tell = list(seeds), tell or Tell()
+    planned = plan_runs(config, seeds, grid, vary)
+    if how == "vmap" and any(run.config.determinism == "exact" for run in planned):
+        raise ConfigError(
+            "how: got 'vmap' with determinism=exact; allowed is 'map', since a run's bits depend "
+            "on what lies beside it otherwise"
+        )
+    data = load(config.dataset) if dataset is None else dataset
+    _check_data(planned, config)
+    folder = StudyDirectory(Path(study_dir) if study_dir else _default_folder())
+    plan = {
+        "experiment": name, "config": config.to_dict(), "seeds": seeds,
+        "grid": {key: list(values) for key, values in (grid or {}).items()},
+        "vary": list(vary), "how": how,
+    }  # fmt: skip
+    with folder.take(plan, resume), Interrupt() as interrupt:
+        began = time.perf_counter()
+        try:
+            ended = folder.tidy()
+            folder.write_json("env.json", environment())
+            folder.set_status("running", ended=len(ended), planned=len(planned))
+            left = [run for run in planned if run.key not in ended]
+
+            def done(outcome: Outcome) -> None:
+                folder.add(outcome)
+                ended.add(outcome.run.key)
+                tell.run(outcome, len(ended), len(planned))
+
+            for group in grouped(left, data):
+                width = choose_width(group, data, how, max_memory)
+                tell.group(group, width)
+                run_group(group, data, name, width, interrupt, done)
+        except InterruptedRun as error:
+            folder.set_status("interrupted", reason=str(error))
+            raise InterruptedRun(
+                error.signal,
+                f"{len(ended)} of {len(planned)} runs have ended and are kept; "
+                "the same command with --resume does the others",
+                error.exit_code,
+            ) from None
+        except Exception as error:
+            folder.set_status("failed", reason=f"{type(error).__name__}: {error}")
+            raise
+        return _conclude(folder, planned, name, time.perf_counter() - began)
+
+
+def _default_folder() -> Path:
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    return Path(os.environ.get("FLAXCNN_RUNS_DIR", "runs")).expanduser() / "studies" / stamp
+
+
+def _check_data(planned: Sequence[PlannedRun], config: Config) -> None:
+    for run in planned:
+        if run.config.dataset != config.dataset:
+            raise ConfigError(
+                f"grid.dataset: got {run.config.dataset!r} in a study on {config.dataset!r}; "
+                "allowed is one data set a study, since seeds are compared on the same rows"
+            )
+
+
+def _conclude(
+    folder: StudyDirectory, planned: list[PlannedRun], name: str, seconds: float
+) -> StudyResult:
+    rows = folder.ordered_rows(planned)
+    summary = {"experiment": name, **aggregate(rows, planned)}
+    folder.write_text("runs.csv", table_csv(rows))
+    folder.write_text("README.md", page.page(summary, rows))
+    folder.write_json("study.json", summary)
+    folder.set_status("complete", seconds=seconds)
+    return StudyResult(rows, summary, folder.path)

@@ -1,0 +1,132 @@
+"""How many runs side by side: measured on a few steps, within the memory there is."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import re
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from flaxcnn.data.arrays import Dataset
+from flaxcnn.engine.job import Job, make_job
+from flaxcnn.engine.step import TrainState
+from flaxcnn.errors import ConfigError
+from flaxcnn.studies.runs import Group
+
+How = Literal["auto", "vmap", "map"]
+STEPS = 8  # of a trial
+TRIALS = 3
+# Another width has to be this much faster for the time it takes to compile it.
+GAIN = 0.95
+MEMORY_PART = 0.5  # of what is free, for the arrays of runs
+UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+
+
+def parse_memory(text: str) -> int:
+    """`"2G"`, `"512M"` or bytes -> bytes; units are powers of 1024.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if not found or not (size := int(float(found[1]) * 1024 ** UNITS[found[2].upper()])):
+        raise ConfigError(f"--max-memory: got {text!r}; allowed is a size such as 2G or 512M")
+    return size
+
+
+def free_memory() -> int:
+    """Bytes that the arrays of a study may take by default."""
+    device = jax.local_devices()[0]
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    if stats:
+        free = stats["bytes_limit"] - stats["bytes_in_use"]
+        return int(free * MEMORY_PART) * len(jax.local_devices())
+    return int(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * MEMORY_PART)
+
+
+def choose_width(group: Group, dataset: Dataset, how: How, max_memory: int | None) -> int:
+    """Runs side by side on each device.
+
+    "map": one. "vmap": as many as there are and fit. "auto": 1, 2, 4, ... as long as a run gets
+    cheaper, by the time of a few steps on all devices at once.
+
+    Raises:
+        ConfigError: not even one run fits `max_memory` (bytes).
+    """
+    memory = free_memory() if max_memory is None else max_memory
+    devices = jax.local_devices()[: len(group.runs)]
+    most = -(-len(group.runs) // len(devices))
+    jobs = [_short(make_job(group.runs[0].config, dataset, device)) for device in devices]
+    if (needed := _bytes(jobs[0], 1) * len(devices)) > memory:
+        raise ConfigError(
+            f"max-memory: got {memory} bytes, but one run on each device takes {needed}; "
+            "allowed is more, or a smaller batch_size"
+        )
+    if how == "map" or most == 1 or group.runs[0].config.determinism == "exact":
+        return 1
+    best, seconds = 1, _seconds_of_a_run(jobs, 1) if how == "auto" else 0.0
+    for width in _widths(most):
+        if _bytes(jobs[0], width) * len(devices) > memory:
+            break
+        if how == "auto":
+            now = _seconds_of_a_run(jobs, width)
+            if now > seconds * GAIN:
+                break
+            seconds = now
+        best = width
+    return best
+
+
+def _widths(most: int) -> Iterator[int]:
+    """2, 4, 8, ... and at last `most` itself."""
+    powers = itertools.takewhile(lambda width: width < most, (2**n for n in itertools.count(1)))
+    return itertools.chain(powers, [most])
+
+
+def _short(job: Job) -> Job:
+    """The job with a few batches for training rows."""
+    rows = job.rows.train[: STEPS * job.plan.batch_size]
+    steps = -(-len(rows) // job.plan.batch_size)
+    plan = dataclasses.replace(job.plan, train_rows=len(rows), steps_per_epoch=steps)
+    return dataclasses.replace(job, plan=plan, rows=dataclasses.replace(job.rows, train=rows))
+
+
+def _stack(job: Job, width: int) -> tuple[Job, TrainState]:
+    state, hypers = job.init(), job.hypers
+    if width == 1:
+        return job, state
+    copies = lambda tree: jax.tree.map(lambda x: jnp.stack([x] * width), tree)  # noqa: E731
+    return dataclasses.replace(job, hypers=copies(hypers), width=width), copies(state)
+
+
+def _bytes(job: Job, width: int) -> int:
+    """What `width` runs of one device take beyond the data: states, gradients, activations."""
+    stack, state = _stack(job, width)
+    found = stack.compile("train_epoch", state, "train").memory_analysis()
+    own = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    working = found.temp_size_in_bytes if found else 0  # some backends do not say
+    return working + 2 * own  # the kept weights beside the present ones
+
+
+def _seconds_of_a_run(jobs: list[Job], width: int) -> float:
+    """Of the fastest of a few trials on all devices at once, by run."""
+
+    def trial(job: Job) -> float:
+        stack, state = _stack(job, width)
+        best = float("inf")
+        for _ in range(1 + TRIALS):  # the first warms up
+            began = time.perf_counter()
+            state, sums = stack.run("train_epoch", state, "train")
+            jax.block_until_ready((state, sums))
+            best = min(best, time.perf_counter() - began)
+        return best
+
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        return max(pool.map(trial, jobs)) / width

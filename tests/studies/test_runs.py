@@ -1,0 +1,152 @@
+"""A run in a study is that run alone: to the bit one by one, to rounding side by side."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from flaxcnn.engine.interrupt import Interrupt
+from flaxcnn.engine.train import fit
+from flaxcnn.recipe.config import Config, Shift
+from flaxcnn.recipe.layers import BatchNorm, Conv, Dense, Dropout, Flatten, MaxPool
+from flaxcnn.recipe.optimizers import SGD, Cosine
+from flaxcnn.studies.plan import plan_runs
+from flaxcnn.studies.runs import grouped, run_group
+
+# Everything that a neighbour could disturb: batch statistics, dropout, augmentation, an incomplete
+# last batch, early stopping.
+RECIPE = Config(
+    dataset="digits",
+    layers=(Conv(4, 3, activation="relu"), BatchNorm(), MaxPool(2), Flatten(), Dropout(0.3),
+            Dense(10)),
+    augment=(Shift(),), optimizer=SGD(0.9), learning_rate=0.05, batch_size=200, epochs=3,
+    validation=200, patience=2,
+)  # fmt: skip
+EXACT = dataclasses.replace(RECIPE, determinism="exact")
+# Side by side, convolutions of a run are groups of one: other sums, off by float32's rounding in
+# a step and by about ten times that after an epoch of seven steps.
+CLOSE = {"rtol": 2e-3, "atol": 2e-3}
+
+
+def outcomes(runs, dataset, width=1, devices=None):
+    found = {}
+    for group in grouped(runs, dataset):
+        run_group(group, dataset, "test", width, Interrupt(),
+                  lambda outcome: found.__setitem__(outcome.run.key, outcome))  # fmt: skip
+    return [found[run.key] for run in runs]
+
+
+def digests(found):
+    return {o.run.seed: o.row["params_digest"] for o in found}
+
+
+def steady(history):
+    return [
+        {k: v for k, v in line.items() if k not in ("seconds", "images_per_second")}
+        for line in history
+    ]
+
+
+@pytest.fixture(scope="module")
+def eight(digits):
+    return outcomes(plan_runs(EXACT, range(8)), digits)
+
+
+@pytest.mark.parametrize("seeds", [[3], [5, 3], [7, 0, 3, 2]], ids=str)
+def test_exact_bits_whatever_runs_beside_it(seeds, eight, digits):
+    """N = 1, 2, 4 against 8, at other places, on other devices."""
+    found = outcomes(plan_runs(EXACT, seeds), digits)
+    all_of_them = digests(eight)
+    assert len(set(all_of_them.values())) == 8
+    assert digests(found) == {seed: all_of_them[seed] for seed in seeds}
+
+
+def test_exact_bits_are_those_of_train(eight, digits, tmp_path):
+    solo = fit(dataclasses.replace(EXACT, seed=3), digits, tmp_path / "run")
+    outcome = eight[3]
+    assert solo.summary["params_digest"] == outcome.row["params_digest"]
+    own = ("seconds", "compile_seconds", "images_per_second", "experiment")
+    for key, value in solo.summary.items():
+        if key not in own:
+            assert outcome.row[key] == value, key
+
+
+def test_settings_of_one_program_do_not_mix(digits):
+    """Rates, momentum, decay, smoothing and dropout are numbers of one program."""
+    base = dataclasses.replace(EXACT, label_smoothing=0.1, optimizer=SGD(0.9, weight_decay=0.1))
+    grid = {
+        "learning_rate": [0.05, 0.01], "optimizer.momentum": [0.0, 0.9],
+        "layers.4.rate": [0.3, 0.6], "label_smoothing": [0.1, 0.2],
+        "optimizer.weight_decay": [0.1, 0.2],
+    }  # fmt: skip
+    runs = plan_runs(base, [0], grid)
+    assert len(runs) == 32
+    assert len(grouped(runs, digits)) == 1
+    some = [runs[0], runs[1], runs[2], runs[4], runs[8], runs[16]]
+    together = outcomes(some, digits)
+    assert len({o.row["params_digest"] for o in together}) == len(some)
+    for run, outcome in zip(some[1::2], together[1::2], strict=True):
+        assert outcomes([run], digits)[0].row["params_digest"] == outcome.row["params_digest"]
+
+
+def test_what_is_compiled_in_makes_groups(digits):
+    grid = {"optimizer": ["sgd", "adam"], "batch_size": [100, 200], "epochs": [2, 3]}
+    assert [len(g.runs) for g in grouped(plan_runs(RECIPE, [0, 1], grid), digits)] == [4] * 4
+    cosine = dataclasses.replace(RECIPE, schedule=Cosine())
+    assert len(grouped(plan_runs(cosine, [0], {"epochs": [2, 3]}), digits)) == 2
+    assert len(grouped(plan_runs(RECIPE, [0], {"split_seed": [0, 1]}), digits)) == 2
+
+
+@pytest.mark.parametrize("width", [2, 3])
+def test_side_by_side_is_close_to_alone(width, digits):
+    """Five runs in stacks: some end early and give their places away."""
+    base = dataclasses.replace(RECIPE, epochs=2)
+    runs = plan_runs(base, range(5), {"epochs": [1, 2]})
+    alone = outcomes(runs, digits)
+    stacked = outcomes(runs, digits, width)
+    for one, other in zip(alone, stacked, strict=True):
+        assert [len(o.history) for o in (one, other)] == [one.run.config.epochs] * 2
+        for line, like in zip(steady(one.history), steady(other.history), strict=True):
+            assert line["epoch"] == like["epoch"]
+            np.testing.assert_allclose(like["train_loss"], line["train_loss"], **CLOSE)
+            np.testing.assert_allclose(like["val_loss"], line["val_loss"], **CLOSE)
+        np.testing.assert_allclose(other.row["test_loss"], one.row["test_loss"], **CLOSE)
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_a_run_that_diverges_leaves_the_others_alone(width, digits):
+    """A rate of 1e30 gives NaN in the first epoch; the others keep their bits."""
+    runs = plan_runs(RECIPE, [0, 1], {"learning_rate": [1e30, 0.05]})
+    found = outcomes(runs, digits, width)
+    assert [o.row["status"] for o in found] == ["diverged"] * 2 + ["complete"] * 2
+    assert "lower learning_rate (now 1e+30)" in found[0].row["reason"]
+    assert len(found[0].history) == 1
+    if width == 1:
+        assert digests(found[2:]) == digests(outcomes(runs[2:], digits))
+    else:
+        assert all(np.isfinite(line["val_loss"]) for o in found[2:] for line in o.history)
+
+
+def test_one_source_varies(digits):
+    """Order alone: the same initial weights, so the same first validation only if order agrees."""
+    base = dataclasses.replace(EXACT, epochs=1, augment=())
+    runs = plan_runs(base, [1, 2], vary=["init", "order", "dropout", "all"])
+    found = outcomes(runs, digits)
+    assert len({o.row["params_digest"] for o in found}) == len(found)
+    again = outcomes(plan_runs(base, [1], vary=["order"]), digits)[0]
+    assert again.row["params_digest"] == found[2].row["params_digest"]
+
+
+def test_an_error_stops_all_threads_and_is_raised(digits):
+    runs = plan_runs(RECIPE, range(6))
+
+    def full(outcome):
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        run_group(grouped(runs, digits)[0], digits, "test", 1, Interrupt(), full)
+
+
+def test_tests_have_several_devices():
+    assert jax.local_device_count() == 4

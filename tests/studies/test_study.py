@@ -1,0 +1,191 @@
+"""A study's folder: resumable, the same to the byte however often it was stopped."""
+
+import csv
+import dataclasses
+import json
+
+import pytest
+from test_runs import EXACT
+
+from flaxcnn.errors import CheckpointError, ConfigError, InterruptedRun
+from flaxcnn.recipe.layers import Dense, Flatten
+from flaxcnn.studies import width as widths
+from flaxcnn.studies.study import Tell, study
+
+TINY = dataclasses.replace(
+    EXACT, layers=(Flatten(), Dense(10)), augment=(), epochs=2, patience=None
+)
+FILES = {
+    "plan.json", "env.json", "runs.jsonl", "epochs.jsonl", "study.json", "runs.csv", "README.md",
+    "status.json", "run.lock",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(digits, tmp_path_factory):
+    """A study that nobody touched."""
+    folder = tmp_path_factory.mktemp("whole") / "study"
+    return study(
+        TINY, [0, 1, 2], grid={"learning_rate": [0.05, 3e38]}, study_dir=folder, dataset=digits,
+        name="tiny",
+    )  # fmt: skip
+
+
+def test_what_it_writes(whole):
+    assert {p.name for p in whole.path.iterdir()} == FILES
+    rows = [json.loads(line) for line in (whole.path / "runs.jsonl").read_text().splitlines()]
+    assert sorted(r["run"] for r in rows) == sorted(r["run"] for r in whole.rows)
+    epochs = [json.loads(line) for line in (whole.path / "epochs.jsonl").read_text().splitlines()]
+    assert len(epochs) == 3 * 2 + 3 * 1  # the diverged ones end in their first epoch
+    summary = json.loads((whole.path / "study.json").read_text())
+    good, bad = summary["settings"]
+    assert (good["complete"], bad["complete"], bad["diverged"]) == (3, 0, [0, 1, 2])
+    accuracies = [r["test_accuracy"] for r in whole.rows[:3]]
+    assert good["metrics"]["test_accuracy"]["mean"] == pytest.approx(sum(accuracies) / 3)
+    assert good["params_digests"] == {str(r["seed"]): r["params_digest"] for r in whole.rows[:3]}
+    page = (whole.path / "README.md").read_text()
+    assert "learning_rate=0.05 | 3 of 3" in page
+    assert "lower learning_rate (now 3e+38)" in page
+
+
+def test_the_table(whole, tmp_path):
+    table = whole.to_dict()
+    assert table["learning_rate"] == [0.05] * 3 + [3e38] * 3
+    assert table["seed"] == [0, 1, 2] * 2
+    assert table["test_accuracy"][3:] == [None] * 3
+    assert {len(values) for values in table.values()} == {6}
+    whole.to_csv(tmp_path / "table.csv")
+    with open(tmp_path / "table.csv") as file:
+        lines = list(csv.DictReader(file))
+    assert [float(line["test_accuracy"]) for line in lines[:3]] == table["test_accuracy"][:3]
+
+
+class Stop(Exception):
+    """Instead of a kill, at a moment one can choose."""
+
+
+@pytest.mark.parametrize("after", [1, 3, 5])
+def test_resumed_it_repeats_nothing_and_ends_the_same(after, whole, digits, tmp_path):
+    told = []
+
+    def stop(outcome, ended, planned):
+        told.append(outcome.run.key)
+        if len(told) == after:
+            raise Stop
+
+    arguments = {
+        "seeds": [0, 1, 2], "grid": {"learning_rate": [0.05, 3e38]}, "dataset": digits,
+        "study_dir": tmp_path / "study", "name": "tiny",
+    }  # fmt: skip
+    with pytest.raises(Stop):
+        study(TINY, **arguments, tell=Tell(run=stop))
+    # A kill within a write leaves half a line, and epochs of a run without a row.
+    with open(tmp_path / "study" / "runs.jsonl", "a") as file:
+        file.write('{"run": "cut sho')
+    with open(tmp_path / "study" / "epochs.jsonl", "a") as file:
+        file.write('{"run": "0123456789abcdef", "epoch": 1}\n')
+    ended = {json.loads(line)["run"] for line in
+             (tmp_path / "study" / "runs.jsonl").read_text().splitlines()[:-1]}  # fmt: skip
+    again = []
+    resumed = study(
+        TINY, **arguments, resume=True, tell=Tell(run=lambda o, *_: again.append(o.run.key))
+    )
+    assert ended
+    assert not ended & set(again)
+    assert len(ended) + len(again) == 6
+    assert (resumed.path / "study.json").read_bytes() == (whole.path / "study.json").read_bytes()
+    epochs = [json.loads(line) for line in (resumed.path / "epochs.jsonl").read_text().splitlines()]
+    assert len({(line["run"], line["epoch"]) for line in epochs}) == len(epochs) == 9
+
+
+def test_more_seeds_may_be_added(digits, tmp_path):
+    first = study(TINY, [0, 1], study_dir=tmp_path / "study", dataset=digits)
+    told = []
+    second = study(TINY, [0, 1, 2], study_dir=tmp_path / "study", dataset=digits, resume=True,
+                   tell=Tell(run=lambda o, *_: told.append(o.run.seed)))  # fmt: skip
+    assert told == [2]
+    assert second.rows[:2] == first.rows
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"config": dataclasses.replace(TINY, epochs=3)}, r"another recipe \(epochs differ\)"),
+    ({"seeds": [1, 2]}, r"\(seeds 0 differ\)"),
+    ({"grid": {"learning_rate": [0.1]}}, r"\(grid differ\)"),
+    ({"vary": ["order"]}, r"\(vary differ\)"),
+])  # fmt: skip
+def test_another_study_is_not_resumed(change, words, whole, digits):
+    same = {"config": TINY, "seeds": [0, 1, 2], "grid": {"learning_rate": [0.05, 3e38]}}
+    before = (whole.path / "plan.json").read_bytes()
+    with pytest.raises(ConfigError, match=words):
+        study(**{**same, "name": "tiny", **change}, study_dir=whole.path, dataset=digits,
+              resume=True)  # fmt: skip
+    assert (whole.path / "plan.json").read_bytes() == before
+
+
+def test_a_folder_in_use_or_of_something_else(whole, digits, tmp_path):
+    with pytest.raises(ConfigError, match="holds a study already; add --resume"):
+        study(TINY, [0], study_dir=whole.path, dataset=digits)
+    (tmp_path / "letters").write_text("mine")
+    with pytest.raises(ConfigError, match="holds letters but no study"):
+        study(TINY, [0], study_dir=tmp_path, dataset=digits)
+
+
+def test_other_refusals(digits, tmp_path):
+    with pytest.raises(ConfigError, match="how: got 'vmap' with determinism=exact"):
+        study(TINY, [0], how="vmap", dataset=digits, study_dir=tmp_path / "a")
+    with pytest.raises(ConfigError, match=r"grid\.dataset: got 'mnist'"):
+        study(TINY, [0], grid={"dataset": ["digits", "mnist"]}, dataset=digits,
+              study_dir=tmp_path / "b")  # fmt: skip
+    with pytest.raises(ConfigError, match="max-memory: got 1000 bytes, but one run"):
+        study(TINY, [0], max_memory=1000, dataset=digits, study_dir=tmp_path / "c")
+    assert not any(path.read_text() for path in tmp_path.glob("*/runs.jsonl"))
+
+
+class TestWidth:
+    def test_memory(self):
+        assert widths.parse_memory("2G") == widths.parse_memory("2 GiB") == 2 * 1024**3
+        assert widths.parse_memory("512m") == 512 * 1024**2
+        assert widths.parse_memory("1.5K") == 1536
+        for text in ("", "much", "-1G", "0", "1X"):
+            with pytest.raises(ConfigError, match="--max-memory: got"):
+                widths.parse_memory(text)
+
+    def test_as_many_as_there_are_and_fit(self, digits):
+        from flaxcnn.studies.plan import plan_runs
+        from flaxcnn.studies.runs import grouped
+
+        fast = dataclasses.replace(TINY, determinism="fast")
+        group = grouped(plan_runs(fast, range(12)), digits)[0]  # 3 on each of 4 devices
+        choose = lambda how, memory=None: widths.choose_width(group, digits, how, memory)  # noqa: E731
+        assert choose("map") == 1
+        assert choose("vmap") == 3
+        assert choose("auto") in (1, 2, 3)
+        job = widths._short(widths.make_job(fast, digits, widths.jax.local_devices()[0]))
+        assert choose("vmap", 4 * widths._bytes(job, 2)) == 2
+
+    def test_exact_runs_are_never_side_by_side(self, digits):
+        from flaxcnn.studies.plan import plan_runs
+        from flaxcnn.studies.runs import grouped
+
+        group = grouped(plan_runs(TINY, range(12)), digits)[0]
+        assert widths.choose_width(group, digits, "auto", None) == 1
+
+
+def test_interrupted_between_epochs(digits, tmp_path):
+    import signal
+
+    def stop(outcome, ended, planned):
+        if ended == 1:  # a second signal would end this process
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(InterruptedRun, match=r"SIGTERM: \d of 8 runs have ended") as caught:
+        study(TINY, range(8), study_dir=tmp_path / "study", dataset=digits, tell=Tell(run=stop))
+    assert caught.value.exit_code == 75
+    assert json.loads((tmp_path / "study" / "status.json").read_text())["status"] == "interrupted"
+
+
+def test_a_damaged_plan_is_named(whole, digits, tmp_path):
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "plan.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"plan\.json: is damaged"):
+        study(TINY, [0], study_dir=tmp_path / "study", dataset=digits, resume=True)
