@@ -80,8 +80,13 @@ class Job:
 
     def init(self) -> TrainState:
         """The state before the first step."""
-        make = functools.partial(init_state, self.plan, self.dataset.shape)
-        return jax.jit(make, out_shardings=self.place)(jnp.asarray(self.config.seeds(), jnp.uint32))
+        seeds = jnp.asarray(self.config.seeds(), jnp.uint32)
+        key = ("init", 0, 0)
+        if key not in self._compiled:
+            make = functools.partial(init_state, self.plan, self.dataset.shape)
+            self._compiled[key] = jax.jit(make, out_shardings=self.place).lower(seeds).compile()
+        state: TrainState = self._compiled[key](seeds)
+        return state
 
     def run(self, program: str, state: TrainState, split: str) -> Any:
         """`train_epoch` (which uses `state` up), `evaluate`, `predict` or `alive_units`."""
