@@ -100,12 +100,12 @@ def _contrasts(
         (compare_paired if paired else compare_unpaired)(own, samples[0]).p_value
         for own in samples[1:]
     ]
-    known = [p for p in raw if p is not None]
-    corrected = iter(holm(known)) if known else iter(())
+    # A comparison without a p value (no spread) counts in the family all the same.
+    corrected = holm([1.0 if p is None else p for p in raw])
     rows = first.test_rows if metric.endswith("accuracy") else None
     found = []
-    for side, own, p_value in zip(others, samples[1:], raw, strict=True):
-        p = next(corrected) if p_value is not None else None
+    for side, own, p_value, level in zip(others, samples[1:], raw, corrected, strict=True):
+        p = None if p_value is None else level
         found.append(Compared(
             side.label, first.label,
             verdict(own, samples[0], margin, p_corrected=p, paired=paired, test_rows=rows),

@@ -263,8 +263,8 @@ def probability_of_superiority(
     simulation with 8 normal values a side it held a true 0.92 in 82 of 100 cases and a true 0.99
     in 32. Instead:
 
-    - paired: Clopper and Pearson (1934) of the pairs that a wins, ties as half. Below 0.5 exactly
-      where the sign test is not significant.
+    - paired: Clopper and Pearson (1934) of the pairs that a wins, ties as half. Without ties it
+      excludes 0.5 exactly where the sign test is significant.
     - unpaired: Newcombe's method 5 (2006, Statistics in Medicine 25:559) with the continuity
       correction that makes it agree with the Mann-Whitney test (Fay & Malinovsky 2018). It
       supposes like spreads; where the sample shows more variance (DeLong et al. 1988), that is

@@ -144,6 +144,9 @@ def test_no_spread_is_no_certainty():
     a = seeded([0.3, 0.7, 0.9])
     paired = compare_paired(a, {seed: value - 0.1 for seed, value in a.items()})
     assert (paired.p_value, paired.interval, paired.df) == (None,) * 3
+    # 0.1 + 0.2 is the next number after 0.3: differences that are rounding and nothing else
+    paired = compare_paired(seeded([0.3, 0.3, 0.5]), seeded([0.3, 0.1 + 0.2, 0.5]))
+    assert (paired.p_value, paired.interval, paired.df) == (None,) * 3
 
 
 def test_one_constant_side_is_compared_as_a_number():

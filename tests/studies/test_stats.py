@@ -90,6 +90,7 @@ def test_equal_values_are_no_certainty(n):
     assert (result.sd, result.sem) == (0.0, 0.0)
     assert (result.t_interval, result.bootstrap_interval) == (None, None)
     assert "equal" in result.reasons["t_interval"]
+    assert summarize([0.3, 0.1 + 0.2] * n).sd == 0.0  # 0.1 + 0.2 is the next number after 0.3
 
 
 def test_no_bootstrap_of_few_values():

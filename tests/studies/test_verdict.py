@@ -175,6 +175,33 @@ def test_more_seeds_by_the_observed_difference():
     assert str(MAX_SEEDS) in hopeless.seeds.reason
 
 
+def test_more_pairs_by_the_spread_of_the_differences():
+    a = seeded(value + 0.001 * (seed % 2) for seed, value in enumerate(LOW))
+    differences = [a[seed] - value for seed, value in enumerate(LOW)]
+    needed = seeds_needed_paired(np.mean(differences), np.std(differences, ddof=1)).seeds
+    result = verdict(a, seeded(LOW), paired=True)
+    assert (result.verdict, result.more_seeds) == ("not shown", needed - 5)
+
+
+def test_more_seeds_are_counted_from_the_smaller_side():
+    result = verdict(LOW + LOW, [value - 0.001 for value in LOW])
+    assert result.verdict == "not shown"
+    assert result.more_seeds == result.seeds.seeds - 5
+
+
+def test_correction_applies_to_the_guarded_p():
+    few, many = [0.971, 0.972, 0.971], [value - 0.003 for value in LOW + LOW]
+    raw = compare_unpaired(few, many).p_value
+    student = stats.ttest_ind(few, many).pvalue
+    assert student > raw
+    assert verdict(few, many).p_value == pytest.approx(student)
+    assert verdict(few, many, p_corrected=2 * raw).p_value == pytest.approx(2 * student)
+    # However large the correction, a p value is at most 1 and there is a power to compute.
+    assert verdict(few, many, p_corrected=1.0).p_value == 1.0
+    precise = np.linspace(0.0, 1e-9, 30)
+    assert verdict(precise + 0.5, precise, p_corrected=1.0).p_value == 1.0
+
+
 def test_constants_show_nothing_by_themselves():
     result = verdict([0.98] * 5, [0.97] * 5)
     assert (result.verdict, result.p_value, result.more_seeds) == ("not shown", None, None)
@@ -189,6 +216,7 @@ def test_constants_against_the_test_rows():
     assert verdict(b, a, test_rows=10_000).verdict == "worse"
     assert verdict(a, b, test_rows=100).verdict == "not shown"
     assert verdict(a, a, test_rows=10_000).verdict == "not shown"
+    assert verdict(a, b, test_rows=10_000, p_corrected=1.0).verdict == "not shown"
     # 3 equal values against 3: every 10th relabelling separates them as well.
     few = verdict(a[:3], b[:3], test_rows=10_000)
     assert (few.verdict, few.p_value) == ("not shown", pytest.approx(0.1))
