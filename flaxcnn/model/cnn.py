@@ -13,7 +13,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxcnn.model.kernels import add_bias, avg_pool2d, conv2d, flatten, max_pool2d
+from flaxcnn.model.kernels import add_bias, conv2d, flatten
+from flaxcnn.model.pooling import avg_pool2d, max_pool2d
 from flaxcnn.model.regularization import batch_norm, dropout, normalize
 from flaxcnn.recipe import layers as spec
 

@@ -16,7 +16,8 @@ from jax import lax
 from jax.test_util import check_grads
 
 from flaxcnn.model import kernels
-from flaxcnn.model.kernels import add_bias, avg_pool2d, conv2d, flatten, max_pool2d
+from flaxcnn.model.kernels import add_bias, conv2d, flatten
+from flaxcnn.model.pooling import avg_pool2d, max_pool2d
 from flaxcnn.model.regularization import batch_norm
 
 # A sum of n float32 products of N(0, 1) numbers is off by about sqrt(n) * 2^-24 of its own size;
@@ -239,6 +240,20 @@ def test_a_step_inside_scan_holds_only_canonical_convolutions(geometry):
     kinds = conv_kinds(lambda ws, xs: lax.scan(step, ws, xs)[0], ws, xs)
     assert kinds
     assert kinds <= CANONICAL
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+def test_gradients_of_a_strided_convolution_multiply_no_zeros(kernel):
+    """dy spread out with zeros would take four times the products; nothing else would tell."""
+    x, w = f32(normal(0, 8, 16, 16, 32), normal(1, kernel, kernel, 32, 32))
+
+    def products(function, *args):
+        return jax.jit(function).lower(*args).cost_analysis()["flops"]
+
+    forward = functools.partial(conv2d, stride=(2, 2), padding="valid")
+    y = forward(x, w)
+    gradients = products(lambda dy, x, w: jax.vjp(forward, x, w)[1](dy), y, x, w)
+    assert gradients < 2.5 * products(forward, x, w)  # 2, and the sums of the parts
 
 
 def test_flatten_and_its_gradient():

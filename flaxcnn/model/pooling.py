@@ -1,0 +1,110 @@
+"""Pooling, [B, H, W, C], with gradients that XLA's CPU compiler runs fast.
+
+The gradient of `reduce_window` max becomes a slow scatter there; here both passes are slices and
+selections.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from flaxcnn.model.kernels import Pads, Pair, apart, pads, spread
+from flaxcnn.recipe.layers import Padding
+
+
+def max_pool2d(x: jax.Array, size: Pair, stride: Pair, padding: Padding) -> jax.Array:
+    """Largest value of each window, [B, H, W, C] -> [B, H', W', C].
+
+    The gradient goes to the first largest value of a window in row order, as Keras, TensorFlow
+    and XLA's select-and-scatter have it.
+    """
+    if size == (1, 1) and stride == (1, 1):
+        return x
+    return _max_pool(x, size, stride, pads((x.shape[1], x.shape[2]), size, stride, padding))
+
+
+def avg_pool2d(x: jax.Array, size: Pair, stride: Pair, padding: Padding) -> jax.Array:
+    """Mean of each window over the true pixels only, [B, H, W, C] -> [B, H', W', C]."""
+    pad = pads((x.shape[1], x.shape[2]), size, stride, padding)
+    total = functools.reduce(jnp.add, _window_values(x, size, stride, pad, 0.0))
+    if padding == "valid":
+        return total / jnp.asarray(size[0] * size[1], x.dtype)
+    ones = jnp.ones_like(x[:1, :, :, :1])
+    return total / functools.reduce(jnp.add, _window_values(ones, size, stride, pad, 0.0))
+
+
+def _window_values(
+    x: jax.Array, size: Pair, stride: Pair, pad: Pads, fill: float
+) -> Iterator[jax.Array]:
+    """For each place in the window, in row order, its value in every window: [B, H', W', C]."""
+    low, high = pad
+    shape = (x.shape[1] + sum(low), x.shape[2] + sum(high))
+    x = lax.pad(x, jnp.asarray(fill, x.dtype), [(0, 0, 0), (*low, 0), (*high, 0), (0, 0, 0)])
+    out = [(n - k) // s + 1 for n, k, s in zip(shape, size, stride, strict=True)]
+    for i, j in itertools.product(range(size[0]), range(size[1])):
+        rows = slice(i, i + (out[0] - 1) * stride[0] + 1, stride[0])
+        columns = slice(j, j + (out[1] - 1) * stride[1] + 1, stride[1])
+        yield x[:, rows, columns]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _max_pool(x: jax.Array, size: Pair, stride: Pair, pad: Pads) -> jax.Array:
+    return functools.reduce(jnp.maximum, _window_values(x, size, stride, pad, -jnp.inf))
+
+
+def _max_pool_forward(
+    x: jax.Array, size: Pair, stride: Pair, pad: Pads
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """Keeps, in place of x, which place of the window won: [B, H', W', C] int32, row order."""
+    values = list(_window_values(x, size, stride, pad, -jnp.inf))
+    y = functools.reduce(jnp.maximum, values)
+    winner = jnp.full(y.shape, len(values), jnp.int32)
+    for place in reversed(range(len(values))):
+        winner = jnp.where(values[place] == y, place, winner)
+    winner = apart(winner, winner.shape)  # or the gradient compares all values once more
+    return y, (winner, jnp.empty((0, *x.shape[1:3]), bool))  # the second only carries a shape
+
+
+def _max_pool_backward(
+    size: Pair, stride: Pair, pad: Pads, residuals: tuple[jax.Array, jax.Array], dy: jax.Array
+) -> tuple[jax.Array]:
+    winner, like = residuals
+    height, width = like.shape[1:]
+    back = _spread_apart if size == stride else _spread_overlapping
+    padded = (height + sum(pad[0]), width + sum(pad[1]))
+    dx = back(winner, dy, size, stride, padded)
+    (top, _), (left, _) = pad
+    return (dx[:, top : top + height, left : left + width],)
+
+
+def _spread_apart(
+    winner: jax.Array, dy: jax.Array, size: Pair, stride: Pair, shape: Pair
+) -> jax.Array:
+    """Windows side by side: every input pixel asks its one window whether it won."""
+    batch, rows, columns, channels = dy.shape
+    place = jnp.arange(size[0] * size[1], dtype=jnp.int32).reshape(1, 1, size[0], 1, size[1], 1)
+    wins = winner[:, :, None, :, None] == place
+    dx = jnp.where(wins, dy[:, :, None, :, None], jnp.zeros((), dy.dtype))
+    dx = dx.reshape(batch, rows * size[0], columns * size[1], channels)
+    rest = (shape[0] - dx.shape[1], shape[1] - dx.shape[2])  # pixels in no window
+    return jnp.pad(dx, ((0, 0), (0, rest[0]), (0, rest[1]), (0, 0)))
+
+
+def _spread_overlapping(
+    winner: jax.Array, dy: jax.Array, size: Pair, stride: Pair, shape: Pair
+) -> jax.Array:
+    """Windows that share pixels: add up what each place of the window sends back."""
+    dx = jnp.zeros((dy.shape[0], *shape, dy.shape[3]), dy.dtype)
+    for place, start in enumerate(itertools.product(range(size[0]), range(size[1]))):
+        share = jnp.where(winner == place, dy, jnp.zeros((), dy.dtype))
+        dx += spread(share, 1, start, stride, shape)
+    return dx
+
+
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
