@@ -22,7 +22,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # read when jaxlib is import
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import stats
 
 from benchmarks.peers import record
 from benchmarks.peers.with_flax import Network, make_optimizer, train_step
@@ -36,6 +35,7 @@ from flaxcnn.engine.record import source_revision
 from flaxcnn.engine.train import Progress, epochs
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
+from flaxcnn.studies.contrasts import compare_unpaired
 
 
 def with_flaxcnn(config: Config, data: Dataset) -> list[float]:
@@ -85,11 +85,10 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
         if len(x) > 1
     }
     if len(found) == len(WAYS):
-        test = stats.ttest_ind(last["flaxcnn"], last["flax"], equal_var=False)
-        interval = test.confidence_interval(0.95)
+        test = compare_unpaired(last["flaxcnn"], last["flax"])
+        low, high = test.interval or (None, None)
         found["difference"] = {
-            "mean": found["flaxcnn"]["mean"] - found["flax"]["mean"],
-            "low": float(interval.low), "high": float(interval.high), "p": float(test.pvalue),
+            "mean": test.difference, "low": low, "high": high, "p": test.p_value,
         }  # fmt: skip
     return found
 

@@ -11,6 +11,7 @@ from typing import Literal
 import flaxcnn.backend as backend
 from flaxcnn.data import cache
 from flaxcnn.data.datasets import listing
+from flaxcnn.engine.folder import runs_folder
 from flaxcnn.engine.record import environment
 
 LOW_DISK_BYTES = 2 * 2**30  # CIFAR-10's caches and a few runs
@@ -33,8 +34,7 @@ def checks() -> list[Check]:
     found.append(Check("devices", "ok", devices))
     found.append(_sums())
     found.append(Check("XLA_FLAGS", "ok", env["XLA_FLAGS"] or "not set"))
-    runs = Path(os.environ.get("FLAXCNN_RUNS_DIR", "runs"))
-    folders = {"data": cache.root(), "cache": backend.cache_root(), "runs": runs}
+    folders = {"data": cache.root(), "cache": backend.cache_root(), "runs": runs_folder()}
     found += [_folder(f"{n} folder", f.expanduser().absolute()) for n, f in folders.items()]
     for entry in listing():
         ready = entry["prepared"]

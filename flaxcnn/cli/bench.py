@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from flaxcnn.cli.options import JSON
 from flaxcnn.cli.output import command, emit_json, note, quiet, say
 from flaxcnn.errors import ConfigError, WriteError, near_miss
 from flaxcnn.recipe import catalog
@@ -50,7 +51,7 @@ def bench(
     profile: Path = typer.Option(None, "--profile", help="Write a trace of each case there."),
     output: Path = typer.Option(None, "--output", help="Write the JSON document to this file."),
     plot: Path = typer.Option(None, "--plot", help="Draw images per second to this PNG file."),
-    as_json: bool = typer.Option(False, "--json", help="Print one JSON document on stdout."),
+    as_json: bool = JSON,
 ) -> None:
     """Measure images per second, and their share of the machine's peak.
 

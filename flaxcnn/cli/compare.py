@@ -8,7 +8,8 @@ from typing import Any
 
 import typer
 
-from flaxcnn.cli.output import NO_CACHE, command, emit_json, note, quiet, say
+from flaxcnn.cli.options import JSON, NO_CACHE
+from flaxcnn.cli.output import command, emit_json, note, quiet, say, table
 
 
 @command
@@ -23,7 +24,7 @@ def compare(
     anyway: bool = typer.Option(
         False, "--anyway", help="Compare even different data, rows or protocols."
     ),
-    as_json: bool = typer.Option(False, "--json", help="Print one JSON document on stdout."),
+    as_json: bool = JSON,
 ) -> None:  # fmt: skip
     """Say which recipe is better than the first one, and how sure that is.
 
@@ -80,10 +81,7 @@ def _show(sides: list[Any], found: list[Any], metric: str, larger: bool, as_json
             f"{chance.probability:.2f} [{chance.interval[0]:.2f}, {chance.interval[1]:.2f}]",
             own.verdict,
         ])  # fmt: skip
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for cells in lines:
-        padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
-        say("  ".join(padded).rstrip(), as_json)
+    table(lines, as_json)
     say("", as_json)
     for compared in found:
         own = compared.verdict
@@ -99,7 +97,7 @@ def _show(sides: list[Any], found: list[Any], metric: str, larger: bool, as_json
 def reproduce(
     path: Path = typer.Argument(..., help="A run or study directory.", metavar="RUN|STUDY"),
     no_cache: bool = NO_CACHE,
-    as_json: bool = typer.Option(False, "--json", help="Print one JSON document on stdout."),
+    as_json: bool = JSON,
 ) -> None:
     """Do a run or a study again from its record, and say whether the bits are the same.
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import typer
 
+from flaxcnn.cli.options import JSON
 from flaxcnn.cli.output import command, emit_json, say
 
 app = typer.Typer(help="List, prepare and verify data sets.", rich_markup_mode=None)
-JSON = typer.Option(False, "--json", help="Print one JSON document.")
 NAME = typer.Argument(
     help="digits, mnist, fashion_mnist, cifar10, tfds:NAME, folder:PATH, npz:PATH."
 )

@@ -6,11 +6,12 @@ import dataclasses
 
 import typer
 
+from flaxcnn.cli.options import JSON
 from flaxcnn.cli.output import command, emit_json, say
 
 
 @command
-def doctor(as_json: bool = typer.Option(False, "--json", help="Print one JSON document.")) -> None:
+def doctor(as_json: bool = JSON) -> None:
     """Check versions, devices, the sums of this jax, folders and data. Exit 1 if anything is bad.
 
     \b

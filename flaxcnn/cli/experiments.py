@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from flaxcnn.cli.options import JSON
 from flaxcnn.cli.output import command, emit_json, say
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.catalog import Experiment
@@ -13,7 +14,6 @@ from flaxcnn.recipe.layers import totals
 app = typer.Typer(
     help="List the experiments, or show one as a table of layers.", rich_markup_mode=None
 )
-JSON = typer.Option(False, "--json", help="Print one JSON document.")
 
 
 @app.callback(invoke_without_command=True)

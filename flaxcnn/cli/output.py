@@ -18,7 +18,6 @@ from flaxcnn.errors import FlaxcnnError, InterruptedRun
 
 Command = TypeVar("Command", bound=Callable[..., None])
 SIGINT_EXIT = 130
-NO_CACHE = typer.Option(False, "--no-cache", help="Compile anew, and keep no compiled program.")
 
 
 def emit_json(value: Any) -> None:
@@ -29,6 +28,14 @@ def emit_json(value: Any) -> None:
 def say(text: str, as_json: bool = False) -> None:
     """A line for a person: on stdout, or on stderr where stdout is for JSON."""
     print(text, file=sys.stderr if as_json else sys.stdout, flush=True)
+
+
+def table(lines: list[list[str]], as_json: bool = False) -> None:
+    """Cells in aligned columns."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for cells in lines:
+        padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+        say("  ".join(padded).rstrip(), as_json)
 
 
 def note(text: str) -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import typer
 
-from flaxcnn.cli.output import NO_CACHE, command, emit_json, quiet, say
+from flaxcnn.cli.options import JSON, NO_CACHE
+from flaxcnn.cli.output import command, emit_json, quiet, say
 from flaxcnn.errors import ConfigError, near_miss
 
 SPLITS = ("test", "validation", "train")
 RUN = typer.Argument(help="A run directory.")
-JSON = typer.Option(False, "--json", help="Print one JSON document.")
 TOP = 3
 
 

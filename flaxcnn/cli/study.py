@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import typer
 
-from flaxcnn.cli.output import NO_CACHE, command, emit_json, note, quiet, say
-from flaxcnn.cli.train import check_environment, runs_folder
+from flaxcnn.cli.options import ASSIGNMENTS, CONFIG_FILE, EXPERIMENT, JSON, NO_CACHE, PROTOCOL
+from flaxcnn.cli.output import command, emit_json, note, quiet, say, table
+from flaxcnn.cli.train import check_environment
+from flaxcnn.engine.folder import runs_folder, stamp
 from flaxcnn.errors import CheckpointError, ConfigError, near_miss
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
-from flaxcnn.studies.plan import parse_grid, parse_seeds, plan_runs
-
-HOW = ("auto", "vmap", "map")
+from flaxcnn.studies.plan import How, parse_grid, parse_seeds, plan_runs
 
 
 @command
 def study(
-    experiment: str = typer.Argument(
-        catalog.DEFAULT_EXPERIMENT, help="A name from `flaxcnn experiments list`, or FILE.py:NAME."
-    ),
+    experiment: str = EXPERIMENT,
     seeds: str = typer.Option(..., "--seeds", metavar="N|A,B,...", help="How many, or which."),
     grid: list[str] = typer.Option(
         [], "--grid", metavar="KEY=A,B", help="Values of a setting; all combinations are run."
@@ -35,16 +32,14 @@ def study(
     max_memory: str = typer.Option(
         None, "--max-memory", metavar="SIZE", help="For the arrays of runs, such as 2G."
     ),
-    assignments: list[str] = typer.Option(
-        [], "-s", "--set", metavar="KEY=VALUE", help="Change a setting, dotted where nested."
-    ),
-    config_file: Path = typer.Option(None, "--config", help="TOML or JSON file with settings."),
+    assignments: list[str] = ASSIGNMENTS,
+    config_file: Path = CONFIG_FILE,
     seed: int = typer.Option(None, "--seed", help="The first seed, and what is fixed has it."),
     study_dir: Path = typer.Option(None, "--study-dir", help="Default runs/NAME/study-ID."),
     resume: bool = typer.Option(False, "--resume", help="Go on with an interrupted study."),
-    protocol: str = typer.Option(None, "--protocol", help="honest (default) or document."),
+    protocol: str = PROTOCOL,
     no_cache: bool = NO_CACHE,
-    as_json: bool = typer.Option(False, "--json", help="Print one JSON document on stdout."),
+    as_json: bool = JSON,
 ) -> None:  # fmt: skip
     """Train a model with many seeds, and say how sure the result is.
 
@@ -61,8 +56,10 @@ def study(
     config, _ = catalog.resolve(
         found, assignments=assignments, config_file=config_file, protocol=protocol, seed=seed
     )
-    if how not in HOW:
-        raise ConfigError(f"--how: got {how!r}; allowed are {', '.join(HOW)}{near_miss(how, HOW)}")
+    if how not in (ways := get_args(How)):
+        raise ConfigError(
+            f"--how: got {how!r}; allowed are {', '.join(ways)}{near_miss(how, ways)}"
+        )
     plan = Wanted(
         parse_seeds(seeds, config.seed), parse_grid(grid),
         [word.strip() for word in vary.split(",") if word.strip()], how, max_memory,
@@ -90,8 +87,7 @@ def _folder(name: str, chosen: Path | None, resume: bool) -> Path:
         return chosen
     if resume:
         raise ConfigError("--resume: which study? name it with --study-dir")
-    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    return runs_folder(name) / f"study-{stamp}"
+    return runs_folder() / name / f"study-{stamp()}"
 
 
 def _run(
@@ -139,19 +135,11 @@ def _run(
         max_memory=parse_memory(plan.max_memory) if plan.max_memory else None, resume=resume,
         name=name, dataset=dataset, tell=Tell(tell_group, tell_run),
     )  # fmt: skip
-    _table(page.lines(result.summary), as_json)
+    say("", as_json)
+    table(page.lines(result.summary), as_json)
     for found in result.summary["variance"]:
-        say(f"variance {found['setting']}".rstrip(), as_json)
-        _table(page.variance_lines(found), as_json)
+        say(f"variance {found['setting']}".rstrip() + "\n", as_json)
+        table(page.variance_lines(found), as_json)
     say(f"study  {result.path}\nreport {result.path / 'README.md'}", as_json)
     if as_json:
         emit_json({**result.summary, "study_dir": str(result.path)})
-
-
-def _table(lines: list[list[str]], as_json: bool) -> None:
-    """Aligned columns after an empty line."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    say("", as_json)
-    for cells in lines:
-        padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
-        say("  ".join(padded).rstrip(), as_json)

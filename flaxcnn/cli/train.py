@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import json
 import os
 import sys
@@ -13,7 +12,9 @@ from typing import Any
 
 import typer
 
-from flaxcnn.cli.output import NO_CACHE, command, emit_json, note, quiet, say
+from flaxcnn.cli.options import ASSIGNMENTS, CONFIG_FILE, EXPERIMENT, JSON, NO_CACHE, PROTOCOL
+from flaxcnn.cli.output import command, emit_json, note, quiet, say
+from flaxcnn.engine.folder import runs_folder, stamp
 from flaxcnn.errors import CheckpointError, near_miss
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
@@ -24,22 +25,18 @@ SETTINGS_OF_OURS = ("ARCHIVES", "DATA_DIR", "CACHE_DIR", "RUNS_DIR", "DEBUG")
 
 @command
 def train(
-    experiment: str = typer.Argument(
-        catalog.DEFAULT_EXPERIMENT, help="A name from `flaxcnn experiments list`, or FILE.py:NAME."
-    ),
-    assignments: list[str] = typer.Option(
-        [], "-s", "--set", metavar="KEY=VALUE", help="Change a setting, dotted where nested."
-    ),
-    config_file: Path = typer.Option(None, "--config", help="TOML or JSON file with settings."),
+    experiment: str = EXPERIMENT,
+    assignments: list[str] = ASSIGNMENTS,
+    config_file: Path = CONFIG_FILE,
     seed: int = typer.Option(None, "--seed", help="Seed of initialisation, order and dropout."),
     run_dir: Path = typer.Option(None, "--run-dir", help="Where to write; default runs/NAME/ID."),
     resume: bool = typer.Option(False, "--resume", help="Go on with an interrupted run."),
-    protocol: str = typer.Option(None, "--protocol", help="honest (default) or document."),
+    protocol: str = PROTOCOL,
     print_config: bool = typer.Option(
         False, "--print-config", help="Show every value with its origin, and train nothing."
     ),
     no_cache: bool = NO_CACHE,
-    as_json: bool = typer.Option(False, "--json", help="Print one JSON document on stdout."),
+    as_json: bool = JSON,
 ) -> None:
     """Train a model, keep its best epoch by validation, and test it once.
 
@@ -104,24 +101,18 @@ def _print_config(config: Config, origins: dict[str, str], as_json: bool) -> Non
         say(f"{key} = {json.dumps(value)}  # {'; '.join([origins[key], *inner])}")
 
 
-def runs_folder(name: str) -> Path:
-    """Where runs of an experiment go by default."""
-    return Path(os.environ.get("FLAXCNN_RUNS_DIR", "runs")).expanduser() / name
-
-
 def _run_directory(name: str, config: Config, chosen: Path | None, resume: bool) -> Path:
     if chosen is not None:
         if resume and not (chosen.expanduser() / "config.json").is_file():
             raise CheckpointError(f"--resume: {chosen} holds no run")
         return chosen
-    folder = runs_folder(name)
+    folder = runs_folder() / name
     if resume:
         return _newest(folder, config)
-    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    path = folder / f"{stamp}-seed{config.seed}"
-    number = 2
+    own = f"{stamp()}-seed{config.seed}"
+    path, number = folder / own, 2
     while path.exists():
-        path = folder / f"{stamp}-seed{config.seed}-{number}"
+        path = folder / f"{own}-{number}"
         number += 1
     return path
 

@@ -8,10 +8,21 @@ import math
 import os
 import socket
 import tempfile
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, Self
 
 from flaxcnn.errors import CheckpointError, ConfigError, WriteError
+
+
+def runs_folder() -> Path:
+    """Where runs go unless they are sent elsewhere: FLAXCNN_RUNS_DIR, or `runs`."""
+    return Path(os.environ.get("FLAXCNN_RUNS_DIR", "runs")).expanduser()
+
+
+def stamp() -> str:
+    """Now, as folders are named: 20261120-101500."""
+    return datetime.now().strftime("%Y%m%d-%H%M%S")
 
 
 def plain(value: Any) -> Any:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxcnn.backend import prepare
+from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.batches import Batch, Resident
 from flaxcnn.data.datasets import load
 from flaxcnn.engine.checkpoint import Checkpoints
@@ -63,14 +64,19 @@ def evaluate_run(run: SavedRun, split: str = "test") -> dict[str, float]:
         DataError: the data is not the data of the run.
     """
     dataset = load(run.config.dataset)
-    if dataset.digest != run.data["digest"]:
-        raise DataError(
-            f"{run.config.dataset}: its digest is {dataset.digest[:12]}..., "
-            f"but the run was made on {run.data['digest'][:12]}...: this is other data"
-        )
+    check_data(dataset, run.data["digest"])
     job = make_job(run.config, dataset)
     state = jax.device_put(run.state, job.place)
     return finalize(jax.device_get(job.run("evaluate", state, split)))
+
+
+def check_data(dataset: Dataset, digest: str) -> None:
+    """DataError unless the data has the digest of a record."""
+    if dataset.digest != digest:
+        raise DataError(
+            f"{dataset.name}: its digest is {dataset.digest[:12]}..., "
+            f"but the run was made on {digest[:12]}...: this is other data"
+        )
 
 
 def classify(run: SavedRun, images: np.ndarray) -> np.ndarray:

@@ -73,6 +73,15 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class EpochSums:
+    """What an epoch counted on "train", "val" and maybe "clean_train", and how long it took."""
+
+    sums: dict[str, MetricSums]  # on the host
+    train_seconds: float
+    seconds: float  # with validation
+
+
+@dataclass(frozen=True)
 class EpochReport:
     """What one epoch gave; `state` is valid until the next one is asked for."""
 
@@ -103,44 +112,45 @@ def epochs(
         job.compile("train_epoch", state, "train")
         job.compile("evaluate", state, "validation")
     while not progress.done(config):
-        begin = time.perf_counter()
-        state, train_sums = job.run("train_epoch", state, "train")
-        interrupt.wait(train_sums)
-        seconds = time.perf_counter() - begin
-        sums = {"val": job.run("evaluate", state, "validation")}
-        if config.evaluate_train:
-            sums["clean_train"] = job.run("evaluate", state, "train")
-        interrupt.wait(sums)
-        host = jax.device_get({"train": train_sums, **sums})
-        now = time.perf_counter()
-        metrics, progress = epoch_metrics(host, progress, config, seconds, now - begin)
+        state, found = one_epoch(job, state, interrupt)
+        metrics, progress = epoch_metrics(found, progress, config)
         yield EpochReport(metrics, progress, state)
 
 
-def epoch_metrics(
-    sums: dict[str, MetricSums], progress: Progress, config: Config, train: float, whole: float
-) -> tuple[dict[str, Any], Progress]:
-    """An epoch's line for metrics.jsonl and the progress after it.
+def one_epoch(job: Job, state: TrainState, interrupt: Interrupt) -> tuple[TrainState, EpochSums]:
+    """Train, which uses `state` up, and validate; of all runs at once where the job is stacked.
 
-    Args:
-        sums: of "train", "val" and maybe "clean_train", on the host.
-        progress: before the epoch.
-        config: the recipe.
-        train: seconds of the training pass.
-        whole: seconds with validation.
+    Raises:
+        InterruptedRun: a signal came.
     """
+    began = time.perf_counter()
+    state, train = job.run("train_epoch", state, "train")
+    interrupt.wait(train)
+    trained = time.perf_counter()
+    sums = {"train": train, "val": job.run("evaluate", state, "validation")}
+    if job.config.evaluate_train:
+        sums["clean_train"] = job.run("evaluate", state, "train")
+    interrupt.wait(sums)
+    host = jax.device_get(sums)
+    return state, EpochSums(host, trained - began, time.perf_counter() - began)
+
+
+def epoch_metrics(
+    found: EpochSums, progress: Progress, config: Config
+) -> tuple[dict[str, Any], Progress]:
+    """An epoch's line for metrics.jsonl and the progress after it; `progress` is that before."""
     metrics = {
         f"{split}_{name}": value
-        for split, found in sums.items()
-        for name, value in finalize(found).items()
+        for split, sums in found.sums.items()
+        for name, value in finalize(sums).items()
     }
     progress = progress.after(metrics, config)
     return {
         "epoch": progress.epoch,
         **metrics,
         "best": progress.best_epoch == progress.epoch,
-        "seconds": whole,
-        "images_per_second": float(sums["train"].count.sum()) / train,
+        "seconds": found.seconds,
+        "images_per_second": float(found.sums["train"].count.sum()) / found.train_seconds,
     }, progress
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flaxcnn.engine.folder import Folder
 from flaxcnn.errors import CheckpointError, ConfigError, near_miss
 from flaxcnn.recipe.config import STREAMS
 from flaxcnn.studies.contrasts import (
@@ -17,6 +18,7 @@ from flaxcnn.studies.contrasts import (
     holm,
     probability_of_superiority,
 )
+from flaxcnn.studies.plan import EVERYTHING, label
 from flaxcnn.studies.verdict import Verdict, verdict
 
 METRICS = {  # whether larger is better
@@ -131,15 +133,15 @@ def _check_shared(first: Side, other: Side, anyway: bool) -> str | None:
 def _sides(paths: Sequence[Path], metric: str) -> list[Side]:
     sides: dict[str, Side] = {}
     for path in paths:
-        for recipe, label, row in _rows(path):
-            key = json.dumps([recipe, label], sort_keys=True)
+        for recipe, title, row in _rows(path):
+            key = json.dumps([recipe, title], sort_keys=True)
             if key not in sides:
                 shared = {name: row[name] for name in SHARED}
-                sides[key] = Side(label, shared, row.get("test_rows", 0))
+                sides[key] = Side(title, shared, row.get("test_rows", 0))
             side = sides[key]
             if row["seed"] in side.values:
                 raise ConfigError(
-                    f"compare: seed {row['seed']} of {label} is in more than one folder; "
+                    f"compare: seed {row['seed']} of {title} is in more than one folder; "
                     "allowed is each run once"
                 )
             if row.get("status") == "diverged":
@@ -152,20 +154,18 @@ def _sides(paths: Sequence[Path], metric: str) -> list[Side]:
 
 def _rows(path: Path) -> list[tuple[Any, str, dict[str, Any]]]:
     """(recipe without seeds, label, row) of every run in the folder."""
-    if (path / "study.json").is_file():
-        plan = _json(path / "plan.json")
-        name = plan["experiment"] or path.name
-        rows = [json.loads(line) for line in (path / "runs.jsonl").read_text().splitlines()]
-        found = []
-        for row in rows:
-            words = [f"{key}={json.dumps(value)}" for key, value in row["setting"].items()]
-            words += [row["vary"]] if row["vary"] != "all" else []
-            recipe = [_seedless(plan["config"]), row["setting"], row["vary"]]
-            found.append((recipe, " ".join([name, *words]), row))
-        return found
-    if (path / "summary.json").is_file():
-        row, config = _json(path / "summary.json"), _json(path / "config.json")
-        recipe = [_seedless(config), {}, "all"]
+    folder = Folder(path)
+    if (folder.path / "study.json").is_file():
+        plan = folder.read_json("plan.json")
+        name, config = plan["experiment"] or path.name, _seedless(plan["config"])
+        return [
+            ([config, row["setting"], row["vary"]],
+             f"{name} {label(row['setting'], row['vary'])}".rstrip(), row)
+            for row in folder.lines("runs.jsonl")
+        ]  # fmt: skip
+    if (folder.path / "summary.json").is_file():
+        row, config = folder.read_json("summary.json"), folder.read_json("config.json")
+        recipe = [_seedless(config), {}, EVERYTHING]
         return [(recipe, row["experiment"] or path.name, row)]
     raise CheckpointError(
         f"{path}: holds no finished run or study (no summary.json or study.json); "
@@ -175,10 +175,3 @@ def _rows(path: Path) -> list[tuple[Any, str, dict[str, Any]]]:
 
 def _seedless(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in SEEDS}
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error})") from error

@@ -7,7 +7,7 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from flaxcnn.errors import ConfigError, near_miss
 from flaxcnn.recipe.codec import parse_text
@@ -18,6 +18,7 @@ EVERYTHING = "all"
 SOURCES = {name.removesuffix("_seed"): name for name in STREAMS}  # init, order, augment, dropout
 SEED_KEYS = ("seed", *STREAMS)
 Grid = Mapping[str, Sequence[Any]]  # setting -> its values
+How = Literal["auto", "vmap", "map"]  # runs on a device: as is fastest, side by side, in turn
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,14 @@ class PlannedRun:
 
     @property
     def label(self) -> str:
-        """The setting, and the source where only one varies: `learning_rate=0.1, init`."""
-        words = [f"{key}={json.dumps(value)}" for key, value in self.setting.items()]
-        return ", ".join([*words, *([self.vary] if self.vary != EVERYTHING else [])])
+        """What tells its setting from the others of the study."""
+        return label(self.setting, self.vary)
+
+
+def label(setting: Mapping[str, Any], vary: str = EVERYTHING) -> str:
+    """The setting, and the source where only one varies: `learning_rate=0.1, init`."""
+    words = [f"{key}={json.dumps(value)}" for key, value in setting.items()]
+    return ", ".join([*words, *([vary] if vary != EVERYTHING else [])])
 
 
 def plan_runs(
@@ -68,8 +74,10 @@ def plan_runs(
                 own: dict[str, Any] = {"seed" if source == EVERYTHING else SOURCES[source]: seed}
                 runs.append(PlannedRun(replace(config, **own), setting, source, seed))
     if twice := _first_repeated([run.key for run in runs]):
-        label = runs[[run.key for run in runs].index(twice)].label
-        raise ConfigError(f"grid: got the setting {label} twice; allowed are distinct settings")
+        where = [run.key for run in runs].index(twice)
+        raise ConfigError(
+            f"grid: got the setting {runs[where].label} twice; allowed are distinct settings"
+        )
     return runs
 
 

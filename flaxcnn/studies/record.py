@@ -5,14 +5,12 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from flaxcnn.engine.folder import Folder
 from flaxcnn.errors import ConfigError
-from flaxcnn.recipe.config import Config
-from flaxcnn.studies.plan import PlannedRun, plan_runs
+from flaxcnn.studies.plan import PlannedRun, label
 from flaxcnn.studies.runs import Outcome
 from flaxcnn.studies.stats import summarize, variance_components
 
@@ -44,13 +42,6 @@ class StudyDirectory(Folder):
                 f"study directory {self.path}: holds a study of another recipe ({what} differ); "
                 "allowed is the same one, with the same seeds or more"
             )
-
-    def planned(self) -> list[PlannedRun]:
-        """The runs it is made of."""
-        plan = self.read_json(self.proof)
-        return plan_runs(
-            Config.from_dict(plan["config"]), plan["seeds"], plan["grid"], plan["vary"]
-        )
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each run that has ended, in the order in which they did."""
@@ -87,11 +78,11 @@ def aggregate(rows: Sequence[dict[str, Any]], planned: Sequence[PlannedRun]) -> 
     for run in planned:
         settings.setdefault(run.label, []).append(run)
     found = []
-    for label, runs in settings.items():
+    for name, runs in settings.items():
         ended = [by_key[run.key] for run in runs if run.key in by_key]
         complete = [row for row in ended if row["status"] == "complete"]
         found.append({
-            "label": label, "setting": dict(runs[0].setting), "vary": runs[0].vary,
+            "label": name, "setting": dict(runs[0].setting), "vary": runs[0].vary,
             "runs": len(runs), "complete": len(complete),
             "diverged": [row["seed"] for row in ended if row["status"] == "diverged"],
             "dead": [row["seed"] for row in complete if row["dead_layers"]],
@@ -117,8 +108,7 @@ def _variance(
     for run in planned:
         row = rows.get(run.key, {"status": "missing"})
         if row["status"] == "complete":
-            setting = ", ".join(f"{key}={json.dumps(value)}" for key, value in run.setting.items())
-            sources = groups.setdefault(setting, {})
+            sources = groups.setdefault(label(run.setting), {})
             sources.setdefault(run.vary, []).append(row[VARIANCE_OF])
     return [
         {

@@ -11,9 +11,11 @@ from typing import Any
 from flaxcnn.backend import prepare
 from flaxcnn.data.datasets import load
 from flaxcnn.engine.record import RunDirectory, environment
+from flaxcnn.engine.saved import check_data
 from flaxcnn.engine.train import fit
-from flaxcnn.errors import CheckpointError, DataError
+from flaxcnn.errors import CheckpointError
 from flaxcnn.recipe.config import Config
+from flaxcnn.studies.plan import label
 from flaxcnn.studies.record import StudyDirectory
 from flaxcnn.studies.study import study
 
@@ -53,7 +55,7 @@ def _run(path: Path) -> Reproduction:
     old = RunDirectory(path)
     config, summary = old.config(), old.read_json("summary.json")
     dataset = load(config.dataset)
-    _check_data(config, dataset.digest, summary["data_digest"])
+    check_data(dataset, summary["data_digest"])
     with tempfile.TemporaryDirectory() as folder:
         result = fit(config, dataset, Path(folder) / "run", name=summary["experiment"],
                      on_note=lambda _: None)  # fmt: skip
@@ -70,7 +72,7 @@ def _study(path: Path, on_run: Callable[[str], None]) -> Reproduction:
     plan, rows = old.read_json("plan.json"), {row["run"]: row for row in old.rows()}
     config = Config.from_dict(plan["config"])
     dataset = load(config.dataset)
-    _check_data(config, dataset.digest, next(iter(rows.values()))["data_digest"])
+    check_data(dataset, next(iter(rows.values()))["data_digest"])
     with tempfile.TemporaryDirectory() as folder:
         result = study(config, plan["seeds"], grid=plan["grid"], vary=plan["vary"],
                        study_dir=Path(folder) / "study", name=plan["experiment"],
@@ -85,8 +87,8 @@ def _study(path: Path, on_run: Callable[[str], None]) -> Reproduction:
             before.get("params_digest"), row.get("params_digest"),
         )  # fmt: skip
         if parted[0]:
-            label = ", ".join(f"{key}={value}" for key, value in row["setting"].items())
-            differ.append({"seed": row["seed"], "label": label, "epoch": parted[1]})
+            words = label(row["setting"], row["vary"])
+            differ.append({"seed": row["seed"], "label": words, "epoch": parted[1]})
     return Reproduction(len(result.rows), differ, _changed(old.read_json("env.json")))
 
 
@@ -120,11 +122,3 @@ def _changed(before: dict[str, Any]) -> list[str]:
 def _flat(plain: dict[str, Any]) -> dict[str, Any]:
     versions = {f"versions.{key}": value for key, value in plain.get("versions", {}).items()}
     return {key: value for key, value in plain.items() if key != "versions"} | versions
-
-
-def _check_data(config: Config, now: str, before: str) -> None:
-    if now != before:
-        raise DataError(
-            f"{config.dataset}: its digest is {now[:12]}..., but the record was made on "
-            f"{before[:12]}...: this is other data"
-        )

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -19,21 +18,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from flaxcnn.data import splits
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.job import Job, make_hypers, make_job, make_plan
-from flaxcnn.engine.metrics import MetricSums
 from flaxcnn.engine.step import Plan, TrainState
 from flaxcnn.engine.train import (
+    EpochSums,
     Progress,
     check_finite,
     conclude,
     count_dead,
     epoch_metrics,
     epochs,
+    one_epoch,
 )
 from flaxcnn.errors import DivergedError
 from flaxcnn.recipe.config import Config
@@ -102,19 +101,27 @@ class Queue:
             self.runs.clear()
 
 
+def make_jobs(group: Group, dataset: Dataset) -> list[Job]:
+    """What runs the group: a job a device, or one that spreads the batches of a single run."""
+    config, devices = group.runs[0].config, jax.local_devices()[: len(group.runs)]
+    if len(devices) == 1:
+        return [make_job(config, dataset)]
+    return [make_job(config, dataset, device) for device in devices]
+
+
 def run_group(
     group: Group,
-    dataset: Dataset,
+    jobs: list[Job],
     name: str,
     width: int,
     interrupt: Interrupt,
     done: Callable[[Outcome], None],
 ) -> None:
-    """Train every run of the group, `width` of them side by side on each device.
+    """Train every run of the group, `width` of them side by side in each job.
 
     Args:
         group: of `grouped`.
-        dataset: the data of all of them.
+        jobs: of `make_jobs`.
         name: of the experiment, for the rows.
         width: 1 for one by one.
         interrupt: heard between epochs.
@@ -129,9 +136,8 @@ def run_group(
         with lock:
             done(outcome)
 
-    def work(device: jax.Device | None) -> None:
+    def work(job: Job) -> None:
         try:
-            job = make_job(group.runs[0].config, dataset, device)
             if width == 1:
                 while run := queue.take():
                     tell(_one(_of(job, run.config), run, name, interrupt))
@@ -141,11 +147,8 @@ def run_group(
             queue.stop()
             raise
 
-    devices: list[jax.Device | None] = [*jax.local_devices()[: len(group.runs)]]
-    if len(devices) == 1:
-        devices = [None]  # a single run has its batches spread over all, as alone
-    with ThreadPoolExecutor(len(devices)) as pool:
-        futures = [pool.submit(work, device) for device in devices]
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        futures = [pool.submit(work, job) for job in jobs]
         # Python hears a signal in its main thread only, and only when that wakes up.
         while wait(futures, POLL_SECONDS).not_done:
             pass
@@ -243,13 +246,16 @@ def _side_by_side(
         slots.append(None)
         starts.append(starts[0])
     states, hypers = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
-    while any(slots):
-        stack = dataclasses.replace(job, hypers=hypers, width=width, compile_seconds=0.0)
-        states, found = _stacked_epoch(stack, states, interrupt, slots)
+    stack = dataclasses.replace(job, hypers=hypers, width=width)
+    stack.compile("train_epoch", states, "train")  # before the first clock starts
+    stack.compile("evaluate", states, "validation")
+    while running := sum(slot is not None for slot in slots):
+        stack = dataclasses.replace(stack, hypers=hypers)
+        states, found = one_epoch(stack, states, interrupt)
         for place, slot in enumerate(slots):
             if slot is None:
                 continue
-            outcome = _after_epoch(slot, place, states, name, found)
+            outcome = _after_epoch(slot, place, states, name, _part(found, place, running))
             if outcome is None:
                 continue
             tell(outcome)
@@ -261,44 +267,18 @@ def _side_by_side(
                 )
 
 
-@dataclass(frozen=True)
-class StackedEpoch:
-    """What an epoch of all places gave: sums [W, S] by split, and seconds."""
-
-    sums: dict[str, MetricSums]
-    train_seconds: float
-    seconds: float
-
-
-def _stacked_epoch(
-    stack: Job, states: TrainState, interrupt: Interrupt, slots: list[Slot | None]
-) -> tuple[TrainState, StackedEpoch]:
-    stack.compile("train_epoch", states, "train")
-    stack.compile("evaluate", states, "validation")
-    began = time.perf_counter()
-    states, train = stack.run("train_epoch", states, "train")
-    interrupt.wait(train)
-    trained = time.perf_counter()
-    sums = {"train": train, "val": stack.run("evaluate", states, "validation")}
-    if stack.config.evaluate_train:
-        sums["clean_train"] = stack.run("evaluate", states, "train")
-    interrupt.wait(sums)
-    # A run's share of the time: the runs of a stack are paid for together.
-    share = 1 / sum(slot is not None for slot in slots)
-    ended = time.perf_counter()
-    found = StackedEpoch(jax.device_get(sums), (trained - began) * share, (ended - began) * share)
-    return states, found
+def _part(found: EpochSums, place: int, runs: int) -> EpochSums:
+    """One run's own sums, and its share of the time: the `runs` of a stack are paid together."""
+    sums = jax.tree.map(lambda x: x[place], found.sums)
+    return EpochSums(sums, found.train_seconds / runs, found.seconds / runs)
 
 
 def _after_epoch(
-    slot: Slot, place: int, states: TrainState, name: str, found: StackedEpoch
+    slot: Slot, place: int, states: TrainState, name: str, found: EpochSums
 ) -> Outcome | None:
     """Note the epoch of one run; its outcome if that was its last."""
     config = slot.job.config
-    own = jax.tree.map(lambda x: np.asarray(x)[place], found.sums)
-    metrics, slot.progress = epoch_metrics(
-        own, slot.progress, config, found.train_seconds, found.seconds
-    )
+    metrics, slot.progress = epoch_metrics(found, slot.progress, config)
     slot.history.append(metrics)
     try:
         check_finite(metrics, slot.progress, config)

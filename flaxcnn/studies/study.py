@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from flaxcnn.backend import prepare
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.datasets import load
+from flaxcnn.engine.folder import runs_folder, stamp
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.record import environment
 from flaxcnn.errors import ConfigError, InterruptedRun
 from flaxcnn.recipe.config import Config
 from flaxcnn.studies import page
-from flaxcnn.studies.plan import Grid, PlannedRun, plan_runs
+from flaxcnn.studies.plan import Grid, How, PlannedRun, plan_runs
 from flaxcnn.studies.record import StudyDirectory, aggregate, columns, table_csv
-from flaxcnn.studies.runs import Group, Outcome, grouped, run_group
-from flaxcnn.studies.width import How, choose_width
+from flaxcnn.studies.runs import Group, Outcome, grouped, make_jobs, run_group
+from flaxcnn.studies.width import choose_width
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def study(
         )
     data = load(config.dataset) if dataset is None else dataset
     _check_data(planned, config)
-    folder = StudyDirectory(Path(study_dir) if study_dir else _default_folder())
+    folder = StudyDirectory(Path(study_dir) if study_dir else runs_folder() / "studies" / stamp())
     plan = {
         "experiment": name, "config": config.to_dict(), "seeds": seeds,
         "grid": {key: list(values) for key, values in (grid or {}).items()},
@@ -116,9 +115,10 @@ def study(
                 tell.run(outcome, len(ended), len(planned))
 
             for group in grouped(left, data):
-                width = choose_width(group, data, how, max_memory)
+                jobs = make_jobs(group, data)
+                width = choose_width(group, jobs, how, max_memory)
                 tell.group(group, width)
-                run_group(group, data, name, width, interrupt, done)
+                run_group(group, jobs, name, width, interrupt, done)
         except InterruptedRun as error:
             folder.set_status("interrupted", reason=str(error))
             raise InterruptedRun(
@@ -131,11 +131,6 @@ def study(
             folder.set_status("failed", reason=f"{type(error).__name__}: {error}")
             raise
         return _conclude(folder, planned, name, time.perf_counter() - began)
-
-
-def _default_folder() -> Path:
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    return Path(os.environ.get("FLAXCNN_RUNS_DIR", "runs")).expanduser() / "studies" / stamp
 
 
 def _check_data(planned: Sequence[PlannedRun], config: Config) -> None:

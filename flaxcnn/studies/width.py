@@ -9,18 +9,16 @@ import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
-from flaxcnn.data.arrays import Dataset
-from flaxcnn.engine.job import Job, make_job
+from flaxcnn.engine.job import Job
 from flaxcnn.engine.step import TrainState
 from flaxcnn.errors import ConfigError
+from flaxcnn.studies.plan import How
 from flaxcnn.studies.runs import Group
 
-How = Literal["auto", "vmap", "map"]
 STEPS = 8  # of a trial
 TRIALS = 3
 # Another width has to be this much faster for the time it takes to compile it.
@@ -51,8 +49,8 @@ def free_memory() -> int:
     return int(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * MEMORY_PART)
 
 
-def choose_width(group: Group, dataset: Dataset, how: How, max_memory: int | None) -> int:
-    """Runs side by side on each device.
+def choose_width(group: Group, jobs: list[Job], how: How, max_memory: int | None) -> int:
+    """Runs side by side in each of the group's jobs.
 
     "map": one. "vmap": as many as there are and fit. "auto": 1, 2, 4, ... as long as a run gets
     cheaper, by the time of a few steps on all devices at once.
@@ -61,22 +59,22 @@ def choose_width(group: Group, dataset: Dataset, how: How, max_memory: int | Non
         ConfigError: not even one run fits `max_memory` (bytes).
     """
     memory = free_memory() if max_memory is None else max_memory
-    devices = jax.local_devices()[: len(group.runs)]
-    most = -(-len(group.runs) // len(devices))
-    jobs = [_short(make_job(group.runs[0].config, dataset, device)) for device in devices]
-    if (needed := _bytes(jobs[0], 1) * len(devices)) > memory:
+    most = -(-len(group.runs) // len(jobs))
+    devices = len(jobs) * jobs[0].plan.shards
+    if (needed := _bytes(jobs[0], 1) * devices) > memory:
         raise ConfigError(
             f"max-memory: got {memory} bytes, but one run on each device takes {needed}; "
             "allowed is more, or a smaller batch_size"
         )
     if how == "map" or most == 1 or group.runs[0].config.determinism == "exact":
         return 1
-    best, seconds = 1, _seconds_of_a_run(jobs, 1) if how == "auto" else 0.0
+    short = [_short(job) for job in jobs]
+    best, seconds = 1, _seconds_of_a_run(short, 1) if how == "auto" else 0.0
     for width in _widths(most):
-        if _bytes(jobs[0], width) * len(devices) > memory:
+        if _bytes(short[0], width) * devices > memory:
             break
         if how == "auto":
-            now = _seconds_of_a_run(jobs, width)
+            now = _seconds_of_a_run(short, width)
             if now > seconds * GAIN:
                 break
             seconds = now

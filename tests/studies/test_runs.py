@@ -12,7 +12,7 @@ from flaxcnn.recipe.config import Config, Shift
 from flaxcnn.recipe.layers import BatchNorm, Conv, Dense, Dropout, Flatten, MaxPool
 from flaxcnn.recipe.optimizers import SGD, Cosine
 from flaxcnn.studies.plan import plan_runs
-from flaxcnn.studies.runs import grouped, run_group
+from flaxcnn.studies.runs import grouped, make_jobs, run_group
 
 # Everything that a neighbour could disturb: batch statistics, dropout, augmentation, an incomplete
 # last batch, early stopping.
@@ -32,7 +32,7 @@ CLOSE = {"rtol": 2e-3, "atol": 2e-3}
 def outcomes(runs, dataset, width=1, devices=None):
     found = {}
     for group in grouped(runs, dataset):
-        run_group(group, dataset, "test", width, Interrupt(),
+        run_group(group, make_jobs(group, dataset), "test", width, Interrupt(),
                   lambda outcome: found.__setitem__(outcome.run.key, outcome))  # fmt: skip
     return [found[run.key] for run in runs]
 
@@ -139,13 +139,13 @@ def test_one_source_varies(digits):
 
 
 def test_an_error_stops_all_threads_and_is_raised(digits):
-    runs = plan_runs(RECIPE, range(6))
+    group = grouped(plan_runs(RECIPE, range(6)), digits)[0]
 
     def full(outcome):
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        run_group(grouped(runs, digits)[0], digits, "test", 1, Interrupt(), full)
+        run_group(group, make_jobs(group, digits), "test", 1, Interrupt(), full)
 
 
 def test_tests_have_several_devices():

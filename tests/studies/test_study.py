@@ -152,23 +152,23 @@ class TestWidth:
 
     def test_as_many_as_there_are_and_fit(self, digits):
         from flaxcnn.studies.plan import plan_runs
-        from flaxcnn.studies.runs import grouped
+        from flaxcnn.studies.runs import grouped, make_jobs
 
         fast = dataclasses.replace(TINY, determinism="fast")
         group = grouped(plan_runs(fast, range(12)), digits)[0]  # 3 on each of 4 devices
-        choose = lambda how, memory=None: widths.choose_width(group, digits, how, memory)  # noqa: E731
+        jobs = make_jobs(group, digits)
+        choose = lambda how, memory=None: widths.choose_width(group, jobs, how, memory)  # noqa: E731
         assert choose("map") == 1
         assert choose("vmap") == 3
         assert choose("auto") in (1, 2, 3)
-        job = widths._short(widths.make_job(fast, digits, widths.jax.local_devices()[0]))
-        assert choose("vmap", 4 * widths._bytes(job, 2)) == 2
+        assert choose("vmap", 4 * widths._bytes(widths._short(jobs[0]), 2)) == 2
 
     def test_exact_runs_are_never_side_by_side(self, digits):
         from flaxcnn.studies.plan import plan_runs
-        from flaxcnn.studies.runs import grouped
+        from flaxcnn.studies.runs import grouped, make_jobs
 
         group = grouped(plan_runs(TINY, range(12)), digits)[0]
-        assert widths.choose_width(group, digits, "auto", None) == 1
+        assert widths.choose_width(group, make_jobs(group, digits), "auto", None) == 1
 
 
 def test_interrupted_between_epochs(digits, tmp_path):
