@@ -24,6 +24,7 @@ def compare(
     anyway: bool = typer.Option(
         False, "--anyway", help="Compare even different data, rows or protocols."
     ),
+    alive: bool = typer.Option(False, "--alive", help="Leave out networks that are dead."),
     as_json: bool = JSON,
 ) -> None:  # fmt: skip
     """Say which recipe is better than the first one, and how sure that is.
@@ -35,11 +36,12 @@ def compare(
       flaxcnn compare runs/study-a runs/study-b
       flaxcnn compare runs/mnist-ladder/baseline/* runs/mnist-ladder/model10/*
       flaxcnn compare runs/grid --metric val_accuracy --paired
+      flaxcnn compare runs/study-a runs/study-b --alive
     """
     from flaxcnn.studies import compare as comparisons
 
     sides, found, notes = comparisons.compare(
-        paths, metric, paired=paired, margin=margin, anyway=anyway
+        paths, metric, paired=paired, margin=margin, anyway=anyway, alive=alive
     )
     for text in notes:
         note(text)
@@ -47,8 +49,12 @@ def compare(
     _show(sides, found, metric, larger, as_json)
     if as_json:
         emit_json({
-            "metric": metric, "paired": paired, "notes": notes,
-            "sides": [{"label": s.label, "values": s.values, "diverged": s.failed} for s in sides],
+            "metric": metric, "paired": paired, "alive": alive, "notes": notes,
+            "sides": [
+                {"label": s.label, "values": s.values, "diverged": s.failed,
+                 "dead": sorted(s.dead)}
+                for s in sides
+            ],
             "comparisons": [
                 {"label": c.label, "against": c.against, "p_corrected": c.p_corrected,
                  "superiority": dataclasses.asdict(c.superiority),

@@ -323,6 +323,7 @@ def conclude(
         "images_per_second": float(np.median([row["images_per_second"] for row in history])),
         "dead_units_init": sum(n for n, _ in before.values()),
         "dead_units": sum(n for n, _ in dead.values()),
+        "dead_layers": [layer for layer, (n, units) in dead.items() if n == units],
         "relu_units": sum(n for _, n in dead.values()),
         "params_digest": tree_digest(jax.device_get(state.params)),
         "data_digest": job.dataset.digest,

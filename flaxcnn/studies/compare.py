@@ -39,6 +39,8 @@ class Side:
     test_rows: int
     values: dict[int, float] = field(default_factory=dict)  # seed -> metric
     failed: int = 0  # runs that diverged
+    dead: set[int] = field(default_factory=set)  # seeds whose network lets nothing through
+    left_out: set[int] = field(default_factory=set)  # of those
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Compared:
 
 def compare(
     paths: Sequence[Path], metric: str = "test_accuracy", *, paired: bool = False,
-    margin: float | None = None, anyway: bool = False,
+    margin: float | None = None, anyway: bool = False, alive: bool = False,
 ) -> tuple[list[Side], list[Compared], list[str]]:  # fmt: skip
     """Every recipe found in the folders against the first one.
 
@@ -67,6 +69,8 @@ def compare(
         margin: largest difference of no interest; by default the binomial standard error of the
             mean accuracy on the test rows, and none for a loss: equivalence is not tested then.
         anyway: compare sides that differ in data, rows or protocol.
+        alive: leave out dead networks, those with a relu layer of which nothing comes; in pairs,
+            the pair. What is compared is then how good the networks are that learn at all.
 
     Returns:
         the sides, a comparison for each but the first, and what a reader has to be told.
@@ -89,6 +93,7 @@ def compare(
     notes = [_check_shared(sides[0], side, anyway) for side in sides[1:]]
     notes += [f"{side.label}: {side.failed} diverged runs do not count" for side in sides
               if side.failed]  # fmt: skip
+    notes += [_leave_out_dead(side, alive) for side in sides if side.dead]
     return sides, _contrasts(sides, metric, paired, margin), [note for note in notes if note]
 
 
@@ -97,23 +102,42 @@ def _contrasts(
 ) -> list[Compared]:
     first, others = sides[0], sides[1:]
     sign = 1.0 if METRICS[metric] else -1.0
-    samples = [{seed: sign * value for seed, value in side.values.items()} for side in sides]
-    raw = [
-        (compare_paired if paired else compare_unpaired)(own, samples[0]).p_value
-        for own in samples[1:]
-    ]
+    both = [_samples(side, first, sign, paired) for side in others]
+    raw = [(compare_paired if paired else compare_unpaired)(*pair).p_value for pair in both]
     # A comparison without a p value (no spread) counts in the family all the same.
     corrected = holm([1.0 if p is None else p for p in raw])
     rows = first.test_rows if metric.endswith("accuracy") else None
     found = []
-    for side, own, p_value, level in zip(others, samples[1:], raw, corrected, strict=True):
+    for side, pair, p_value, level in zip(others, both, raw, corrected, strict=True):
         p = None if p_value is None else level
         found.append(Compared(
             side.label, first.label,
-            verdict(own, samples[0], margin, p_corrected=p, paired=paired, test_rows=rows),
-            probability_of_superiority(own, samples[0], paired), p,
+            verdict(*pair, margin, p_corrected=p, paired=paired, test_rows=rows),
+            probability_of_superiority(*pair, paired), p,
         ))  # fmt: skip
     return found
+
+
+def _samples(
+    side: Side, first: Side, sign: float, paired: bool
+) -> tuple[dict[int, float], dict[int, float]]:
+    """Seed -> value, where larger is better; of pairs, both or none."""
+    gone = side.left_out | first.left_out if paired else set()
+    own, against = (
+        {seed: sign * value for seed, value in each.values.items() if seed not in gone}
+        for each in (side, first)
+    )
+    return own, against
+
+
+def _leave_out_dead(side: Side, alive: bool) -> str:
+    """What to say of a side with dead networks; they go if `alive`."""
+    text = f"{side.label}: {len(side.dead)} of {len(side.values)} networks are dead"
+    if not alive:
+        return f"{text} and count like any other; --alive leaves them out"
+    side.left_out = side.dead
+    side.values = {seed: v for seed, v in side.values.items() if seed not in side.dead}
+    return f"{text} and left out: what is compared is how good those are that learn"
 
 
 def _check_shared(first: Side, other: Side, anyway: bool) -> str | None:
@@ -149,6 +173,8 @@ def _sides(paths: Sequence[Path], metric: str) -> list[Side]:
             else:
                 side.values[row["seed"]] = row[metric]
                 side.test_rows = row["test_rows"]
+                if row["dead_layers"]:
+                    side.dead.add(row["seed"])
     return list(sides.values())
 
 

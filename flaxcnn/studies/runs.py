@@ -186,10 +186,7 @@ def _complete(
 ) -> Outcome:  # fmt: skip
     dead = count_dead(job, kept)
     row = conclude(job, kept, progress, history, name, before, dead)
-    silent = [layer for layer, (n, units) in dead.items() if n == units]
-    return Outcome(
-        run, {**_identity(run), "status": "complete", **row, "dead_layers": silent}, history
-    )
+    return Outcome(run, {**_identity(run), "status": "complete", **row}, history)
 
 
 def _diverged(

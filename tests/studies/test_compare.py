@@ -1,0 +1,73 @@
+"""Which runs become a side, and what is done with dead networks."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from flaxcnn.errors import ConfigError
+from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.layers import Dense, Flatten
+from flaxcnn.studies.compare import compare
+
+RECIPE = Config("digits", layers=(Flatten(), Dense(10)), batch_size=100)
+DEAD = 0.1135
+GOOD = {0: 0.93, 1: 0.92, 2: DEAD, 3: 0.925, 4: DEAD}
+LESS = {0: 0.90, 1: 0.91, 2: 0.895, 3: DEAD, 4: 0.905}
+
+
+def runs(folder, batch_size, accuracies):
+    """A run directory a seed, as training leaves it but for what a comparison does not read."""
+    for seed, accuracy in accuracies.items():
+        run = folder / f"{batch_size}-{seed}"
+        run.mkdir()
+        config = dataclasses.replace(RECIPE, batch_size=batch_size, seed=seed)
+        (run / "config.json").write_text(json.dumps(config.to_dict()))
+        (run / "summary.json").write_text(json.dumps({
+            "experiment": f"batch{batch_size}", "seed": seed, "test_accuracy": accuracy,
+            "test_rows": 10_000, "data_digest": "d", "split_digest": "s", "protocol": "honest",
+            "dead_layers": ["conv2d_1"] if accuracy == DEAD else [],
+        }))  # fmt: skip
+    return [folder / f"{batch_size}-{seed}" for seed in accuracies]
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return [*runs(tmp_path, 100, GOOD), *runs(tmp_path, 200, LESS)]
+
+
+def test_runs_of_a_recipe_are_a_side(folders):
+    sides, found, _ = compare(folders)
+    assert [(side.label, side.values) for side in sides] == [("batch100", GOOD), ("batch200", LESS)]
+    expected = np.mean([*LESS.values()]) - np.mean([*GOOD.values()])
+    np.testing.assert_allclose(found[0].verdict.comparison.difference, expected)
+
+
+def test_dead_networks_count_and_are_counted(folders):
+    _, found, notes = compare(folders)
+    assert "batch100: 2 of 5 networks are dead and count like any other" in notes[0]
+    assert "batch200: 1 of 5 networks are dead" in notes[1]
+    assert found[0].verdict.verdict == "not shown"
+
+
+def test_without_the_dead(folders):
+    sides, found, notes = compare(folders, alive=True)
+    assert [set(side.values) for side in sides] == [{0, 1, 3}, {0, 1, 2, 4}]
+    assert "left out" in notes[0]
+    test = found[0].verdict.comparison
+    np.testing.assert_allclose([test.mean_a, test.mean_b], [3.61 / 4, 2.775 / 3])
+    assert found[0].verdict.verdict == "worse"
+
+
+def test_pairs_without_the_dead_are_whole(folders):
+    """Only seeds 0 and 1 live on both sides."""
+    _, found, _ = compare(folders, paired=True, alive=True)
+    assert found[0].verdict.comparison.n_a == 2
+    np.testing.assert_allclose(found[0].verdict.comparison.difference, -0.02)
+
+
+def test_too_few_alive_is_said(tmp_path):
+    folders = [*runs(tmp_path, 100, {0: 0.9, 1: DEAD}), *runs(tmp_path, 200, LESS)]
+    with pytest.raises(ConfigError, match="1"):
+        compare(folders, alive=True)
