@@ -1,20 +1,27 @@
-"""Keep the records of finished runs, and write experiments/RESULTS.md from them.
+"""Keep the records of finished runs and studies, and write experiments/RESULTS.md from them.
 
-    python benchmarks/results.py RUN...     take in these run directories, then write the tables
-    python benchmarks/results.py            write the tables only
+    python benchmarks/results.py RUN|STUDY...   take in these directories, then write the tables
+    python benchmarks/results.py                write the tables only
 
 One JSON line a run lies in experiments/results/<module>.jsonl: its summary, where and from which
 source revision it was made. A run of the same recipe, seed and revision replaces its older line.
+Of a study its records lie in experiments/results/studies/<experiment>, fit for `flaxcnn compare`.
 """
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
 from flaxcnn.recipe import catalog
+from flaxcnn.studies.compare import Compared, compare
+from flaxcnn.studies.contrasts import holm
+from flaxcnn.studies.page import figure
 
 FOLDER = catalog.experiments_folder()
 RECORDS = FOLDER / "results"
+STUDIES = RECORDS / "studies"
+KEPT_OF_A_STUDY = ("plan.json", "env.json", "study.json", "runs.jsonl")
 PAGE = FOLDER / "RESULTS.md"
 HEAD = """# Results
 
@@ -24,6 +31,35 @@ often chose its epoch on the test split. One seed each: differences of a few ten
 between rows mean nothing.
 
 """
+STUDIES_HEAD = """
+## Studies over seeds
+
+Mean and standard deviation over seeds, with Student's 95 % interval of the mean. A dead network has
+a relu layer of which nothing comes; it counts like any other here. Each study is
+`flaxcnn study EXPERIMENT --seeds 16 --how map -s determinism=exact`; its records lie in
+`results/studies`, and `flaxcnn compare` reads them.
+
+"""
+CLAIMS_HEAD = """
+## Do the documents' conclusions hold?
+
+Each document drew them from one run of each model. Here the same seeds make pairs; intervals are
+Student's at 95 %, p values are corrected (Holm) over the table. "Networks that learn" leaves out
+pairs of which one is dead. A conclusion holds if its sign has p below 0.05.
+
+"""
+HIGHER, LOWER = 1, -1
+CLAIMS = (  # what is said of the first against the second
+    ("mnist-ladder/model1", "mnist-ladder/baseline", LOWER,
+     "a pool of 2 costs accuracy: 0.927 to 0.918"),
+    ("mnist-ladder/model2", "mnist-ladder/model1", HIGHER,
+     "a filter of 3x3 wins some of it back: 0.918 to 0.920"),
+    ("mnist-ladder/model2", "mnist-ladder/baseline", LOWER,
+     "but not all: 0.920 against 0.927"),
+    ("mnist-ladder/model10", "mnist-ladder/baseline", HIGHER,
+     "three convolutions are far better: 0.993 against 0.927"),
+)  # fmt: skip
+LEVEL = 0.05
 
 
 def record(run: Path) -> dict:
@@ -37,6 +73,9 @@ def record(run: Path) -> dict:
 def take_in(runs: list[Path]) -> None:
     """Add the records of `runs` to their files."""
     for run in runs:
+        if (run / "study.json").is_file():
+            take_in_study(run)
+            continue
         row = record(run)
         if row["environment"]["source_revision"] is None:
             raise SystemExit(f"{run}: was not made from a checkout; its source is unknown")
@@ -45,6 +84,16 @@ def take_in(runs: list[Path]) -> None:
         rows = [old for old in rows if _identity(old) != _identity(row)] + [row]
         RECORDS.mkdir(exist_ok=True)
         file.write_text("".join(json.dumps(each, sort_keys=True) + "\n" for each in rows))
+
+
+def take_in_study(study: Path) -> None:
+    """Keep the records of a finished study, in the place of an older one."""
+    if json.loads((study / "env.json").read_text())["source_revision"] is None:
+        raise SystemExit(f"{study}: was not made from a checkout; its source is unknown")
+    place = STUDIES / json.loads((study / "plan.json").read_text())["experiment"]
+    place.mkdir(parents=True, exist_ok=True)
+    for name in KEPT_OF_A_STUDY:
+        shutil.copyfile(study / name, place / name)
 
 
 def _identity(row: dict) -> tuple:
@@ -73,7 +122,63 @@ def page() -> str:
             f"| {env['cpus']}, {env['device']} "
             f"| {env['source_revision'][:9]} |"
         )
-    return HEAD + "\n".join(lines) + "\n"
+    return HEAD + "\n".join(lines) + "\n" + studies() + claims()
+
+
+def studies() -> str:
+    """The table of studies, in the order of the catalog."""
+    lines = [
+        "| experiment | seeds | test accuracy | lowest | highest | dead | document | CPU cores, "
+        "device | revision |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, experiment in catalog.experiments().items():
+        if not (STUDIES / name).is_dir():
+            continue
+        setting = json.loads((STUDIES / name / "study.json").read_text())["settings"][0]
+        env = json.loads((STUDIES / name / "env.json").read_text())
+        found, reported = setting["metrics"]["test_accuracy"], experiment.reported
+        lines.append(
+            f"| {name} | {found['n']} | {figure(found)} | {found['min']:.4f} | {found['max']:.4f} "
+            f"| {len(setting['dead'])} | {reported.get('test_accuracy', '-')} "
+            f"| {env['cpus']}, {env['device']} | {env['source_revision'][:9]} |"
+        )
+    return STUDIES_HEAD + "\n".join(lines) + "\n"
+
+
+def claims() -> str:
+    """The table of conclusions, each for all networks and for those that learn."""
+    every, living = ([_compared(own, other, alive) for own, other, _, _ in CLAIMS]
+                     for alive in (False, True))  # fmt: skip
+    lines = ["| the document says | all networks | networks that learn | does it hold? |",
+             "|---|---|---|---|"]  # fmt: skip
+    rows = zip(CLAIMS, every, _corrected(every), living, _corrected(living), strict=True)
+    for (own, other, sign, text), all_, p_all, alive, p_alive in rows:
+        holds = [sign * each.verdict.comparison.difference > 0 and p < LEVEL
+                 for each, p in ((all_, p_all), (alive, p_alive))]  # fmt: skip
+        words = {(True, True): "yes", (False, True): "only of networks that learn",
+                 (True, False): "only with the dead ones", (False, False): "not shown"}  # fmt: skip
+        lines.append(
+            f"| {own} against {other}: {text} | {_difference(all_, p_all)} "
+            f"| {_difference(alive, p_alive)} | {words[holds[0], holds[1]]} |"
+        )
+    return CLAIMS_HEAD + "\n".join(lines) + "\n"
+
+
+def _compared(own: str, other: str, alive: bool) -> Compared:
+    _, found, _ = compare([STUDIES / other, STUDIES / own], paired=True, alive=alive)
+    return found[0]
+
+
+def _corrected(found: list[Compared]) -> list[float]:
+    return holm([1.0 if one.verdict.p_value is None else one.verdict.p_value for one in found])
+
+
+def _difference(found: Compared, p: float) -> str:
+    test = found.verdict.comparison
+    low, high = test.interval or (float("nan"), float("nan"))
+    return (f"{test.difference:+.4f} [{low:+.4f}, {high:+.4f}], {test.n_a} pairs, "
+            f"p {'< 0.0001' if p < 0.0001 else f'= {p:.2g}'}")  # fmt: skip
 
 
 if __name__ == "__main__":
