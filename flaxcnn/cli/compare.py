@@ -45,13 +45,12 @@ def compare(
     )
     for text in notes:
         note(text)
-    larger = comparisons.METRICS[metric]
-    _show(sides, found, metric, larger, as_json)
+    _show(sides, found, metric, as_json)
     if as_json:
         emit_json({
             "metric": metric, "paired": paired, "alive": alive, "notes": notes,
             "sides": [
-                {"label": s.label, "values": s.values, "diverged": s.failed,
+                {"label": s.label, "values": s.values, "diverged": sorted(s.failed),
                  "dead": sorted(s.dead)}
                 for s in sides
             ],
@@ -64,11 +63,10 @@ def compare(
         })  # fmt: skip
 
 
-def _show(sides: list[Any], found: list[Any], metric: str, larger: bool, as_json: bool) -> None:
+def _show(sides: list[Any], found: list[Any], metric: str, as_json: bool) -> None:
     """A table: the first side, and the others against it."""
     from flaxcnn.studies.stats import summarize
 
-    sign = 1.0 if larger else -1.0
     lines = [["", "seeds", metric, "difference [95 %]", "p", "P(better) [95 %]", "verdict"]]
     for side, compared in zip(sides, [None, *found], strict=True):
         figures = summarize(list(side.values.values()))
@@ -78,11 +76,10 @@ def _show(sides: list[Any], found: list[Any], metric: str, larger: bool, as_json
             continue
         own, chance = compared.verdict, compared.superiority
         test = own.comparison
-        bounds = sorted(sign * limit for limit in test.interval) if test.interval else None
         lines.append([
             *cells,
-            f"{sign * test.difference:+.4f}"
-            + (f" [{bounds[0]:+.4f}, {bounds[1]:+.4f}]" if bounds else ""),
+            f"{test.difference:+.4f}"
+            + (f" [{test.interval[0]:+.4f}, {test.interval[1]:+.4f}]" if test.interval else ""),
             "-" if own.p_value is None else f"{own.p_value:.2g}",
             f"{chance.probability:.2f} [{chance.interval[0]:.2f}, {chance.interval[1]:.2f}]",
             own.verdict,
@@ -116,7 +113,7 @@ def reproduce(
 
     quiet()
     prepare(cache=not no_cache)
-    found = again(path)
+    found = again(path, lambda ended, of: say(f"run {ended:>3}/{of} done again", as_json))
     if found.same:
         say(f"same bits: {found.runs} {'run' if found.runs == 1 else 'runs'}, every epoch and the "
             "final weights", as_json)  # fmt: skip

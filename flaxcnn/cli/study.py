@@ -8,13 +8,13 @@ from typing import Any, NamedTuple, get_args
 import typer
 
 from flaxcnn.cli.options import ASSIGNMENTS, CONFIG_FILE, EXPERIMENT, JSON, NO_CACHE, PROTOCOL
-from flaxcnn.cli.output import command, emit_json, note, quiet, say, table
+from flaxcnn.cli.output import command, emit_json, note, quiet, report, say, table
 from flaxcnn.cli.train import check_environment
 from flaxcnn.engine.folder import runs_folder, stamp
-from flaxcnn.errors import CheckpointError, ConfigError, near_miss
+from flaxcnn.errors import CheckpointError, ConfigError, DivergedError, near_miss
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
-from flaxcnn.studies.plan import How, parse_grid, parse_seeds, plan_runs
+from flaxcnn.studies.plan import How, parse_grid, parse_memory, parse_seeds, plan_runs
 
 
 @command
@@ -62,7 +62,8 @@ def study(
         )
     plan = Wanted(
         parse_seeds(seeds, config.seed), parse_grid(grid),
-        [word.strip() for word in vary.split(",") if word.strip()], how, max_memory,
+        [word.strip() for word in vary.split(",") if word.strip()], how,
+        None if max_memory is None else parse_memory(max_memory),
     )  # fmt: skip
     # A wrong plan is said before anything is loaded.
     plan_runs(config, plan.seeds, plan.grid, plan.vary)
@@ -77,7 +78,7 @@ class Wanted(NamedTuple):
     grid: dict[str, list[Any]]
     vary: list[str]
     how: Any
-    max_memory: str | None
+    max_memory: int | None
 
 
 def _folder(name: str, chosen: Path | None, resume: bool) -> Path:
@@ -97,25 +98,24 @@ def _run(
     from flaxcnn.data.datasets import load
 
     dataset = load(config.dataset)  # before jax is imported: missing data is said at once
-    import jax
-
     from flaxcnn.backend import prepare
+    from flaxcnn.engine.job import Job
     from flaxcnn.studies import page
     from flaxcnn.studies.runs import Group, Outcome
     from flaxcnn.studies.study import Tell, study
-    from flaxcnn.studies.width import parse_memory
 
     quiet()
     prepare(cache)
-    devices = len(jax.local_devices())
 
-    def tell_group(group: Group, width: int) -> None:
+    def tell_group(group: Group, jobs: list[Job], width: int) -> None:
         side = "one at a time" if width == 1 else f"{width} side by side"
-        used = min(devices, len(group.runs))
+        shards = jobs[0].plan.shards
+        where = f"its batches over {shards} devices" if shards > 1 else (
+            f"{side} on each of {len(jobs)} devices")  # fmt: skip
         labels = dict.fromkeys(run.label or "as it is" for run in group.runs)
         shown = "; ".join(list(labels)[:4]) + ("; ..." if len(labels) > 4 else "")
-        say(f"program of {len(group.runs)} runs ({shown}): {side} on each of {used} devices",
-            as_json)  # fmt: skip
+        count = f"{len(group.runs)} {'run' if len(group.runs) == 1 else 'runs'}"
+        say(f"program of {count} ({shown}): {where}", as_json)
 
     def tell_run(outcome: Outcome, ended: int, planned: int) -> None:
         row, label = outcome.row, outcome.run.label
@@ -132,8 +132,8 @@ def _run(
         f"{config.protocol} protocol, determinism {config.determinism}", as_json)  # fmt: skip
     result = study(
         config, plan.seeds, grid=plan.grid, vary=plan.vary, how=plan.how, study_dir=folder,
-        max_memory=parse_memory(plan.max_memory) if plan.max_memory else None, resume=resume,
-        name=name, dataset=dataset, tell=Tell(tell_group, tell_run),
+        max_memory=plan.max_memory, resume=resume, name=name, dataset=dataset,
+        tell=Tell(note, tell_group, tell_run),
     )  # fmt: skip
     say("", as_json)
     table(page.lines(result.summary), as_json)
@@ -143,3 +143,6 @@ def _run(
     say(f"study  {result.path}\nreport {result.path / 'README.md'}", as_json)
     if as_json:
         emit_json({**result.summary, "study_dir": str(result.path)})
+    if not result.summary["complete"]:
+        report("every run diverged; lower learning_rate", DivergedError.exit_code, as_json=False)
+        raise typer.Exit(DivergedError.exit_code)

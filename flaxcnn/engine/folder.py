@@ -10,7 +10,7 @@ import socket
 import tempfile
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any, Literal, Self
 
 from flaxcnn.errors import CheckpointError, ConfigError, WriteError
 
@@ -23,6 +23,22 @@ def runs_folder() -> Path:
 def stamp() -> str:
     """Now, as folders are named: 20261120-101500."""
     return datetime.now().strftime("%Y%m%d-%H%M%S")
+
+
+def finished(path: Path) -> Literal["run", "study"]:
+    """Which of the two lies there, all done.
+
+    Raises:
+        CheckpointError: neither.
+    """
+    if (path / "study.json").is_file():
+        return "study"
+    if (path / "summary.json").is_file():
+        return "run"
+    raise CheckpointError(
+        f"{path}: holds no finished run or study (no summary.json or study.json); "
+        "--resume finishes one"
+    )
 
 
 def plain(value: Any) -> Any:
@@ -162,17 +178,23 @@ class Folder:
         write_atomic(self.path / name, data)
 
     def lines(self, name: str) -> list[dict[str, Any]]:
-        """The values of a JSON-lines file; a last line that a crash cut short does not count."""
+        """The objects of a JSON-lines file; a last line that a crash cut short does not count.
+
+        Raises:
+            CheckpointError: another line is damaged, or the file cannot be read.
+        """
         try:
-            lines = (self.path / name).read_text(encoding="utf-8").splitlines()
+            *lines, _ = (self.path / name).read_bytes().split(b"\n")
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise CheckpointError(f"{self.path / name}: {error.strerror}") from error
         rows = []
-        for line in lines:
+        for number, line in enumerate(lines, start=1):
             try:
-                rows.append(json.loads(line))
-            except ValueError:
-                break
+                rows.append(dict(json.loads(line)))
+            except (ValueError, TypeError):
+                raise CheckpointError(f"{self.path / name}: line {number} is damaged") from None
         return rows
 
     def write_lines(self, name: str, rows: list[dict[str, Any]]) -> None:

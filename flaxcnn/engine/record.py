@@ -19,6 +19,10 @@ from flaxcnn.recipe.config import Config
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 
 
+# Of env.json: what must be equal for what is resumed to end in the bits of the unbroken.
+DECIDES_BITS = ("versions", "backend", "device", "devices", "cpus", "XLA_FLAGS", "PJRT_NPROC")
+
+
 class RunDirectory(Folder):
     """`runs/<experiment>/<id>/`: the records of one run.
 
@@ -115,3 +119,10 @@ def environment() -> dict[str, Any]:
         "PJRT_NPROC": os.environ.get("PJRT_NPROC", ""),
         "matmul_precision": str(getattr(jax.config, "jax_default_matmul_precision", None)),
     }
+
+
+def other_software(before: dict[str, Any]) -> str:
+    """A warning for what is resumed where the env.json of its start says otherwise; or nothing."""
+    now = environment()
+    changed = [key for key in DECIDES_BITS if before.get(key) != now[key]]
+    return f"resumed with another {', '.join(changed)}: the bits may differ" if changed else ""

@@ -29,14 +29,12 @@ from flaxcnn.engine.checkpoint import Checkpoints, tree_digest
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.job import Job, make_job
 from flaxcnn.engine.metrics import MetricSums, finalize
-from flaxcnn.engine.record import RunDirectory, environment, versions
+from flaxcnn.engine.record import RunDirectory, environment, other_software, versions
 from flaxcnn.engine.step import TrainState
 from flaxcnn.errors import DataError, DivergedError, InterruptedRun
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import totals
 
-# Of env.json: what must be equal for a resumed run to end in the bits of an unbroken one.
-DECIDES_BITS = ("versions", "backend", "device", "devices", "cpus", "XLA_FLAGS", "PJRT_NPROC")
 log = logging.getLogger(__name__)
 LOSSES = ("train_loss", "val_loss")  # an epoch counts only if both are finite
 
@@ -262,9 +260,8 @@ def _check_continuity(job: Job, run: RunDirectory, on_note: Callable[[str], None
     """A resumed run needs the data it began with, and should have the software."""
     if run.read_json("data.json")["digest"] != job.dataset.digest:
         raise DataError(f"{job.config.dataset}: is other data than {run.path} was started on")
-    before, now = run.read_json("env.json"), environment()
-    if changed := [key for key in DECIDES_BITS if before.get(key) != now[key]]:
-        on_note(f"resumed with another {', '.join(changed)}: the bits may differ")
+    if text := other_software(run.read_json("env.json")):
+        on_note(text)
 
 
 def _describe(job: Job, run: RunDirectory, name: str) -> None:
@@ -317,6 +314,8 @@ def conclude(
         "kept_epoch": progress.kept(config),
         "stopped_early": progress.epoch < config.epochs,
         **{f"{s}_{k}": v for s, found in measured.items() for k, v in found.items()},
+        "train_rows": len(job.rows.train),
+        "val_rows": len(job.rows.validation),
         "test_rows": len(job.rows.test),
         "seconds": sum(row["seconds"] for row in history),
         "compile_seconds": job.compile_seconds,

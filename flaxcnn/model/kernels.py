@@ -267,8 +267,8 @@ def channel_sums(x: jax.Array) -> jax.Array:
     it from joining them again.
     """
     shape = [part for length in x.shape[:-1] for part in _parts(length)]
-    apart = lax.optimization_barrier(x.reshape(*shape, x.shape[-1]))
-    return apart.sum(tuple(range(len(shape))))
+    seen = lax.optimization_barrier(x.reshape(*shape, x.shape[-1]))
+    return seen.sum(tuple(range(len(shape))))
 
 
 def _parts(length: int) -> list[int]:

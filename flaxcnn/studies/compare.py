@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from flaxcnn.engine.folder import Folder
+from flaxcnn.engine.folder import Folder, finished
 from flaxcnn.errors import CheckpointError, ConfigError, near_miss
-from flaxcnn.recipe.config import STREAMS
 from flaxcnn.studies.contrasts import (
     Superiority,
     compare_paired,
@@ -19,27 +19,26 @@ from flaxcnn.studies.contrasts import (
     probability_of_superiority,
 )
 from flaxcnn.studies.plan import EVERYTHING, label
+from flaxcnn.studies.stats import METRICS, Interval
 from flaxcnn.studies.verdict import Verdict, verdict
 
-METRICS = {  # whether larger is better
-    "test_accuracy": True, "val_accuracy": True, "train_accuracy": True,
-    "test_loss": False, "val_loss": False, "train_loss": False,
-}  # fmt: skip
 # What both sides must share for their numbers to mean the same.
 SHARED = ("data_digest", "split_digest", "protocol")
-SEEDS = {"seed", *STREAMS}
+NEEDED = (*SHARED, "seed", "experiment")  # of a run's record
+NEEDED_OF_A_STUDY = (*SHARED, "seed", "setting", "vary")
 
 
 @dataclass
 class Side:
-    """Runs of one recipe that differ in their seed."""
+    """Runs of one recipe on the same rows that differ in their seed."""
 
     label: str
+    path: Path  # of the first of them
     shared: dict[str, Any]
-    test_rows: int
+    rows: int | None = None  # that the metric is taken on
     values: dict[int, float] = field(default_factory=dict)  # seed -> metric
-    failed: int = 0  # runs that diverged
-    dead: set[int] = field(default_factory=set)  # seeds whose network lets nothing through
+    failed: set[int] = field(default_factory=set)  # seeds of runs that diverged
+    dead: set[int] = field(default_factory=set)  # of networks that let nothing through
     left_out: set[int] = field(default_factory=set)  # of those
 
 
@@ -91,9 +90,13 @@ def compare(
             "the first of which the others are held against"
         )
     notes = [_check_shared(sides[0], side, anyway) for side in sides[1:]]
-    notes += [f"{side.label}: {side.failed} diverged runs do not count" for side in sides
-              if side.failed]  # fmt: skip
-    notes += [_leave_out_dead(side, alive) for side in sides if side.dead]
+    for side in sides:
+        notes += [_without_failed(side), _without_dead(side, alive)]
+        if len(side.values) < 2:
+            raise ConfigError(
+                f"compare: {'; '.join(note for note in notes if note) or side.label}: "
+                f"{side.label} is left with {len(side.values)} of the two or more seeds it takes"
+            )
     return sides, _contrasts(sides, metric, paired, margin), [note for note in notes if note]
 
 
@@ -101,37 +104,65 @@ def _contrasts(
     sides: list[Side], metric: str, paired: bool, margin: float | None
 ) -> list[Compared]:
     first, others = sides[0], sides[1:]
-    sign = 1.0 if METRICS[metric] else -1.0
-    both = [_samples(side, first, sign, paired) for side in others]
+    both = [_samples(side, first, METRICS[metric], paired) for side in others]
     raw = [(compare_paired if paired else compare_unpaired)(*pair).p_value for pair in both]
     # A comparison without a p value (no spread) counts in the family all the same.
     corrected = holm([1.0 if p is None else p for p in raw])
-    rows = first.test_rows if metric.endswith("accuracy") else None
+    rows = first.rows if metric.endswith("accuracy") else None
     found = []
     for side, pair, p_value, level in zip(others, both, raw, corrected, strict=True):
         p = None if p_value is None else level
-        found.append(Compared(
-            side.label, first.label,
-            verdict(*pair, margin, p_corrected=p, paired=paired, test_rows=rows),
-            probability_of_superiority(*pair, paired), p,
-        ))  # fmt: skip
+        judged = verdict(*pair, margin, p_corrected=p, paired=paired, test_rows=rows,
+                         comparisons=len(others))  # fmt: skip
+        if not METRICS[metric]:
+            judged = _turned(judged)
+        chance = probability_of_superiority(*pair, paired)
+        found.append(Compared(side.label, first.label, judged, chance, p))
     return found
 
 
 def _samples(
-    side: Side, first: Side, sign: float, paired: bool
+    side: Side, first: Side, larger_is_better: bool, paired: bool
 ) -> tuple[dict[int, float], dict[int, float]]:
     """Seed -> value, where larger is better; of pairs, both or none."""
-    gone = side.left_out | first.left_out if paired else set()
+    sign = 1.0 if larger_is_better else -1.0
+    lost = side.left_out | first.left_out | side.failed | first.failed
     own, against = (
-        {seed: sign * value for seed, value in each.values.items() if seed not in gone}
+        {seed: sign * v for seed, v in each.values.items() if not (paired and seed in lost)}
         for each in (side, first)
     )
     return own, against
 
 
-def _leave_out_dead(side: Side, alive: bool) -> str:
-    """What to say of a side with dead networks; they go if `alive`."""
+def _turned(judged: Verdict) -> Verdict:
+    """What was tested on losses times -1, in the losses themselves."""
+    test, tost = judged.comparison, judged.equivalence
+    test = replace(
+        test, difference=-test.difference, interval=_mirrored(test.interval),
+        hedges_g=None if test.hedges_g is None else -test.hedges_g,
+        mean_a=-test.mean_a, mean_b=-test.mean_b,
+    )  # fmt: skip
+    if tost is not None:
+        tost = replace(tost, difference=-tost.difference, interval=_mirrored(tost.interval))
+    return replace(judged, comparison=test, equivalence=tost)
+
+
+def _mirrored(interval: Interval | None) -> Interval | None:
+    return None if interval is None else (-interval[1], -interval[0])
+
+
+def _without_failed(side: Side) -> str:
+    """What to say of runs that diverged; they have no value."""
+    if not side.failed:
+        return ""
+    of = len(side.failed) + len(side.values)
+    return f"{side.label}: {len(side.failed)} of {of} runs diverged and do not count"
+
+
+def _without_dead(side: Side, alive: bool) -> str:
+    """What to say of dead networks; they are left out if `alive`."""
+    if not side.dead:
+        return ""
     text = f"{side.label}: {len(side.dead)} of {len(side.values)} networks are dead"
     if not alive:
         return f"{text} and count like any other; --alive leaves them out"
@@ -157,47 +188,63 @@ def _check_shared(first: Side, other: Side, anyway: bool) -> str | None:
 def _sides(paths: Sequence[Path], metric: str) -> list[Side]:
     sides: dict[str, Side] = {}
     for path in paths:
-        for recipe, title, row in _rows(path):
-            key = json.dumps([recipe, title], sort_keys=True)
-            if key not in sides:
-                shared = {name: row[name] for name in SHARED}
-                sides[key] = Side(title, shared, row.get("test_rows", 0))
-            side = sides[key]
-            if row["seed"] in side.values:
-                raise ConfigError(
-                    f"compare: seed {row['seed']} of {title} is in more than one folder; "
-                    "allowed is each run once"
-                )
-            if row.get("status") == "diverged":
-                side.failed += 1
-            else:
-                side.values[row["seed"]] = row[metric]
-                side.test_rows = row["test_rows"]
-                if row["dead_layers"]:
-                    side.dead.add(row["seed"])
-    return list(sides.values())
+        for recipe, label_, row in _rows(path):
+            shared = {name: row[name] for name in SHARED}
+            side = sides.setdefault(
+                json.dumps([recipe, shared], sort_keys=True), Side(label_, path, shared)
+            )
+            _add(side, row, metric)
+    found = list(sides.values())
+    labels = Counter(side.label for side in found)
+    for side in found:
+        if labels[side.label] > 1:
+            side.label += f" ({side.path})"
+    return found
+
+
+def _add(side: Side, row: dict[str, Any], metric: str) -> None:
+    seed = row["seed"]
+    if seed in side.values or seed in side.failed:
+        raise ConfigError(
+            f"compare: seed {seed} of {side.label} is in more than one folder; "
+            "allowed is each run once"
+        )
+    value = row.get(metric)
+    if row.get("status") == "diverged" or value is None:
+        side.failed.add(seed)
+        return
+    side.values[seed] = value
+    side.rows = row.get(f"{metric.partition('_')[0]}_rows")
+    if row.get("dead_layers"):
+        side.dead.add(seed)
 
 
 def _rows(path: Path) -> list[tuple[Any, str, dict[str, Any]]]:
-    """(recipe without seeds, label, row) of every run in the folder."""
+    """(recipe without seed, label, row) of every run in the folder."""
     folder = Folder(path)
-    if (folder.path / "study.json").is_file():
-        plan = folder.read_json("plan.json")
-        name, config = plan["experiment"] or path.name, _seedless(plan["config"])
-        return [
-            ([config, row["setting"], row["vary"]],
-             f"{name} {label(row['setting'], row['vary'])}".rstrip(), row)
-            for row in folder.lines("runs.jsonl")
-        ]  # fmt: skip
-    if (folder.path / "summary.json").is_file():
+    if finished(folder.path) == "run":
         row, config = folder.read_json("summary.json"), folder.read_json("config.json")
-        recipe = [_seedless(config), {}, EVERYTHING]
-        return [(recipe, row["experiment"] or path.name, row)]
-    raise CheckpointError(
-        f"{path}: holds no finished run or study (no summary.json or study.json); "
-        "--resume finishes one"
-    )
+        _check_record(row, path)
+        return [([_seedless(config), {}, EVERYTHING], row["experiment"] or path.name, row)]
+    plan, rows = folder.read_json("plan.json"), folder.lines("runs.jsonl")
+    if not {"experiment", "config"} <= plan.keys():
+        raise CheckpointError(f"{path / 'plan.json'}: lacks experiment or config")
+    found, config = [], _seedless(plan["config"])
+    for row in rows:
+        _check_record(row, path)
+        name = f"{plan['experiment'] or path.name} {label(row['setting'], row['vary'])}"
+        found.append(([config, row["setting"], row["vary"]], name.rstrip(), row))
+    return found
+
+
+def _check_record(row: dict[str, Any], path: Path) -> None:
+    needed = NEEDED_OF_A_STUDY if "status" in row else NEEDED
+    if lacking := [name for name in needed if name not in row]:
+        raise CheckpointError(
+            f"{path}: the record of seed {row.get('seed')} lacks {', '.join(lacking)}: "
+            "it is damaged, or of another version"
+        )
 
 
 def _seedless(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in SEEDS}
+    return {key: value for key, value in config.items() if key != "seed"}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -16,6 +18,8 @@ from flaxcnn.recipe.leaves import dropout_rates
 
 EVERYTHING = "all"
 SOURCES = {name.removesuffix("_seed"): name for name in STREAMS}  # init, order, augment, dropout
+UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+MAX_SEEDS = 100_000  # of a study: enough for years, and a list that fits
 SEED_KEYS = ("seed", *STREAMS)
 Grid = Mapping[str, Sequence[Any]]  # setting -> its values
 How = Literal["auto", "vmap", "map"]  # runs on a device: as is fastest, side by side, in turn
@@ -68,7 +72,11 @@ def plan_runs(
     _check_vary(base, vary)
     runs = []
     for setting in settings_of(grid or {}):
-        config, _ = layered(base, [Source("grid", setting)])
+        # The kind of an optimizer before its settings, whatever order they were given in.
+        by_depth = dict(sorted(setting.items(), key=lambda item: item[0].count(".")))
+        config, _ = layered(base, [Source("grid", by_depth)])
+        if "optimizer" in setting:  # a kind may bring a learning rate of its own: it is told
+            setting = {**setting, "learning_rate": config.learning_rate}
         for source in vary or (EVERYTHING,):
             for seed in seeds:
                 own: dict[str, Any] = {"seed" if source == EVERYTHING else SOURCES[source]: seed}
@@ -139,9 +147,21 @@ def parse_seeds(text: str, first: int) -> list[int]:
         )
     if "," in text:
         return numbers
-    if numbers[0] < 1:
-        raise ConfigError(f"--seeds: got {numbers[0]}; allowed is at least 1")
+    if not 1 <= numbers[0] <= MAX_SEEDS:
+        raise ConfigError(f"--seeds: got {numbers[0]}; allowed is 1 to {MAX_SEEDS}")
     return list(range(first, first + numbers[0]))
+
+
+def parse_memory(text: str) -> int:
+    """`"2G"`, `"512M"` or bytes -> bytes; units are powers of 1024.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if not found or not (size := int(float(found[1]) * 1024 ** UNITS[found[2].upper()])):
+        raise ConfigError(f"--max-memory: got {text!r}; allowed is a size such as 2G or 512M")
+    return size
 
 
 def _check_seeds(seeds: Sequence[int]) -> None:
@@ -158,7 +178,8 @@ def _check_seeds(seeds: Sequence[int]) -> None:
 
 
 def _first_repeated(values: Sequence[Any]) -> Any:
-    return next((value for i, value in enumerate(values) if value in values[:i]), None)
+    counts = Counter(values)
+    return next((value for value in values if counts[value] > 1), None)
 
 
 def _check_vary(base: Config, vary: Sequence[str]) -> None:
@@ -170,6 +191,11 @@ def _check_vary(base: Config, vary: Sequence[str]) -> None:
             )
     if twice := _first_repeated(vary):
         raise ConfigError(f"vary: got {twice} twice")
+    if vary and (fixed := [name for name in STREAMS if getattr(base, name) is not None]):
+        raise ConfigError(
+            f"{fixed[0]}: got {getattr(base, fixed[0])} with vary; allowed is none, since --vary "
+            "says which sources the seed drives"
+        )
     if "augment" in vary and not base.augment:
         raise ConfigError("vary: got 'augment', but the recipe has no augmentation")
     if "dropout" in vary and not any(dropout_rates(base.layers)):

@@ -5,16 +5,16 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import json
 from collections.abc import Sequence
 from typing import Any
 
 from flaxcnn.engine.folder import Folder
-from flaxcnn.errors import ConfigError
+from flaxcnn.errors import CheckpointError, ConfigError
 from flaxcnn.studies.plan import PlannedRun, label
 from flaxcnn.studies.runs import Outcome
-from flaxcnn.studies.stats import summarize, variance_components
+from flaxcnn.studies.stats import METRICS, summarize, variance_components
 
-METRICS = ("test_accuracy", "test_loss", "val_accuracy", "val_loss", "train_accuracy", "train_loss")
 VARIANCE_OF = "test_accuracy"
 EXTRA = ("best_epoch", "epochs_run", "dead_units")
 
@@ -33,9 +33,12 @@ class StudyDirectory(Folder):
     def check(self, recipe: dict[str, Any]) -> None:
         """ConfigError for another recipe; more seeds of the same one are welcome."""
         old = self.read_json(self.proof)
-        differ = [key for key in ("experiment", "grid", "vary") if old[key] != recipe[key]]
-        differ += [k for k, v in recipe["config"].items() if old["config"].get(k) != v]
-        missing = [seed for seed in old["seeds"] if seed not in recipe["seeds"]]
+        if lacking := [key for key in recipe if key not in old]:
+            raise CheckpointError(f"{self.path / self.proof}: lacks {', '.join(lacking)}")
+        new = json.loads(json.dumps(recipe))  # tuples are lists there
+        differ = [key for key in ("experiment", "grid", "vary") if old[key] != new[key]]
+        differ += [k for k, v in new["config"].items() if old["config"].get(k) != v]
+        missing = [seed for seed in old["seeds"] if seed not in new["seeds"]]
         if differ or missing:
             what = ", ".join(differ) or f"seeds {', '.join(map(str, missing))}"
             raise ConfigError(

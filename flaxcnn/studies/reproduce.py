@@ -10,14 +10,15 @@ from typing import Any
 
 from flaxcnn.backend import prepare
 from flaxcnn.data.datasets import load
+from flaxcnn.engine.folder import finished
 from flaxcnn.engine.record import RunDirectory, environment
 from flaxcnn.engine.saved import check_data
 from flaxcnn.engine.train import fit
-from flaxcnn.errors import CheckpointError
+from flaxcnn.errors import CheckpointError, InterruptedRun
 from flaxcnn.recipe.config import Config
-from flaxcnn.studies.plan import label
+from flaxcnn.studies.plan import label, plan_runs
 from flaxcnn.studies.record import StudyDirectory
-from flaxcnn.studies.study import study
+from flaxcnn.studies.study import Tell, study
 
 TIMES = ("seconds", "images_per_second")  # of an epoch: never the same
 
@@ -36,19 +37,27 @@ class Reproduction:
         return not self.differ
 
 
-def reproduce(path: Path, on_run: Callable[[str], None] = lambda text: None) -> Reproduction:
-    """Do it again in a temporary folder and compare every epoch and the final weights.
+def reproduce(
+    path: Path, on_run: Callable[[int, int], None] = lambda ended, planned: None
+) -> Reproduction:
+    """Do it again in a temporary folder and compare every recorded epoch and the final weights.
+
+    Args:
+        path: of a run or study directory.
+        on_run: called after each run of a study with how many have ended, and of how many.
 
     Raises:
         CheckpointError: no finished run or study there.
         DataError: the data are not those of the record.
+        InterruptedRun: SIGTERM or SIGINT.
     """
     prepare()
-    if (path / "summary.json").is_file():
-        return _run(path)
-    if (path / "study.json").is_file():
-        return _study(path, on_run)
-    raise CheckpointError(f"{path}: holds no finished run or study (no summary.json or study.json)")
+    path = path.expanduser()
+    try:
+        return _run(path) if finished(path) == "run" else _study(path, on_run)
+    except InterruptedRun as error:
+        said = "stopped before everything was done again; nothing was changed"
+        raise InterruptedRun(error.signal, said, error.exit_code) from None
 
 
 def _run(path: Path) -> Reproduction:
@@ -67,16 +76,24 @@ def _run(path: Path) -> Reproduction:
     return Reproduction(1, differ, _changed(old.read_json("env.json")))
 
 
-def _study(path: Path, on_run: Callable[[str], None]) -> Reproduction:
+def _study(path: Path, on_run: Callable[[int, int], None]) -> Reproduction:
     old = StudyDirectory(path)
     plan, rows = old.read_json("plan.json"), {row["run"]: row for row in old.rows()}
     config = Config.from_dict(plan["config"])
+    planned = plan_runs(config, plan["seeds"], plan["grid"], plan["vary"])
+    if missing := [run for run in planned if run.key not in rows]:
+        raise CheckpointError(
+            f"{path}: holds {len(planned) - len(missing)} of {len(planned)} runs; "
+            "`flaxcnn study --resume` does the others"
+        )
     dataset = load(config.dataset)
-    check_data(dataset, next(iter(rows.values()))["data_digest"])
+    for row in rows.values():
+        check_data(dataset, row["data_digest"])
     with tempfile.TemporaryDirectory() as folder:
         result = study(config, plan["seeds"], grid=plan["grid"], vary=plan["vary"],
                        study_dir=Path(folder) / "study", name=plan["experiment"],
-                       dataset=dataset, how=plan.get("how", "auto"))  # fmt: skip
+                       dataset=dataset, how=plan.get("how", "auto"),
+                       tell=Tell(run=lambda _, ended, of: on_run(ended, of)))  # fmt: skip
         new = StudyDirectory(result.path)
         epochs = [_by_run(folder.lines("epochs.jsonl")) for folder in (old, new)]
     differ = []
@@ -106,7 +123,7 @@ def _first_difference(
     for before, now in zip(old, new, strict=False):
         if any(before.get(key) != now.get(key) for key in before if key not in TIMES):
             return True, before["epoch"]
-    return old_digest != new_digest or len(old) != len(new), None
+    return old_digest != new_digest or (bool(old) and len(old) != len(new)), None
 
 
 def _changed(before: dict[str, Any]) -> list[str]:

@@ -1,7 +1,7 @@
 """Runs in groups that share compiled programs: a thread a device, runs one by one or side by side.
 
-One by one ("map") a run is the loop of `flaxcnn train` on one device. So a run has the same bits
-alone, in any study, at any place in it. Side by side ("vmap") runs are stacked along an axis of the
+One by one ("map") a run is the loop of `flaxcnn train` on one device, so it has the same bits in any
+study, at any place in it, and alone where determinism is exact. Side by side ("vmap") runs are stacked along an axis of the
 same program, which pays where a single run leaves a device idle. A run that ends early gives its
 place to the next one, so nothing waits and nothing is computed in vain but at the very end.
 """
@@ -9,6 +9,7 @@ place to the next one, so nothing waits and nothing is computed in vain but at t
 from __future__ import annotations
 
 import dataclasses
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -37,6 +38,7 @@ from flaxcnn.engine.train import (
 from flaxcnn.errors import DivergedError
 from flaxcnn.recipe.config import Config
 from flaxcnn.studies.plan import PlannedRun
+from flaxcnn.studies.stats import METRICS
 
 Tree = Any
 POLL_SECONDS = 0.1  # between looks for a signal
@@ -58,6 +60,12 @@ class Group:
     plan: Plan
     runs: tuple[PlannedRun, ...]
 
+    def without(self, ended: set[str]) -> Group:
+        """The runs whose keys are not in `ended`."""
+        return dataclasses.replace(
+            self, runs=tuple(run for run in self.runs if run.key not in ended)
+        )
+
 
 def grouped(runs: Sequence[PlannedRun], dataset: Dataset) -> list[Group]:
     """The runs by what is compiled in and by the rows and pixels they use, in their order.
@@ -77,6 +85,7 @@ def grouped(runs: Sequence[PlannedRun], dataset: Dataset) -> list[Group]:
             make_plan(config, rows[split], shards=1),
             config.normalize,
             config.evaluate_train,
+            config.determinism,
             split,
         )
         found.setdefault(key, []).append(run)
@@ -102,7 +111,10 @@ class Queue:
 
 
 def make_jobs(group: Group, dataset: Dataset) -> list[Job]:
-    """What runs the group: a job a device, or one that spreads the batches of a single run."""
+    """What runs the group: a job a device, or one that spreads the batches of a single run.
+
+    `group` is the whole of it, also where some runs have ended: a resumed study has the same bits.
+    """
     config, devices = group.runs[0].config, jax.local_devices()[: len(group.runs)]
     if len(devices) == 1:
         return [make_job(config, dataset)]
@@ -186,7 +198,11 @@ def _complete(
 ) -> Outcome:  # fmt: skip
     dead = count_dead(job, kept)
     row = conclude(job, kept, progress, history, name, before, dead)
-    return Outcome(run, {**_identity(run), "status": "complete", **row}, history)
+    for metric in METRICS:
+        if not math.isfinite(row[metric]):
+            reason = DivergedError(f"epoch {row['kept_epoch']}: {metric} is {row[metric]}")
+            return _diverged(job, run, name, progress, history, reason)
+    return Outcome(run, {**row, **_identity(run), "status": "complete"}, history)
 
 
 def _diverged(

@@ -24,6 +24,11 @@ Interval: TypeAlias = tuple[float, float]
 
 # The usual level of intervals. The names of the fields below do not repeat it.
 LEVEL = 0.95
+# The metrics of a run's row, and whether larger is better.
+METRICS = {
+    "test_accuracy": True, "val_accuracy": True, "train_accuracy": True,
+    "test_loss": False, "val_loss": False, "train_loss": False,
+}  # fmt: skip
 # 9,999 and not 10,000, so that the percentiles fall on resamples (Davison & Hinkley 1997).
 RESAMPLES = 9999
 # Any number will do. That it is always the same makes the interval a function of the values.

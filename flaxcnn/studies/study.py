@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from flaxcnn.backend import prepare
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.datasets import load
 from flaxcnn.engine.folder import runs_folder, stamp
 from flaxcnn.engine.interrupt import Interrupt
-from flaxcnn.engine.record import environment
+from flaxcnn.engine.job import Job
+from flaxcnn.engine.record import environment, other_software
+from flaxcnn.engine.saved import check_data
 from flaxcnn.errors import ConfigError, InterruptedRun
 from flaxcnn.recipe.config import Config
 from flaxcnn.studies import page
@@ -21,6 +24,8 @@ from flaxcnn.studies.plan import Grid, How, PlannedRun, plan_runs
 from flaxcnn.studies.record import StudyDirectory, aggregate, columns, table_csv
 from flaxcnn.studies.runs import Group, Outcome, grouped, make_jobs, run_group
 from flaxcnn.studies.width import choose_width
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,9 +47,10 @@ class StudyResult:
 
 @dataclass(frozen=True)
 class Tell:
-    """What a study says while it runs; each does nothing unless given."""
+    """What a study says while it runs; a warning is logged, the others are not said, by default."""
 
-    group: Callable[[Group, int], None] = lambda group, width: None
+    note: Callable[[str], None] = log.warning
+    group: Callable[[Group, list[Job], int], None] = lambda group, jobs, width: None
     run: Callable[[Outcome, int, int], None] = lambda outcome, ended, planned: None
 
 
@@ -87,6 +93,8 @@ def study(
     """
     prepare()
     seeds, tell = list(seeds), tell or Tell()
+    if how not in get_args(How):
+        raise ConfigError(f"how: got {how!r}; allowed are {', '.join(get_args(How))}")
     planned = plan_runs(config, seeds, grid, vary)
     if how == "vmap" and any(run.config.determinism == "exact" for run in planned):
         raise ConfigError(
@@ -104,21 +112,28 @@ def study(
     with folder.take(plan, resume), Interrupt() as interrupt:
         began = time.perf_counter()
         try:
+            for row in folder.rows():
+                check_data(data, row["data_digest"])
             ended = folder.tidy()
+            (folder.path / "study.json").unlink(missing_ok=True)  # of fewer seeds
+            if ended and (text := other_software(folder.read_json("env.json"))):
+                tell.note(text)
             folder.write_json("env.json", environment())
             folder.set_status("running", ended=len(ended), planned=len(planned))
-            left = [run for run in planned if run.key not in ended]
 
             def done(outcome: Outcome) -> None:
                 folder.add(outcome)
                 ended.add(outcome.run.key)
                 tell.run(outcome, len(ended), len(planned))
 
-            for group in grouped(left, data):
+            for group in grouped(planned, data):
+                if not (left := group.without(ended)).runs:
+                    continue
                 jobs = make_jobs(group, data)
-                width = choose_width(group, jobs, how, max_memory)
-                tell.group(group, width)
-                run_group(group, jobs, name, width, interrupt, done)
+                width = choose_width(left, jobs, how, max_memory)
+                tell.group(left, jobs, width)
+                run_group(left, jobs, name, width, interrupt, done)
+            return _conclude(folder, planned, name, time.perf_counter() - began)
         except InterruptedRun as error:
             folder.set_status("interrupted", reason=str(error))
             raise InterruptedRun(
@@ -130,7 +145,6 @@ def study(
         except Exception as error:
             folder.set_status("failed", reason=f"{type(error).__name__}: {error}")
             raise
-        return _conclude(folder, planned, name, time.perf_counter() - began)
 
 
 def _check_data(planned: Sequence[PlannedRun], config: Config) -> None:

@@ -157,6 +157,7 @@ def verdict(
     p_corrected: float | None = None,
     paired: bool = False,
     test_rows: int | None = None,
+    comparisons: int = 1,
 ) -> Verdict:
     """Whether a is better than b (larger is better), worse, equivalent, or nothing is shown.
 
@@ -173,6 +174,8 @@ def verdict(
         p_corrected: the comparison's p value after `holm`, where it was one of several.
         paired: whether the same seed makes a pair.
         test_rows: number of rows that the values are accuracies on.
+        comparisons: how many there are in all; raises the p value of sides without spread, which
+            have none that `holm` could correct.
 
     Raises:
         ConfigError: fewer than 2 seeds a side, unpaired seeds, a value that is not finite or no
@@ -185,6 +188,8 @@ def verdict(
         margin = (floor.standard_error or None) if margin is None else margin
     tost = None if margin is None else equivalence(a, b, margin, alpha, paired)
     factor = _correction(comparison.p_value, p_corrected)
+    if comparison.p_value is None:
+        factor = float(comparisons)
     p_value, note = _deciding_p(comparison, factor, test_rows)
     if p_value is not None and p_corrected is not None:
         p_value = max(p_value, float(p_corrected))

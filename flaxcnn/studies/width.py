@@ -9,10 +9,12 @@ import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
+from flaxcnn.data.batches import steps_per_epoch
 from flaxcnn.engine.job import Job
 from flaxcnn.engine.step import TrainState
 from flaxcnn.errors import ConfigError
@@ -24,19 +26,6 @@ TRIALS = 3
 # Another width has to be this much faster for the time it takes to compile it.
 GAIN = 0.95
 MEMORY_PART = 0.5  # of what is free, for the arrays of runs
-UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
-
-
-def parse_memory(text: str) -> int:
-    """`"2G"`, `"512M"` or bytes -> bytes; units are powers of 1024.
-
-    Raises:
-        ConfigError: anything else.
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    if not found or not (size := int(float(found[1]) * 1024 ** UNITS[found[2].upper()])):
-        raise ConfigError(f"--max-memory: got {text!r}; allowed is a size such as 2G or 512M")
-    return size
 
 
 def free_memory() -> int:
@@ -46,7 +35,12 @@ def free_memory() -> int:
     if stats:
         free = stats["bytes_limit"] - stats["bytes_in_use"]
         return int(free * MEMORY_PART) * len(jax.local_devices())
-    return int(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * MEMORY_PART)
+    try:  # what the cache of files gives back counts as free; only Linux tells
+        found = re.search(r"^MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text(), re.M)
+    except OSError:
+        found = None
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int((int(found[1]) * 1024 if found else pages) * MEMORY_PART)
 
 
 def choose_width(group: Group, jobs: list[Job], how: How, max_memory: int | None) -> int:
@@ -59,9 +53,11 @@ def choose_width(group: Group, jobs: list[Job], how: How, max_memory: int | None
         ConfigError: not even one run fits `max_memory` (bytes).
     """
     memory = free_memory() if max_memory is None else max_memory
+    if how == "map" and max_memory is None:
+        return 1  # as much as `flaxcnn train` takes, and that asks no one
     most = -(-len(group.runs) // len(jobs))
     devices = len(jobs) * jobs[0].plan.shards
-    if (needed := _bytes(jobs[0], 1) * devices) > memory:
+    if (needed := _bytes(jobs[0], 1) * devices) > memory and max_memory is not None:
         raise ConfigError(
             f"max-memory: got {memory} bytes, but one run on each device takes {needed}; "
             "allowed is more, or a smaller batch_size"
@@ -91,9 +87,12 @@ def _widths(most: int) -> Iterator[int]:
 def _short(job: Job) -> Job:
     """The job with a few batches for training rows."""
     rows = job.rows.train[: STEPS * job.plan.batch_size]
-    steps = -(-len(rows) // job.plan.batch_size)
+    steps = steps_per_epoch(len(rows), job.plan.batch_size, job.plan.drop_last)
     plan = dataclasses.replace(job.plan, train_rows=len(rows), steps_per_epoch=steps)
-    return dataclasses.replace(job, plan=plan, rows=dataclasses.replace(job.rows, train=rows))
+    # Programs of its own: of a job, they are told apart by the number of rows alone.
+    return dataclasses.replace(
+        job, plan=plan, rows=dataclasses.replace(job.rows, train=rows), _compiled={}
+    )
 
 
 def _stack(job: Job, width: int) -> tuple[Job, TrainState]:

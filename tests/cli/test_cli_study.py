@@ -56,9 +56,14 @@ def test_compare_tells_good_from_poor(flaxcnn, studied):
     text = flaxcnn("compare", "good", "poor").out
     assert "mine/" not in text
     assert "worse" in text
+    assert "(good)" in text  # the same experiment with other settings: folders tell them apart
+    assert "(poor)" in text
     assert "against" in text
     loss = flaxcnn("compare", "poor", "good", "--metric", "test_loss", "--json").json
-    assert loss["comparisons"][0]["verdict"] == "better"
+    (one,) = loss["comparisons"]
+    assert one["verdict"] == "better"
+    assert 0 < one["comparison"]["mean_a"] < one["comparison"]["mean_b"]
+    assert one["comparison"]["difference"] < one["comparison"]["interval"][1] < 0
 
 
 def test_the_same_recipe_is_one_side(flaxcnn, studied):
@@ -92,9 +97,12 @@ def test_what_cannot_be_compared(flaxcnn, studied, home):
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
-    (["--seeds", "0"], "--seeds: got 0; allowed is at least 1"),
+    (["--seeds", "0"], "--seeds: got 0; allowed is 1 to 100000"),
     (["--seeds", "1,1"], "seeds: got 1 twice"),
     (["--seeds", "few"], "--seeds: got 'few'"),
+    (["--seeds", "99999999999999999999"], "allowed is 1 to 100000"),
+    (["--seeds", "2", "--max-memory", ""], "--max-memory: got ''"),
+    (["--seeds", "2", "--vary", "init", "-s", "init_seed=3"], "init_seed: got 3 with vary"),
     (["--seeds", "2", "--grid", "learning_rat=1"], "did you mean 'learning_rate'"),
     (["--seeds", "2", "--grid", "epochs=soon"], "epochs: got 'soon'"),
     (["--seeds", "2", "--grid", "epochs"], "allowed is KEY=VALUE,VALUE"),
@@ -111,6 +119,28 @@ def test_bad_input_is_one_line(arguments, words, flaxcnn, home):
     assert words in done.err
     assert done.err.count("\n") <= 2
     assert not list(home.rglob("runs.jsonl"))
+
+
+def test_a_study_of_runs_that_all_diverge(flaxcnn):
+    done = flaxcnn("study", *SMALL, "--seeds", 2, "-s", "learning_rate=3e38", "--study-dir", "bad")
+    assert done.code == 4
+    assert "every run diverged" in done.err
+    done = flaxcnn("compare", "bad", "bad")
+    assert done.code == 2
+
+
+def test_records_that_cannot_be_read(flaxcnn, studied):
+    rows = (studied / "poor" / "runs.jsonl").read_text()
+    for damaged, words in (
+        (rows.replace("{", "<", 1), "line 1 is damaged"),
+        (rows.replace('"split_digest"', '"split"'), "lacks split_digest"),
+    ):
+        (studied / "poor" / "runs.jsonl").write_text(damaged)
+        done = flaxcnn("compare", "good", "poor")
+        assert done.code == 5
+        assert words in done.err
+    (studied / "poor" / "plan.json").write_text("{}")
+    assert flaxcnn("compare", "good", "poor").code == 5
 
 
 def test_resume_of_nothing(flaxcnn):

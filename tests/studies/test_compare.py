@@ -67,7 +67,43 @@ def test_pairs_without_the_dead_are_whole(folders):
     np.testing.assert_allclose(found[0].verdict.comparison.difference, -0.02)
 
 
+def test_rows_on_other_data_are_a_side_of_their_own(folders):
+    summary = json.loads((folders[0] / "summary.json").read_text()) | {"data_digest": "other"}
+    (folders[0] / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(ConfigError, match="differ in data_digest"):
+        compare(folders)
+
+
+def test_a_pinned_source_is_another_recipe(tmp_path):
+    folders = [*runs(tmp_path, 100, GOOD)]
+    config = json.loads((folders[0] / "config.json").read_text()) | {"init_seed": 3}
+    (folders[0] / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match="left with 1"):
+        compare(folders)
+
+
+def test_pairs_of_which_one_diverged_do_not_count(folders):
+    summary = json.loads((folders[0] / "summary.json").read_text()) | {"test_accuracy": None}
+    (folders[0] / "summary.json").write_text(json.dumps(summary))
+    sides, found, notes = compare(folders, paired=True)
+    assert sides[0].failed == {0}
+    assert found[0].verdict.comparison.n_a == 4
+    assert "batch100: 1 of 5 runs diverged and do not count" in notes
+
+
+def test_many_sides_without_spread_are_corrected(tmp_path):
+    """One of eight is no finding, though it would be one alone."""
+    first = runs(tmp_path, 100, dict.fromkeys(range(8), 0.9270))
+    alone = compare([*first, *runs(tmp_path, 200, dict.fromkeys(range(8), 0.9345))])[1]
+    assert 0.01 < alone[0].verdict.p_value < 0.05
+    for size in range(201, 208):
+        runs(tmp_path, size, dict.fromkeys(range(8), 0.9345))
+    many = compare([*first, *sorted(tmp_path.glob("20*"))])[1]
+    assert {one.verdict.verdict for one in many} == {"not shown"}
+    np.testing.assert_allclose(many[0].verdict.p_value, 8 * alone[0].verdict.p_value)
+
+
 def test_too_few_alive_is_said(tmp_path):
     folders = [*runs(tmp_path, 100, {0: 0.9, 1: DEAD}), *runs(tmp_path, 200, LESS)]
-    with pytest.raises(ConfigError, match="1"):
+    with pytest.raises(ConfigError, match="batch100 is left with 1 of the two or more seeds"):
         compare(folders, alive=True)

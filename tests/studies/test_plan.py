@@ -91,8 +91,17 @@ def test_seed_texts():
     assert parse_seeds("3", first=7) == [7, 8, 9]
     assert parse_seeds("3,5, 8", first=7) == [3, 5, 8]
     assert parse_seeds("3,", first=7) == [3]
-    with pytest.raises(ConfigError, match="--seeds: got 0; allowed is at least 1"):
+    with pytest.raises(ConfigError, match="--seeds: got 0; allowed is 1 to 100000"):
         parse_seeds("0", first=0)
     for text in ("", "many", "1.5", ","):
         with pytest.raises(ConfigError, match="--seeds: got"):
             parse_seeds(text, first=0)
+
+
+def test_the_kind_of_an_optimizer_comes_before_its_settings():
+    base = Config("digits", layers=(Flatten(), Dense(10)), learning_rate=0.5)
+    grid = {"optimizer.momentum": [0.9], "optimizer": ["sgd"]}
+    (run,) = plan_runs(base, [0], grid)
+    assert run.config.optimizer == SGD(0.9)
+    # It brought its default rate, and that is said.
+    assert run.setting["learning_rate"] == run.config.learning_rate == 0.01

@@ -11,6 +11,7 @@ from flaxcnn.engine.train import fit
 from flaxcnn.recipe.config import Config, Shift
 from flaxcnn.recipe.layers import BatchNorm, Conv, Dense, Dropout, Flatten, MaxPool
 from flaxcnn.recipe.optimizers import SGD, Cosine
+from flaxcnn.studies import runs as studies_runs
 from flaxcnn.studies.plan import plan_runs
 from flaxcnn.studies.runs import grouped, make_jobs, run_group
 
@@ -96,6 +97,22 @@ def test_what_is_compiled_in_makes_groups(digits):
     cosine = dataclasses.replace(RECIPE, schedule=Cosine())
     assert len(grouped(plan_runs(cosine, [0], {"epochs": [2, 3]}), digits)) == 2
     assert len(grouped(plan_runs(RECIPE, [0], {"split_seed": [0, 1]}), digits)) == 2
+
+
+def test_exact_and_fast_runs_are_not_stacked_together(digits):
+    runs = plan_runs(RECIPE, [0, 1], {"determinism": ["fast", "exact"]})
+    assert [len(group.runs) for group in grouped(runs, digits)] == [2, 2]
+
+
+def test_a_last_metric_that_is_not_finite_is_a_diverged_run(digits, monkeypatch):
+    """All epochs were finite, but the kept weights overflow on the test rows."""
+    honest = studies_runs.conclude
+    monkeypatch.setattr(
+        studies_runs, "conclude", lambda *args: {**honest(*args), "test_loss": float("nan")}
+    )
+    (outcome,) = outcomes(plan_runs(RECIPE, [0]), digits)
+    assert outcome.row["status"] == "diverged"
+    assert "test_loss is nan" in outcome.row["reason"]
 
 
 @pytest.mark.parametrize("width", [2, 3])

@@ -3,13 +3,15 @@
 import csv
 import dataclasses
 import json
+import shutil
 
 import pytest
 from test_runs import EXACT
 
-from flaxcnn.errors import CheckpointError, ConfigError, InterruptedRun
-from flaxcnn.recipe.layers import Dense, Flatten
+from flaxcnn.errors import CheckpointError, ConfigError, DataError, InterruptedRun
+from flaxcnn.recipe.layers import Dense, Flatten, MaxPool
 from flaxcnn.studies import width as widths
+from flaxcnn.studies.plan import parse_memory
 from flaxcnn.studies.study import Tell, study
 
 TINY = dataclasses.replace(
@@ -98,6 +100,60 @@ def test_resumed_it_repeats_nothing_and_ends_the_same(after, whole, digits, tmp_
     assert len({(line["run"], line["epoch"]) for line in epochs}) == len(epochs) == 9
 
 
+@pytest.mark.parametrize("seeds", [[0], [0, 1, 2]], ids=len)
+def test_fast_runs_one_by_one_have_the_bits_of_the_unbroken_study(seeds, digits, tmp_path):
+    """However few are left: one run of three is not spread over the devices then."""
+    fast = dataclasses.replace(TINY, determinism="fast")
+    arguments = {"seeds": seeds, "dataset": digits, "study_dir": tmp_path / "study", "how": "map"}
+    before = study(fast, **arguments).summary
+    kept = (tmp_path / "study" / "runs.jsonl").read_text().splitlines(keepends=True)[:-1]
+    (tmp_path / "study" / "runs.jsonl").write_text("".join(kept))
+    assert study(fast, **arguments, resume=True).summary == before
+
+
+def test_every_source_has_rows_by_its_own_seeds(digits, tmp_path):
+    found = study(TINY, [5, 6], vary=["init", "all"], dataset=digits, study_dir=tmp_path / "study")
+    assert [(row["vary"], row["seed"]) for row in found.rows] == [
+        ("init", 5), ("init", 6), ("all", 5), ("all", 6),
+    ]  # fmt: skip
+    assert [list(s["params_digests"]) for s in found.summary["settings"]] == [["5", "6"]] * 2
+
+
+def test_values_that_are_pairs_can_be_resumed(digits, tmp_path):
+    arguments = {"seeds": [0, 1], "grid": {"layers": [TINY.layers]}, "dataset": digits,
+                 "study_dir": tmp_path / "study"}  # fmt: skip
+    with pytest.raises(ConfigError):  # layers come by their plain form
+        study(TINY, **arguments)
+    pooled = dataclasses.replace(TINY, layers=(MaxPool(2), *TINY.layers))
+    arguments["grid"] = {"layers.0.size": [(2, 2), (2, 1)]}
+    arguments["study_dir"] = tmp_path / "pairs"
+    first = study(pooled, **arguments)
+    assert study(pooled, **arguments, resume=True).rows == first.rows
+
+
+def test_resumed_on_other_data_it_stops(whole, digits, tmp_path):
+    folder = tmp_path / "study"
+    shutil.copytree(whole.path, folder)
+    rows = (folder / "runs.jsonl").read_text().replace(digits.digest, "0" * 64)
+    (folder / "runs.jsonl").write_text(rows)
+    with pytest.raises(DataError, match="this is other data"):
+        study(TINY, [0, 1, 2], grid={"learning_rate": [0.05, 3e38]}, name="tiny", dataset=digits,
+              study_dir=folder, resume=True)  # fmt: skip
+    assert (folder / "runs.jsonl").read_text() == rows
+
+
+def test_a_damaged_row_loses_nothing(whole, digits, tmp_path):
+    folder = tmp_path / "study"
+    shutil.copytree(whole.path, folder)
+    lines = (folder / "runs.jsonl").read_bytes().splitlines(keepends=True)
+    damaged = b"".join([lines[0], b"\xff" + lines[1], *lines[2:]])
+    (folder / "runs.jsonl").write_bytes(damaged)
+    with pytest.raises(CheckpointError, match=r"runs\.jsonl: line 2 is damaged"):
+        study(TINY, [0, 1, 2], grid={"learning_rate": [0.05, 3e38]}, name="tiny", dataset=digits,
+              study_dir=folder, resume=True)  # fmt: skip
+    assert (folder / "runs.jsonl").read_bytes() == damaged
+
+
 def test_more_seeds_may_be_added(digits, tmp_path):
     first = study(TINY, [0, 1], study_dir=tmp_path / "study", dataset=digits)
     told = []
@@ -133,6 +189,8 @@ def test_a_folder_in_use_or_of_something_else(whole, digits, tmp_path):
 def test_other_refusals(digits, tmp_path):
     with pytest.raises(ConfigError, match="how: got 'vmap' with determinism=exact"):
         study(TINY, [0], how="vmap", dataset=digits, study_dir=tmp_path / "a")
+    with pytest.raises(ConfigError, match="how: got 'mpa'; allowed are auto, vmap, map"):
+        study(TINY, [0], how="mpa", dataset=digits, study_dir=tmp_path / "a")
     with pytest.raises(ConfigError, match=r"grid\.dataset: got 'mnist'"):
         study(TINY, [0], grid={"dataset": ["digits", "mnist"]}, dataset=digits,
               study_dir=tmp_path / "b")  # fmt: skip
@@ -143,12 +201,12 @@ def test_other_refusals(digits, tmp_path):
 
 class TestWidth:
     def test_memory(self):
-        assert widths.parse_memory("2G") == widths.parse_memory("2 GiB") == 2 * 1024**3
-        assert widths.parse_memory("512m") == 512 * 1024**2
-        assert widths.parse_memory("1.5K") == 1536
+        assert parse_memory("2G") == parse_memory("2 GiB") == 2 * 1024**3
+        assert parse_memory("512m") == 512 * 1024**2
+        assert parse_memory("1.5K") == 1536
         for text in ("", "much", "-1G", "0", "1X"):
             with pytest.raises(ConfigError, match="--max-memory: got"):
-                widths.parse_memory(text)
+                parse_memory(text)
 
     def test_as_many_as_there_are_and_fit(self, digits):
         from flaxcnn.studies.plan import plan_runs
@@ -162,6 +220,18 @@ class TestWidth:
         assert choose("vmap") == 3
         assert choose("auto") in (1, 2, 3)
         assert choose("vmap", 4 * widths._bytes(widths._short(jobs[0]), 2)) == 2
+
+    def test_a_trial_leaves_the_programs_of_the_runs_alone(self, digits):
+        """Few batches, the last one dropped: a trial has as many rows as the run."""
+        from flaxcnn.studies.plan import plan_runs
+        from flaxcnn.studies.runs import grouped, make_jobs
+
+        few = dataclasses.replace(TINY, batch_size=256, drop_last=True, determinism="fast")
+        job = make_jobs(grouped(plan_runs(few, range(8)), digits)[0], digits)[0]
+        short = widths._short(job)
+        assert short.plan.steps_per_epoch == job.plan.steps_per_epoch
+        short.compile("train_epoch", short.init(), "train")
+        assert not job._compiled
 
     def test_exact_runs_are_never_side_by_side(self, digits):
         from flaxcnn.studies.plan import plan_runs
