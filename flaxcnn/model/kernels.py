@@ -13,16 +13,16 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental.xla_metadata import set_xla_metadata
 
+from flaxcnn.model import winograd
+from flaxcnn.model.layout import Pair, apart, in_pieces, padded, piece_of, spread
 from flaxcnn.recipe.layers import Padding
 
-Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]  # (low, high) of H, (low, high) of W
 NO_PADS: Pads = ((0, 0), (0, 0))
 LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -75,8 +75,10 @@ def _fast_channels(inputs: int, outputs: int) -> Pair:
 
 
 def _cpu_conv(x: jax.Array, w: jax.Array, stride: Pair, pad: Pads) -> jax.Array:
-    """The same as `_conv`, with channels of zeros added where that is faster."""
+    """The same as `_conv`, with fewer products or with channels of zeros, where that is faster."""
     height, width, inputs, outputs = w.shape
+    if stride == (1, 1) and _by_winograd(x, w, pad, winograd.LEAST_CHANNELS):
+        return winograd.conv(x, w, *pad)
     wanted = _fast_channels(inputs, outputs)
     if height * width == 1 or wanted == (inputs, outputs):
         return _conv(x, w, stride, pad)
@@ -84,6 +86,11 @@ def _cpu_conv(x: jax.Array, w: jax.Array, stride: Pair, pad: Pads) -> jax.Array:
     if more_inputs:
         x = _with_channels(x, 0, more_inputs)
     return _conv(x, _with_channels(w, more_inputs, more_outputs), stride, pad)[..., :outputs]
+
+
+def _by_winograd(x: jax.Array, w: jax.Array, pad: Pads, least: int) -> bool:
+    side = min(n + sum(p) - 2 for n, p in zip(x.shape[1:3], pad, strict=True))
+    return x.dtype == jnp.float32 and winograd.pays(w.shape, side, least)
 
 
 def _with_channels(array: jax.Array, inputs: int, outputs: int) -> jax.Array:
@@ -128,7 +135,7 @@ def _by_phases(
     ]
     rows = (top, height - top - x.shape[1])  # the second is negative where the stride skips pixels
     columns = (left, width - left - x.shape[2])
-    x = _padded(x, rows, columns)
+    x = padded(x, rows, columns)
     dx, dw = jnp.zeros_like(x), jnp.zeros_like(w)
     for start in itertools.product(*map(range, map(min, stride, w.shape[:2]))):
         every = tuple(slice(first, None, step) for first, step in zip(start, stride, strict=True))
@@ -138,17 +145,7 @@ def _by_phases(
         dx += spread(sent, 1, start, stride, reached)
         taps = _weight_gradient(part, x[:, *every], dy, NO_PADS)
         dw += spread(taps, 0, start, stride, w.shape[:2])
-    return _padded(dx, (-rows[0], -rows[1]), (-columns[0], -columns[1])), dw
-
-
-def spread(
-    x: jax.Array, axis: int, start: Sequence[int], stride: Pair, shape: Sequence[int]
-) -> jax.Array:
-    """x among zeros: two axes, from `axis` on, get `shape`; index i goes to start + i * stride."""
-    widths = [(0, 0, 0)] * x.ndim
-    for k, (low, s, n) in enumerate(zip(start, stride, shape, strict=True), start=axis):
-        widths[k] = (low, n - low - (x.shape[k] - 1) * s - 1, s - 1)
-    return lax.pad(x, jnp.zeros((), x.dtype), widths)
+    return padded(dx, (-rows[0], -rows[1]), (-columns[0], -columns[1])), dw
 
 
 def _input_gradient(w: jax.Array, dy: jax.Array, pad: Pads) -> jax.Array:
@@ -164,8 +161,8 @@ def _input_gradient(w: jax.Array, dy: jax.Array, pad: Pads) -> jax.Array:
 
 
 def _turned_conv(w: jax.Array, dy: jax.Array, pad: Pads) -> jax.Array:
-    padded = dy if pad == NO_PADS else lax.optimization_barrier(_padded(dy, *pad))
-    return _cpu_conv(padded, w[::-1, ::-1].transpose(0, 1, 3, 2), (1, 1), NO_PADS)
+    wide = dy if pad == NO_PADS else lax.optimization_barrier(padded(dy, *pad))
+    return _cpu_conv(wide, w[::-1, ::-1].transpose(0, 1, 3, 2), (1, 1), NO_PADS)
 
 
 def _by_rows(w: jax.Array, dy: jax.Array) -> jax.Array:
@@ -176,10 +173,10 @@ def _by_rows(w: jax.Array, dy: jax.Array) -> jax.Array:
     """
     height, width, inputs, outputs = w.shape
     single = w[:, ::-1].transpose(1, 3, 0, 2).reshape(1, width, outputs, height * inputs)
-    padded = lax.optimization_barrier(_padded(dy, (0, 0), (width - 1, width - 1)))
-    sent = lax.optimization_barrier(_cpu_conv(padded, single, (1, 1), NO_PADS))
+    wide = lax.optimization_barrier(padded(dy, (0, 0), (width - 1, width - 1)))
+    sent = lax.optimization_barrier(_cpu_conv(wide, single, (1, 1), NO_PADS))
     sent = sent.reshape(*sent.shape[:3], height, inputs)
-    shifted = (_padded(sent[:, :, :, i], (i, height - 1 - i), (0, 0)) for i in range(height))
+    shifted = (padded(sent[:, :, :, i], (i, height - 1 - i), (0, 0)) for i in range(height))
     return functools.reduce(jnp.add, shifted)
 
 
@@ -194,7 +191,7 @@ def _by_parts(w: jax.Array, dy: jax.Array) -> jax.Array:
         part = w[slice(*rows), slice(*columns)]
         high, wide = part.shape[0] - 1, part.shape[1] - 1
         alone = lax.optimization_barrier(_turned_conv(part, dy, ((high, high), (wide, wide))))
-        sent.append(_padded(alone, (rows[0], height - rows[1]), (columns[0], width - columns[1])))
+        sent.append(padded(alone, (rows[0], height - rows[1]), (columns[0], width - columns[1])))
     return functools.reduce(jnp.add, sent)
 
 
@@ -203,43 +200,25 @@ def _ranges(length: int, parts: int) -> Iterator[Pair]:
     return itertools.pairwise(round(i * length / parts) for i in range(parts + 1))
 
 
-def _padded(x: jax.Array, rows: Pair, columns: Pair) -> jax.Array:
-    """x [B, H, W, C] with zeros before and after; negative widths crop."""
-    widths = [(0, 0, 0), (*rows, 0), (*columns, 0), (0, 0, 0)]
-    return lax.pad(x, jnp.zeros((), x.dtype), widths)
-
-
 def _weight_gradient(w: jax.Array, x: jax.Array, dy: jax.Array, pad: Pads) -> jax.Array:
     """dw in w's shape [kh, kw, I, O], summed over pieces of the batch in a fixed order."""
+    if _by_winograd(x, w, pad, winograd.LEAST_CHANNELS_WEIGHTS):
+        return winograd.weight_gradient(x, dy, *pad)
 
     def one(x: jax.Array, dy: jax.Array) -> jax.Array:  # [I, H, W, b] * [H', W', b, O]
         return _cpu_conv(x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), (1, 1), pad)
 
     batch = x.shape[0]
-    fits = max(PIECE_BYTES // (dy[0].size * dy.dtype.itemsize), 2)
-    piece = math.gcd(batch, 2 ** int(math.log2(fits)))
+    piece = piece_of(batch, dy[0].size * dy.dtype.itemsize, PIECE_BYTES, least=2)
     if piece in (1, batch):
         return one(x, dy).transpose(1, 2, 0, 3)
-    pieces = tuple(apart(a, (batch // piece, piece, *a.shape[1:])) for a in (x, dy))
+    pieces = in_pieces(x, piece), in_pieces(dy, piece)
     nothing = jnp.zeros_like(w).transpose(2, 0, 1, 3)
     total = lax.scan(lambda sum_, now: (sum_ + one(*now), None), nothing, pieces)[0]
     return total.transpose(1, 2, 0, 3)
 
 
 _canonical_conv.defvjp(_conv_forward, _conv_backward)
-
-
-def apart(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """x in another shape, or the same, written to memory: XLA's CPU fusions end here.
-
-    A fusion that ends in a reshape runs on the axes of its result, and one that must find row,
-    column and channel by division is three times slower; one that computes x anew wherever it is
-    read may be slower too (benchmarks/NOTES.md).
-    """
-    if jax.default_backend() != "cpu":
-        return x.reshape(shape)
-    with set_xla_metadata(inlineable="false"):
-        return jax.jit(lambda x: x.reshape(shape))(x)
 
 
 @jax.custom_vjp

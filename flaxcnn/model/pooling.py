@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from flaxcnn.model.kernels import Pads, Pair, apart, pads, spread
+from flaxcnn.model.kernels import Pads, pads
+from flaxcnn.model.layout import Pair, apart, spread
 from flaxcnn.recipe.layers import Padding
 
 

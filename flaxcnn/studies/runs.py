@@ -1,9 +1,10 @@
 """Runs in groups that share compiled programs: a thread a device, runs one by one or side by side.
 
-One by one ("map") a run is the loop of `flaxcnn train` on one device, so it has the same bits in any
-study, at any place in it, and alone where determinism is exact. Side by side ("vmap") runs are stacked along an axis of the
-same program, which pays where a single run leaves a device idle. A run that ends early gives its
-place to the next one, so nothing waits and nothing is computed in vain but at the very end.
+One by one ("map") a run is the loop of `flaxcnn train` on one device, so it has the same bits in
+any study, at any place in it, and alone where determinism is exact. Side by side ("vmap") runs are
+stacked along an axis of the same program, which pays where a single run leaves a device idle. A run
+that ends early gives its place to the next one, so nothing waits and nothing is computed in vain
+but at the very end.
 """
 
 from __future__ import annotations

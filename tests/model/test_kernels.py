@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from jax import lax
 from jax.test_util import check_grads
 
-from flaxcnn.model import kernels
+from flaxcnn.model import kernels, winograd
 from flaxcnn.model.kernels import add_bias, conv2d, flatten
 from flaxcnn.model.pooling import avg_pool2d, max_pool2d
 from flaxcnn.model.regularization import batch_norm
@@ -335,6 +335,52 @@ def test_added_channels_change_no_number(channels, filters, stride):
     expected = reference.conv2d_grad(x, w, stride, "same", dy)
     np.testing.assert_allclose(dx, expected[0], **FLOAT32)
     np.testing.assert_allclose(dw, expected[1], **FLOAT32)
+
+
+@pytest.mark.parametrize(
+    ("batch", "height", "width", "pad"),
+    [(3, 8, 8, ((1, 1), (1, 1))), (4, 9, 7, ((1, 1), (1, 1))), (2, 7, 10, ((0, 0), (0, 0))),
+     (1, 4, 5, ((2, 2), (2, 2))), (2, 6, 6, ((0, 1), (1, 0)))],
+)  # fmt: skip
+@pytest.mark.parametrize("tile_bytes", [1, winograd.TILE_BYTES], ids=["pieces", "whole"])
+def test_winograd_equals_the_reference(batch, height, width, pad, tile_bytes, monkeypatch):
+    monkeypatch.setattr(winograd, "TILE_BYTES", tile_bytes)
+    monkeypatch.setattr(winograd, "KERNELS", 0)
+    x, w = normal(0, batch, height, width, 3), normal(1, 3, 3, 3, 5)
+    wide = np.pad(x, ((0, 0), *pad, (0, 0)))
+    expected = reference.conv2d(wide, w, (1, 1), "valid")
+    dy = normal(2, *expected.shape)
+    y = jax.jit(winograd.conv, static_argnums=(2, 3))(*f32(x, w), *pad)
+    dw = jax.jit(winograd.weight_gradient, static_argnums=(2, 3))(*f32(x, dy), *pad)
+    np.testing.assert_allclose(y, expected, **FLOAT32)
+    gradient = reference.conv2d_grad(wide, w, (1, 1), "valid", dy)[1]
+    np.testing.assert_allclose(dw, gradient, **FLOAT32)
+
+
+def test_winograd_rounds_as_a_direct_convolution_does():
+    """Within a factor of 4 of its error, by sums of a size that training has."""
+    x, w = normal(0, 2, 8, 8, 128), normal(1, 3, 3, 128, 64)
+    exact = reference.conv2d(x, w, (1, 1), "same")
+    direct = kernels._conv(*f32(x, w), (1, 1), ((1, 1), (1, 1)))
+    quick = jax.jit(winograd.conv, static_argnums=(2, 3))(*f32(x, w), (1, 1), (1, 1))
+    errors = [np.square(np.asarray(y, np.float64) - exact).mean() ** 0.5 for y in (direct, quick)]
+    assert errors[1] < 4 * errors[0]
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_many_channels_take_fewer_products(padding):
+    """16 for 36, in the convolution and both gradients; nothing else would tell."""
+    x, w = f32(normal(0, 4, 12, 12, 64), normal(1, 3, 3, 64, 64))
+    conv = lambda x, w: conv2d(x, w, (1, 1), padding)  # noqa: E731
+    y = conv(x, w)
+    direct = 2 * y.size * 9 * 64
+
+    def work(function, *args):
+        return jax.jit(function).lower(*args).cost_analysis()["flops"]
+
+    assert work(conv, x, w) < 0.7 * direct
+    # The input gradient of a valid convolution is one on a map that is larger by two.
+    assert work(lambda dy, x, w: jax.vjp(conv, x, w)[1](dy), y, x, w) < 0.85 * 2 * direct
 
 
 def test_bfloat16_in_bfloat16_out():

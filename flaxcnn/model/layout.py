@@ -1,0 +1,53 @@
+"""Arrays as XLA's CPU compiler handles them well: padded, spread out, kept apart, in pieces."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental.xla_metadata import set_xla_metadata
+
+Pair = tuple[int, int]
+
+
+def padded(x: jax.Array, rows: Pair, columns: Pair) -> jax.Array:
+    """x [B, H, W, C] with zeros before and after; negative widths crop."""
+    widths = [(0, 0, 0), (*rows, 0), (*columns, 0), (0, 0, 0)]
+    return lax.pad(x, jnp.zeros((), x.dtype), widths)
+
+
+def spread(
+    x: jax.Array, axis: int, start: Sequence[int], stride: Pair, shape: Sequence[int]
+) -> jax.Array:
+    """x among zeros: two axes, from `axis` on, get `shape`; index i goes to start + i * stride."""
+    widths = [(0, 0, 0)] * x.ndim
+    for k, (low, s, n) in enumerate(zip(start, stride, shape, strict=True), start=axis):
+        widths[k] = (low, n - low - (x.shape[k] - 1) * s - 1, s - 1)
+    return lax.pad(x, jnp.zeros((), x.dtype), widths)
+
+
+def apart(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """x in another shape, or the same, written to memory: XLA's CPU fusions end here.
+
+    A fusion that ends in a reshape runs on the axes of its result, and one that must find row,
+    column and channel by division is three times slower; one that computes x anew wherever it is
+    read may be slower too (benchmarks/NOTES.md).
+    """
+    if jax.default_backend() != "cpu":
+        return x.reshape(shape)
+    with set_xla_metadata(inlineable="false"):
+        return jax.jit(lambda x: x.reshape(shape))(x)
+
+
+def piece_of(batch: int, bytes_of_one: int, limit: int, least: int) -> int:
+    """How many images at once stay below `limit` bytes: a divisor of the batch, a power of two."""
+    fits = max(limit // bytes_of_one, least)
+    return math.gcd(batch, 2 ** int(math.log2(fits)))
+
+
+def in_pieces(x: jax.Array, piece: int) -> jax.Array:
+    """[B, ...] -> [B / piece, piece, ...]."""
+    return apart(x, (x.shape[0] // piece, piece, *x.shape[1:]))
