@@ -161,6 +161,8 @@ def _input_gradient(w: jax.Array, dy: jax.Array, pad: Pads) -> jax.Array:
 
 
 def _turned_conv(w: jax.Array, dy: jax.Array, pad: Pads) -> jax.Array:
+    if _by_winograd(dy, w, pad, winograd.LEAST_CHANNELS):
+        return winograd.conv(dy, w, *pad, turned=True)
     wide = dy if pad == NO_PADS else lax.optimization_barrier(padded(dy, *pad))
     return _cpu_conv(wide, w[::-1, ::-1].transpose(0, 1, 3, 2), (1, 1), NO_PADS)
 

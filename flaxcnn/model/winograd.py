@@ -20,7 +20,7 @@ from flaxcnn.model.layout import Pair, apart, in_pieces, padded, piece_of
 Arrays = list[jax.Array]
 # Channels in times out from which on it is faster, of a convolution and of its weight gradient.
 LEAST_CHANNELS = 32 * 64
-LEAST_CHANNELS_WEIGHTS = 64 * 64
+LEAST_CHANNELS_WEIGHTS = 64 * 128
 LEAST_SIDE = 4  # of the output; smaller ones fill their tiles with zeros
 TILE_BYTES = 6 * 2**20  # of transformed pixels at once, so that they stay in the cache, or
 KERNELS = 2  # this many times the bytes of the transformed kernels, which are read for each piece
@@ -32,14 +32,19 @@ def pays(kernel: tuple[int, ...], side: int, least: int = LEAST_CHANNELS) -> boo
     return (height, width) == (3, 3) and inputs * outputs >= least and side >= LEAST_SIDE
 
 
-def conv(x: jax.Array, w: jax.Array, rows: Pair, columns: Pair) -> jax.Array:
+def conv(x: jax.Array, w: jax.Array, rows: Pair, columns: Pair, turned: bool = False) -> jax.Array:
     """Cross-correlation of stride 1: x [B, H, W, I], w [3, 3, I, O] -> [B, H', W', O].
 
-    `rows` and `columns` are zeros before and after, so H' is H - 2 and these.
+    `rows` and `columns` are zeros before and after, so H' is H - 2 and these. `turned`: w is
+    [3, 3, O, I], and turned round, as for the gradient of the input. Its channels are exchanged
+    within the products, which costs nothing; a transposed copy costs as much as they do.
     """
     height, width = x.shape[1] + sum(rows) - 2, x.shape[2] + sum(columns) - 2
     x = _whole_tiles(x, rows, columns)
-    kernels = [_kernel(row) for row in _kernel(w)]
+    kernels = [_kernel(row) for row in _kernel(w[::-1, ::-1] if turned else w)]
+    if turned:
+        kernels = [[kernel.T for kernel in row] for row in kernels]
+    outputs = kernels[0][0].shape[1]
 
     def one(x: jax.Array) -> jax.Array:
         batch, high, wide = x.shape[0], x.shape[1] // 2 - 1, x.shape[2] // 2 - 1
@@ -51,10 +56,10 @@ def conv(x: jax.Array, w: jax.Array, rows: Pair, columns: Pair) -> jax.Array:
             jnp.stack([pixels[j][i].reshape(batch, high, wide, -1) for j in range(2)], 3)
             for i in range(2)
         ]
-        return apart(jnp.stack(lines, 2), (batch, 2 * high, 2 * wide, w.shape[3]))
+        return apart(jnp.stack(lines, 2), (batch, 2 * high, 2 * wide, outputs))
 
     batch = x.shape[0]
-    piece = _piece(x, w.shape[3])
+    piece = _piece(x, outputs)
     if piece == batch:
         y = one(x)
     else:
