@@ -70,7 +70,7 @@ def one_study(config: Config, data: Dataset, folder: Path, seeds: int, how: Any)
     widths: list[int] = []
     began = time.perf_counter()
     study(config, range(seeds), how=how, study_dir=folder / "study", dataset=data,
-          tell=Tell(group=lambda _, width: widths.append(width)))  # fmt: skip
+          tell=Tell(group=lambda *found: widths.append(found[-1])))  # fmt: skip
     return time.perf_counter() - began, widths[0]
 
 
