@@ -1,4 +1,4 @@
-"""Write the README's table of speed, and its chart, from benchmarks/results/peers-cpu.json.
+"""Write the README's tables from benchmarks/results, and the chart of peers-cpu.json.
 
 python -m benchmarks.readme
 """
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results" / "peers-cpu.json"
 CHART = RESULTS.with_suffix(".svg")
-BEGIN, END = "<!-- peers -->", "<!-- /peers -->"
+STUDIES = RESULTS.with_name("study-scaling-cpu.json")
 # Okabe and Ito's colours, told apart by the colour-blind and visible on white and on black. The
 # bars of a model stand in the order of the legend, which tells them apart where there is no colour.
 COLOURS = {
@@ -35,10 +35,9 @@ def in_order(document: dict[str, Any]) -> list[dict[str, Any]]:
     return sorted(compared, key=lambda one: place.get(one["model"], len(place)))
 
 
-def block(document: dict[str, Any]) -> str:
-    """What stands between the markers."""
+def peers(document: dict[str, Any]) -> str:
+    """The comparison with others: a table, what it means, and the chart."""
     lines = [
-        BEGIN, "",
         "| model | batch | flaxcnn images/s | fastest peer | its images/s "
         "| training | evaluation |",
         "|---|---:|---:|---|---:|---:|---:|",
@@ -56,7 +55,36 @@ def block(document: dict[str, Any]) -> str:
         f"| {means['train']['best']:.2f} | {means['eval']['best']:.2f} |"
     )  # fmt: skip
     chart = f"![Training speed of flaxcnn over each peer's](benchmarks/results/{CHART.name})"
-    return "\n".join([*lines, "", *sentences(document), "", chart, "", END])
+    return "\n".join([*lines, "", *sentences(document), "", chart])
+
+
+def studies(document: dict[str, Any]) -> str:
+    """What a seed costs in a study: a table, what it means, and the chart."""
+    points = [point for point in document["points"] if point["how"] == "auto"]
+    counts = sorted({point["seeds"] for point in points})
+    lines = [f"| model | one run | {' | '.join(f'N = {n}' for n in counts)} |",
+             f"|---|---:|{'---:|' * len(counts)}"]  # fmt: skip
+    for name in dict.fromkeys(point["model"] for point in points):
+        own = {point["seeds"]: point for point in points if point["model"] == name}
+        seconds = own[max(own)]["run_seconds"]
+        ratios = (f"{own[n]['ratio']:.2f}" if n in own else "" for n in counts)
+        lines.append(f"| {name} | {seconds:.2f} s | {' | '.join(ratios)} |")
+    best, worst = (pick(points, key=lambda point: point["ratio"]) for pick in (min, max))
+    where = points[0]["environment"]
+    revisions = sorted({short(point["source_revision"]) for point in points})
+    rows = {point["rows"] for point in points}
+    text = (
+        f"Time of a study of N seeds over N times that of one run, {points[0]['epochs']} epochs of "
+        f"at most {max(rows):,} rows each; below 1 the study is cheaper. Best: "
+        f"{best['ratio']:.2f}, {best['model']} with {best['seeds']} seeds; worst: "
+        f"{worst['ratio']:.2f}, {worst['model']} with {worst['seeds']}. {where['processor']}, "
+        f"{where['cores']} cores; source {', '.join(revisions)}."
+    )
+    chart = f"![What a seed costs](benchmarks/results/{STUDIES.with_suffix('.svg').name})"
+    return "\n".join([*lines, "", text, "", chart])
+
+
+BLOCKS = {"peers": (RESULTS, peers), "studies": (STUDIES, studies)}
 
 
 def sentences(document: dict[str, Any]) -> list[str]:
@@ -95,27 +123,34 @@ def short(revision: str | None) -> str:
     return revision[:9] + ("+" if revision.endswith("+") else "")
 
 
-def draw(document: dict[str, Any], path: Path) -> None:
-    """Training speed of flaxcnn over that of each peer, a group of bars per model."""
+def styled() -> Any:
+    """matplotlib.pyplot in the style of all charts."""
     import matplotlib
 
     matplotlib.use("Agg")
     matplotlib.rcParams.update({
         "svg.hashsalt": "flaxcnn", "svg.fonttype": "none", "font.size": 10, "text.color": INK,
         "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
+        "axes.spines.top": False, "axes.spines.right": False,
     })  # fmt: skip
     from matplotlib import pyplot
 
+    return pyplot
+
+
+def draw(document: dict[str, Any], path: Path) -> None:
+    """Training speed of flaxcnn over that of each peer, a group of bars per model."""
+    pyplot = styled()
     models = in_order(document)
-    peers = list(document["comparison"]["geometric_mean"]["train"]["peers"])
+    others = list(document["comparison"]["geometric_mean"]["train"]["peers"])
     figure, axes = pyplot.subplots(figsize=(8, 1.6 + 0.52 * len(models)), layout="constrained")
-    height = 0.8 / len(peers)
-    for number, peer in enumerate(peers):
+    height = 0.8 / len(others)
+    for number, peer in enumerate(others):
         colour = COLOURS.get(peer, INK)
         places, widths = [], []
         for row, model in enumerate(models):
             if peer in model["train"]["ratios"]:
-                places.append(row + (number - (len(peers) - 1) / 2) * height)
+                places.append(row + (number - (len(others) - 1) / 2) * height)
                 widths.append(model["train"]["ratios"][peer])
         # A logarithmic axis has no 0: bars begin where both are equally fast.
         axes.barh(places, [width - 1 for width in widths], height * 0.9, left=1, color=colour,
@@ -132,24 +167,24 @@ def draw(document: dict[str, Any], path: Path) -> None:
     )
     axes.set_ylabel("model")
     axes.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
     figure.savefig(path, transparent=True, metadata={"Date": None})
     pyplot.close(figure)
 
 
-def with_block(text: str, document: dict[str, Any]) -> str:
-    """The README `text` with its block made anew."""
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    return before + block(document) + after
+def with_blocks(text: str) -> str:
+    """The README `text` with what stands between its markers made anew."""
+    for name, (results, block) in BLOCKS.items():
+        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        before, rest = text.split(begin)
+        made = block(json.loads(results.read_text())) if results.is_file() else ""
+        text = f"{before}{begin}\n\n{made}\n\n{end}{rest.split(end)[1]}"
+    return text
 
 
 def main() -> None:
     """Write both from the results."""
-    document = json.loads(RESULTS.read_text())
-    README.write_text(with_block(README.read_text(), document))
-    draw(document, CHART)
+    README.write_text(with_blocks(README.read_text()))
+    draw(json.loads(RESULTS.read_text()), CHART)
     print(f"{README.name} and {CHART.relative_to(ROOT)}")
 
 

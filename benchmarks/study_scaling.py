@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import io
 import json
 import os
 import statistics
@@ -28,6 +27,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # read when jaxlib is import
 import jax
 
 from benchmarks.peers import record
+from benchmarks.readme import COLOURS, INK, styled
 from flaxcnn import backend
 from flaxcnn.data.arrays import Dataset, dataset
 from flaxcnn.data.datasets import load
@@ -97,26 +97,22 @@ def measure(name: str, seeds: int, how: str, options: argparse.Namespace) -> dic
 
 def draw(points: list[dict[str, Any]], path: Path) -> None:
     """Ratio against the number of seeds, a line a model."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for name in dict.fromkeys(point["model"] for point in points):
+    pyplot = styled()
+    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    names = dict.fromkeys(point["model"] for point in points if point["how"] == "auto")
+    for name, colour, marker in zip(names, COLOURS.values(), "os^Dv", strict=False):
         own = sorted((p["seeds"], p["ratio"]) for p in points
                      if p["model"] == name and p["how"] == "auto")  # fmt: skip
-        if own:
-            axes.plot(*zip(*own, strict=True), marker="o", label=name)
-    axes.axhline(1.0, color="#7a7a7a", linewidth=1)
+        axes.plot(*zip(*own, strict=True), marker=marker, color=colour, label=name)
+    axes.axhline(1, color=INK, linewidth=1.2)
     axes.set_xscale("log", base=2)
-    axes.set_xlabel("seeds N")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_xlabel("seeds N (log scale)")
     axes.set_ylabel("time of a study / (N x time of one run)")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
-    with io.StringIO() as text:
-        figure.savefig(text, format="svg", metadata={"Date": None})
-        path.write_text("\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n")
+    figure.savefig(path, transparent=True, metadata={"Date": None})
+    pyplot.close(figure)
 
 
 def main() -> None:

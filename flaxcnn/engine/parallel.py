@@ -21,6 +21,7 @@ from jax.sharding import (
 )
 
 AXIS = "batch"
+LARGE = 256 * 1024  # bytes of a leaf from which on a copy costs more than an exchange of its own
 LEAST_ROWS = 8  # a device with fewer rows of a batch costs more to address than it computes
 Tree = Any
 
@@ -65,8 +66,13 @@ def _along(axis: int | None) -> PartitionSpec:
 
 
 def total(shards: int, tree: Tree) -> Tree:
-    """Sum of `tree` over the devices, in one exchange however many leaves it has."""
+    """Sum of `tree` over the devices; small leaves share an exchange, large ones are not copied."""
     if shards == 1:
         return tree
-    flat, unravel = ravel_pytree(tree)
-    return unravel(jax.lax.psum(flat, AXIS))
+    leaves, structure = jax.tree.flatten(tree)
+    large = [leaf.size * leaf.dtype.itemsize >= LARGE for leaf in leaves]
+    flat, unravel = ravel_pytree([x for x, own in zip(leaves, large, strict=True) if not own])
+    alone = [x for x, own in zip(leaves, large, strict=True) if own]
+    flat, alone = jax.lax.psum((flat, alone), AXIS)
+    small, wide = iter(unravel(flat)), iter(alone)
+    return jax.tree.unflatten(structure, [next(wide if own else small) for own in large])

@@ -50,6 +50,14 @@ def test_devices_change_nothing_but_the_order_of_sums(layers, shards, batch_size
     assert one[3].shape == (len(ROWS), CLASSES)
 
 
+@pytest.mark.parametrize("large", [1, 64, 10**9])
+def test_large_leaves_are_exchanged_alone(large, monkeypatch):
+    """To the bit what one exchange of everything gives."""
+    together = on(4, NORMED, 8)
+    monkeypatch.setattr(parallel, "LARGE", large)
+    jax.tree.map(np.testing.assert_array_equal, on(4, NORMED, 8), together)
+
+
 def test_every_device_ends_with_the_same_bits():
     plan = dataclasses.replace(plan_of(NORMED, batch_size=8), shards=4,
                                model=CNN(NORMED, axis=parallel.AXIS))  # fmt: skip
