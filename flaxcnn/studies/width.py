@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import os
 import re
 import time
@@ -25,6 +26,9 @@ STEPS = 8  # of a trial
 TRIALS = 3
 # Another width has to be this much faster for the time it takes to compile it.
 GAIN = 0.95
+# A trial takes seconds, most of them to compile: a study that is over sooner has nothing to win.
+LEAST_SECONDS = 30.0
+HOPELESS = 1.5  # times slower than what is to be beaten, in the first round: no second one
 MEMORY_PART = 0.5  # of what is free, for the arrays of runs
 
 
@@ -47,7 +51,7 @@ def choose_width(group: Group, jobs: list[Job], how: How, max_memory: int | None
     """Runs side by side in each of the group's jobs.
 
     "map": one. "vmap": as many as there are and fit. "auto": 1, 2, 4, ... as long as a run gets
-    cheaper, by the time of a few steps on all devices at once.
+    cheaper, by the time of a few steps on all devices at once; one in a study that is short.
 
     Raises:
         ConfigError: not even one run fits `max_memory` (bytes).
@@ -65,12 +69,18 @@ def choose_width(group: Group, jobs: list[Job], how: How, max_memory: int | None
     if how == "map" or most == 1 or group.runs[0].config.determinism == "exact":
         return 1
     short = [_short(job) for job in jobs]
-    best, seconds = 1, _seconds_of_a_run(short, 1) if how == "auto" else 0.0
+    best, seconds = 1, math.inf
+    if how == "auto":
+        seconds = _seconds_of_a_run(short, 1)
+        rows = len(short[0].rows.train)
+        epochs = most * jobs[0].config.epochs * jobs[0].plan.train_rows / rows
+        if seconds * epochs < LEAST_SECONDS:
+            return 1
     for width in _widths(most):
         if _bytes(short[0], width) * devices > memory:
             break
         if how == "auto":
-            now = _seconds_of_a_run(short, width)
+            now = _seconds_of_a_run(short, width, seconds * GAIN)
             if now > seconds * GAIN:
                 break
             seconds = now
@@ -112,17 +122,20 @@ def _bytes(job: Job, width: int) -> int:
     return working + 2 * own  # the kept weights beside the present ones
 
 
-def _seconds_of_a_run(jobs: list[Job], width: int) -> float:
-    """Of the fastest of a few trials on all devices at once, by run."""
+def _seconds_of_a_run(jobs: list[Job], width: int, to_beat: float = math.inf) -> float:
+    """Of the fastest of a few trials on all devices at once, by run; the first may end it."""
 
     def trial(job: Job) -> float:
         stack, state = _stack(job, width)
-        best = float("inf")
+        stack.compile("train_epoch", state, "train")
+        best = math.inf
         for _ in range(1 + TRIALS):  # the first warms up
             began = time.perf_counter()
             state, sums = stack.run("train_epoch", state, "train")
             jax.block_until_ready((state, sums))
             best = min(best, time.perf_counter() - began)
+            if best > HOPELESS * to_beat * width:
+                break
         return best
 
     with ThreadPoolExecutor(len(jobs)) as pool:

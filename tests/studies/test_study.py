@@ -208,7 +208,7 @@ class TestWidth:
             with pytest.raises(ConfigError, match="--max-memory: got"):
                 parse_memory(text)
 
-    def test_as_many_as_there_are_and_fit(self, digits):
+    def test_as_many_as_there_are_and_fit(self, digits, monkeypatch):
         from flaxcnn.studies.plan import plan_runs
         from flaxcnn.studies.runs import grouped, make_jobs
 
@@ -218,7 +218,13 @@ class TestWidth:
         choose = lambda how, memory=None: widths.choose_width(group, jobs, how, memory)  # noqa: E731
         assert choose("map") == 1
         assert choose("vmap") == 3
+        assert choose("auto") == 1, "a study of seconds has nothing to win"
+        monkeypatch.setattr(widths, "LEAST_SECONDS", 0)
         assert choose("auto") in (1, 2, 3)
+        monkeypatch.setattr(widths, "_seconds_of_a_run", lambda jobs, width, *_: 1 / width)
+        assert choose("auto") == 3
+        monkeypatch.setattr(widths, "_seconds_of_a_run", lambda jobs, width, *_: float(width))
+        assert choose("auto") == 1
         assert choose("vmap", 4 * widths._bytes(widths._short(jobs[0]), 2)) == 2
 
     def test_a_trial_leaves_the_programs_of_the_runs_alone(self, digits):
