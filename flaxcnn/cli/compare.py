@@ -115,8 +115,9 @@ def reproduce(
     prepare(cache=not no_cache)
     found = again(path, lambda ended, of: say(f"run {ended:>3}/{of} done again", as_json))
     if found.same:
-        say(f"same bits: {found.runs} {'run' if found.runs == 1 else 'runs'}, every epoch and the "
-            "final weights", as_json)  # fmt: skip
+        epochs = "every epoch and " if found.epochs else ""
+        say(f"same bits: {found.runs} {'run' if found.runs == 1 else 'runs'}, {epochs}the final "
+            "weights", as_json)  # fmt: skip
     for each in found.differ:
         where = "the final weights" if each["epoch"] is None else f"epoch {each['epoch']}"
         label = f" ({each['label']})" if each["label"] else ""

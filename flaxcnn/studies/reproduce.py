@@ -28,6 +28,7 @@ class Reproduction:
     """What came of it, run by run."""
 
     runs: int
+    epochs: int  # that the record has, and that were compared
     differ: list[dict[str, Any]]  # seed, label and first epoch (None: the final weights) of each
     fields: list[str]  # of env.json that have changed since
 
@@ -73,7 +74,7 @@ def _run(path: Path) -> Reproduction:
         old.history(), new, summary["params_digest"], result.summary["params_digest"]
     )
     differ = [{"seed": config.seed, "label": "", "epoch": parted[1]}] if parted[0] else []
-    return Reproduction(1, differ, _changed(old.read_json("env.json")))
+    return Reproduction(1, len(old.history()), differ, _changed(old.read_json("env.json")))
 
 
 def _study(path: Path, on_run: Callable[[int, int], None]) -> Reproduction:
@@ -106,7 +107,8 @@ def _study(path: Path, on_run: Callable[[int, int], None]) -> Reproduction:
         if parted[0]:
             words = label(row["setting"], row["vary"])
             differ.append({"seed": row["seed"], "label": words, "epoch": parted[1]})
-    return Reproduction(len(result.rows), differ, _changed(old.read_json("env.json")))
+    compared = sum(map(len, epochs[0].values()))
+    return Reproduction(len(result.rows), compared, differ, _changed(old.read_json("env.json")))
 
 
 def _by_run(lines: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
