@@ -101,6 +101,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=record.FOLDER / "accuracy-model10.json")
     wanted = parser.parse_args()
     backend.prepare()
+    revision = source_revision()  # of what is loaded, whatever the checkout becomes meanwhile
     config = dataclasses.replace(
         catalog.resolve(catalog.find(wanted.model))[0], epochs=wanted.epochs, patience=None
     )
@@ -115,7 +116,7 @@ def main() -> None:
                 continue
             curve = train(dataclasses.replace(config, seed=seed), data)
             document["runs"].append({"way": way, "seed": seed, "val_accuracy": curve,
-                                     "source_revision": source_revision()})  # fmt: skip
+                                     "source_revision": revision})  # fmt: skip
             document |= {
                 "model": wanted.model, "epochs": wanted.epochs,
                 "summary": summary(document["runs"]),
