@@ -198,11 +198,21 @@ def test_killed_ten_times_it_ends_the_same(home):
     seed = random.randrange(2**32)
     print(f"seed of the moments: {seed}")  # shown if the test fails
     moments, kills = random.Random(seed), 0
+
+    def ended() -> int:
+        rows = home / "killed/runs.jsonl"
+        return rows.read_bytes().count(b"\n") if rows.is_file() else 0
+
     while kills < 10:
         resume = ["--resume"] if (home / "killed" / "plan.json").is_file() else []
         child = subprocess.Popen([*command, "--study-dir", "killed", *resume],
                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-        time.sleep(moments.uniform(0.3, 6))
+        # While it starts, or when one or two more runs have ended: how soon is the machine's affair.
+        awaited = ended() + moments.randrange(3)
+        time.sleep(moments.uniform(0, 1))
+        while child.poll() is None and ended() < awaited:
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, 0.1))
         if child.poll() is not None:
             break  # it had nothing left to do
         os.kill(child.pid, signal.SIGKILL)
