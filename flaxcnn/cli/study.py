@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import typer
 
@@ -11,10 +11,10 @@ from flaxcnn.cli.options import ASSIGNMENTS, CONFIG_FILE, EXPERIMENT, JSON, NO_C
 from flaxcnn.cli.output import command, emit_json, note, quiet, report, say, table
 from flaxcnn.cli.train import check_environment
 from flaxcnn.engine.folder import runs_folder, stamp
-from flaxcnn.errors import CheckpointError, ConfigError, DivergedError, near_miss
+from flaxcnn.errors import CheckpointError, ConfigError, DivergedError
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
-from flaxcnn.studies.plan import How, parse_grid, parse_memory, parse_seeds, plan_runs
+from flaxcnn.studies.plan import check_how, parse_grid, parse_memory, parse_seeds, plan_runs
 
 
 @command
@@ -56,10 +56,7 @@ def study(
     config, _ = catalog.resolve(
         found, assignments=assignments, config_file=config_file, protocol=protocol, seed=seed
     )
-    if how not in (ways := get_args(How)):
-        raise ConfigError(
-            f"--how: got {how!r}; allowed are {', '.join(ways)}{near_miss(how, ways)}"
-        )
+    check_how(how)
     plan = Wanted(
         parse_seeds(seeds, config.seed), parse_grid(grid),
         [word.strip() for word in vary.split(",") if word.strip()], how,

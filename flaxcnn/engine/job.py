@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 from dataclasses import dataclass, field
@@ -72,6 +73,12 @@ class Job:
     width: int = 0  # runs side by side, stacked along a first axis of state and hypers; 0: one run
     compile_seconds: float = 0.0
     _compiled: dict[tuple[str, int, int], jax.stages.Compiled] = field(default_factory=dict)
+
+    def on(self, device: jax.Device) -> Job:
+        """The same on another device, with programs of its own."""
+        place = SingleDeviceSharding(device)
+        hypers, data = jax.device_put((self.hypers, self.data), place)
+        return dataclasses.replace(self, hypers=hypers, data=data, place=place, _compiled={})
 
     def rows_of(self, split: str) -> jax.Array:
         """Row numbers [N] int32 of "train", "validation" or "test", or of the "probe" rows."""

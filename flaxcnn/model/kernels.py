@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from flaxcnn.model import winograd
-from flaxcnn.model.layout import Pair, apart, in_pieces, padded, piece_of, spread
+from flaxcnn.model.layout import Pair, apart, padded, piece_of, spread, sum_over_pieces
 from flaxcnn.recipe.layers import Padding
 
 Pads = tuple[Pair, Pair]  # (low, high) of H, (low, high) of W
@@ -212,11 +212,7 @@ def _weight_gradient(w: jax.Array, x: jax.Array, dy: jax.Array, pad: Pads) -> ja
 
     batch = x.shape[0]
     piece = piece_of(batch, dy[0].size * dy.dtype.itemsize, PIECE_BYTES, least=2)
-    if piece in (1, batch):
-        return one(x, dy).transpose(1, 2, 0, 3)
-    pieces = in_pieces(x, piece), in_pieces(dy, piece)
-    nothing = jnp.zeros_like(w).transpose(2, 0, 1, 3)
-    total = lax.scan(lambda sum_, now: (sum_ + one(*now), None), nothing, pieces)[0]
+    total: jax.Array = sum_over_pieces(one, batch if piece == 1 else piece, x, dy)
     return total.transpose(1, 2, 0, 3)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
 
 Pair = tuple[int, int]
+Tree = Any
 
 
 def padded(x: jax.Array, rows: Pair, columns: Pair) -> jax.Array:
@@ -46,6 +48,17 @@ def piece_of(batch: int, bytes_of_one: int, limit: int, least: int) -> int:
     """How many images at once stay below `limit` bytes: a divisor of the batch, a power of two."""
     fits = max(limit // bytes_of_one, least)
     return math.gcd(batch, 2 ** int(math.log2(fits)))
+
+
+def sum_over_pieces(one: Callable[..., Tree], piece: int, *arrays: jax.Array) -> Tree:
+    """`one(*arrays)`, a sum over their first axis, of `piece` rows at a time in a fixed order."""
+    if piece == arrays[0].shape[0]:
+        return one(*arrays)
+    pieces = [in_pieces(x, piece) for x in arrays]
+    like = jax.eval_shape(one, *(x[0] for x in pieces))
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
+    step = lambda sums, now: (jax.tree.map(jnp.add, sums, one(*now)), None)  # noqa: E731
+    return lax.scan(step, nothing, pieces)[0]
 
 
 def in_pieces(x: jax.Array, piece: int) -> jax.Array:

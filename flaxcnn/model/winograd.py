@@ -9,13 +9,13 @@ products cost more than the passes of the transforms (benchmarks/NOTES.md).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from flaxcnn.model.layout import Pair, apart, in_pieces, padded, piece_of
+from flaxcnn.model.layout import Pair, apart, in_pieces, padded, piece_of, sum_over_pieces
 
 Arrays = list[jax.Array]
 # Channels in times out from which on it is faster, of a convolution and of its weight gradient.
@@ -26,7 +26,7 @@ TILE_BYTES = 6 * 2**20  # of transformed pixels at once, so that they stay in th
 KERNELS = 2  # this many times the bytes of the transformed kernels, which are read for each piece
 
 
-def pays(kernel: tuple[int, ...], side: int, least: int = LEAST_CHANNELS) -> bool:
+def pays(kernel: tuple[int, ...], side: int, least: int) -> bool:
     """Whether a kernel [kh, kw, I, O] is faster this way; no output side is below `side` pixels."""
     height, width, inputs, outputs = kernel
     return (height, width) == (3, 3) and inputs * outputs >= least and side >= LEAST_SIDE
@@ -78,16 +78,7 @@ def weight_gradient(x: jax.Array, dy: jax.Array, rows: Pair, columns: Pair) -> j
         tiles, sent = _tiles(x), _sent(dy)
         return [tiles[i][j].T @ sent[i][j] for i in range(4) for j in range(4)]
 
-    batch = x.shape[0]
-    piece = _piece(x, dy.shape[3])
-    if piece == batch:
-        total = one(x, dy)
-    else:
-        nothing = [jnp.zeros((x.shape[3], dy.shape[3]), x.dtype)] * 16
-        total = lax.scan(
-            lambda sums, now: ([s + d for s, d in zip(sums, one(*now), strict=True)], None),
-            nothing, (in_pieces(x, piece), in_pieces(dy, piece)),
-        )[0]  # fmt: skip
+    total = sum_over_pieces(one, _piece(x, dy.shape[3]), x, dy)
     half = [_kernel_back(total[j::4]) for j in range(4)]
     return jnp.stack([jnp.stack(_kernel_back([half[j][i] for j in range(4)])) for i in range(3)])
 
@@ -117,8 +108,13 @@ def _kernel_back(u: Sequence[jax.Array]) -> Arrays:
 
 def _tiles(x: jax.Array) -> list[Arrays]:
     """The 4 x 4 transformed pixels of every tile of x [B, H, W, C], each [B * h * w, C]."""
-    rows = [apart(row, row.shape) for row in _transformed(x, 1)]
-    return [[apart(t, (-1, t.shape[-1])) for t in _transformed(row, 2)] for row in rows]
+    return _rows_and_columns(x, _transformed)
+
+
+def _rows_and_columns(x: jax.Array, along: Callable[[jax.Array, int], Arrays]) -> list[Arrays]:
+    """A transform of rows, then of columns, each written out: 4 x 4 of [B * h * w, C]."""
+    rows = [apart(row, row.shape) for row in along(x, 1)]
+    return [[apart(t, (-1, t.shape[-1])) for t in along(row, 2)] for row in rows]
 
 
 def _transformed(x: jax.Array, axis: int) -> Arrays:
@@ -143,5 +139,4 @@ def _sent(dy: jax.Array) -> list[Arrays]:
         first, second = (lax.slice_in_dim(x, i, x.shape[axis], 2, axis) for i in range(2))
         return [first, first + second, first - second, -second]
 
-    rows = [apart(row, row.shape) for row in along(dy, 1)]
-    return [[apart(t, (-1, t.shape[-1])) for t in along(row, 2)] for row in rows]
+    return _rows_and_columns(dy, along)

@@ -91,7 +91,9 @@ def compare(
         )
     notes = [_check_shared(sides[0], side, anyway) for side in sides[1:]]
     for side in sides:
-        notes += [_without_failed(side), _without_dead(side, alive)]
+        notes += [_failed_note(side), _dead_note(side, alive)]
+        if alive:
+            _leave_out_dead(side)
         if len(side.values) < 2:
             raise ConfigError(
                 f"compare: {'; '.join(note for note in notes if note) or side.label}: "
@@ -151,7 +153,7 @@ def _mirrored(interval: Interval | None) -> Interval | None:
     return None if interval is None else (-interval[1], -interval[0])
 
 
-def _without_failed(side: Side) -> str:
+def _failed_note(side: Side) -> str:
     """What to say of runs that diverged; they have no value."""
     if not side.failed:
         return ""
@@ -159,16 +161,19 @@ def _without_failed(side: Side) -> str:
     return f"{side.label}: {len(side.failed)} of {of} runs diverged and do not count"
 
 
-def _without_dead(side: Side, alive: bool) -> str:
-    """What to say of dead networks; they are left out if `alive`."""
+def _dead_note(side: Side, alive: bool) -> str:
+    """What to say of dead networks, which are to be left out if `alive`."""
     if not side.dead:
         return ""
     text = f"{side.label}: {len(side.dead)} of {len(side.values)} networks are dead"
     if not alive:
         return f"{text} and count like any other; --alive leaves them out"
+    return f"{text} and left out: what is compared is how good those are that learn"
+
+
+def _leave_out_dead(side: Side) -> None:
     side.left_out = side.dead
     side.values = {seed: v for seed, v in side.values.items() if seed not in side.dead}
-    return f"{text} and left out: what is compared is how good those are that learn"
 
 
 def _check_shared(first: Side, other: Side, anyway: bool) -> str | None:

@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from flaxcnn.errors import ConfigError, near_miss
 from flaxcnn.recipe.codec import parse_text
@@ -162,6 +162,12 @@ def parse_memory(text: str) -> int:
     if not found or not (size := int(float(found[1]) * 1024 ** UNITS[found[2].upper()])):
         raise ConfigError(f"--max-memory: got {text!r}; allowed is a size such as 2G or 512M")
     return size
+
+
+def check_how(how: str) -> None:
+    """ConfigError unless it is one of How."""
+    if how not in (ways := get_args(How)):
+        raise ConfigError(f"how: got {how!r}; allowed are {', '.join(ways)}{near_miss(how, ways)}")
 
 
 def _check_seeds(seeds: Sequence[int]) -> None:

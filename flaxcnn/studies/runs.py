@@ -119,7 +119,8 @@ def make_jobs(group: Group, dataset: Dataset) -> list[Job]:
     config, devices = group.runs[0].config, jax.local_devices()[: len(group.runs)]
     if len(devices) == 1:
         return [make_job(config, dataset)]
-    return [make_job(config, dataset, device) for device in devices]
+    first = make_job(config, dataset, devices[0])
+    return [first, *(first.on(device) for device in devices[1:])]
 
 
 def run_group(

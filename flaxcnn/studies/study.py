@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from flaxcnn.backend import prepare
 from flaxcnn.data.arrays import Dataset
@@ -20,7 +20,7 @@ from flaxcnn.engine.saved import check_data
 from flaxcnn.errors import ConfigError, InterruptedRun
 from flaxcnn.recipe.config import Config
 from flaxcnn.studies import page
-from flaxcnn.studies.plan import Grid, How, PlannedRun, plan_runs
+from flaxcnn.studies.plan import Grid, How, PlannedRun, check_how, plan_runs
 from flaxcnn.studies.record import StudyDirectory, aggregate, columns, table_csv
 from flaxcnn.studies.runs import Group, Outcome, grouped, make_jobs, run_group
 from flaxcnn.studies.width import choose_width
@@ -93,8 +93,7 @@ def study(
     """
     prepare()
     seeds, tell = list(seeds), tell or Tell()
-    if how not in get_args(How):
-        raise ConfigError(f"how: got {how!r}; allowed are {', '.join(get_args(How))}")
+    check_how(how)
     planned = plan_runs(config, seeds, grid, vary)
     if how == "vmap" and any(run.config.determinism == "exact" for run in planned):
         raise ConfigError(

@@ -61,9 +61,9 @@ def choose_width(group: Group, jobs: list[Job], how: How, max_memory: int | None
         return 1  # as much as `flaxcnn train` takes, and that asks no one
     most = -(-len(group.runs) // len(jobs))
     devices = len(jobs) * jobs[0].plan.shards
-    if (needed := _bytes(jobs[0], 1) * devices) > memory and max_memory is not None:
+    if max_memory is not None and (needed := _bytes(jobs[0], 1) * devices) > max_memory:
         raise ConfigError(
-            f"max-memory: got {memory} bytes, but one run on each device takes {needed}; "
+            f"max-memory: got {max_memory} bytes, but one run on each device takes {needed}; "
             "allowed is more, or a smaller batch_size"
         )
     if how == "map" or most == 1 or group.runs[0].config.determinism == "exact":

@@ -207,7 +207,7 @@ def test_killed_ten_times_it_ends_the_same(home):
         resume = ["--resume"] if (home / "killed" / "plan.json").is_file() else []
         child = subprocess.Popen([*command, "--study-dir", "killed", *resume],
                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-        # While it starts, or when one or two more runs have ended: how soon is the machine's affair.
+        # While it starts, or when one or two more runs have ended, however fast the machine.
         awaited = ended() + moments.randrange(3)
         time.sleep(moments.uniform(0, 1))
         while child.poll() is None and ended() < awaited:
