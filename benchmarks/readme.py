@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results" / "peers-cpu.json"
 CHART = RESULTS.with_suffix(".svg")
+ACCURACY = RESULTS.with_name("accuracy-model10.json")
 STUDIES = RESULTS.with_name("study-scaling-cpu.json")
 # Okabe and Ito's colours, told apart by the colour-blind and visible on white and on black. The
 # bars of a model stand in the order of the legend, which tells them apart where there is no colour.
@@ -84,7 +85,22 @@ def studies(document: dict[str, Any]) -> str:
     return "\n".join([*lines, "", text, "", chart])
 
 
-BLOCKS = {"peers": (RESULTS, peers), "studies": (STUDIES, studies)}
+def accuracy(document: dict[str, Any]) -> str:
+    """What the speed costs in accuracy."""
+    ours, plain, apart = (document["summary"][key] for key in ("flaxcnn", "flax", "difference"))
+    return (
+        f"{document['model']}, {document['epochs']} epochs, {ours['n']} seeds each: validation "
+        f"accuracy {ours['mean']:.4f} (sd {ours['sd']:.4f}) with flaxcnn and {plain['mean']:.4f} "
+        f"(sd {plain['sd']:.4f}) with the plain Flax loop, a difference of {apart['mean']:+.4f} "
+        f"(95 % interval {apart['low']:+.4f} to {apart['high']:+.4f}, Welch p {apart['p']:.2f})."
+    )
+
+
+BLOCKS = {
+    "peers": (RESULTS, peers),
+    "accuracy": (ACCURACY, accuracy),
+    "studies": (STUDIES, studies),
+}
 
 
 def sentences(document: dict[str, Any]) -> list[str]:
