@@ -27,7 +27,7 @@ from flaxcnn.data.arrays import Dataset, Split, repeated
 from flaxcnn.data.datasets import listing
 from flaxcnn.engine.epoch import eval_batch
 from flaxcnn.engine.job import make_job
-from flaxcnn.engine.parallel import shards_of
+from flaxcnn.engine.parallel import choose
 from flaxcnn.recipe.config import Archive, Config
 from flaxcnn.recipe.layers import Layer, Residual, Shape, table, totals
 
@@ -60,7 +60,7 @@ class Case:
         """Rows of one step; evaluation has a batch of its own, whatever the recipe says."""
         if self.mode == "train":
             return self.config.batch_size
-        return eval_batch(shards_of(self.config.batch_size))
+        return eval_batch(choose(self.config).devices)
 
     @property
     def folder(self) -> str:

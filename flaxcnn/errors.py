@@ -55,6 +55,12 @@ class InterruptedRun(FlaxcnnError):
         self.exit_code = exit_code
 
 
+class PeerLostError(FlaxcnnError):
+    """Another process of the run is gone; `--resume` goes on from the last checkpoint."""
+
+    exit_code = 75
+
+
 def near_miss(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the known word nearest to `word`, or an empty string."""
     matches = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)

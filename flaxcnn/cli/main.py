@@ -8,7 +8,7 @@ import sys
 import typer
 
 import flaxcnn
-from flaxcnn.cli import bench, compare, data, doctor, experiments, runs, study, train
+from flaxcnn.cli import bench, compare, data, doctor, experiments, processes, runs, study, train
 from flaxcnn.cli.output import report
 from flaxcnn.errors import ConfigError
 
@@ -37,6 +37,7 @@ def _root(
 
 
 app.command()(train.train)
+app.command()(processes.launch)
 app.command()(study.study)
 app.command()(compare.compare)
 app.command()(compare.reproduce)

@@ -18,6 +18,7 @@ from flaxcnn.errors import FlaxcnnError, InterruptedRun
 
 Command = TypeVar("Command", bound=Callable[..., None])
 SIGINT_EXIT = 130
+_at_once = False  # see leave_at_once
 
 
 def emit_json(value: Any) -> None:
@@ -70,8 +71,19 @@ def _nobody_reads() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def leave_at_once() -> None:
+    """From now on an error ends the process without goodbye to the processes it has joined.
+
+    They would be waited for, and wait in turn for what this one was to compute.
+    """
+    global _at_once
+    _at_once = True
+
+
 def _fail(message: str, code: int, as_json: bool) -> NoReturn:
     report(message, code, as_json)
+    if _at_once:
+        os._exit(code)
     raise typer.Exit(code)
 
 

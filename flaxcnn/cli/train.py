@@ -14,6 +14,7 @@ import typer
 
 from flaxcnn.cli.options import ASSIGNMENTS, CONFIG_FILE, EXPERIMENT, JSON, NO_CACHE, PROTOCOL
 from flaxcnn.cli.output import command, emit_json, note, quiet, say
+from flaxcnn.cli.processes import Group, joined
 from flaxcnn.engine.folder import runs_folder, stamp
 from flaxcnn.errors import CheckpointError, near_miss
 from flaxcnn.recipe import catalog
@@ -31,13 +32,31 @@ def train(
     seed: int = typer.Option(None, "--seed", help="Seed of initialisation, order and dropout."),
     run_dir: Path = typer.Option(None, "--run-dir", help="Where to write; default runs/NAME/ID."),
     resume: bool = typer.Option(False, "--resume", help="Go on with an interrupted run."),
+    resume_if_any: bool = typer.Option(
+        False, "--resume-if-any", help="Go on if there is something to go on with."
+    ),
+    checkpoint_dir: str = typer.Option(
+        None, "--checkpoint-dir", metavar="PATH|URL",
+        help="Where checkpoints go, also gs://... or s3://...; default RUN/checkpoints.",
+    ),
+    parallel: str = typer.Option(
+        None, "--parallel", help="auto, jit, pmap or shard_map: how devices share a batch."
+    ),
+    distributed: bool = typer.Option(
+        False, "--distributed", help="One process of a cluster: TPU, GKE, Slurm or MPI."
+    ),
+    coordinator: str = typer.Option(
+        None, "--coordinator", metavar="HOST:PORT", help="Of process 0, elsewhere."
+    ),
+    processes: int = typer.Option(None, "--processes", help="How many there are."),
+    process: int = typer.Option(None, "--process", help="Which one this is, from 0."),
     protocol: str = PROTOCOL,
     print_config: bool = typer.Option(
         False, "--print-config", help="Show every value with its origin, and train nothing."
     ),
     no_cache: bool = NO_CACHE,
     as_json: bool = JSON,
-) -> None:
+) -> None:  # fmt: skip
     """Train a model, keep its best epoch by validation, and test it once.
 
     \b
@@ -47,36 +66,49 @@ def train(
       flaxcnn train mnist-ladder/model10 -s epochs=3 -s optimizer=sgd -s optimizer.momentum=0.9
       flaxcnn train my_models.py:small -s dataset=folder:~/flowers --run-dir runs/flowers
       flaxcnn train mnist-ladder/model10 --run-dir runs/m10 --resume
+      flaxcnn train mnist-ladder/model10 --parallel pmap
+      flaxcnn train mnist-ladder/model10 --distributed --run-dir runs/m10 --resume-if-any
     """
     found = catalog.find(experiment)
     check_environment()
+    if parallel is not None:
+        assignments = [*assignments, f"parallel={parallel}"]
     config, origins = catalog.resolve(
         found, assignments=assignments, config_file=config_file, protocol=protocol, seed=seed
     )
     if print_config:
         _print_config(config, origins, as_json)
         return
-    path = _run_directory(found.name, config, run_dir, resume)
+    path, resume = _run_directory(
+        found.name, config, run_dir, checkpoint_dir, resume, resume_if_any
+    )
+    group = Group(distributed, coordinator, processes, process)
     from flaxcnn.data.datasets import load
 
     dataset = load(config.dataset)  # before jax is imported: missing data is said at once
     counts = totals(config.table(dataset.shape, dataset.num_classes))
     from flaxcnn.backend import prepare
+    from flaxcnn.engine import hosts
     from flaxcnn.engine.train import fit
 
     quiet()
-    prepare(cache=not no_cache)
-    say(
-        f"{found.name}: {counts['params']:,} parameters on {config.dataset}, "
-        f"{config.epochs} epochs of batch {config.batch_size}, seed {config.seed}, "
-        f"{config.protocol} protocol",
-        as_json,
-    )
-    with _progress(config.epochs, as_json) as show:
-        result = fit(
-            config, dataset, path, name=found.name, resume=resume, on_epoch=show, on_note=note
-        )
-    _conclude(result.summary, result.path, as_json)
+    with joined(group):
+        prepare(cache=not no_cache)
+        path = Path(hosts.same_text(str(path.expanduser().absolute())))
+        if hosts.primary():
+            say(
+                f"{found.name}: {counts['params']:,} parameters on {config.dataset}, "
+                f"{config.epochs} epochs of batch {config.batch_size}, seed {config.seed}, "
+                f"{config.protocol} protocol{hosts.described()}",
+                as_json,
+            )
+        with _progress(config.epochs, as_json) as show:
+            result = fit(
+                config, dataset, path, name=found.name, resume=resume,
+                checkpoint_dir=checkpoint_dir, on_epoch=show, on_note=note,
+            )  # fmt: skip
+        if hosts.primary():
+            _conclude(result.summary, result.path, as_json)
 
 
 def check_environment() -> None:
@@ -101,20 +133,30 @@ def _print_config(config: Config, origins: dict[str, str], as_json: bool) -> Non
         say(f"{key} = {json.dumps(value)}  # {'; '.join([origins[key], *inner])}")
 
 
-def _run_directory(name: str, config: Config, chosen: Path | None, resume: bool) -> Path:
+def _run_directory(
+    name: str, config: Config, chosen: Path | None, checkpoint_dir: str | None,
+    resume: bool, if_any: bool,
+) -> tuple[Path, bool]:  # fmt: skip
+    """Where the run goes, and whether it may find an earlier start there."""
     if chosen is not None:
-        if resume and not (chosen.expanduser() / "config.json").is_file():
+        # Checkpoints elsewhere may outlive the machine that the records were on.
+        holds = (chosen.expanduser() / "config.json").is_file() or checkpoint_dir is not None
+        if resume and not holds:
             raise CheckpointError(f"--resume: {chosen} holds no run")
-        return chosen
+        return chosen, resume or if_any
     folder = runs_folder() / name
-    if resume:
-        return _newest(folder, config)
+    if resume or if_any:
+        try:
+            return _newest(folder, config), True
+        except CheckpointError:
+            if resume:
+                raise
     own = f"{stamp()}-seed{config.seed}"
     path, number = folder / own, 2
     while path.exists():
         path = folder / f"{own}-{number}"
         number += 1
-    return path
+    return path, if_any
 
 
 def _newest(folder: Path, config: Config) -> Path:

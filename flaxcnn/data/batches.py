@@ -14,13 +14,20 @@ from flaxcnn.rng import Purpose, stream_key
 
 
 @flax.struct.dataclass
+class Pixels:
+    """What brings a pixel x to the model: (x - mean) / scale."""
+
+    mean: jax.Array  # float32, broadcasts against [H, W, C]
+    scale: jax.Array
+
+
+@flax.struct.dataclass
 class Resident:
     """A whole data set on the device: the train archive's rows, then the test archive's."""
 
     image: jax.Array  # [N, H, W, C] uint8
     label: jax.Array  # [N] int32
-    mean: jax.Array  # float32, broadcasts against [H, W, C]
-    scale: jax.Array
+    pixels: Pixels
 
 
 @flax.struct.dataclass
@@ -40,25 +47,24 @@ def steps_per_epoch(rows: int, batch_size: int, drop_last: bool = False) -> int:
 
 def shuffled(
     seeds: jax.Array, epoch: jax.Array, rows: jax.Array, batch_size: int,
-    drop_last: bool = False, shards: int = 1,
+    drop_last: bool = False, parts: int = 1,
 ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
     """One epoch's row numbers in random order -> rows [S, B] int32, mask [S, B] bool."""
     order = jax.random.permutation(stream_key(seeds, Purpose.ORDER, epoch), rows)
     if drop_last:
         order = order[: steps_per_epoch(len(rows), batch_size, drop_last) * batch_size]
-    return in_order(order, batch_size, shards)
+    return in_order(order, batch_size, parts)
 
 
-def in_order(rows: jax.Array, batch_size: int, shards: int = 1) -> tuple[jax.Array, jax.Array]:
+def in_order(rows: jax.Array, batch_size: int, parts: int = 1) -> tuple[jax.Array, jax.Array]:
     """Row numbers as they come -> rows [S, B] int32, mask [S, B] bool; padding repeats row 0.
 
-    B is `batch_size`, made up by padding to a multiple of `shards`, so that devices get parts of
-    one size.
+    B is `batch_size`, made up by padding to a multiple of `parts`, so that all get as many rows.
     """
     missing = -len(rows) % batch_size
     padded = jnp.concatenate([rows, jnp.broadcast_to(rows[:1], (missing,))])
     mask = jnp.arange(len(rows) + missing) < len(rows)
-    uneven = ((0, 0), (0, -batch_size % shards))
+    uneven = ((0, 0), (0, -batch_size % parts))
     return (
         jnp.pad(padded.reshape(-1, batch_size), uneven, constant_values=rows[0]),
         jnp.pad(mask.reshape(-1, batch_size), uneven, constant_values=False),
@@ -71,9 +77,7 @@ def take(data: Resident, row: jax.Array, mask: jax.Array) -> Batch:
 
 
 def resident(
-    image: list[np.ndarray], label: list[np.ndarray], mean: np.ndarray, scale: np.ndarray,
-    place: jax.sharding.Sharding | None = None,
-) -> Resident:  # fmt: skip
-    """Put archives ([N, H, W, C] uint8 and [N] int32 each) on `place`, one after the other."""
-    host = Resident(np.concatenate(image), np.concatenate(label), mean, scale)  # type: ignore[arg-type]
-    return jax.device_put(host, place)
+    image: list[np.ndarray], label: list[np.ndarray], mean: np.ndarray, scale: np.ndarray
+) -> Resident:
+    """Archives ([N, H, W, C] uint8 and [N] int32 each) one after the other, still on the host."""
+    return Resident(np.concatenate(image), np.concatenate(label), Pixels(mean, scale))  # type: ignore[arg-type]

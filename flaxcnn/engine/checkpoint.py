@@ -16,8 +16,10 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
+from flaxcnn.data.arrays import first_line
 from flaxcnn.errors import CheckpointError, WriteError
 
 log = logging.getLogger(__name__)
@@ -51,18 +53,27 @@ class _LastAnd(preservation.PreservationPolicy):
 class Checkpoints:
     """The `checkpoints/` folder of one run; a context manager that waits for pending writes.
 
+    `folder` may lie in an object store (gs://, s3://). Every process of a run opens it, so that it
+    must be the same place for all of them.
+
     Raises:
-        WriteError: a checkpoint could not be written.
+        WriteError: the folder cannot be reached, or a checkpoint could not be written.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: str | Path):
         self._keep = _LastAnd()
-        self._manager = ocp.CheckpointManager(
-            folder.resolve(),
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=self._keep, cleanup_tmp_directories=True
-            ),
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=self._keep, cleanup_tmp_directories=True
         )
+        remote = "://" in str(folder)
+        try:
+            place = epath.Path(str(folder)) if remote else Path(folder).resolve()
+            self._manager = ocp.CheckpointManager(place, options=options)
+        except Exception as error:  # ImportError, OSError and what each store raises of its own
+            needs = "; object stores need flaxcnn[cloud] and credentials" if remote else ""
+            raise WriteError(
+                f"checkpoints: {folder} cannot be used ({first_line(error)}){needs}"
+            ) from error
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -110,7 +121,7 @@ class Checkpoints:
         Raises:
             CheckpointError: unreadable, of another shape, or not the bits that were saved.
         """
-        first = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or first), like
         )

@@ -7,7 +7,7 @@ import jax
 from flaxcnn.data.augment import standardize
 from flaxcnn.data.batches import Resident, in_order, shuffled, take
 from flaxcnn.engine.metrics import MetricSums, batch_sums
-from flaxcnn.engine.parallel import spread
+from flaxcnn.engine.parallel import Spread, spread
 from flaxcnn.engine.step import Hypers, Plan, TrainState, eval_step, train_step
 from flaxcnn.model.cnn import ALIVE
 
@@ -22,17 +22,17 @@ def train_epoch(
 ) -> tuple[TrainState, MetricSums]:
     """One pass over `rows` [N] int32 in this epoch's order -> (state, per-step sums [S])."""
     epoch = state.step // plan.steps_per_epoch
-    batches = shuffled(state.seeds, epoch, rows, plan.batch_size, plan.drop_last, plan.shards)
+    batches = shuffled(state.seeds, epoch, rows, plan.batch_size, plan.drop_last, plan.spread.parts)
 
     def scan(
         state: TrainState, hypers: Hypers, data: Resident, batches: Batches
     ) -> tuple[TrainState, MetricSums]:
         def body(state: TrainState, now: Batches) -> tuple[TrainState, MetricSums]:
-            return train_step(plan, state, hypers, data, take(data, *now))
+            return train_step(plan, state, hypers, data.pixels, take(data, *now))
 
         return jax.lax.scan(body, state, batches)
 
-    return spread(plan.shards, scan, (state, hypers, data), batches, out=(None, None))
+    return spread(plan.spread, scan, (state, hypers, data), batches, out=(None, None))
 
 
 def evaluate(plan: Plan, state: TrainState, data: Resident, rows: jax.Array) -> MetricSums:
@@ -41,11 +41,13 @@ def evaluate(plan: Plan, state: TrainState, data: Resident, rows: jax.Array) -> 
     def scan(state: TrainState, data: Resident, batches: Batches) -> MetricSums:
         def body(_: None, now: Batches) -> tuple[None, MetricSums]:
             batch = take(data, *now)
-            return None, batch_sums(eval_step(plan, state, data, batch), batch.label, batch.mask)
+            return None, batch_sums(
+                eval_step(plan, state, data.pixels, batch), batch.label, batch.mask
+            )
 
         return jax.lax.scan(body, None, batches)[1]
 
-    return spread(plan.shards, scan, (state, data), _batches(plan, rows), out=0)
+    return spread(plan.spread, scan, (state, data), _batches(plan, rows), out=0)
 
 
 def predict(plan: Plan, state: TrainState, data: Resident, rows: jax.Array) -> jax.Array:
@@ -53,11 +55,11 @@ def predict(plan: Plan, state: TrainState, data: Resident, rows: jax.Array) -> j
 
     def scan(state: TrainState, data: Resident, batches: Batches) -> jax.Array:
         def body(_: None, now: Batches) -> tuple[None, jax.Array]:
-            return None, eval_step(plan, state, data, take(data, *now))
+            return None, eval_step(plan, state, data.pixels, take(data, *now))
 
         return jax.lax.scan(body, None, batches)[1]
 
-    logits = spread(plan.shards, scan, (state, data), _batches(plan, rows), out=1)
+    logits = spread(plan.spread, scan, (state, data), _batches(plan, rows), out=1)
     return logits.reshape(-1, logits.shape[-1])[: len(rows)]
 
 
@@ -71,7 +73,7 @@ def alive_units(
 
     def scan(state: TrainState, data: Resident, batches: Batches) -> dict[str, jax.Array]:
         def body(_: None, now: Batches) -> tuple[None, dict[str, jax.Array]]:
-            image = standardize(take(data, *now).image, data.mean, data.scale)
+            image = standardize(take(data, *now).image, data.pixels.mean, data.pixels.scale)
             variables = {"params": state.params, "batch_stats": state.batch_stats}
             _, found = plan.model.apply(variables, image, train=False, mutable=[ALIVE])
             units = found.get(ALIVE, {})
@@ -79,15 +81,20 @@ def alive_units(
 
         return jax.lax.scan(body, None, batches)[1]
 
-    found = spread(plan.shards, scan, (state, data), _batches(plan, rows), out=0)
+    found = spread(plan.spread, scan, (state, data), _batches(plan, rows), out=0)
     return {name: each.any(axis=0) for name, each in found.items()}
 
 
-def eval_batch(shards: int) -> int:
-    """Rows of one evaluation batch over `shards` devices."""
-    return shards * EVAL_ROWS.get(jax.default_backend(), EVAL_ROWS_ELSEWHERE)
+def eval_batch(devices: int) -> int:
+    """Rows of one evaluation batch over `devices` devices."""
+    return devices * EVAL_ROWS.get(jax.default_backend(), EVAL_ROWS_ELSEWHERE)
 
 
 def _batches(plan: Plan, rows: jax.Array) -> Batches:
-    """Rows in order for evaluation; the batch of a small set is the whole set."""
-    return in_order(rows, min(eval_batch(plan.shards), len(rows)), plan.shards)
+    """Rows in order for evaluation; the batch of a small set is the whole set.
+
+    Not in exact mode, where a device gets as many rows at once however many devices there are.
+    """
+    how: Spread = plan.spread
+    size = eval_batch(how.devices)
+    return in_order(rows, size if how.virtual else min(size, len(rows)), how.devices)

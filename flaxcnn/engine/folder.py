@@ -88,14 +88,17 @@ class Folder:
     kind = "run"
     proof = "config.json"
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, writes: bool = True):
         self.path = path.expanduser().absolute()
+        self.writes = writes  # False: another process does, and this one's calls do nothing
         self._lock: IO[str] | None = None
 
     # -- opening ---------------------------------------------------------------------------------
 
     def take(self, recipe: dict[str, Any], resume: bool) -> Self:
         """Create it for `recipe`, written to the proof file, or take it up again; returns self."""
+        if not self.writes:
+            return self
         try:
             self._check_place()
             self.path.mkdir(parents=True, exist_ok=True)
@@ -166,16 +169,16 @@ class Folder:
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file, whole or not at all."""
-        text = json.dumps(plain(value), indent=1, allow_nan=False) + "\n"
-        write_atomic(self.path / name, text.encode())
+        self.write_text(name, json.dumps(plain(value), indent=1, allow_nan=False) + "\n")
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file, whole or not at all."""
-        write_atomic(self.path / name, text.encode())
+        self.write_bytes(name, text.encode())
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Write a file, whole or not at all."""
-        write_atomic(self.path / name, data)
+        if self.writes:
+            write_atomic(self.path / name, data)
 
     def lines(self, name: str) -> list[dict[str, Any]]:
         """The objects of a JSON-lines file; a last line that a crash cut short does not count.
@@ -203,6 +206,8 @@ class Folder:
 
     def add_lines(self, name: str, rows: list[dict[str, Any]]) -> None:
         """Further values for a JSON-lines file, in a single write."""
+        if not self.writes:
+            return
         try:
             with open(self.path / name, "a", encoding="utf-8") as file:
                 file.write("".join(_line(row) for row in rows))

@@ -6,10 +6,11 @@ import signal
 import threading
 import time
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 
+from flaxcnn.engine.hosts import any_of, several
 from flaxcnn.errors import InterruptedRun
 
 EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
@@ -17,10 +18,15 @@ POLL_SECONDS = 0.002  # between looks at whether the device is done; far below o
 
 
 class Interrupt:
-    """While in use, the first signal is noted and a second one has its usual effect at once."""
+    """While in use, the first signal is noted and a second one has its usual effect at once.
+
+    A process that is one of several goes on until all of them can stop at the same step: `check`
+    and `wait` say nothing there; `coming` asks them all.
+    """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        self._alone = not several()
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interrupt:
@@ -41,12 +47,16 @@ class Interrupt:
 
     def check(self) -> None:
         """Raise InterruptedRun if a signal has come."""
-        if self.received is not None:
-            raise InterruptedRun(
-                self.received.name,
-                "stopped after the last checkpoint; the same command with --resume goes on from it",
-                EXIT_CODES[self.received],
-            )
+        if self.received is not None and self._alone:
+            raise _interrupted(self.received)
+
+    def coming(self) -> bool:
+        """Whether a signal has come to any process; all ask at the same step."""
+        return any_of(self.received is not None)
+
+    def stop(self) -> NoReturn:
+        """Raise InterruptedRun; the signal may have come to another process."""
+        raise _interrupted(self.received or signal.SIGTERM)
 
     def wait(self, tree: Any) -> None:
         """Until every array of `tree` is computed; a signal is heard meanwhile."""
@@ -55,3 +65,11 @@ class Interrupt:
             self.check()
             time.sleep(POLL_SECONDS)
         self.check()
+
+
+def _interrupted(received: signal.Signals) -> InterruptedRun:
+    return InterruptedRun(
+        received.name,
+        "stopped after the last checkpoint; the same command with --resume goes on from it",
+        EXIT_CODES[received],
+    )

@@ -27,20 +27,19 @@ from flaxcnn.recipe.optimizers import Cosine
 PROBE_ROWS = 2000  # training rows on which a unit must stay silent to be called dead
 
 
-def make_plan(config: Config, train_rows: int, shards: int | None = None) -> Plan:
-    """The static part of a run over `train_rows` rows; `shards` None: as many as do well."""
+def make_plan(config: Config, train_rows: int, devices: int | None = None) -> Plan:
+    """The static part of a run over `train_rows` rows; `devices` None: as many as do well."""
     steps = steps_per_epoch(train_rows, config.batch_size, config.drop_last)
-    if shards is None:
-        shards = 1 if config.determinism == "exact" else parallel.shards_of(config.batch_size)
-    axis = parallel.AXIS if shards > 1 else None
+    spread = parallel.choose(config, devices)
+    axis = spread.axis if config.batch_norm == "global" else None
     return Plan(
-        model=CNN(compiled_layers(config.layers), dtype=jnp.dtype(config.precision), axis=axis),
+        model=CNN(compiled_layers(config.layers), jnp.dtype(config.precision), axis, config.remat),
         optimizer=compiled_optimizer(config.optimizer),
         schedule=config.schedule,
         augment=config.augment,
         smooth=config.label_smoothing > 0,
         batch_size=config.batch_size,
-        shards=shards,
+        spread=spread,
         drop_last=config.drop_last,
         train_rows=train_rows,
         steps_per_epoch=steps,
@@ -51,7 +50,7 @@ def make_plan(config: Config, train_rows: int, shards: int | None = None) -> Pla
 def make_hypers(config: Config) -> Hypers:
     """The traced numbers of a run."""
     return Hypers(
-        learning_rate=jnp.float32(config.learning_rate),
+        learning_rate=jnp.float32(config.scaled_learning_rate()),
         weight_decay=jnp.float32(config.optimizer.weight_decay),
         label_smoothing=jnp.float32(config.label_smoothing),
         momentum=jnp.float32(getattr(config.optimizer, "momentum", 0.0)),
@@ -83,17 +82,26 @@ class Job:
     def rows_of(self, split: str) -> jax.Array:
         """Row numbers [N] int32 of "train", "validation" or "test", or of the "probe" rows."""
         rows = self.rows.train[:PROBE_ROWS] if split == "probe" else getattr(self.rows, split)
-        return jax.device_put(rows, self.place)
+        return parallel.put(rows, self.place)
 
     def init(self) -> TrainState:
         """The state before the first step."""
-        seeds = jnp.asarray(self.config.seeds(), jnp.uint32)
+        seeds = np.asarray(self.config.seeds(), np.uint32)
         key = ("init", 0, 0)
         if key not in self._compiled:
             make = functools.partial(init_state, self.plan, self.dataset.shape)
-            self._compiled[key] = jax.jit(make, out_shardings=self.place).lower(seeds).compile()
+            placed = self.placement(jax.eval_shape(make, seeds))
+            self._compiled[key] = jax.jit(make, out_shardings=placed).lower(seeds).compile()
         state: TrainState = self._compiled[key](seeds)
         return state
+
+    def placement(self, state: TrainState) -> Any:
+        """Where each array of the state lies."""
+        whole = jax.tree.map(lambda _: self.place, state)
+        if not self.plan.spread.shard_optimizer:
+            return whole
+        parts = parallel.optimizer_placement(self.plan.spread, state.opt_state)
+        return dataclasses.replace(whole, opt_state=parts)
 
     def run(self, program: str, state: TrainState, split: str) -> Any:
         """`train_epoch` (which uses `state` up), `evaluate`, `predict` or `alive_units`."""
@@ -109,8 +117,12 @@ class Job:
             if self.width:
                 stacked = [0] * (len(args) - 2) + [None, None]  # all share data and rows
                 function = jax.vmap(function, stacked)
-            donated = (0,) if program == "train_epoch" else ()
-            self._compiled[key] = jax.jit(function, donate_argnums=donated).lower(*args).compile()
+            train = program == "train_epoch"
+            donated = (0,) if train else ()
+            # All results on all devices, so that every process can read them.
+            out = (self.placement(state), self.place) if train else self.place
+            jitted = jax.jit(function, donate_argnums=donated, out_shardings=out)
+            self._compiled[key] = jitted.lower(*args).compile()
             self.compile_seconds += time.perf_counter() - began
         return self._compiled[key]
 
@@ -133,12 +145,14 @@ def make_job(config: Config, dataset: Dataset, device: jax.Device | None = None)
     rows = splits.choose(dataset, config)
     mean, scale = splits.standardisation(_pixels(dataset, rows.train, config), config.normalize)
     plan = make_plan(config, len(rows.train), None if device is None else 1)
-    place = parallel.everywhere(plan.shards) if device is None else SingleDeviceSharding(device)
-    data = resident(
+    place = SingleDeviceSharding(device) if device else parallel.everywhere(plan.spread.devices)
+    host = resident(
         [dataset.train.image, dataset.test.image], [dataset.train.label, dataset.test.label],
-        mean, scale, place,
+        mean, scale,
     )  # fmt: skip
-    return Job(config, dataset, rows, plan, jax.device_put(make_hypers(config), place), data, place)
+    data = parallel.put(host, place)
+    hypers = parallel.put(make_hypers(config), place)
+    return Job(config, dataset, rows, plan, hypers, data, place)
 
 
 def _pixels(dataset: Dataset, rows: np.ndarray, config: Config) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import flax.struct
@@ -40,8 +41,11 @@ def batch_sums(
 
 
 def finalize(sums: Any) -> dict[str, float]:
-    """Exact means: per-batch sums [S] from the device, added in float64 and divided once."""
+    """Exact means: per-batch sums [S] from the device, added without rounding and divided once.
+
+    So their order, which is that of the devices, does not matter.
+    """
     loss, hits, count = (
-        float(np.asarray(value, np.float64).sum()) for value in (sums.loss, sums.hits, sums.count)
+        math.fsum(np.ravel(value).tolist()) for value in (sums.loss, sums.hits, sums.count)
     )
     return {"loss": loss / count, "accuracy": hits / count}

@@ -7,6 +7,7 @@ import io
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,21 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tens
 
 
 # Of env.json: what must be equal for what is resumed to end in the bits of the unbroken.
-DECIDES_BITS = ("versions", "backend", "device", "devices", "cpus", "XLA_FLAGS", "PJRT_NPROC")
+DECIDES_BITS = (
+    "versions",
+    "backend",
+    "device",
+    "devices",
+    "processes",
+    "cpus",
+    "XLA_FLAGS",
+    "PJRT_NPROC",
+)
+
+
+ELSEWHERE = "checkpoints.json"  # names their folder, where it is not in the run directory
+# Settings that a resumed run may change: they say how it is computed, not what.
+FREE = {"save_every", "parallel", "shard_optimizer", "remat"}
 
 
 class RunDirectory(Folder):
@@ -37,15 +52,7 @@ class RunDirectory(Folder):
 
     def check(self, recipe: dict[str, Any]) -> None:
         """ConfigError for another recipe, or for fewer epochs than there are."""
-        old, new = self.config().to_dict(), recipe
-        # A run may be made longer. Only a schedule that spans the epochs makes that another recipe.
-        free = {"save_every"} | ({"epochs"} if new["schedule"]["type"] != "cosine" else set())
-        if differ := [key for key in new if old[key] != new[key] and key not in free]:
-            key = differ[0]
-            raise ConfigError(
-                f"run directory {self.path}: holds a different recipe: {', '.join(differ)} "
-                f"(there {key}={old[key]!r}, now {new[key]!r})"
-            )
+        check_same(f"run directory {self.path}", self.config().to_dict(), recipe)
         if recipe["epochs"] < (done := len(self.history())):
             raise ConfigError(
                 f"epochs: got {recipe['epochs']}, but run directory {self.path} has {done} "
@@ -60,20 +67,38 @@ class RunDirectory(Folder):
         """The epochs of metrics.jsonl."""
         return self.lines("metrics.jsonl")
 
-    def keep_epochs(self, last: int) -> None:
-        """Drop the lines of epochs after `last`: they are about to be computed again."""
-        rows = [row for row in self.history() if row["epoch"] <= last]
-        self.write_lines("metrics.jsonl", rows)
+    def checkpoint_folder(self) -> str | Path:
+        """Where its checkpoints are."""
+        if (self.path / ELSEWHERE).is_file():
+            return str(self.read_json(ELSEWHERE)["folder"])
+        return self.path / "checkpoints"
 
-    def add_epoch(self, metrics: dict[str, Any]) -> None:
-        """One line for metrics.jsonl, and history.csv anew."""
-        self.add_lines("metrics.jsonl", [metrics])
-        rows = self.history()
+    def begin(self, history: list[dict[str, Any]]) -> None:
+        """metrics.jsonl with the epochs of the checkpoint: later ones are computed again."""
+        self.write_lines("metrics.jsonl", history)
+
+    def add_epoch(self, rows: list[dict[str, Any]]) -> None:
+        """A line for the last of the epochs in metrics.jsonl, and history.csv anew."""
+        self.add_lines("metrics.jsonl", rows[-1:])
         table = io.StringIO()
         writer = csv.DictWriter(table, list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
         writer.writerows(rows)
         self.write_text("history.csv", table.getvalue())
+
+
+def check_same(where: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """ConfigError unless a run of the recipe `old` can go on as `new`.
+
+    It may be made longer, unless its schedule spans the epochs, and be computed in another way.
+    """
+    free = FREE | ({"epochs"} if new["schedule"]["type"] != "cosine" else set())
+    if differ := [key for key in new if old[key] != new[key] and key not in free]:
+        key = differ[0]
+        raise ConfigError(
+            f"{where}: holds a different recipe: {', '.join(differ)} "
+            f"(there {key}={old[key]!r}, now {new[key]!r})"
+        )
 
 
 def versions() -> dict[str, str]:
@@ -115,6 +140,7 @@ def environment() -> dict[str, Any]:
         "backend": jax.default_backend(),
         "device": devices[0].device_kind,
         "devices": len(devices),
+        "processes": jax.process_count(),
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
         "PJRT_NPROC": os.environ.get("PJRT_NPROC", ""),
         "matmul_precision": str(getattr(jax.config, "jax_default_matmul_precision", None)),

@@ -12,7 +12,7 @@ import numpy as np
 
 from flaxcnn.backend import prepare
 from flaxcnn.data.arrays import Dataset
-from flaxcnn.data.batches import Batch, Resident
+from flaxcnn.data.batches import Batch, Pixels
 from flaxcnn.data.datasets import load
 from flaxcnn.engine.checkpoint import Checkpoints
 from flaxcnn.engine.job import make_job, make_plan
@@ -52,7 +52,7 @@ def open_run(path: Path) -> SavedRun:
     like = jax.eval_shape(
         lambda: init_state(plan, tuple(data["shape"]), jnp.asarray(config.seeds(), jnp.uint32))
     )
-    with Checkpoints(run.path / "checkpoints") as checkpoints:
+    with Checkpoints(run.checkpoint_folder()) as checkpoints:
         state, _ = checkpoints.restore(summary["kept_epoch"], like)
     return SavedRun(config, summary, data, plan, state)
 
@@ -81,11 +81,9 @@ def check_data(dataset: Dataset, digest: str) -> None:
 
 def classify(run: SavedRun, images: np.ndarray) -> np.ndarray:
     """Class probabilities [N, K] float32 of images uint8 [N, H, W, C], by the run's own scaling."""
-    pixels = Resident(
-        image=jnp.zeros((0,), jnp.uint8), label=jnp.zeros((0,), jnp.int32),
-        mean=jnp.asarray(run.data["mean"], jnp.float32),
-        scale=jnp.asarray(run.data["scale"], jnp.float32),
-    )  # fmt: skip
+    pixels = Pixels(
+        jnp.asarray(run.data["mean"], jnp.float32), jnp.asarray(run.data["scale"], jnp.float32)
+    )
     count = len(images)
     batch = Batch(
         image=jnp.asarray(images), label=jnp.zeros(count, jnp.int32),

@@ -1,13 +1,14 @@
 """The heart: one training step in two halves, and one evaluation step.
 
 `gradients` gives sums over the true rows of a batch and `update` divides them once and applies
-them. One device, a sharded batch, pmap and many runs at once are wrappings of these two: they
-differ in how sums are added between the halves, never in what is computed.
+them. One device, a sharded batch, pmap, a batch in parts and many runs at once are wrappings of
+these two: they differ in how sums are added between the halves, never in what is computed.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +18,9 @@ import jax.numpy as jnp
 import optax
 
 from flaxcnn.data.augment import augment, standardize
-from flaxcnn.data.batches import Batch, Resident
+from flaxcnn.data.batches import Batch, Pixels
 from flaxcnn.engine.metrics import MetricSums, batch_sums
-from flaxcnn.engine.parallel import total
+from flaxcnn.engine.parallel import ALONE, Spread, in_parts, summed
 from flaxcnn.model import optim
 from flaxcnn.model.cnn import CNN
 from flaxcnn.recipe.config import Augment
@@ -43,7 +44,7 @@ class Plan:
     train_rows: int
     steps_per_epoch: int
     total_steps: int  # of the whole run, for a schedule that spans it; 0 for the others
-    shards: int = 1  # devices that share a batch
+    spread: Spread = ALONE
 
 
 @flax.struct.dataclass
@@ -92,17 +93,14 @@ def init_state(plan: Plan, shape: tuple[int, ...], seeds: jax.Array) -> TrainSta
     )
 
 
-def gradients(plan: Plan, state: TrainState, hypers: Hypers, data: Resident, batch: Batch) -> Sums:
-    """First half: the sums of one batch, or of one device's part of it.
-
-    `data` is there for its pixel statistics.
-    """
+def gradients(plan: Plan, state: TrainState, hypers: Hypers, pixels: Pixels, batch: Batch) -> Sums:
+    """First half: the sums of one batch, or of a part of it."""
     epoch = state.step // plan.steps_per_epoch
     keys = row_keys(stream_key(state.seeds, Purpose.AUGMENT, epoch), batch.row)
-    image = standardize(augment(batch.image, keys, plan.augment), data.mean, data.scale)
+    image = standardize(augment(batch.image, keys, plan.augment), pixels.mean, pixels.scale)
     dropout_key = row_keys(stream_key(state.seeds, Purpose.DROPOUT, state.step), batch.row)
     padded = plan.steps_per_epoch * plan.batch_size > plan.train_rows or (
-        plan.batch_size % plan.shards > 0
+        plan.batch_size % plan.spread.parts > 0
     )
 
     def loss_fn(params: Tree) -> tuple[jax.Array, tuple[MetricSums, Tree]]:
@@ -134,21 +132,22 @@ def update(plan: Plan, state: TrainState, hypers: Hypers, sums: Sums) -> TrainSt
         step=state.step + 1,
         params=optax.apply_updates(state.params, change),
         batch_stats=mean(sums.batch_stats),
-        opt_state=opt_state,
+        opt_state=in_parts(plan.spread, opt_state),
     )
 
 
 def train_step(
-    plan: Plan, state: TrainState, hypers: Hypers, data: Resident, batch: Batch
+    plan: Plan, state: TrainState, hypers: Hypers, pixels: Pixels, batch: Batch
 ) -> tuple[TrainState, MetricSums]:
     """One update of one run; the metrics are those of the weights before it."""
-    sums = total(plan.shards, gradients(plan, state, hypers, data, batch))
+    of = functools.partial(gradients, plan)
+    sums = summed(plan.spread, of, (state, hypers, pixels), batch)
     return update(plan, state, hypers, sums), sums.metrics
 
 
-def eval_step(plan: Plan, state: TrainState, data: Resident, batch: Batch) -> jax.Array:
+def eval_step(plan: Plan, state: TrainState, pixels: Pixels, batch: Batch) -> jax.Array:
     """Logits [B, K] float32 in inference mode."""
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    image = standardize(batch.image, data.mean, data.scale)
+    image = standardize(batch.image, pixels.mean, pixels.scale)
     logits: jax.Array = plan.model.apply(variables, image, train=False)  # type: ignore[assignment]
     return logits

@@ -24,14 +24,22 @@ import numpy as np
 from flaxcnn.backend import prepare
 from flaxcnn.data import splits
 from flaxcnn.data.arrays import Dataset
-from flaxcnn.engine import card
+from flaxcnn.engine import card, hosts, parallel
 from flaxcnn.engine.checkpoint import Checkpoints, tree_digest
+from flaxcnn.engine.folder import plain
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.job import Job, make_job
 from flaxcnn.engine.metrics import MetricSums, finalize
-from flaxcnn.engine.record import RunDirectory, environment, other_software, versions
+from flaxcnn.engine.record import (
+    ELSEWHERE,
+    RunDirectory,
+    check_same,
+    environment,
+    other_software,
+    versions,
+)
 from flaxcnn.engine.step import TrainState
-from flaxcnn.errors import DataError, DivergedError, InterruptedRun
+from flaxcnn.errors import DataError, DivergedError, InterruptedRun, PeerLostError
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import totals
 
@@ -159,6 +167,7 @@ def fit(
     *,
     name: str = "",
     resume: bool = False,
+    checkpoint_dir: str | Path | None = None,
     on_epoch: Callable[[dict[str, Any]], None] = lambda metrics: None,
     on_note: Callable[[str], None] = log.warning,
 ) -> Result:
@@ -170,6 +179,8 @@ def fit(
         run_dir: a new or empty folder, or with `resume` that of an earlier start.
         name: of the experiment, for the records.
         resume: go on from the newest whole checkpoint; a finished run is returned as it is.
+        checkpoint_dir: where checkpoints go, also gs:// or s3://; by default into `run_dir`. With
+            `resume` and an empty `run_dir`, the records are made anew from the checkpoint there.
         on_epoch: called with each epoch's metrics after they are written.
         on_note: called with each warning worth a person's attention.
 
@@ -179,17 +190,29 @@ def fit(
         CheckpointError: resuming, and every checkpoint is damaged.
         WriteError: something cannot be written.
         InterruptedRun: SIGTERM or SIGINT, after the last checkpoint was written.
+        PeerLostError: another process of the run is gone.
     """
     prepare()
-    job = make_job(config, dataset)
+    with hosts.lost_peers():
+        hosts.agree({"recipe": config.fingerprint(), "code": hosts.code_digest(),
+                     "data": dataset.digest, "folder": str(run_dir)})  # fmt: skip
+        job = make_job(config, dataset)
+    speaks = hosts.primary()
+    if not speaks:
+        on_epoch = on_note = _silent
     with (
-        RunDirectory(run_dir).open(config, resume) as run,
+        RunDirectory(run_dir, writes=speaks).open(config, resume) as run,
         Interrupt() as interrupt,
     ):
         try:
-            with Checkpoints(run.path / "checkpoints") as checkpoints:
+            if checkpoint_dir is not None:
+                run.write_json(ELSEWHERE, {"folder": str(checkpoint_dir)})
+            with (
+                hosts.lost_peers(),
+                Checkpoints(checkpoint_dir or run.checkpoint_folder()) as checkpoints,
+            ):
                 return _fit(job, run, checkpoints, interrupt, name, resume, on_epoch, on_note)
-        except InterruptedRun as error:
+        except (InterruptedRun, PeerLostError) as error:
             run.set_status("interrupted", reason=str(error))
             raise
         except DivergedError as error:
@@ -213,36 +236,52 @@ def _fit(
     config = job.config
     state, progress = job.init(), Progress()
     before = count_dead(job, state)
+    history: list[dict[str, Any]] = []
     found = checkpoints.restore_newest(state) if resume else None
     if found:
-        state = found[0]
-        progress = Progress(**{f.name: found[1][f.name] for f in dataclasses.fields(Progress)})
+        state, saved = found
+        check_same("checkpoint", saved["config"], config.to_dict())
+        progress = Progress(**{f.name: saved[f.name] for f in dataclasses.fields(Progress)})
+        history = saved["history"]
         _check_continuity(job, run, on_note)
-    run.keep_epochs(progress.epoch)
+    run.begin(history)
     run.set_status("running", epoch=progress.epoch)
     _describe(job, run, name)
-    for text in [*config.warnings(), *dead_layers(before)]:
+    uneven = parallel.uneven(config, job.plan.spread)
+    for text in [*config.warnings(), *([uneven] if uneven else []), *dead_layers(before)]:
         on_note(text)
     for report in epochs(job, state, progress, interrupt):
         state, progress = report.state, report.progress
-        run.add_epoch(report.metrics)
+        history.append(plain(report.metrics))
+        run.add_epoch(history)
         on_epoch(report.metrics)
         check_finite(report.metrics, progress, config)
+        stopping = hosts.several() and interrupt.coming()
         best = progress.best_epoch
         if (
             progress.done(config)
+            or stopping
             or best == progress.epoch
             or (progress.epoch % config.save_every == 0)
         ):
-            checkpoints.save(progress.epoch, state, dataclasses.asdict(progress), best)
+            record = {
+                **dataclasses.asdict(progress), "config": config.to_dict(), "history": history,
+            }  # fmt: skip
+            checkpoints.save(progress.epoch, parallel.whole(state), record, best)
+        if stopping and not progress.done(config):
+            interrupt.stop()
     state, _ = checkpoints.restore(progress.kept(config), state)
     dead = count_dead(job, state)
-    summary = conclude(job, state, progress, run.history(), name, before, dead)
+    summary = conclude(job, state, progress, history, name, before, dead)
     _write_predictions(job, run, state)
-    run.write_text("README.md", card.page(config, summary, run.history(), dead))
+    run.write_text("README.md", card.page(config, summary, history, dead))
     run.write_json("summary.json", summary)
     run.set_status("complete", epoch=progress.epoch)
     return Result(summary, state, run.path)
+
+
+def _silent(_: Any) -> None:
+    """Of several processes, one speaks."""
 
 
 def check_finite(metrics: dict[str, Any], progress: Progress, config: Config) -> None:
@@ -258,6 +297,8 @@ def check_finite(metrics: dict[str, Any], progress: Progress, config: Config) ->
 
 def _check_continuity(job: Job, run: RunDirectory, on_note: Callable[[str], None]) -> None:
     """A resumed run needs the data it began with, and should have the software."""
+    if not (run.path / "data.json").is_file():
+        return  # its checkpoints lie elsewhere, and this folder is new
     if run.read_json("data.json")["digest"] != job.dataset.digest:
         raise DataError(f"{job.config.dataset}: is other data than {run.path} was started on")
     if text := other_software(run.read_json("env.json")):
@@ -266,7 +307,7 @@ def _check_continuity(job: Job, run: RunDirectory, on_note: Callable[[str], None
 
 def _describe(job: Job, run: RunDirectory, name: str) -> None:
     """The files that are known before the first step."""
-    data = job.dataset
+    data, pixels = job.dataset, jax.device_get(job.data.pixels)
     run.write_json("env.json", environment())
     run.write_text("split.json", splits.to_json(job.rows))
     run.write_json("data.json", {
@@ -274,7 +315,7 @@ def _describe(job: Job, run: RunDirectory, name: str) -> None:
         "classes": list(data.classes), "test_origin": data.test_origin,
         "split_digest": splits.digest(job.rows),
         "rows": {s: len(getattr(job.rows, s)) for s in ("train", "validation", "test")},
-        "mean": np.asarray(job.data.mean).tolist(), "scale": np.asarray(job.data.scale).tolist(),
+        "mean": pixels.mean.tolist(), "scale": pixels.scale.tolist(),
     })  # fmt: skip
 
 

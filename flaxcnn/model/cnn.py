@@ -6,7 +6,7 @@ model reads like its table.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -19,6 +19,8 @@ from flaxcnn.model.regularization import batch_norm, dropout, normalize
 from flaxcnn.recipe import layers as spec
 
 ALIVE = "alive"  # collection of booleans: which relu units gave a value above 0
+# What they give is kept where activations are computed again for the gradient.
+ENDS_A_SEGMENT = (spec.MaxPool, spec.AvgPool, spec.GlobalAvgPool, spec.Residual)
 
 
 def _leaky_relu(x: jax.Array, slope: float | None = None) -> jax.Array:
@@ -102,6 +104,7 @@ class CNN(nn.Module):
     layers: tuple[spec.Layer, ...]
     dtype: Any = jnp.float32
     axis: str | None = None
+    remat: bool = False  # compute activations again for the gradient, segment by segment
 
     @nn.compact
     def __call__(
@@ -179,4 +182,18 @@ class CNN(nn.Module):
                         name, layer.activation, run(layer.layers, x) + run(layer.shortcut, x)
                     )
 
-        return run(self.layers, x.astype(self.dtype)).astype(jnp.float32)
+        x = x.astype(self.dtype)
+        if not (self.remat and train):
+            return run(self.layers, x).astype(jnp.float32)
+        for segment in _segments(self.layers):
+            x = nn.remat(lambda _, x, segment=segment: run(segment, x))(self, x)
+        return x.astype(jnp.float32)
+
+
+def _segments(layers: tuple[spec.Layer, ...]) -> Iterator[tuple[spec.Layer, ...]]:
+    """Runs of layers, each up to one that ENDS_A_SEGMENT."""
+    first = 0
+    for last, layer in enumerate(layers, start=1):
+        if isinstance(layer, ENDS_A_SEGMENT) or last == len(layers):
+            yield layers[first:last]
+            first = last

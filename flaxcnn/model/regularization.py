@@ -64,6 +64,7 @@ def _batch_norm_forward(
     wide = x.astype(jnp.float32)
     places = math.prod(x.shape[1:-1])
     count, sum_ = _over(axis, (weight.sum() * places, channel_sums(wide * weight)))
+    count = jnp.maximum(count, 1.0)  # a device may have nothing but padding
     mean = sum_ / count
     squares = channel_sums(jnp.square(wide - _along(mean, x)) * weight)
     var = _over(axis, squares) / count

@@ -12,12 +12,18 @@ from typing import Any, Literal, NamedTuple
 
 from flaxcnn.errors import ConfigError, near_miss
 from flaxcnn.recipe.codec import decode, encode, hints, parse_text, set_at
-from flaxcnn.recipe.layers import Layer, Row, Shape, check_model
+from flaxcnn.recipe.layers import BatchNorm, Layer, Row, Shape, check_model, contains
 from flaxcnn.recipe.optimizers import Adam, Constant, Optimizer, Schedule
 
 MAX_SEED = 2**32 - 1
 STREAMS = ("init_seed", "order_seed", "augment_seed", "dropout_seed")  # by flaxcnn.rng.Purpose
 SUSPICIOUS_EPSILON = 1e-2
+# Fields that recipes had not from the start, with what was done then.
+NEWER = {
+    "virtual_shards": 1, "parallel": "auto", "batch_norm": "global", "accumulate": 1,
+    "remat": False, "shard_optimizer": False, "learning_rate_scaling": "none",
+    "base_batch_size": None,
+}  # fmt: skip
 
 
 class DataFacts(NamedTuple):
@@ -136,6 +142,14 @@ class Config:
     precision: Literal["float32", "bfloat16"] = "float32"
     determinism: Literal["fast", "exact"] = "fast"  # exact: one device a run, bits as in any study
     evaluate_train: bool = False  # True: clean training accuracy every epoch, not only at the end
+    virtual_shards: int = 1  # of exact: parts of a batch that any divisor of devices may share
+    parallel: Literal["auto", "jit", "pmap", "shard_map"] = "auto"
+    batch_norm: Literal["global", "per_shard"] = "global"  # whose rows its statistics are taken of
+    accumulate: int = 1  # parts of a batch, one after the other: less memory, the same update
+    remat: bool = False  # True: compute activations again for the gradient instead of keeping them
+    shard_optimizer: bool = False  # True: each device holds a part of the optimizer's state
+    learning_rate_scaling: Literal["none", "linear", "sqrt"] = "none"  # with the batch size
+    base_batch_size: int | None = None  # at which learning_rate is meant as it stands
     save_every: int = 1  # epochs between checkpoints; the best and the last are always kept
 
     def __post_init__(self) -> None:
@@ -144,6 +158,7 @@ class Config:
         if self.learning_rate is None:
             object.__setattr__(self, "learning_rate", self.optimizer.default_learning_rate)
         self._check_ranges()
+        self._check_parallel()
         self._check_data()
         if facts := KNOWN_DATA.get(self.dataset):
             self.table(*facts)
@@ -156,6 +171,12 @@ class Config:
             "label_smoothing": (0 <= self.label_smoothing < 1, "0 <= x < 1"),
             "batch_size": (self.batch_size >= 1, "an integer of at least 1"),
             "epochs": (self.epochs >= 1, "an integer of at least 1"),
+            "virtual_shards": (self.virtual_shards >= 1, "an integer of at least 1"),
+            "accumulate": (
+                1 <= self.accumulate <= self.batch_size,
+                f"1 to batch_size, {self.batch_size}",
+            ),
+            "base_batch_size": ((self.base_batch_size or 1) >= 1, "an integer of at least 1"),
             **{
                 name: (
                     0 <= (getattr(self, name) or 0) <= MAX_SEED,
@@ -180,6 +201,36 @@ class Config:
                 "allowed only with protocol=document, which flags the result"
             )
 
+    def _check_parallel(self) -> None:
+        shards, normed = self.virtual_shards, contains(self.layers, BatchNorm)
+        whole = self.batch_norm == "global"
+        spread_out = self.parallel in ("pmap", "shard_map")
+        rules = (
+            (shards > 1 and self.determinism != "exact",
+             f"virtual_shards: got {shards} with determinism={self.determinism}; "
+             "allowed with determinism=exact, where they fix the order of sums"),
+            (shards > 1 and (self.parallel == "jit" or self.shard_optimizer),
+             f"virtual_shards: got {shards} with parallel=jit or shard_optimizer; allowed is "
+             "parallel=shard_map or pmap, which say in which order sums are added"),
+            (shards > 1 and normed and whole,
+             f"batch_norm: got 'global' with virtual_shards={shards}; allowed is 'per_shard': "
+             "statistics of the rows of each virtual shard"),
+            (self.parallel == "jit" and normed and not whole,
+             "batch_norm: got 'per_shard' with parallel=jit; allowed is 'global', since such a "
+             "program sees the whole batch, or parallel=shard_map"),
+            (self.shard_optimizer and spread_out,
+             f"shard_optimizer: got true with parallel={self.parallel}; allowed is auto or jit"),
+            (self.learning_rate_scaling != "none" and self.base_batch_size is None,
+             f"learning_rate_scaling: got {self.learning_rate_scaling!r} without base_batch_size, "
+             "the batch size that learning_rate is meant for"),
+            (self.learning_rate_scaling == "none" and self.base_batch_size is not None,
+             f"base_batch_size: got {self.base_batch_size} with learning_rate_scaling=none; "
+             "allowed with linear or sqrt"),
+        )  # fmt: skip
+        for broken, text in rules:
+            if broken:
+                raise ConfigError(text)
+
     def _check_data(self) -> None:
         if self.dataset in KNOWN_DATA:
             return
@@ -199,6 +250,17 @@ class Config:
             raise ConfigError(
                 f"{error} (data: {self.dataset}, {size}, {classes} classes)"
             ) from None
+
+    def scaled_learning_rate(self) -> float:
+        """`learning_rate` for this batch size.
+
+        "linear" as in Goyal et al. 2017 (arXiv:1706.02677), "sqrt" as in Krizhevsky 2014
+        (arXiv:1404.5997).
+        """
+        assert self.learning_rate is not None  # since __post_init__
+        ratio = self.batch_size / (self.base_batch_size or self.batch_size)
+        factor = ratio if self.learning_rate_scaling == "linear" else ratio**0.5
+        return self.learning_rate * factor
 
     def seeds(self) -> list[int]:
         """The seed of each stream of random numbers, in the order of `flaxcnn.rng.Purpose`."""
@@ -238,6 +300,8 @@ class Config:
         """First 16 hex digits of the SHA-256 of the canonical JSON: names the recipe and seed."""
         # Read back first: a rate written 1 in Python and 1.0 in a file are one recipe.
         plain = Config.from_dict(self.to_dict()).to_dict()
+        # A field that is newer than some records counts where it is not what it was before.
+        plain = {k: v for k, v in plain.items() if k not in NEWER or v != NEWER[k]}
         text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

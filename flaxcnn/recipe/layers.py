@@ -264,6 +264,15 @@ def chain(layers: tuple[Layer, ...], shape: Shape) -> Shape:
     return shape
 
 
+def contains(layers: tuple[Layer, ...], kind: type) -> bool:
+    """Whether any layer is of that kind, inside residuals too."""
+    return any(
+        isinstance(layer, kind)
+        or (isinstance(layer, Residual) and contains(layer.layers + layer.shortcut, kind))
+        for layer in layers
+    )
+
+
 class Names:
     """Keras's layer names in order of appearance: conv2d, conv2d_1, ..."""
 

@@ -83,7 +83,7 @@ def grouped(runs: Sequence[PlannedRun], dataset: Dataset) -> list[Group]:
         if split not in rows:
             rows[split] = len(splits.choose(dataset, config).train)
         key = (
-            make_plan(config, rows[split], shards=1),
+            make_plan(config, rows[split], devices=1),
             config.normalize,
             config.evaluate_train,
             config.determinism,

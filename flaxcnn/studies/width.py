@@ -60,7 +60,7 @@ def choose_width(group: Group, jobs: list[Job], how: How, max_memory: int | None
     if how == "map" and max_memory is None:
         return 1  # as much as `flaxcnn train` takes, and that asks no one
     most = -(-len(group.runs) // len(jobs))
-    devices = len(jobs) * jobs[0].plan.shards
+    devices = len(jobs) * jobs[0].plan.spread.devices
     if max_memory is not None and (needed := _bytes(jobs[0], 1) * devices) > max_memory:
         raise ConfigError(
             f"max-memory: got {max_memory} bytes, but one run on each device takes {needed}; "

@@ -18,6 +18,13 @@ from flaxcnn.recipe.optimizers import Cosine
 as_root = pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 
 
+def add_all(run, lines):
+    done = []
+    for each in lines:
+        done.append(each)
+        run.add_epoch(done)
+
+
 def line(epoch, **more):
     return {"epoch": epoch, "train_loss": 0.5, "best": True, **more}
 
@@ -93,8 +100,7 @@ def test_a_run_may_be_made_longer_unless_its_schedule_spans_the_epochs(tmp_path)
 
 
 def test_a_run_cannot_be_made_shorter_than_it_is(run):
-    for epoch in (1, 2, 3):
-        run.add_epoch(line(epoch))
+    add_all(run, map(line, (1, 2, 3)))
     run.close()
     with pytest.raises(ConfigError, match=r"epochs: got 2, .* has 3 already; allowed is 3 or more"):
         RunDirectory(run.path).open(dataclasses.replace(TINY, epochs=2), resume=True)
@@ -199,13 +205,13 @@ def test_what_is_not_finite_becomes_null():
 
 
 def test_a_torn_last_line_does_not_count(run):
-    for epoch in (1, 2):
-        run.add_epoch(line(epoch, val_loss=math.nan))
+    lines = [plain(line(epoch, val_loss=math.nan)) for epoch in (1, 2)]
+    add_all(run, lines)
     with (run.path / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 3, "train_l')
     assert run.history() == [line(1, val_loss=None), line(2, val_loss=None)]
-    run.keep_epochs(2)
-    run.add_epoch(line(3))
+    run.begin(lines)
+    run.add_epoch([*lines, line(3)])
     assert [row["epoch"] for row in run.history()] == [1, 2, 3]
     table = (run.path / "history.csv").read_text().splitlines()
     assert table[0] == "epoch,train_loss,best,val_loss"
@@ -213,11 +219,10 @@ def test_a_torn_last_line_does_not_count(run):
 
 
 def test_epochs_that_will_be_computed_again_are_dropped(run):
-    for epoch in (1, 2, 3):
-        run.add_epoch(line(epoch))
-    run.keep_epochs(1)
+    add_all(run, map(line, (1, 2, 3)))
+    run.begin([line(1)])
     assert run.history() == [line(1)]
-    run.keep_epochs(0)
+    run.begin([])
     assert run.history() == []
 
 

@@ -35,12 +35,12 @@ SHAPE, CLASSES = (6, 6, 1), 4
 # No convolutions where none is needed: most of the time of these tests is compiling.
 PLAIN = (Flatten(), Dense(6, "tanh"), Dense(CLASSES))
 NORMED = (Conv(4, 3), BatchNorm(), Activation("relu"), MaxPool(2), Flatten(), Dense(CLASSES))
-DATA = resident(
+DATA = jax.device_put(resident(
     [np.random.default_rng(0).integers(0, 256, (40, *SHAPE), np.uint8)],
     [(np.arange(40) % CLASSES).astype(np.int32)],
     np.zeros((1, 1, 1), np.float32),
     np.full((1, 1, 1), 255, np.float32),
-)
+))  # fmt: skip
 HYPERS = Hypers(*(jnp.float32(value) for value in (0.1, 0, 0, 0.9)), jnp.zeros(0))
 
 

@@ -1,0 +1,199 @@
+"""Several processes as one run: how they find each other, agree on what they run, and end.
+
+The engine is `jax.distributed`: every process runs the same program on its own devices, and XLA's
+collectives join them. A process that is lost ends the others within HEARTBEAT_SECONDS or so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import socket
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+import flaxcnn
+from flaxcnn.errors import ConfigError, FlaxcnnError, PeerLostError
+
+START_SECONDS = 120  # to wait for all processes; FLAXCNN_START_SECONDS
+HEARTBEAT_SECONDS = 10  # without a sign of life, after which a process counts as lost
+SHUTDOWN_SECONDS = 60  # that processes may end apart
+MARGIN_SECONDS = 5  # before jax gives up waiting, which it does with a trace of its stack
+DIGEST_BYTES = 32
+
+
+def connect(coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """Join the other processes; nothing may have been computed yet.
+
+    Args:
+        coordinator: HOST:PORT of process 0, or None: jax finds the cluster (TPU, GKE, Slurm, MPI).
+        processes: how many there are.
+        process: which one this is, 0 to processes - 1.
+
+    Raises:
+        ConfigError: the three do not go together, or there is no cluster to be found.
+        FlaxcnnError: the port is taken.
+    """
+    _check(coordinator, processes, process)
+    seconds = int(os.environ.get("FLAXCNN_START_SECONDS") or START_SECONDS)
+    if coordinator is not None and process == 0:
+        _check_port(coordinator)
+    found = threading.Event()
+    where = coordinator or "the cluster"
+    _after(seconds, found, f"{where}: not all {processes or ''} processes came within {seconds} s; "
+           "start the others, or check --processes and --coordinator")  # fmt: skip
+    try:
+        jax.distributed.initialize(
+            coordinator, processes, process,
+            cluster_detection_method=None if coordinator is None else "deactivate",
+            initialization_timeout=seconds + MARGIN_SECONDS,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+        )  # fmt: skip
+    except (RuntimeError, ValueError) as error:
+        if coordinator is None:
+            raise ConfigError(
+                "--distributed: found no cluster (TPU, GKE, Slurm, MPI); allowed there, or with "
+                f"--coordinator HOST:PORT, --processes N and --process I ({error})"
+            ) from None
+        raise FlaxcnnError(f"{where}: process {process} cannot join ({error})") from None
+    finally:
+        found.set()
+
+
+def _check(coordinator: str | None, processes: int | None, process: int | None) -> None:
+    given = {"--coordinator": coordinator, "--processes": processes, "--process": process}
+    missing = [name for name, value in given.items() if value is None]
+    if len(missing) == len(given):
+        return
+    if coordinator is None or processes is None or process is None:
+        raise ConfigError(f"{', '.join(missing)}: missing; allowed are all of {', '.join(given)}")
+    if not re.fullmatch(r"[\w.\-\[\]:]+:\d{1,5}", coordinator):
+        raise ConfigError(f"--coordinator: got {coordinator!r}; allowed is HOST:PORT")
+    if processes < 1:
+        raise ConfigError(f"--processes: got {processes}; allowed is 1 or more")
+    if not 0 <= process < processes:
+        raise ConfigError(f"--process: got {process}; allowed is 0 to {processes - 1}")
+
+
+def _check_port(coordinator: str) -> None:
+    port = int(coordinator.rpartition(":")[2])
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except (OSError, OverflowError) as error:
+            raise FlaxcnnError(
+                f"--coordinator: port {port} cannot be used ({error}); choose another one"
+            ) from None
+
+
+def _after(seconds: float, found: threading.Event, text: str) -> None:
+    """End this process with `text` unless `found` is set in time: jax would abort, with a trace."""
+
+    def watch() -> None:
+        if not found.wait(seconds):
+            print(f"error: {text}", file=sys.stderr, flush=True)
+            os._exit(PeerLostError.exit_code)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+# -- while it runs -------------------------------------------------------------------------------
+
+
+def several() -> bool:
+    """Whether this process is one of several."""
+    return jax.process_count() > 1
+
+
+def primary() -> bool:
+    """Whether this is the process that writes records and speaks."""
+    return jax.process_index() == 0
+
+
+def described() -> str:
+    """What to say of the processes; nothing of a single one."""
+    if not several():
+        return ""
+    return f", {jax.process_count()} processes with {jax.device_count()} devices"
+
+
+def agree(facts: Mapping[str, str]) -> None:
+    """Every process holds the same facts.
+
+    Args:
+        facts: name -> text, the same names everywhere.
+
+    Raises:
+        ConfigError: on all processes, naming those that differ from process 0, and in what.
+    """
+    if not several():
+        return
+    own = b"".join(hashlib.sha256(text.encode()).digest() for text in facts.values())
+    every = np.asarray(multihost_utils.process_allgather(np.frombuffer(own, np.uint8)))
+    every = every.reshape(jax.process_count(), len(facts), DIGEST_BYTES)
+    differs = (every != every[:1]).any(-1)  # [process, fact]
+    if differs.any():
+        told = "; ".join(
+            f"process {process} has other {', '.join(np.array(list(facts))[row])}"
+            for process, row in enumerate(differs)
+            if row.any()
+        )
+        raise ConfigError(f"{told} than process 0; allowed is the same on all processes")
+
+
+def any_of(flag: bool) -> bool:
+    """Whether the flag is set on any process; all must ask at the same point."""
+    if not several():
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.uint8(flag))))
+
+
+def same_text(text: str) -> str:
+    """Process 0's text, on all of them."""
+    if not several():
+        return text
+    data = np.frombuffer(text.encode(), np.uint8)
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
+    padded = np.zeros(length, np.uint8)
+    padded[: min(length, len(data))] = data[:length]
+    return bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))).decode()
+
+
+def code_digest() -> str:
+    """SHA-256 of the package's own sources: processes must run the same."""
+    found = hashlib.sha256()
+    root = Path(flaxcnn.__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        found.update(f"{path.relative_to(root)}\n".encode())
+        found.update(path.read_bytes())
+    return found.hexdigest()
+
+
+@contextlib.contextmanager
+def lost_peers() -> Iterator[None]:
+    """An exchange that failed because a process is gone becomes one sentence.
+
+    Raises:
+        PeerLostError: resumable.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if not several():
+            raise
+        raise PeerLostError(
+            f"process {jax.process_index()} lost another process of "
+            f"{jax.process_count()}, which ended or does not answer "
+            f"({' '.join(str(error).split())[:200]}); the same command with --resume goes on from "
+            "the last checkpoint"
+        ) from error
