@@ -21,7 +21,9 @@ from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import totals
 
-SETTINGS_OF_OURS = ("ARCHIVES", "DATA_DIR", "CACHE_DIR", "RUNS_DIR", "DEBUG")
+SETTINGS_OF_OURS = (
+    "ARCHIVES", "DATA_DIR", "CACHE_DIR", "RUNS_DIR", "START_SECONDS", "DEBUG",
+)  # fmt: skip
 
 
 @command

@@ -13,17 +13,15 @@ from types import ModuleType
 from typing import Any, Literal
 
 from flaxcnn.errors import ConfigError, near_miss
-from flaxcnn.recipe.config import (
-    KNOWN_DATA,
-    Archive,
-    Config,
+from flaxcnn.recipe.config import KNOWN_DATA, Archive, Config
+from flaxcnn.recipe.layers import totals
+from flaxcnn.recipe.settings import (
     Source,
     from_assignments,
     from_environment,
     from_file,
     layered,
 )
-from flaxcnn.recipe.layers import totals
 
 DEFAULT_EXPERIMENT = "digits/quickstart"
 # Document order, the order in which experiments are listed.

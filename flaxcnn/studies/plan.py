@@ -13,8 +13,9 @@ from typing import Any, Literal, get_args
 
 from flaxcnn.errors import ConfigError, near_miss
 from flaxcnn.recipe.codec import parse_text
-from flaxcnn.recipe.config import MAX_SEED, STREAMS, Config, Source, layered
+from flaxcnn.recipe.config import MAX_SEED, STREAMS, Config
 from flaxcnn.recipe.leaves import dropout_rates
+from flaxcnn.recipe.settings import Source, layered
 
 EVERYTHING = "all"
 SOURCES = {name.removesuffix("_seed"): name for name in STREAMS}  # init, order, augment, dropout

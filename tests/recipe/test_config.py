@@ -21,9 +21,6 @@ from flaxcnn.recipe.config import (
     Permuted,
     Ranges,
     Shift,
-    Source,
-    from_environment,
-    layered,
 )
 from flaxcnn.recipe.layers import (
     Activation,
@@ -37,6 +34,7 @@ from flaxcnn.recipe.layers import (
     MaxPool,
     Residual,
 )
+from flaxcnn.recipe.settings import Source, from_environment, layered
 
 FUNCTIONS = st.none() | st.sampled_from(["relu", "leaky_relu", "gelu", "tanh", "sigmoid"])
 INITS = st.sampled_from(["glorot_uniform", "glorot_normal", "he_normal", "lecun_uniform"])

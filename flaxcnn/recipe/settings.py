@@ -1,0 +1,96 @@
+"""Settings from file, environment and command line, laid over a recipe."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flaxcnn.errors import ConfigError
+from flaxcnn.recipe.codec import hints, parse_text, set_at
+from flaxcnn.recipe.config import Config
+
+
+class Source(NamedTuple):
+    """One layer of settings: where it comes from, and its dotted keys."""
+
+    origin: str
+    settings: Mapping[str, Any]
+
+
+def layered(base: Config, sources: Sequence[Source]) -> tuple[Config, dict[str, str]]:
+    """Apply the sources in order, the last one wins -> (config, origin of each changed key).
+
+    Changing the kind of optimizer without a learning rate takes that optimizer's default.
+
+    Raises:
+        ConfigError: unknown key (near miss named), wrong type, value out of range.
+    """
+    plain, origins = base.to_dict(), dict.fromkeys(hints(Config), "experiment")
+    for origin, settings in sources:
+        for key, value in settings.items():
+            path = key.removesuffix(".type")  # optimizer.type=sgd is optimizer=sgd
+            new_kind = path == "optimizer" and _kind(value) != _kind(plain["optimizer"])
+            if new_kind and "learning_rate" not in settings:
+                plain["learning_rate"] = None
+                origins["learning_rate"] = f"default of {_kind(value)}"
+            set_at(plain, path, value)
+            origins[path] = origin
+    return Config.from_dict(plain), origins
+
+
+def _kind(optimizer: Any) -> str:
+    return str(optimizer.get("type") if isinstance(optimizer, dict) else optimizer).lower()
+
+
+def from_assignments(texts: Sequence[str]) -> dict[str, Any]:
+    """`["epochs=3", "optimizer.momentum=0.9"]` -> settings."""
+    settings = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"-s {text}: allowed is KEY=VALUE, such as -s epochs=3")
+        settings[key.strip()] = parse_text(value.strip())
+    return settings
+
+
+def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    """`FLAXCNN_EPOCHS=3`, `FLAXCNN_OPTIMIZER__MOMENTUM=0.9` -> settings, Config's fields only."""
+    settings = {}
+    for field in fields(Config):
+        prefix = f"FLAXCNN_{field.name.upper()}"
+        for name, text in sorted(environ.items()):  # FLAXCNN_OPTIMIZER before its __MOMENTUM
+            if name == prefix or name.startswith(f"{prefix}__"):
+                settings[name.removeprefix("FLAXCNN_").lower().replace("__", ".")] = parse_text(
+                    text
+                )
+    return settings
+
+
+def from_file(path: Path) -> dict[str, Any]:
+    """Settings of a TOML or JSON file; nested tables are merged key by key.
+
+    Raises:
+        ConfigError: the file is missing, not text, or not valid TOML or JSON.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        plain = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"--config {path}: {error}") from None
+    if not isinstance(plain, dict):
+        raise ConfigError(f"--config {path}: allowed is a table of settings")
+    return dict(_flat(plain, ""))
+
+
+def _flat(plain: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for key, value in plain.items():
+        if isinstance(value, dict) and "type" not in value:
+            pairs += _flat(value, f"{prefix}{key}.")
+        else:
+            pairs.append((f"{prefix}{key}", value))
+    return pairs
