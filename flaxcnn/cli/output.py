@@ -50,7 +50,8 @@ def quiet() -> None:
     It logs with tracebacks, and a read that fails leaves others behind that complain in threads.
     """
     if not os.environ.get("FLAXCNN_DEBUG"):
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        for library in ("absl", "gcsfs"):
+            logging.getLogger(library).setLevel(logging.CRITICAL)
         warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
         sys.unraisablehook = lambda _: None
 

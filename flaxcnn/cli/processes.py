@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -140,14 +140,12 @@ def _epochs(run_dir: Path) -> int:
 def _run(arguments: list[str], processes: int, port: int | None) -> int:
     """All processes until they have ended -> 0, or the exit code of the first that failed."""
     where = f"127.0.0.1:{_free_port() if port is None else port}"
-    environment = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
-    devices = max((os.cpu_count() or 1) // processes, 1)
-    environment.setdefault("JAX_NUM_CPU_DEVICES", str(devices))
+    environments = [_environment(i, processes) for i in range(processes)]
     children = [
         subprocess.Popen(
             [sys.executable, "-m", "flaxcnn", *arguments, "--coordinator", where,
              "--processes", str(processes), "--process", str(i)],
-            env=environment, stdout=None if i == 0 else subprocess.PIPE, stderr=subprocess.PIPE,
+            env=environments[i], stdout=None if i == 0 else subprocess.PIPE, stderr=subprocess.PIPE,
             start_new_session=True,
         )
         for i in range(processes)
@@ -173,6 +171,30 @@ def _run(arguments: list[str], processes: int, port: int | None) -> int:
             code or 75,
         )  # fmt: skip
     return code
+
+
+def _environment(process: int, processes: int) -> dict[str, str]:
+    """What a process finds around it: its share of the GPUs, or of the cores."""
+    found = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
+    told = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = told.split(",") if told else [p.name[6:] for p in _gpus()] if told is None else []
+    if gpus:
+        if len(gpus) < processes:
+            raise ConfigError(
+                f"--processes: got {processes}; allowed is 1 to {len(gpus)}, one a GPU"
+            )
+        found["CUDA_VISIBLE_DEVICES"] = ",".join(share(gpus, process, processes))
+    found.setdefault("JAX_NUM_CPU_DEVICES", str(max((os.cpu_count() or 1) // processes, 1)))
+    return found
+
+
+def _gpus() -> list[Path]:
+    return sorted(Path("/dev").glob("nvidia[0-9]*"), key=lambda path: int(path.name[6:]))
+
+
+def share(things: Sequence[str], part: int, parts: int) -> Sequence[str]:
+    """The `part`-th of `parts` nearly equal runs of things."""
+    return things[part * len(things) // parts : (part + 1) * len(things) // parts]
 
 
 def _tell(number: int, stream: IO[bytes]) -> None:

@@ -39,7 +39,7 @@ def train(
     ),
     checkpoint_dir: str = typer.Option(
         None, "--checkpoint-dir", metavar="PATH|URL",
-        help="Where checkpoints go, also gs://... or s3://...; default RUN/checkpoints.",
+        help="Where checkpoints go, also gs://...; default RUN/checkpoints.",
     ),
     parallel: str = typer.Option(
         None, "--parallel", help="auto, jit, pmap or shard_map: how devices share a batch."

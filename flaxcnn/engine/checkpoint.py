@@ -53,7 +53,7 @@ class _LastAnd(preservation.PreservationPolicy):
 class Checkpoints:
     """The `checkpoints/` folder of one run; a context manager that waits for pending writes.
 
-    `folder` may lie in an object store (gs://, s3://). Every process of a run opens it, so that it
+    `folder` may lie in an object store (gs://). Every process of a run opens it, so that it
     must be the same place for all of them.
 
     Raises:
@@ -66,6 +66,11 @@ class Checkpoints:
             preservation_policy=self._keep, cleanup_tmp_directories=True
         )
         remote = "://" in str(folder)
+        if str(folder).startswith("s3:"):  # its asynchronous save fails, google/orbax#359
+            raise WriteError(
+                f"checkpoints: {folder} cannot be used: Orbax does not write to s3://; allowed are "
+                "gs:// and folders that all processes reach"
+            )
         try:
             place = epath.Path(str(folder)) if remote else Path(folder).resolve()
             self._manager = ocp.CheckpointManager(place, options=options)

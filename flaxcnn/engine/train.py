@@ -179,7 +179,7 @@ def fit(
         run_dir: a new or empty folder, or with `resume` that of an earlier start.
         name: of the experiment, for the records.
         resume: go on from the newest whole checkpoint; a finished run is returned as it is.
-        checkpoint_dir: where checkpoints go, also gs:// or s3://; by default into `run_dir`. With
+        checkpoint_dir: where checkpoints go, also gs://; by default into `run_dir`. With
             `resume` and an empty `run_dir`, the records are made anew from the checkpoint there.
         on_epoch: called with each epoch's metrics after they are written.
         on_note: called with each warning worth a person's attention.

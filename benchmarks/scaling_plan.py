@@ -1,0 +1,459 @@
+"""The paper plan: what 8, 64 and 512 chips should give, and what failures should cost.
+
+    python -m benchmarks.scaling_plan            # tables as text
+    python -m benchmarks.scaling_plan --json     # benchmarks/results/scaling-plan.json
+    python -m benchmarks.scaling_plan --page     # the tables of docs/scaling.md, from that file
+
+Arithmetic only; no jax. Nothing here was measured on a GPU or TPU: the one measured input is images
+per second on a CPU (results/peers-cpu.json), and everything else is an assumption with its source.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers.models import OWN
+from flaxcnn.recipe import catalog
+from flaxcnn.recipe.config import KNOWN_DATA
+from flaxcnn.recipe.layers import totals
+
+ROOT = Path(__file__).resolve().parents[1]
+MEASURED = ROOT / "benchmarks" / "results" / "peers-cpu.json"
+RESULTS = MEASURED.with_name("scaling-plan.json")
+PAGE = ROOT / "docs" / "scaling.md"
+
+NETWORKS = ("mnist-ladder/model10", "cifar-tuning/model1", "resnet18-cifar")
+CHIPS = (8, 64, 512)
+BATCH = 128  # images a chip, weak scaling
+GLOBAL_BATCH = 4096  # images over all chips, strong scaling
+ROWS = {"mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000}  # training rows of the archive
+LARGE = 256 * 1024  # engine/parallel.py: a leaf of this size is exchanged on its own
+GIGA, MICRO, HOUR = 1e9, 1e-6, 3600.0
+
+
+@dataclass(frozen=True)
+class Assumption:
+    """A number that nobody measured here, and where it comes from."""
+
+    value: float
+    unit: str
+    source: str
+
+
+BOOK = "How to Scale Your Model (jax-ml.github.io/scaling-book)"
+NCCL = "latency table of NCCL's own cost model, protocol LL (src/graph/tuning.cc)"
+OURS = "no source: a guess to be replaced by the first measurement"
+ASSUMPTIONS = {
+    "cpu_peak": Assumption(2e11, "flop/s", "benchmarks/NOTES.md: 100 Gflop/s a core, 2 cores"),
+    "derate": Assumption(0.25, "of the CPU's share of peak, on a chip", OURS),
+    "gpu_floor": Assumption(100 * MICRO, "s a step, however small the batch", OURS),
+    "tpu_floor": Assumption(50 * MICRO, "s a step, however small the batch", OURS),
+    "overlap": Assumption(0.0, "of the backward pass hides the all-reduce", "worst case"),
+    "host_link": Assumption(15e9, "byte/s a chip, host to device", f"{BOOK}, TPUs: PCIe"),
+    "gpu_peak": Assumption(9.9e14, "flop/s, bfloat16, H100 and H200", f"{BOOK}, GPUs"),
+    "nvlink": Assumption(450e9, "byte/s a GPU", f"{BOOK}, GPUs: NVLink 4"),
+    "infiniband": Assumption(50e9, "byte/s a GPU", f"{BOOK}, GPUs: 400 GB/s a node of 8"),
+    "nccl_start": Assumption(6.8 * MICRO, "s an exchange", NCCL),
+    "nvlink_step": Assumption(0.6 * MICRO, "s a step", NCCL),
+    "infiniband_step": Assumption(5.0 * MICRO, "s a step", NCCL),
+    "v5e_peak": Assumption(1.97e14, "flop/s, bfloat16", f"{BOOK}, TPUs"),
+    "v5p_peak": Assumption(4.59e14, "flop/s, bfloat16", f"{BOOK}, TPUs"),
+    "v6e_peak": Assumption(9.20e14, "flop/s, bfloat16", f"{BOOK}, TPUs"),
+    "v5e_ici": Assumption(45e9, "byte/s a link, one way", f"{BOOK}, TPUs"),
+    "v5p_ici": Assumption(90e9, "byte/s a link, one way", f"{BOOK}, TPUs"),
+    "v6e_ici": Assumption(90e9, "byte/s a link, one way", f"{BOOK}, TPUs"),
+    "ici_step": Assumption(1 * MICRO, "s a hop", f"{BOOK}: about 1 microsecond"),
+    "dcn": Assumption(25e9 / 8, "byte/s a chip", f"{BOOK}, TPUs: 25 GB/s a host of 8"),
+    "dcn_step": Assumption(50 * MICRO, "s a step", OURS),
+    "node_mtbf": Assumption(
+        2048 * 54 * 24 * HOUR / 419, "s between failures of a node of 8 GPUs",
+        "Llama 3 (arXiv:2407.21783): 419 unexpected interruptions in 54 days on 16,384 GPUs"),
+    "spot_mtbf": Assumption(24 * HOUR, "s between preemptions of a spot node", OURS),
+    "restart": Assumption(
+        300.0, "s from a failure to the next step",
+        "100 s heartbeat timeout of JAX, then placement, start and compilation: a guess"),
+    "save": Assumption(5.0, "s for one checkpoint to object storage", OURS),
+}  # fmt: skip
+
+
+def given(name: str) -> float:
+    """The assumed number called `name`."""
+    return ASSUMPTIONS[name].value
+
+
+@dataclass(frozen=True)
+class Level:
+    """Chips, or groups of them, that exchange over one kind of link."""
+
+    size: int
+    bandwidth: float  # byte/s that one chip sends over this level
+    step: float  # s for a message to the next member
+    form: str = "ring"  # ring: size - 1 steps each way; tree: log2(size)
+
+    def steps(self) -> int:
+        """Steps of one all-reduce: there and back."""
+        return 2 * (math.ceil(math.log2(self.size)) if self.form == "tree" else self.size - 1)
+
+
+@dataclass(frozen=True)
+class Fabric:
+    """A kind of chip and how n of them are connected."""
+
+    name: str
+    peak: float
+    floor: float
+    start: float  # s for an exchange to begin
+    shapes: dict[int, tuple[Level, ...]]
+
+
+def gpus() -> Fabric:
+    """Nodes of 8 on NVSwitch, InfiniBand between them."""
+    node = Level(8, given("nvlink"), given("nvlink_step"))
+    shapes: dict[int, tuple[Level, ...]] = {8: (node,)}
+    for chips in CHIPS[1:]:
+        between = Level(chips // 8, given("infiniband"), given("infiniband_step"), "tree")
+        shapes[chips] = (node, between)
+    return Fabric("H100/H200", given("gpu_peak"), given("gpu_floor"), given("nccl_start"), shapes)
+
+
+def tpus(kind: str) -> Fabric:
+    """Slices as tori. An axis without wrap-around links has half their bandwidth."""
+    one_way, hop = given(f"{kind}_ici"), given("ici_step")
+
+    def axes(*sizes: int, wrapped: bool = False) -> tuple[Level, ...]:
+        return tuple(Level(size, one_way * (2 if wrapped else 1), hop) for size in sizes)
+
+    if kind == "v5p":
+        shapes = {8: axes(2, 2, 2), 64: axes(4, 4, 4, wrapped=True),
+                  512: axes(8, 8, 8, wrapped=True)}  # fmt: skip
+    else:  # a pod has 256 chips: 512 are two slices over the data-centre network
+        pods = Level(2, given("dcn"), given("dcn_step"))
+        shapes = {8: axes(2, 4), 64: axes(8, 8), 512: (*axes(16, 16, wrapped=True), pods)}
+    return Fabric(f"TPU {kind}", given(f"{kind}_peak"), given("tpu_floor"), 0.0, shapes)
+
+
+def fabrics() -> list[Fabric]:
+    """All kinds of chips of the plan."""
+    return [gpus(), *(tpus(kind) for kind in ("v5e", "v5p", "v6e"))]
+
+
+@dataclass(frozen=True)
+class Network:
+    """What the plan needs to know of a recipe."""
+
+    name: str
+    dataset: str
+    params: int
+    trainable: int
+    macs: int
+    exchanges: int  # all-reduces of a step
+    image_bytes: int
+    rows: int
+    epochs: int
+    cpu_images_per_second: float
+
+    @property
+    def gradient_bytes(self) -> int:
+        """float32, whatever the precision of the computation."""
+        return 4 * self.trainable
+
+    @property
+    def flops(self) -> int:
+        """Of training on one image: a product forward and two backward."""
+        return 6 * self.macs
+
+    @property
+    def cpu_share(self) -> float:
+        """Of the CPU's peak, as measured; minimal filtering can pass it."""
+        return min(self.cpu_images_per_second * self.flops / given("cpu_peak"), 1.0)
+
+
+def network(name: str) -> Network:
+    """A recipe of the catalog or of the benchmarks, with its measured speed on CPU."""
+    config = (OWN.get(name) or catalog.find(name)).config
+    assert config is not None
+    shape = KNOWN_DATA[config.dataset].shape
+    table = config.table(*KNOWN_DATA[config.dataset])
+    counted = totals(table)
+    norms = sum(row.name.startswith("batch_norm") for row in table)
+    large = sum(4 * row.trainable >= LARGE for row in table)
+    return Network(
+        name=name, dataset=config.dataset, params=counted["params"],
+        trainable=counted["trainable_params"], macs=counted["macs"],
+        exchanges=1 + large + 2 * norms,  # small leaves share one; a norm has one each way
+        image_bytes=math.prod(shape), rows=ROWS[config.dataset], epochs=config.epochs,
+        cpu_images_per_second=measured(name),
+    )  # fmt: skip
+
+
+def measured(name: str) -> float:
+    """Median training images per second of flaxcnn on CPU, from the results."""
+    wanted = {"model": name, "peer": "flaxcnn", "group": "throughput"}
+    rows = json.loads(MEASURED.read_text())["rows"]
+    found = [row for row in rows if wanted.items() <= row.items()]
+    return found[-1]["train_images_per_second"]["median"]
+
+
+# The model. Seconds, bytes and counts; each function is one line of docs/scaling.md.
+
+
+def all_reduce(nbytes: float, exchanges: int, levels: Sequence[Level], start: float = 0.0) -> float:
+    """Seconds to add `nbytes` over all chips, in `exchanges` parts, level by level.
+
+    Each level adds what the levels before it left: a ring moves 2 (n-1)/n of it over each link.
+    """
+    seconds = 0.0
+    for level in levels:
+        seconds += 2 * (level.size - 1) / level.size * nbytes / level.bandwidth
+        seconds += exchanges * level.steps() * level.step
+        nbytes /= level.size
+    return seconds + exchanges * start
+
+
+def compute(net: Network, fabric: Fabric, batch: float) -> float:
+    """Seconds of one chip for its part of a step."""
+    return fabric.floor + batch / rate(net, fabric)
+
+
+def rate(net: Network, fabric: Fabric) -> float:
+    """Images per second of one chip, were there no floor."""
+    return fabric.peak * net.cpu_share * given("derate") / net.flops
+
+
+def step_time(compute: float, feed: float, exchange: float, overlap: float = 0.0) -> float:
+    """max(compute, input) + the all-reduce that the backward pass (two thirds) does not hide."""
+    return max(compute, feed) + max(exchange - overlap * compute * 2 / 3, 0.0)
+
+
+def step(net: Network, fabric: Fabric, chips: int, batch: float) -> dict[str, float]:
+    """A step of `chips` chips with `batch` images each."""
+    levels = fabric.shapes[chips] if chips > 1 else ()
+    exchange = (
+        all_reduce(net.gradient_bytes, net.exchanges, levels, fabric.start) if levels else 0.0
+    )
+    busy = compute(net, fabric, batch)
+    feed = batch * net.image_bytes / given("host_link")
+    total = step_time(busy, feed, exchange, given("overlap"))
+    return {"compute": busy, "input": feed, "all_reduce": exchange, "step": total}
+
+
+def hiding_batch(net: Network, fabric: Fabric, chips: int) -> int:
+    """Images a chip from which on two thirds of compute last as long as the all-reduce."""
+    exchange = all_reduce(net.gradient_bytes, net.exchanges, fabric.shapes[chips], fabric.start)
+    return max(math.ceil((exchange * 3 / 2 - fabric.floor) * rate(net, fabric)), 1)
+
+
+def mtbf(nodes: int, of_a_node: float) -> float:
+    """Seconds between failures of any of `nodes`, independent and at a constant rate."""
+    return of_a_node / nodes
+
+
+def interval(save: float, between_failures: float) -> float:
+    """Young and Daly: the time between checkpoints that loses least, sqrt(2 save MTBF)."""
+    return math.sqrt(2 * save * between_failures)
+
+
+def lost(save: float, every: float, between_failures: float, restart: float) -> float:
+    """Share of the time spent saving, computed again after failures, or restarting."""
+    return save / every + (every / 2 + restart) / between_failures
+
+
+# The tables.
+
+
+def weak(nets: Sequence[Network]) -> list[dict[str, Any]]:
+    """The batch grows with the chips."""
+    rows = []
+    for net in nets:
+        for fabric in fabrics():
+            alone = step(net, fabric, 1, BATCH)["step"]
+            for chips in CHIPS:
+                found = step(net, fabric, chips, BATCH)
+                per_second = chips * BATCH / found["step"]
+                rows.append({"network": net.name, "fabric": fabric.name, "chips": chips, **found,
+                             "efficiency": alone / found["step"], "images_per_second": per_second,
+                             "hiding_batch": hiding_batch(net, fabric, chips),
+                             "input_bytes_per_second": per_second * net.image_bytes,
+                             "steps_an_epoch": math.ceil(net.rows / (chips * BATCH))})  # fmt: skip
+    return rows
+
+
+def strong(nets: Sequence[Network]) -> list[dict[str, Any]]:
+    """The batch stays: each chip has less of it."""
+    rows = []
+    for net in nets:
+        for fabric in fabrics():
+            alone = step(net, fabric, 1, GLOBAL_BATCH)["step"]
+            for chips in CHIPS:
+                found = step(net, fabric, chips, GLOBAL_BATCH / chips)
+                speedup = alone / found["step"]
+                seconds = net.epochs * math.ceil(net.rows / GLOBAL_BATCH) * found["step"]
+                rows.append({"network": net.name, "fabric": fabric.name, "chips": chips, **found,
+                             "speedup": speedup, "efficiency": speedup / chips,
+                             "run_seconds": seconds})  # fmt: skip
+    return rows
+
+
+def failures() -> list[dict[str, Any]]:
+    """What failures cost at each size, reserved and spot."""
+    rows = []
+    for kind in ("node_mtbf", "spot_mtbf"):
+        for chips in CHIPS:
+            between = mtbf(chips // 8, given(kind))
+            every = interval(given("save"), between)
+            share = lost(given("save"), every, between, given("restart"))
+            rows.append({"kind": kind, "chips": chips, "nodes": chips // 8, "mtbf": between,
+                         "interval": every, "lost": share})  # fmt: skip
+    return rows
+
+
+def plan() -> dict[str, Any]:
+    """The whole plan as one document."""
+    nets = [network(name) for name in NETWORKS]
+    return {
+        "plan": True,
+        "measured": "cpu_images_per_second of the networks, and nothing else",
+        "assumptions": {name: asdict(one) for name, one in ASSUMPTIONS.items()},
+        "batch": BATCH, "global_batch": GLOBAL_BATCH,
+        "networks": [{**asdict(net), "gradient_bytes": net.gradient_bytes, "flops": net.flops,
+                      "cpu_share": net.cpu_share} for net in nets],
+        "weak": weak(nets), "strong": strong(nets), "failures": failures(),
+    }  # fmt: skip
+
+
+def grid(heads: Sequence[str], rows: Sequence[Sequence[str]], text: Sequence[int] = (0,)) -> str:
+    """A Markdown table; the columns `text` hold words, the others numbers."""
+    rule = ["---" if place in text else "---:" for place in range(len(heads))]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (heads, rule, *rows))
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people read them."""
+    for limit, size, unit in ((1e-3, 1e-6, "µs"), (1.0, 1e-3, "ms"), (600.0, 1.0, "s"),
+                              (36_000.0, 60.0, "min"), (48 * HOUR, HOUR, "h")):  # fmt: skip
+        if seconds < limit:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds / (24 * HOUR):,.0f} d"
+
+
+def count(number: float) -> str:
+    """Three digits and a letter."""
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g} {letter}"
+    return f"{number:.3g}"
+
+
+def network_table(document: dict[str, Any]) -> str:
+    """What goes in."""
+    return grid(
+        ("network", "parameters", "multiply-adds an image", "gradient bytes", "exchanges a step",
+         "measured on 2 CPU cores", "of their peak"),
+        [(one["name"], f"{one['params']:,}", count(one["macs"]), f"{count(one['gradient_bytes'])}B",
+          str(one["exchanges"]), f"{one['cpu_images_per_second']:,.0f} images/s",
+          f"{one['cpu_share']:.0%}") for one in document["networks"]],
+    )  # fmt: skip
+
+
+def weak_table(document: dict[str, Any]) -> str:
+    """A fixed batch a chip."""
+    return grid(
+        ("plan for", "chips are", "chips", "compute", "all-reduce", "step", "efficiency",
+         "images/s", "steps an epoch"),
+        [(row["network"], row["fabric"], str(row["chips"]), duration(row["compute"]),
+          duration(row["all_reduce"]), duration(row["step"]), f"{row['efficiency']:.0%}",
+          count(row["images_per_second"]), str(row["steps_an_epoch"]))
+         for row in document["weak"]], text=(0, 1),
+    )  # fmt: skip
+
+
+def strong_table(document: dict[str, Any]) -> str:
+    """A fixed batch in all."""
+    return grid(
+        ("plan for", "chips are", "chips", "images a chip", "step", "speed-up", "efficiency",
+         "whole run"),
+        [(row["network"], row["fabric"], str(row["chips"]),
+          f"{document['global_batch'] // row['chips']}", duration(row["step"]),
+          f"{row['speedup']:.1f}", f"{row['efficiency']:.0%}", duration(row["run_seconds"]))
+         for row in document["strong"]], text=(0, 1),
+    )  # fmt: skip
+
+
+def by_chips(document: dict[str, Any], show: Callable[[dict[str, Any]], str]) -> str:
+    """One figure of the weak plan, a column for each number of chips."""
+    rows = {}
+    for row in document["weak"]:
+        rows.setdefault((row["network"], row["fabric"]), []).append(show(row))
+    return grid(("plan for", "chips are", *(f"{chips} chips" for chips in CHIPS)),
+                [(*key, *cells) for key, cells in rows.items()], text=(0, 1))  # fmt: skip
+
+
+def hiding_table(document: dict[str, Any]) -> str:
+    """From which batch on the all-reduce can hide."""
+    return by_chips(document, lambda row: f"{row['hiding_batch']:,}")
+
+
+def input_table(document: dict[str, Any]) -> str:
+    """What the input must deliver, all hosts together."""
+    return by_chips(document, lambda row: f"{count(row['input_bytes_per_second'])}B/s")
+
+
+def failure_table(document: dict[str, Any]) -> str:
+    """What failures cost."""
+    kinds = {"node_mtbf": "reserved", "spot_mtbf": "spot"}
+    return grid(
+        ("plan for", "chips", "nodes", "between failures", "checkpoint every", "time lost"),
+        [(kinds[row["kind"]], str(row["chips"]), str(row["nodes"]), duration(row["mtbf"]),
+          duration(row["interval"]), f"{row['lost']:.2%}") for row in document["failures"]],
+    )  # fmt: skip
+
+
+def assumption_table(document: dict[str, Any]) -> str:
+    """What is assumed, and why."""
+    return grid(("assumption", "value", "unit", "source"),
+                [(f"`{name}`", f"{one['value']:.4g}", one["unit"], one["source"])
+                 for name, one in document["assumptions"].items()], text=(0, 2, 3))  # fmt: skip
+
+
+TABLES = {
+    "networks": network_table, "weak": weak_table, "strong": strong_table, "hiding": hiding_table,
+    "input": input_table, "failures": failure_table, "assumptions": assumption_table,
+}  # fmt: skip
+
+
+def with_tables(text: str, document: dict[str, Any]) -> str:
+    """The page `text` with what stands between its markers made anew."""
+    for name, table in TABLES.items():
+        begin, end = f"<!-- plan {name} -->", f"<!-- /plan {name} -->"
+        before, rest = text.split(begin)
+        text = f"{before}{begin}\n\n{table(document)}\n\n{end}{rest.split(end)[1]}"
+    return text
+
+
+def main() -> None:
+    """Print the tables, or write them."""
+    options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    options.add_argument("--json", action="store_true", help=f"write {RESULTS.name}")
+    options.add_argument("--page", action="store_true", help="write the tables of docs/scaling.md")
+    chosen = options.parse_args()
+    if chosen.json:
+        RESULTS.write_text(json.dumps(plan(), indent=1) + "\n")
+        print(RESULTS.relative_to(ROOT))
+    if chosen.page:
+        PAGE.write_text(with_tables(PAGE.read_text(), json.loads(RESULTS.read_text())))
+        print(PAGE.relative_to(ROOT))
+    if not (chosen.json or chosen.page):
+        document = plan()
+        print("PLAN: arithmetic on assumptions, measured on no GPU and no TPU.")
+        for name, table in TABLES.items():
+            print(f"\n{name}\n\n{table(document)}")
+
+
+if __name__ == "__main__":
+    main()
