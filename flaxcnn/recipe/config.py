@@ -18,6 +18,11 @@ from flaxcnn.recipe.optimizers import Adam, Constant, Optimizer, Schedule
 MAX_SEED = 2**32 - 1
 STREAMS = ("init_seed", "order_seed", "augment_seed", "dropout_seed")  # by flaxcnn.rng.Purpose
 SUSPICIOUS_EPSILON = 1e-2
+MAX_SIDE = 4096  # pixels
+MAX_WORKERS = 256
+# How rows come to the device, never which or in what order: streamed and resident runs have the
+# same rows, draws and steps. So these are no part of a recipe's name.
+DELIVERY = frozenset({"input", "workers", "data_memory"})
 
 
 class DataFacts(NamedTuple):
@@ -102,6 +107,29 @@ Augment = Shift | Flip
 
 
 @dataclass(frozen=True)
+class Resize:
+    """Images of any size brought to one: `stretch` ignores the aspect, the crops keep it.
+
+    `center_crop` takes the largest central part of the wanted aspect; `random_crop` (training, and
+    streamed data only) a part of 8 to 100 % of the area and of an aspect of 3/4 to 4/3, drawn anew
+    for every image and epoch (Szegedy et al. 2015).
+    """
+
+    height: int
+    width: int
+    train: Literal["stretch", "center_crop", "random_crop"] = "stretch"
+    evaluate: Literal["stretch", "center_crop"] = "stretch"
+
+    def __post_init__(self) -> None:
+        for name in ("height", "width"):
+            if not 1 <= getattr(self, name) <= MAX_SIDE:
+                raise ConfigError(
+                    f"resize.{name}: got {getattr(self, name)!r}; "
+                    f"allowed is an integer from 1 to {MAX_SIDE}"
+                )
+
+
+@dataclass(frozen=True)
 class Config:
     """One training run. Two equal configs on equal data and software give equal bits.
 
@@ -137,6 +165,10 @@ class Config:
     determinism: Literal["fast", "exact"] = "fast"  # exact: one device a run, bits as in any study
     evaluate_train: bool = False  # True: clean training accuracy every epoch, not only at the end
     save_every: int = 1  # epochs between checkpoints; the best and the last are always kept
+    resize: Resize | None = None  # None: images have one size and keep it
+    input: Literal["auto", "resident", "stream"] = "auto"  # auto: stream what data_memory is for
+    workers: int | None = None  # processes that decode streamed images; None: one a core
+    data_memory: int = 4 * 2**30  # bytes of pixels that may be held at once
 
     def __post_init__(self) -> None:
         for name, hint in hints(Config).items():  # as strict in Python as from a file
@@ -145,6 +177,7 @@ class Config:
             object.__setattr__(self, "learning_rate", self.optimizer.default_learning_rate)
         self._check_ranges()
         self._check_data()
+        self._check_resize()
         if facts := KNOWN_DATA.get(self.dataset):
             self.table(*facts)
 
@@ -166,6 +199,11 @@ class Config:
             "patience": (self.patience is None or self.patience >= 1, "an integer of at least 1"),
             "min_delta": (self.min_delta >= 0, "x >= 0"),
             "save_every": (self.save_every >= 1, "an integer of at least 1"),
+            "workers": (
+                self.workers is None or 0 <= self.workers <= MAX_WORKERS,
+                f"an integer from 0 (read in this process) to {MAX_WORKERS}, or none",
+            ),
+            "data_memory": (self.data_memory >= 1, "a number of bytes of at least 1"),
             "validation": (
                 validation == "test" or (validation >= 1 if whole else 0 < float(validation) < 1),
                 "a fraction between 0 and 1, a number of rows, or 'test'",
@@ -188,6 +226,20 @@ class Config:
             raise ConfigError(
                 f"dataset: got {self.dataset!r}; allowed are {', '.join(KNOWN_DATA)}, {schemes}"
                 f"{near_miss(self.dataset, [*KNOWN_DATA, *DATA_SCHEMES])}"
+            )
+
+    def _check_resize(self) -> None:
+        if self.resize is None:
+            return
+        if not self.dataset.startswith(("folder:", "tfds:")):
+            raise ConfigError(
+                f"resize: got {self.dataset}, whose images have one size; allowed is a resize of "
+                "folder:PATH and tfds:NAME"
+            )
+        if self.input == "resident" and self.resize.train != self.resize.evaluate:
+            raise ConfigError(
+                f"resize.train: got {self.resize.train!r} with input=resident and resize.evaluate="
+                f"{self.resize.evaluate!r}; allowed are equal ones, or input=stream"
             )
 
     def table(self, shape: Shape, classes: int) -> list[Row]:
@@ -238,6 +290,10 @@ class Config:
         """First 16 hex digits of the SHA-256 of the canonical JSON: names the recipe and seed."""
         # Read back first: a rate written 1 in Python and 1.0 in a file are one recipe.
         plain = Config.from_dict(self.to_dict()).to_dict()
+        for name in DELIVERY:
+            del plain[name]
+        if plain["resize"] is None:  # a recipe of before there was one keeps its name
+            del plain["resize"]
         text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
