@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import sys
@@ -110,14 +111,16 @@ class RowReader:
             return read_rows(self.archives, order)
         try:
             pixels: np.ndarray = next(self._items)
-        except FlaxcnnError:
+        except FlaxcnnError:  # what a worker raised: it has ended, and so has grain's iterator
+            self._end()
             raise
         except Exception as error:
-            self.close()
+            self._end()
+            code = re.search(r"exit code (-?\d+)", str(error))
             raise ReaderError(
-                f"input: a process that reads images has ended ({first_line(error)}); every epoch "
-                "with a checkpoint is kept, and the same command with --resume goes on from it "
-                "(killed for want of memory? fewer workers need less)"
+                f"workers: one of {self.workers} processes that decode images was killed "
+                f"({f'exit code {code[1]}' if code else first_line(error)}; fewer need less "
+                "memory); checkpoints are kept, and the same command with --resume goes on"
             ) from None
         assert self._folder is not None
         (self._folder / str(self._read)).unlink()
@@ -125,8 +128,20 @@ class RowReader:
         self._hand_out()
         return pixels
 
+    def forget(self) -> None:
+        """Drop what was submitted and is not read yet."""
+        with self._lock:
+            self._waiting.clear()
+        while self._folder is not None and self._read < self._ahead:
+            self.read()
+
     def close(self) -> None:
         """End the workers."""
+        with contextlib.suppress(FlaxcnnError):
+            self.forget()  # shared memory that nobody has read would be left behind
+        self._end()
+
+    def _end(self) -> None:
         if self._folder is None:
             return
         folder, self._folder = self._folder, None
@@ -163,6 +178,10 @@ class RowReader:
                 self._ahead += 1
 
 
+class _Ended(Exception):
+    """What a worker answers instead of pixels once the reader is closed: grain waits for some."""
+
+
 @dataclass(frozen=True)
 class _Source:
     """Item i is what slip i asks for."""
@@ -180,7 +199,7 @@ class _Source:
                 data = Path(slip).read_bytes()
                 break
             if os.path.exists(last):
-                os._exit(0)
+                raise _Ended
             time.sleep(POLL_SECONDS)
         seed, epoch = np.frombuffer(data, np.int64, 2).tolist()
         rows = np.frombuffer(data, np.int32, offset=16)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 
 from flaxcnn.data.augment import standardize
-from flaxcnn.data.batches import Resident, in_order, shuffled, take
+from flaxcnn.data.batches import Batch, Resident, in_order, shuffled, take
 from flaxcnn.engine.metrics import MetricSums, batch_sums
 from flaxcnn.engine.parallel import spread
 from flaxcnn.engine.step import Hypers, Plan, TrainState, eval_step, train_step
@@ -40,12 +40,11 @@ def evaluate(plan: Plan, state: TrainState, data: Resident, rows: jax.Array) -> 
 
     def scan(state: TrainState, data: Resident, batches: Batches) -> MetricSums:
         def body(_: None, now: Batches) -> tuple[None, MetricSums]:
-            batch = take(data, *now)
-            return None, batch_sums(eval_step(plan, state, data, batch), batch.label, batch.mask)
+            return None, eval_sums(plan, state, data, take(data, *now))
 
         return jax.lax.scan(body, None, batches)[1]
 
-    return spread(plan.shards, scan, (state, data), _batches(plan, rows), out=0)
+    return spread(plan.shards, scan, (state, data), eval_batches(plan, rows), out=0)
 
 
 def predict(plan: Plan, state: TrainState, data: Resident, rows: jax.Array) -> jax.Array:
@@ -57,7 +56,7 @@ def predict(plan: Plan, state: TrainState, data: Resident, rows: jax.Array) -> j
 
         return jax.lax.scan(body, None, batches)[1]
 
-    logits = spread(plan.shards, scan, (state, data), _batches(plan, rows), out=1)
+    logits = spread(plan.shards, scan, (state, data), eval_batches(plan, rows), out=1)
     return logits.reshape(-1, logits.shape[-1])[: len(rows)]
 
 
@@ -71,16 +70,27 @@ def alive_units(
 
     def scan(state: TrainState, data: Resident, batches: Batches) -> dict[str, jax.Array]:
         def body(_: None, now: Batches) -> tuple[None, dict[str, jax.Array]]:
-            image = standardize(take(data, *now).image, data.mean, data.scale)
-            variables = {"params": state.params, "batch_stats": state.batch_stats}
-            _, found = plan.model.apply(variables, image, train=False, mutable=[ALIVE])
-            units = found.get(ALIVE, {})
-            return None, {k.removeprefix(f"{ALIVE}_"): v[0] for k, v in units.items()}
+            return None, alive_in(plan, state, data, take(data, *now))
 
         return jax.lax.scan(body, None, batches)[1]
 
-    found = spread(plan.shards, scan, (state, data), _batches(plan, rows), out=0)
+    found = spread(plan.shards, scan, (state, data), eval_batches(plan, rows), out=0)
     return {name: each.any(axis=0) for name, each in found.items()}
+
+
+def eval_sums(plan: Plan, state: TrainState, data: Resident, batch: Batch) -> MetricSums:
+    """Loss and hits of one batch."""
+    return batch_sums(eval_step(plan, state, data, batch), batch.label, batch.mask)
+
+
+def alive_in(
+    plan: Plan, state: TrainState, data: Resident, batch: Batch
+) -> dict[str, jax.Array]:
+    """For each layer with relu: which units [C] bool give a value above 0 for a row of `batch`."""
+    image = standardize(batch.image, data.mean, data.scale)
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    _, found = plan.model.apply(variables, image, train=False, mutable=[ALIVE])
+    return {k.removeprefix(f"{ALIVE}_"): v[0] for k, v in found.get(ALIVE, {}).items()}
 
 
 def eval_batch(shards: int) -> int:
@@ -88,6 +98,6 @@ def eval_batch(shards: int) -> int:
     return shards * EVAL_ROWS.get(jax.default_backend(), EVAL_ROWS_ELSEWHERE)
 
 
-def _batches(plan: Plan, rows: jax.Array) -> Batches:
+def eval_batches(plan: Plan, rows: jax.Array) -> Batches:
     """Rows in order for evaluation; the batch of a small set is the whole set."""
     return in_order(rows, min(eval_batch(plan.shards), len(rows)), plan.shards)

@@ -44,6 +44,13 @@ def everywhere(shards: int) -> Sharding:
     return NamedSharding(mesh(shards), PartitionSpec())
 
 
+def by_columns(shards: int) -> Sharding:
+    """Placement of batches [S, B, ...] of which each device holds the columns it works on."""
+    if shards == 1:
+        return everywhere(shards)
+    return NamedSharding(mesh(shards), PartitionSpec(None, AXIS))
+
+
 def spread(
     shards: int, program: Callable[..., Tree], whole: tuple[Tree, ...], batches: Tree, out: Any
 ) -> Tree:
