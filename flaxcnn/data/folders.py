@@ -94,9 +94,7 @@ def folder(path: Path, resize: Resize | None = None, most: int | None = None) ->
     return dataset(where, train, test, classes)
 
 
-def _odd(
-    where: str, name: str, shape: tuple[int, ...], first: str, size: tuple[int, ...]
-) -> str:
+def _odd(where: str, name: str, shape: tuple[int, ...], first: str, size: tuple[int, ...]) -> str:
     sizes = ["x".join(map(str, each)) for each in (size, shape)]
     return (
         f"{where}: {name} is {sizes[1]} (height x width x channels), but {first} is {sizes[0]}; "

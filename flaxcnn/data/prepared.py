@@ -43,8 +43,9 @@ class Decoded(NamedTuple):
 def find(name: str, resize: Resize | None = None) -> Any:
     """The builder of `name`, such as mnist, mnist:3.0.1 or set/config:1.0.0, from its files only.
 
-    With `resize` its images may differ in size. Looks in TFDS_DATA_DIR (or ~/tensorflow_datasets), then in the cache's own tfds folder; without
-    a version, the highest. No code of the data set is imported.
+    With `resize` its images may differ in size. Looks in TFDS_DATA_DIR (or ~/tensorflow_datasets),
+    then in the cache's own tfds folder; without a version, the highest. No code of the data set is
+    imported.
 
     Raises:
         DataError: not there, another file format than ArrayRecord, or not images of one shape with
@@ -164,7 +165,7 @@ def undecoded(name: str, builder: Any, resize: Resize | None) -> Decoded:
         label = _labels(builder, split)
         image = RecordImages(
             np.arange(len(label)), shape_of(builder, resize), str(builder.data_dir), split,
-            *builder.info.supervised_keys, key(builder), resize,
+            builder.info.supervised_keys[0], key(builder), resize,
         )  # fmt: skip
         found.append(Split(image, label))
     return _whole(name, builder, found)
@@ -249,7 +250,6 @@ class RecordImages(Images):
     folder: str
     split: str
     image_key: str
-    label_key: str
     source_key: str  # of the metadata
     resize: Resize | None = None
 

@@ -9,6 +9,7 @@ is needed. So the workers live as long as the reader, over all epochs and evalua
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import re
@@ -19,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,8 +63,10 @@ def read_rows(archives: Sequence[Pixels], order: Order) -> np.ndarray:
         own = (order.rows >= first) & (order.rows < first + len(image))
         if own.any():
             rows = order.rows[own] - first
-            known = isinstance(image, Images)
-            pixels[own] = image.read(rows, order.draws) if known else image[rows]
+            if isinstance(image, Images):
+                pixels[own] = image.read(rows, order.draws)
+            else:
+                pixels[own] = image[rows]
         first += len(image)
     return pixels
 
@@ -147,6 +150,8 @@ class RowReader:
         folder, self._folder = self._folder, None
         (folder / LAST).touch()
         self._items.close()
+        self._items = None
+        gc.collect()  # exceptions that ended grain's threads hold on to the last shared memory
         shutil.rmtree(folder, ignore_errors=True)
 
     def _start(self) -> None:

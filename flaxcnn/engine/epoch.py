@@ -83,9 +83,7 @@ def eval_sums(plan: Plan, state: TrainState, data: Resident, batch: Batch) -> Me
     return batch_sums(eval_step(plan, state, data, batch), batch.label, batch.mask)
 
 
-def alive_in(
-    plan: Plan, state: TrainState, data: Resident, batch: Batch
-) -> dict[str, jax.Array]:
+def alive_in(plan: Plan, state: TrainState, data: Resident, batch: Batch) -> dict[str, jax.Array]:
     """For each layer with relu: which units [C] bool give a value above 0 for a row of `batch`."""
     image = standardize(batch.image, data.mean, data.scale)
     variables = {"params": state.params, "batch_stats": state.batch_stats}

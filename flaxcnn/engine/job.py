@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
+from flaxcnn.backend import cores
 from flaxcnn.data import splits
 from flaxcnn.data.arrays import Dataset
-from flaxcnn.backend import cores
 from flaxcnn.data.batches import Resident, resident, steps_per_epoch
 from flaxcnn.data.datasets import require_resident, streams
 from flaxcnn.engine import epoch as programs
@@ -161,7 +161,8 @@ def make_job(config: Config, dataset: Dataset, device: jax.Device | None = None)
     the run is to be exact. What is too large for `data_memory` is streamed instead.
 
     Raises:
-        ConfigError: data to be streamed to `device` alone, the model cannot be built on the data's shape, or the split does not fit.
+        ConfigError: the model cannot be built on the data's shape, the split does not fit, or data
+            to be streamed is asked for on `device` alone.
         DataError: a class with too few rows.
     """
     config.table(dataset.shape, dataset.num_classes)

@@ -39,7 +39,8 @@ class RunDirectory(Folder):
         """ConfigError for another recipe, or for fewer epochs than there are."""
         old, new = self.config().to_dict(), recipe
         # A run may be made longer. Only a schedule that spans the epochs makes that another recipe.
-        free = {"save_every", "workers"} | ({"epochs"} if new["schedule"]["type"] != "cosine" else set())
+        free = {"save_every", "workers"}
+        free |= {"epochs"} if new["schedule"]["type"] != "cosine" else set()
         if differ := [key for key in new if old[key] != new[key] and key not in free]:
             key = differ[0]
             raise ConfigError(

@@ -137,6 +137,7 @@ class Streaming:
         self._compiled: dict[tuple[str, int, int], jax.stages.Compiled] = {}
         self._begun: deque[tuple[Pass, int]] = deque()  # passes under way and their chunks left
         self._feed: Feed | None = None
+        self._running: Tree = None  # what the chunk that the device works on will give
         self._order = jax.jit(shuffled, static_argnums=(3, 4, 5))
 
     # -- programs --------------------------------------------------------------------------------
@@ -150,17 +151,17 @@ class Streaming:
         epoch = int(state.step) // self.plan.steps_per_epoch if training else None
         compiled = self.compile(program, state, hypers, data, split)
         results: list[tuple[Tree, int]] = []
-        running = None
-        for chunk, count in self._chunks(Pass(split, epoch), lambda: running, check):
+        self._running = None
+        for chunk, count in self._chunks(Pass(split, epoch), check):
             number = jax.device_put(np.int32(count), self.place)
             if training:
                 state, found = compiled(state, hypers, data, number, chunk)
             else:
                 found = compiled(state, data, number, chunk)
             results.append((found, count))
-            if running is not None:  # the device has the next chunk: waiting costs nothing
-                _wait(running, check)
-            running = found
+            if self._running is not None:  # the device has the next chunk: waiting costs nothing
+                _wait(self._running, check)
+            self._running = found
         joined = self._joined(program, results)
         if program == "predict":
             return joined[: len(self.rows(split))]
@@ -176,11 +177,11 @@ class Streaming:
         if key not in self._compiled:
             began = time.perf_counter()
             along = parallel.by_columns(self.plan.shards)
-            like = Batch(
-                *(jax.ShapeDtypeStruct((length, width, *rest), dtype, sharding=along)
-                  for rest, dtype in ((self.shape, jnp.uint8), ((), jnp.int32), ((), jnp.int32),
-                                      ((), jnp.bool_)))
-            )  # fmt: skip
+            kinds = ((self.shape, jnp.uint8), ((), jnp.int32), ((), jnp.int32), ((), jnp.bool_))
+            like: Any = Batch(*(
+                jax.ShapeDtypeStruct((length, width, *rest), dtype, sharding=along)
+                for rest, dtype in kinds
+            ))  # type: ignore[arg-type]  # fmt: skip
             count = jax.ShapeDtypeStruct((), jnp.int32, sharding=self.place)
             if training:
                 function = jax.jit(functools.partial(train_chunk, self.plan), donate_argnums=0)
@@ -217,9 +218,7 @@ class Streaming:
 
     # -- rows ------------------------------------------------------------------------------------
 
-    def _chunks(
-        self, wanted: Pass, running: Callable[[], Tree], check: Callable[[], None]
-    ) -> Iterator[tuple[Batch, int]]:
+    def _chunks(self, wanted: Pass, check: Callable[[], None]) -> Iterator[tuple[Batch, int]]:
         """The chunks of a pass with their numbers of batches; the next pass is begun too."""
         if not self._begun or self._begun[0][0] != wanted:
             self._restart()
@@ -231,22 +230,23 @@ class Streaming:
             if wanted.epoch + 1 < self.epochs:
                 self._begin(Pass("train", wanted.epoch + 1))
         _, count = self._begun.popleft()
-        assert self._feed is not None
         for _ in range(count):
-            asked, idle = time.perf_counter(), None
-            while True:
-                try:
-                    chunk = self._feed.get(POLL_SECONDS)
-                    break
-                except queue.Empty:
-                    check()
-                    if idle is None and _ready(running()):
-                        idle = time.perf_counter()
-            now = time.perf_counter()
-            if idle is None and running() is None:
-                idle = asked
-            self.stalled += 0.0 if idle is None else now - idle
-            yield chunk
+            yield self._next(check)
+
+    def _next(self, check: Callable[[], None]) -> tuple[Batch, int]:
+        """The next chunk; the time in which the device has none is added up."""
+        assert self._feed is not None
+        idle = time.perf_counter() if self._running is None else None
+        while True:
+            try:
+                chunk = self._feed.get(POLL_SECONDS)
+            except queue.Empty:
+                check()
+                if idle is None and _ready(self._running):
+                    idle = time.perf_counter()
+            else:
+                self.stalled += 0.0 if idle is None else time.perf_counter() - idle
+                return chunk
 
     def _begin(self, planned: Pass) -> None:
         """Have the rows of a pass read after those already asked for."""
@@ -295,9 +295,7 @@ class Streaming:
         local = Batch(pixels, self.label[row], row, mask)  # type: ignore[arg-type]
         if processes == 1:
             return jax.device_put(local, along), len(part.row)
-        chunk = jax.tree.map(
-            lambda x: jax.make_array_from_process_local_data(along, x), local
-        )
+        chunk = jax.tree.map(lambda x: jax.make_array_from_process_local_data(along, x), local)
         return chunk, len(part.row)
 
     def _restart(self) -> None:
@@ -359,7 +357,7 @@ class Feed:
                     break
 
     def _make(self, part: Part) -> tuple[Batch, int]:
-        steps, width = len(part.row), part.row.shape[1] // jax.process_count()
+        width = part.row.shape[1] // jax.process_count()
         first = self._reader.read()
         pixels = np.empty((part.length * width, *first.shape[1:]), np.uint8)
         pixels[: len(first)] = first
