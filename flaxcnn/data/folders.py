@@ -14,7 +14,7 @@ from flaxcnn.data.arrays import Dataset, Split, dataset, first_line
 from flaxcnn.data.images import Images
 from flaxcnn.data.resize import Draws, fit
 from flaxcnn.errors import DataError
-from flaxcnn.recipe.config import Resize
+from flaxcnn.recipe.resize import Resize
 
 MAX_PIXELS = 64 * 2**20  # of one image, from its header: a few KB of PNG can unfold to gigabytes
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}

@@ -24,7 +24,7 @@ from flaxcnn.data.arrays import Split, check_labels, first_line
 from flaxcnn.data.images import Images
 from flaxcnn.data.resize import Draws, fit
 from flaxcnn.errors import DataError
-from flaxcnn.recipe.config import Resize
+from flaxcnn.recipe.resize import Resize
 
 NAME = re.compile(r"\w+([/:][\w.+-]+){0,2}")
 BATCH = 1000  # records asked for at once

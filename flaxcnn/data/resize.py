@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from flaxcnn.recipe.config import Resize
+from flaxcnn.recipe.resize import Resize
 
 AREA = (0.08, 1.0)  # of a random crop, as a share of the image (Szegedy et al. 2015)
 ASPECT = (3 / 4, 4 / 3)  # width / height, drawn evenly by its logarithm

@@ -14,11 +14,11 @@ from flaxcnn.errors import ConfigError, near_miss
 from flaxcnn.recipe.codec import decode, encode, hints, parse_text, set_at
 from flaxcnn.recipe.layers import Layer, Row, Shape, check_model
 from flaxcnn.recipe.optimizers import Adam, Constant, Optimizer, Schedule
+from flaxcnn.recipe.resize import Resize
 
 MAX_SEED = 2**32 - 1
 STREAMS = ("init_seed", "order_seed", "augment_seed", "dropout_seed")  # by flaxcnn.rng.Purpose
 SUSPICIOUS_EPSILON = 1e-2
-MAX_SIDE = 4096  # pixels
 MAX_WORKERS = 256
 # How rows come to the device, never which or in what order: streamed and resident runs have the
 # same rows, draws and steps. So these are no part of a recipe's name.
@@ -104,29 +104,6 @@ class Flip:
 
 
 Augment = Shift | Flip
-
-
-@dataclass(frozen=True)
-class Resize:
-    """Images of any size brought to one: `stretch` ignores the aspect, the crops keep it.
-
-    `center_crop` takes the largest central part of the wanted aspect; `random_crop` (training, and
-    streamed data only) a part of 8 to 100 % of the area and of an aspect of 3/4 to 4/3, drawn anew
-    for every image and epoch (Szegedy et al. 2015).
-    """
-
-    height: int
-    width: int
-    train: Literal["stretch", "center_crop", "random_crop"] = "stretch"
-    evaluate: Literal["stretch", "center_crop"] = "stretch"
-
-    def __post_init__(self) -> None:
-        for name in ("height", "width"):
-            if not 1 <= getattr(self, name) <= MAX_SIDE:
-                raise ConfigError(
-                    f"resize.{name}: got {getattr(self, name)!r}; "
-                    f"allowed is an integer from 1 to {MAX_SIDE}"
-                )
 
 
 @dataclass(frozen=True)
