@@ -207,10 +207,13 @@ def _check_header(where: str, name: Path, image: Image.Image) -> None:
         )
 
 
-def read_for(path: Path, shape: tuple[int, ...], resize: bool) -> np.ndarray:
+def read_for(
+    path: Path, shape: tuple[int, ...], resize: bool, by: Resize | None = None
+) -> np.ndarray:
     """One PNG or JPEG file as a model wants it -> uint8 [H, W, C] of `shape`.
 
-    Colour becomes grey (and grey colour) where the model's channels ask for it.
+    `by` is the recipe's own way to bring images to one size, as for evaluation. Colour becomes
+    grey (and grey colour) where the model's channels ask for it.
 
     Raises:
         DataError: no such file, not readable, or of another size without `resize`.
@@ -221,7 +224,7 @@ def read_for(path: Path, shape: tuple[int, ...], resize: bool) -> np.ndarray:
     if path.suffix.lower() not in FORMATS:
         names = ", ".join(f"*{suffix}" for suffix in FORMATS)
         raise DataError(f"{where}: got {path.suffix or 'no'} extension; allowed are {names}")
-    pixels = read_image(where, path.parent, path)
+    pixels = read_image(where, path.parent, path, by)
     image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
     height, width, channels = shape
     if (image.height, image.width) != (height, width):

@@ -94,7 +94,7 @@ def test_what_cannot_be_read_is_named_when_it_is_met(sized, tmp_path):
     data = datasets.load(f"folder:{tmp_path}", Resize(8, 8), most=0)
     whole = (tmp_path / "b" / "3.png").read_bytes()
     (tmp_path / "b" / "3.png").write_bytes(whole[:100])
-    with pytest.raises(DataError, match="b/3.png cannot be read as PNG or JPEG"):
+    with pytest.raises(DataError, match=r"b/3\.png cannot be read as PNG or JPEG"):
         np.concatenate([data.train.image[:], data.test.image[:]])
 
 
@@ -225,8 +225,7 @@ def test_a_killed_worker_is_an_error_in_seconds(reader):
     began = time.monotonic()
     os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
     with pytest.raises(ReaderError, match=r"workers: one of 2 processes .* \(exit code -9"):
-        for _ in range(100):
-            read(one, np.arange(60))
+        read(one, np.tile(np.arange(60), 50))
     assert time.monotonic() - began < SECONDS
     one.close()
     assert not multiprocessing.active_children()
