@@ -49,8 +49,8 @@ def with_flaxcnn(config: Config, data: Dataset) -> list[float]:
 def with_plain_flax(config: Config, data: Dataset) -> list[float]:
     """The same by the loop of Flax's MNIST example; an incomplete last batch is left out there."""
     job = make_job(config, data)  # for its rows and pixel statistics only
-    pixels = (data.train.image.astype(np.float32) - np.asarray(job.data.pixels.mean)) / np.asarray(
-        job.data.pixels.scale
+    pixels = (data.train.image.astype(np.float32) - np.asarray(job.data.scaling.mean)) / np.asarray(
+        job.data.scaling.scale
     )
     train, held = job.rows.train, job.rows.validation
     network, optimizer = Network(config.layers, jnp.float32), make_optimizer(config)

@@ -28,6 +28,10 @@ class DataError(FlaxcnnError):
     exit_code = 3
 
 
+class ReaderError(FlaxcnnError):
+    """A process that reads images was killed; the run can be resumed."""
+
+
 class DivergedError(FlaxcnnError):
     """The loss stopped being a finite number."""
 

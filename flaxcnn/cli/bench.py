@@ -167,9 +167,13 @@ def _load(recipes: Iterable[Config], synthetic: bool) -> dict[str, Dataset]:
     """The data set of every recipe, before jax is imported: missing data is said at once."""
     names = dict.fromkeys(config.dataset for config in recipes)
     if not synthetic:
-        from flaxcnn.data.datasets import load
+        from flaxcnn.data.datasets import load_for, require_resident
 
-        return {name: load(name) for name in names}
+        found = {}
+        for config in recipes:
+            found[config.dataset] = load_for(config)
+            require_resident(config, found[config.dataset], "bench")
+        return found
     for name in names:
         if name not in KNOWN_DATA:
             raise ConfigError(

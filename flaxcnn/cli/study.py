@@ -92,9 +92,9 @@ def _run(
     name: str, config: Config, plan: Wanted, folder: Path, resume: bool, cache: bool, as_json: bool
 ) -> None:
     """Load, train and tell."""
-    from flaxcnn.data.datasets import load
+    from flaxcnn.data.datasets import load_for
 
-    dataset = load(config.dataset)  # before jax is imported: missing data is said at once
+    dataset = load_for(config)  # before jax is imported: missing data is said at once
     from flaxcnn.backend import prepare
     from flaxcnn.engine.job import Job
     from flaxcnn.studies import page

@@ -85,9 +85,9 @@ def train(
         found.name, config, run_dir, checkpoint_dir, resume, resume_if_any
     )
     group = Group(distributed, coordinator, processes, process)
-    from flaxcnn.data.datasets import load
+    from flaxcnn.data.datasets import load_for
 
-    dataset = load(config.dataset)  # before jax is imported: missing data is said at once
+    dataset = load_for(config)  # before jax is imported: missing data is said at once
     counts = totals(config.table(dataset.shape, dataset.num_classes))
     from flaxcnn.backend import prepare
     from flaxcnn.engine import hosts
@@ -163,10 +163,10 @@ def _run_directory(
 
 def _newest(folder: Path, config: Config) -> Path:
     """The latest run of this recipe that `--resume` without --run-dir means."""
-    wanted = config.to_dict()
     for path in sorted(folder.glob("*/config.json"), reverse=True):
         with contextlib.suppress(OSError, ValueError):
-            if json.loads(path.read_text()) == wanted:
+            found = Config.from_dict(json.loads(path.read_text()))
+            if found.fingerprint() == config.fingerprint():
                 return path.parent
     raise CheckpointError(
         f"--resume: no run of this recipe and seed in {folder}; name it with --run-dir"
@@ -182,6 +182,8 @@ def _line(metrics: dict[str, Any], epochs: int) -> str:
     )
     if "clean_train_accuracy" in value:
         text += f"  clean {value['clean_train_accuracy']:.4f}"
+    if "stall" in value:
+        text += f"  stall {value['stall']:.1%}"
     return text + ("  best" if value["best"] else "")
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from flaxcnn.data.images import Images, Pixels, select
 from flaxcnn.data.stratified import hold_out
 from flaxcnn.errors import DataError
 
@@ -25,7 +26,7 @@ class Split:
         DataError: other types or ranks than the ones below, or lengths that differ.
     """
 
-    image: np.ndarray  # uint8 [N, H, W, C], possibly memory-mapped
+    image: Pixels  # uint8 [N, H, W, C], possibly memory-mapped or decoded on demand
     label: np.ndarray  # int32 [N]
 
     def __post_init__(self) -> None:
@@ -56,7 +57,8 @@ class Dataset:
 
     `test_origin` is "held out" where the source has no test split: then a stratified fifth of its
     rows, drawn by a seed that no run can change, is the test split. `digest` is the SHA-256 of
-    shapes, pixels and labels of both splits.
+    shapes, pixels and labels of both splits; of data decoded on demand, that of names, sizes and
+    labels (`Images.digest`), so the two forms of one source have different digests.
     """
 
     name: str
@@ -73,17 +75,33 @@ class Dataset:
         return height, width, channels
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of all pixels, held or not."""
+        return self.train.image.nbytes + self.test.image.nbytes
+
+    @property
+    def undecoded(self) -> bool:
+        """Whether images are decoded on demand."""
+        return isinstance(self.train.image, Images)
+
+    @property
     def num_classes(self) -> int:
         """How many classes the labels name: 0 to num_classes - 1."""
         return len(self.classes)
 
 
 def content_digest(train: Split, test: Split) -> str:
-    """SHA-256 (64 hex digits) of the shapes, image bytes and label bytes of both splits."""
+    """SHA-256 (64 hex digits) of the shapes, image bytes and label bytes of both splits.
+
+    Undecoded images stand with their own digest for their bytes.
+    """
     found = hashlib.sha256()
     for split in (train, test):
         found.update(repr(tuple(split.image.shape)).encode())
-        found.update(np.ascontiguousarray(split.image).data)
+        if isinstance(split.image, Images):
+            found.update(split.image.digest().encode())
+        else:
+            found.update(np.ascontiguousarray(split.image).data)
         found.update(np.ascontiguousarray(split.label, "<i4").data)
     return found.hexdigest()
 
@@ -116,7 +134,10 @@ def _hold_out(name: str, rows: Split, classes: Sequence[str]) -> tuple[Split, Sp
             f"and {math.floor((len(classes) - 1) / HELD_OUT) + 1} in all, or a test split"
         )
     kept, held = hold_out(rows.label, math.ceil(HELD_OUT * len(rows)), HELD_OUT_SEED)
-    return Split(rows.image[kept], rows.label[kept]), Split(rows.image[held], rows.label[held])
+    return (
+        Split(select(rows.image, kept), rows.label[kept]),
+        Split(select(rows.image, held), rows.label[held]),
+    )
 
 
 def first_line(error: Exception) -> str:

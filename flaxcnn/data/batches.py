@@ -14,7 +14,7 @@ from flaxcnn.rng import Purpose, stream_key
 
 
 @flax.struct.dataclass
-class Pixels:
+class Scaling:
     """What brings a pixel x to the model: (x - mean) / scale."""
 
     mean: jax.Array  # float32, broadcasts against [H, W, C]
@@ -27,7 +27,7 @@ class Resident:
 
     image: jax.Array  # [N, H, W, C] uint8
     label: jax.Array  # [N] int32
-    pixels: Pixels
+    scaling: Scaling
 
 
 @flax.struct.dataclass
@@ -80,4 +80,4 @@ def resident(
     image: list[np.ndarray], label: list[np.ndarray], mean: np.ndarray, scale: np.ndarray
 ) -> Resident:
     """Archives ([N, H, W, C] uint8 and [N] int32 each) one after the other, still on the host."""
-    return Resident(np.concatenate(image), np.concatenate(label), Pixels(mean, scale))  # type: ignore[arg-type]
+    return Resident(np.concatenate(image), np.concatenate(label), Scaling(mean, scale))  # type: ignore[arg-type]

@@ -59,7 +59,7 @@ class Ordered(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
 
     def _rows(self, name: str, split: Split) -> Iterator[tuple[int, dict[str, Any]]]:
         extra = "id" in self.info.features
-        for i, (image, label) in enumerate(zip(split.image, split.label, strict=True)):
+        for i, (image, label) in enumerate(zip(np.asarray(split.image), split.label, strict=True)):
             pixels = image if image.shape[-1] == 3 else image[..., 0]
             row = {"image": Image.fromarray(np.ascontiguousarray(pixels)), "label": int(label)}
             yield i, row | ({"id": f"{name}_{i:05d}"} if extra else {})

@@ -1,7 +1,8 @@
 """Data sets by name: digits, mnist, fashion_mnist, cifar10, tfds:NAME, folder:PATH and npz:PATH.
 
 What tfds prepares is decoded once to memory-mapped .npy files, in the archive's own order, under
-FLAXCNN_DATA_DIR (default: the user's cache folder).
+FLAXCNN_DATA_DIR (default: the user's cache folder). What is larger than a recipe's `data_memory` is
+decoded on demand instead, from its files as they are.
 """
 
 from __future__ import annotations
@@ -15,18 +16,64 @@ from flaxcnn.data.archives import PUBLISHED, downloads, local, require_network
 from flaxcnn.data.arrays import Dataset, Split, dataset
 from flaxcnn.data.folders import folder
 from flaxcnn.data.sources import digits, npz
-from flaxcnn.errors import DataError, near_miss
-from flaxcnn.recipe.config import DATA_SCHEMES, KNOWN_DATA
+from flaxcnn.errors import ConfigError, DataError, near_miss
+from flaxcnn.recipe.config import DATA_SCHEMES, KNOWN_DATA, Config
+from flaxcnn.recipe.resize import Resize
 
-__all__ = ["Dataset", "Split", "cache_path", "listing", "load", "prepare", "verify"]
+__all__ = ["Dataset", "Split", "cache_path", "listing", "load", "load_for", "prepare",
+           "require_resident", "streams", "verify"]  # fmt: skip
 
 log = logging.getLogger(__name__)
 
 DIGITS_ROWS = (1437, 360)  # train, test
 
 
-def load(name: str) -> Dataset:
+def load_for(config: Config) -> Dataset:
+    """The data set of a recipe, with images decoded on demand where they are to be streamed.
+
+    Raises:
+        ConfigError: the data does not fit `data_memory`, but `input` says resident.
+        DataError, WriteError: as `load`.
+    """
+    most = {"resident": None, "stream": 0, "auto": config.data_memory}[config.input]
+    if config.resize and config.resize.train != config.resize.evaluate:
+        most = 0  # a row has two forms, and an array holds one
+    return load(config.dataset, config.resize, most)
+
+
+def streams(config: Config, dataset: Dataset) -> bool:
+    """Whether a run of the recipe streams this data, or holds it on the device.
+
+    Raises:
+        ConfigError: `input` is resident, but the data set is decoded on demand.
+    """
+    if config.input == "resident" and dataset.undecoded:
+        raise ConfigError(
+            f"input: got 'resident' with {dataset.name} decoded on demand; allowed is 'stream', or "
+            "the data set that `load_for` gives"
+        )
+    large = config.input == "auto" and dataset.nbytes > config.data_memory
+    return config.input == "stream" or dataset.undecoded or large
+
+
+def require_resident(config: Config, dataset: Dataset, what: str) -> None:
+    """ConfigError where the recipe would stream the data and `what` cannot."""
+    if streams(config, dataset):
+        raise ConfigError(
+            f"input: {what} holds its data on the device, but the {dataset.nbytes:,} bytes of "
+            f"{dataset.name} are streamed (input={config.input}, data_memory="
+            f"{config.data_memory}); allowed is a larger data_memory, or `flaxcnn train`"
+        )
+
+
+def load(name: str, resize: Resize | None = None, most: int | None = None) -> Dataset:
     """The data set of that name; what is not prepared yet is prepared first.
+
+    Args:
+        name: of a built-in set, folder:PATH, npz:PATH or tfds:NAME.
+        resize: to bring images of folder: and tfds: to one size.
+        most: bytes of pixels of folder: and tfds: to decode ahead; a larger set is decoded on
+            demand. None: decode all.
 
     Images of prepared sets are memory-mapped, read-only. Sets without a test split of their own
     (digits; a folder or .npz without test) have a fixed stratified fifth held out as one: the same
@@ -40,9 +87,15 @@ def load(name: str) -> Dataset:
     if name == "digits":
         return digits()
     if scheme == "folder:":
-        return folder(Path(rest))
+        return folder(Path(rest), resize, most)
     if scheme == "npz:":
         return npz(Path(rest))
+    if scheme == "tfds:" and (resize is not None or most is not None):
+        from flaxcnn.data import prepared
+
+        builder = prepared.find(rest, resize)
+        if resize is not None or prepared.decoded_bytes(builder, resize) > (most or 0):
+            return _on_demand(name, builder, resize, most)
     final = cache_path(name)
     found = cache.read(final, name)
     if found is None:
@@ -124,6 +177,17 @@ def listing() -> list[dict[str, Any]]:
             "prepared": not published or (path / "meta.json").is_file(),
         })  # fmt: skip
     return rows
+
+
+def _on_demand(name: str, builder: Any, resize: Resize | None, most: int | None) -> Dataset:
+    """A prepared set without a decoded copy on disk; held in memory where it is small enough."""
+    from flaxcnn.data import prepared
+
+    train, test, classes = prepared.undecoded(name.removeprefix("tfds:"), builder, resize)
+    if most is None or prepared.decoded_bytes(builder, resize) <= most:
+        train = Split(train.image[:], train.label)
+        test = None if test is None else Split(test.image[:], test.label)
+    return dataset(name, train, test, classes)
 
 
 def _cached(name: str) -> bool:

@@ -2,32 +2,75 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from flaxcnn.data.arrays import Dataset, Split, dataset, first_line
+from flaxcnn.data.images import Images
+from flaxcnn.data.resize import Draws, fit
 from flaxcnn.errors import DataError
+from flaxcnn.recipe.resize import Resize
 
 MAX_PIXELS = 64 * 2**20  # of one image, from its header: a few KB of PNG can unfold to gigabytes
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}  # PIL's mode -> the mode we decode to
 
 
-def folder(path: Path) -> Dataset:
+@dataclass(frozen=True, eq=False)
+class FolderImages(Images):
+    """Image files of a class folder, decoded on demand."""
+
+    where: str  # folder:PATH, as given; for messages
+    root: Path
+    files: tuple[str, ...]  # relative to `root`; entry i of `index`
+    resize: Resize | None = None
+
+    def read(self, rows: np.ndarray, draws: Draws | None = None) -> np.ndarray:
+        """Decode rows [n] -> uint8 [n, H, W, C].
+
+        Raises:
+            DataError: a file is damaged, gone, or not like the first one.
+        """
+        pixels = np.empty((len(rows), *self.size), np.uint8)
+        for place, row in enumerate(rows):
+            name = self.files[self.index[row]]
+            found = read_image(self.where, self.root, self.root / name, self.resize, draws, row)
+            if found.shape != self.size:
+                raise DataError(_odd(self.where, name, found.shape, self.files[0], self.size))
+            pixels[place] = found
+        return pixels
+
+    def digest(self) -> str:
+        """SHA-256 of names, bytes on disk and resizing of the files, in the order of rows."""
+        lines = [repr(self.resize)]
+        for entry in self.index:
+            name = self.files[entry]
+            lines.append(f"{name}\0{(self.root / name).stat().st_size}")
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def folder(path: Path, resize: Resize | None = None, most: int | None = None) -> Dataset:
     """PATH/<class>/*.png, or PATH/train/<class>/*.png with PATH/test/<class>/*.png.
 
     Classes and files are taken in the order of their names; names that start with a dot are
     ignored. Black-and-white images become grey, palettes RGB; EXIF orientation is applied. Without
     test/, a fixed stratified fifth of the rows is held out for test.
 
+    Args:
+        path: the folder.
+        resize: to bring images of differing size to one; None: they must have one.
+        most: bytes of pixels to hold; more are decoded on demand. None: hold all.
+
     Raises:
         DataError: fewer than two classes, a class without images, classes that differ between train
             and test, anything but 8-bit grey or RGB images of one size, a file that is damaged,
-            misnamed, larger than 64 megapixels or outside PATH.
+            misnamed, larger than 64 megapixels or outside PATH. What is wrong with the pixels of a
+            file that is decoded on demand shows when it is read.
     """
     root = path.expanduser()
     where = f"folder:{path}"
@@ -36,36 +79,26 @@ def folder(path: Path) -> Dataset:
     root = root.resolve()
     classes, parts = _layout(where, root)
     found: list[Split | None] = [None, None]
-    first: _Read | None = None
-    for i, part in enumerate(parts):
-        files = [(f, number) for number, name in enumerate(classes)
-                 for f in _images(where, root, part / name)]  # fmt: skip
-        image = np.empty((0, 0, 0, 0), np.uint8)
-        for row, (file, _) in enumerate(files):
-            read = _Read(file, read_image(where, root, file))
-            if first is None:
-                first = read
-            if row == 0:
-                image = np.empty((len(files), *first.pixels.shape), np.uint8)
-            if read.pixels.shape != first.pixels.shape:
-                raise DataError(_odd(where, root, first, read))
-            image[row] = read.pixels
-        found[i] = Split(image, np.array([number for _, number in files], np.int32))
+    listed = [[_images(where, root, part / name) for name in classes] for part in parts]
+    first = read_image(where, root, listed[0][0][0], resize)
+    size = (first.shape[0], first.shape[1], first.shape[2])
+    count = sum(len(files) for part in listed for files in part)
+    for i, part in enumerate(listed):
+        names = tuple(str(file.relative_to(root)) for files in part for file in files)
+        label = np.repeat(np.arange(len(classes), dtype=np.int32), [len(files) for files in part])
+        image = FolderImages(np.arange(len(names)), size, where, root, names, resize)
+        hold = most is None or count * first.nbytes <= most
+        found[i] = Split(image[:] if hold else image, label)
     train, test = found
     assert train is not None
     return dataset(where, train, test, classes)
 
 
-class _Read(NamedTuple):
-    file: Path
-    pixels: np.ndarray  # uint8 [H, W, C]
-
-
-def _odd(where: str, root: Path, first: _Read, read: _Read) -> str:
-    sizes = ["x".join(map(str, r.pixels.shape)) for r in (first, read)]
+def _odd(where: str, name: str, shape: tuple[int, ...], first: str, size: tuple[int, ...]) -> str:
+    sizes = ["x".join(map(str, each)) for each in (size, shape)]
     return (
-        f"{where}: {read.file.relative_to(root)} is {sizes[1]} (height x width x channels), but "
-        f"{first.file.relative_to(root)} is {sizes[0]}; allowed is one size for all images"
+        f"{where}: {name} is {sizes[1]} (height x width x channels), but {first} is {sizes[0]}; "
+        "allowed is one size for all images, or a recipe with resize"
     )
 
 
@@ -126,8 +159,11 @@ def _images(where: str, root: Path, folder: Path) -> list[Path]:
     return files
 
 
-def read_image(where: str, root: Path, file: Path) -> np.ndarray:
-    """uint8 [H, W, C] of one file; C is 1 or 3."""
+def read_image(
+    where: str, root: Path, file: Path, resize: Resize | None = None, draws: Draws | None = None,
+    row: int = 0,
+) -> np.ndarray:  # fmt: skip
+    """uint8 [H, W, C] of one file, C 1 or 3; resized as `flaxcnn.data.resize.fit` does."""
     name = file.relative_to(root)
     try:
         with warnings.catch_warnings():
@@ -136,7 +172,10 @@ def read_image(where: str, root: Path, file: Path) -> np.ndarray:
                 _check_header(where, name, image)
                 image.load()
                 upright = ImageOps.exif_transpose(image)
-                pixels = np.asarray(upright.convert(MODES[image.mode]))
+                upright = upright.convert(MODES[image.mode])
+                if resize is not None:
+                    upright = fit(upright, resize, draws, row)
+                pixels = np.asarray(upright)
     except DataError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
@@ -168,10 +207,13 @@ def _check_header(where: str, name: Path, image: Image.Image) -> None:
         )
 
 
-def read_for(path: Path, shape: tuple[int, ...], resize: bool) -> np.ndarray:
+def read_for(
+    path: Path, shape: tuple[int, ...], resize: bool, by: Resize | None = None
+) -> np.ndarray:
     """One PNG or JPEG file as a model wants it -> uint8 [H, W, C] of `shape`.
 
-    Colour becomes grey (and grey colour) where the model's channels ask for it.
+    `by` is the recipe's own way to bring images to one size, as for evaluation. Colour becomes
+    grey (and grey colour) where the model's channels ask for it.
 
     Raises:
         DataError: no such file, not readable, or of another size without `resize`.
@@ -182,7 +224,7 @@ def read_for(path: Path, shape: tuple[int, ...], resize: bool) -> np.ndarray:
     if path.suffix.lower() not in FORMATS:
         names = ", ".join(f"*{suffix}" for suffix in FORMATS)
         raise DataError(f"{where}: got {path.suffix or 'no'} extension; allowed are {names}")
-    pixels = read_image(where, path.parent, path)
+    pixels = read_image(where, path.parent, path, by)
     image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
     height, width, channels = shape
     if (image.height, image.width) != (height, width):

@@ -5,11 +5,13 @@ Imports tfds, which takes a second: import this module where it is needed.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +21,10 @@ from PIL import Image
 
 from flaxcnn.data import cache
 from flaxcnn.data.arrays import Split, check_labels, first_line
+from flaxcnn.data.images import Images
+from flaxcnn.data.resize import Draws, fit
 from flaxcnn.errors import DataError
+from flaxcnn.recipe.resize import Resize
 
 NAME = re.compile(r"\w+([/:][\w.+-]+){0,2}")
 BATCH = 1000  # records asked for at once
@@ -35,11 +40,12 @@ class Decoded(NamedTuple):
     classes: tuple[str, ...]
 
 
-def find(name: str) -> Any:
+def find(name: str, resize: Resize | None = None) -> Any:
     """The builder of `name`, such as mnist, mnist:3.0.1 or set/config:1.0.0, from its files only.
 
-    Looks in TFDS_DATA_DIR (or ~/tensorflow_datasets), then in the cache's own tfds folder; without
-    a version, the highest. No code of the data set is imported.
+    With `resize` its images may differ in size. Looks in TFDS_DATA_DIR (or ~/tensorflow_datasets),
+    then in the cache's own tfds folder; without a version, the highest. No code of the data set is
+    imported.
 
     Raises:
         DataError: not there, another file format than ArrayRecord, or not images of one shape with
@@ -58,7 +64,7 @@ def find(name: str) -> Any:
                 builder = tfds.builder_from_directory(place)
             except Exception as error:  # damaged JSON, protobuf and paths each raise their own
                 raise DataError(f"{place}: got damaged metadata ({first_line(error)})") from None
-            _check(name, builder)
+            _check(name, builder, resize)
             return builder
     raise DataError(
         f"tfds:{name}: it is not prepared in {' or '.join(map(str, folders))}; prepare it with "
@@ -84,7 +90,7 @@ def _choose(name: str, folder: Path) -> Path | None:
     return root.joinpath(*newest)
 
 
-def _check(name: str, builder: Any) -> None:
+def _check(name: str, builder: Any, resize: Resize | None) -> None:
     info = builder.info
     stored = getattr(info.file_format, "value", info.file_format)
     if stored != "array_record":
@@ -98,10 +104,12 @@ def _check(name: str, builder: Any) -> None:
     if len(features) != 2 or not all(map(isinstance, features, kinds)):
         raise DataError(f"tfds:{name}: got supervised_keys {keys}; allowed is an image and a class")
     image = features[0]
-    if None in image.shape or image.shape[2] not in MODES or image.np_dtype != np.uint8:
+    unsized = resize is None and None in image.shape
+    if unsized or image.shape[2] not in MODES or image.np_dtype != np.uint8:
         raise DataError(
             f"tfds:{name}: got images {np.dtype(image.np_dtype)}{list(image.shape)}; allowed are "
-            f"uint8 of one fixed shape with {', '.join(map(str, MODES))} channels"
+            f"uint8 of one fixed shape, or a recipe with resize, with "
+            f"{', '.join(map(str, MODES))} channels"
         )
     if "train" not in info.splits:
         raise DataError(
@@ -121,14 +129,50 @@ def key(builder: Any) -> str:
     return f"{name}-{digest.hexdigest()[:12]}"
 
 
+def shape_of(builder: Any, resize: Resize | None) -> tuple[int, int, int]:
+    """(H, W, C) of its images once they are resized."""
+    height, width, channels = builder.info.features[builder.info.supervised_keys[0]].shape
+    return (resize.height, resize.width, channels) if resize else (height, width, channels)
+
+
+def decoded_bytes(builder: Any, resize: Resize | None) -> int:
+    """Bytes of all pixels of train and test."""
+    rows = sum(builder.info.splits[split].num_examples for split in _splits(builder))
+    return int(rows * np.prod(shape_of(builder, resize)))
+
+
+def _splits(builder: Any) -> list[str]:
+    return ["train", *(["test"] if "test" in builder.info.splits else [])]
+
+
 def decode_all(name: str, builder: Any) -> Decoded:
     """Train and, where there is one, test; other splits are left alone.
 
     Raises:
         DataError: a record cannot be decoded, or labels with gaps.
     """
-    train = decode(builder, "train")
-    test = decode(builder, "test") if "test" in builder.info.splits else None
+    return _whole(name, builder, [decode(builder, split) for split in _splits(builder)])
+
+
+def undecoded(name: str, builder: Any, resize: Resize | None) -> Decoded:
+    """The same with images decoded on demand; labels are read once and kept in the data cache.
+
+    Raises:
+        DataError: a record cannot be read, or labels with gaps.
+    """
+    found = []
+    for split in _splits(builder):
+        label = _labels(builder, split)
+        image = RecordImages(
+            np.arange(len(label)), shape_of(builder, resize), str(builder.data_dir), split,
+            builder.info.supervised_keys[0], key(builder), resize,
+        )  # fmt: skip
+        found.append(Split(image, label))
+    return _whole(name, builder, found)
+
+
+def _whole(name: str, builder: Any, splits: list[Split]) -> Decoded:
+    train, test = splits[0], splits[1] if len(splits) > 1 else None
     feature = builder.info.features[builder.info.supervised_keys[1]]
     count = check_labels(f"tfds:{name}", train.label, None if test is None else test.label)
     if count != feature.num_classes:
@@ -148,19 +192,92 @@ def decode(builder: Any, split: str) -> Split:
     image_key, label_key = builder.info.supervised_keys
     shape = builder.info.features[image_key].shape
     try:
-        # tfds's own decoding takes twice as long, and warns that OpenCV is not there
-        source = builder.as_data_source(split, decoders={image_key: tfds.decode.SkipDecoding()})
+        source = _source(str(builder.data_dir), split, image_key)
         image = np.empty((len(source), *shape), np.uint8)
         label = np.empty(len(source), np.int32)
         for i, row in enumerate(_records(source)):
             image[i] = _pixels(row[image_key], shape)
             label[i] = row[label_key]
     except Exception as error:  # array_record, protobuf and PIL each raise their own
-        raise DataError(
-            f"{builder.data_dir}: got {split} records that cannot be read ({first_line(error)}); "
-            "prepare them again"
-        ) from None
+        raise _unreadable(builder.data_dir, split, error) from None
     return Split(image, label)
+
+
+def _unreadable(folder: Any, split: str, error: Exception) -> DataError:
+    return DataError(
+        f"{folder}: got {split} records that cannot be read ({first_line(error)}); "
+        "prepare them again"
+    )
+
+
+def _source(folder: str, split: str, image_key: str) -> Any:
+    """The records of a split."""
+    # tfds's own decoding takes twice as long, and warns that OpenCV is not there
+    decoders = {image_key: tfds.decode.SkipDecoding()}
+    return tfds.builder_from_directory(folder).as_data_source(split, decoders=decoders)
+
+
+_opened = functools.lru_cache(maxsize=8)(_source)  # a worker opens a split once
+
+
+def _labels(builder: Any, split: str) -> np.ndarray:
+    """Labels [N] int32 of a split: reading them means reading every record, so they are kept."""
+    file = cache.root() / "labels" / f"{key(builder)}-{split}.npy"
+    count = builder.info.splits[split].num_examples
+    try:
+        kept = np.load(file, allow_pickle=False)
+        if kept.dtype == np.int32 and kept.shape == (count,):
+            return kept
+    except (OSError, ValueError, EOFError):
+        pass  # not there, or damaged: read again
+    image_key, label_key = builder.info.supervised_keys
+    try:
+        source = _source(str(builder.data_dir), split, image_key)
+        found = np.fromiter((row[label_key] for row in _records(source)), np.int32, len(source))
+    except Exception as error:
+        raise _unreadable(builder.data_dir, split, error) from None
+    with cache.construction("labels") as work:
+        np.save(work / file.name, found, allow_pickle=False)
+        file.parent.mkdir(exist_ok=True)
+        (work / file.name).rename(file)
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class RecordImages(Images):
+    """Images of a split that tfds prepared, decoded on demand from its ArrayRecords."""
+
+    folder: str
+    split: str
+    image_key: str
+    source_key: str  # of the metadata
+    resize: Resize | None = None
+
+    def read(self, rows: np.ndarray, draws: Draws | None = None) -> np.ndarray:
+        """Decode rows [n] -> uint8 [n, H, W, C].
+
+        Raises:
+            DataError: a record is damaged or has another shape than the builder says.
+        """
+        pixels = np.empty((len(rows), *self.size), np.uint8)
+        try:
+            source = _opened(self.folder, self.split, self.image_key)
+            records = source.__getitems__([int(self.index[row]) for row in rows])
+            for place, (row, record) in enumerate(zip(rows, records, strict=True)):
+                data = record[self.image_key]
+                if self.resize is None:
+                    pixels[place] = _pixels(data, self.size)
+                else:
+                    pixels[place] = _resized(data, self.size, self.resize, draws, int(row))
+        except Exception as error:  # array_record, protobuf and PIL each raise their own
+            raise _unreadable(self.folder, self.split, error) from None
+        return pixels
+
+    def digest(self) -> str:
+        """SHA-256 of the metadata's key, the rows chosen and the resizing."""
+        found = hashlib.sha256(f"{self.source_key}\0{self.split}\0{self.resize}".encode())
+        found.update(np.ascontiguousarray(self.index, "<i8").data)
+        return found.hexdigest()
 
 
 def _records(source: Any) -> Iterator[dict[str, Any]]:
@@ -173,3 +290,14 @@ def _pixels(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
         if (opened.height, opened.width) != shape[:2] or opened.mode != MODES[shape[2]]:
             raise ValueError(f"an image of {opened.height}x{opened.width}, {opened.mode}")
         return np.asarray(opened).reshape(shape)
+
+
+def _resized(
+    data: bytes, shape: tuple[int, int, int], resize: Resize, draws: Draws | None, row: int
+) -> np.ndarray:
+    mode = MODES[shape[2]]
+    with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as opened:
+        # CMYK or transparency would be other pixels than the builder's own decoding gives
+        if opened.mode not in (mode, "L", "RGB"):
+            raise ValueError(f"an image of mode {opened.mode}")
+        return np.asarray(fit(opened.convert(mode), resize, draws, row)).reshape(shape)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
 
 from flaxcnn.data.arrays import Dataset
+from flaxcnn.data.images import Pixels, rows_at_once
 from flaxcnn.data.stratified import hold_out
 from flaxcnn.errors import ConfigError, DataError
 from flaxcnn.recipe.config import Archive, Config, Permuted
-
-CHUNK = 4096  # rows summed at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,11 +153,12 @@ def _indices(plain: Any) -> np.ndarray:
 
 
 def standardisation(
-    image: np.ndarray, how: Literal["unit", "per_pixel", "per_channel"]
+    image: Pixels, how: Literal["unit", "per_pixel", "per_channel"], rows: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """(mean, scale), float32 and broadcastable to [H, W, C], such that x = (pixel - mean) / scale.
 
-    `image` holds the training rows and no others, uint8 [N, H, W, C]. unit: 0 and 255.
+    `image` [N, H, W, C] uint8 and `rows` [n], all where there is None, give the training rows and
+    no others; a part of them is held at a time. unit: 0 and 255.
     per_pixel: mean and standard deviation + 1e-7 of each pixel (document 004); per_channel: of
     each channel. The sums are exact integers, so no chunking or machine changes a bit.
 
@@ -166,16 +167,18 @@ def standardisation(
     """
     if how == "unit":
         return np.zeros((1, 1, 1), np.float32), np.full((1, 1, 1), 255, np.float32)
-    if not len(image):
+    rows = np.arange(len(image)) if rows is None else rows
+    if not len(rows):
         raise DataError(f"normalize={how}: got no training rows")
     axes = (0,) if how == "per_pixel" else (0, 1, 2)
     total: Any = 0
     squares: Any = 0
-    for start in range(0, len(image), CHUNK):
-        part = image[start : start + CHUNK]
+    step = rows_at_once(image.shape)
+    for start in range(0, len(rows), step):
+        part = image[rows[start : start + step]]
         total = total + part.sum(axis=axes, dtype=np.int64)
         squares = squares + np.square(part, dtype=np.uint16).sum(axis=axes, dtype=np.int64)
-    count = len(image) if how == "per_pixel" else image[..., 0].size
+    count = len(rows) * (1 if how == "per_pixel" else math.prod(image.shape[1:3]))
     # Python's integers: count * squares passes 2**63 for CIFAR-10's channels
     spread = count * squares.astype(object) - total.astype(object) ** 2  # count^2 * variance
     std = np.sqrt((spread / count**2).astype(np.float64))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 
 from flaxcnn.data.augment import standardize
-from flaxcnn.data.batches import Resident, in_order, shuffled, take
+from flaxcnn.data.batches import Batch, Resident, Scaling, in_order, shuffled, take
 from flaxcnn.engine.metrics import MetricSums, batch_sums
 from flaxcnn.engine.parallel import Spread, spread
 from flaxcnn.engine.step import Hypers, Plan, TrainState, eval_step, train_step
@@ -28,7 +28,7 @@ def train_epoch(
         state: TrainState, hypers: Hypers, data: Resident, batches: Batches
     ) -> tuple[TrainState, MetricSums]:
         def body(state: TrainState, now: Batches) -> tuple[TrainState, MetricSums]:
-            return train_step(plan, state, hypers, data.pixels, take(data, *now))
+            return train_step(plan, state, hypers, data.scaling, take(data, *now))
 
         return jax.lax.scan(body, state, batches)
 
@@ -40,14 +40,11 @@ def evaluate(plan: Plan, state: TrainState, data: Resident, rows: jax.Array) -> 
 
     def scan(state: TrainState, data: Resident, batches: Batches) -> MetricSums:
         def body(_: None, now: Batches) -> tuple[None, MetricSums]:
-            batch = take(data, *now)
-            return None, batch_sums(
-                eval_step(plan, state, data.pixels, batch), batch.label, batch.mask
-            )
+            return None, eval_sums(plan, state, data.scaling, take(data, *now))
 
         return jax.lax.scan(body, None, batches)[1]
 
-    return spread(plan.spread, scan, (state, data), _batches(plan, rows), out=0)
+    return spread(plan.spread, scan, (state, data), eval_batches(plan, rows), out=0)
 
 
 def predict(plan: Plan, state: TrainState, data: Resident, rows: jax.Array) -> jax.Array:
@@ -55,11 +52,11 @@ def predict(plan: Plan, state: TrainState, data: Resident, rows: jax.Array) -> j
 
     def scan(state: TrainState, data: Resident, batches: Batches) -> jax.Array:
         def body(_: None, now: Batches) -> tuple[None, jax.Array]:
-            return None, eval_step(plan, state, data.pixels, take(data, *now))
+            return None, eval_step(plan, state, data.scaling, take(data, *now))
 
         return jax.lax.scan(body, None, batches)[1]
 
-    logits = spread(plan.spread, scan, (state, data), _batches(plan, rows), out=1)
+    logits = spread(plan.spread, scan, (state, data), eval_batches(plan, rows), out=1)
     return logits.reshape(-1, logits.shape[-1])[: len(rows)]
 
 
@@ -73,16 +70,25 @@ def alive_units(
 
     def scan(state: TrainState, data: Resident, batches: Batches) -> dict[str, jax.Array]:
         def body(_: None, now: Batches) -> tuple[None, dict[str, jax.Array]]:
-            image = standardize(take(data, *now).image, data.pixels.mean, data.pixels.scale)
-            variables = {"params": state.params, "batch_stats": state.batch_stats}
-            _, found = plan.model.apply(variables, image, train=False, mutable=[ALIVE])
-            units = found.get(ALIVE, {})
-            return None, {k.removeprefix(f"{ALIVE}_"): v[0] for k, v in units.items()}
+            return None, alive_in(plan, state, data.scaling, take(data, *now))
 
         return jax.lax.scan(body, None, batches)[1]
 
-    found = spread(plan.spread, scan, (state, data), _batches(plan, rows), out=0)
+    found = spread(plan.spread, scan, (state, data), eval_batches(plan, rows), out=0)
     return {name: each.any(axis=0) for name, each in found.items()}
+
+
+def eval_sums(plan: Plan, state: TrainState, scaling: Scaling, batch: Batch) -> MetricSums:
+    """Loss and hits of one batch."""
+    return batch_sums(eval_step(plan, state, scaling, batch), batch.label, batch.mask)
+
+
+def alive_in(plan: Plan, state: TrainState, scaling: Scaling, batch: Batch) -> dict[str, jax.Array]:
+    """For each layer with relu: which units [C] bool give a value above 0 for a row of `batch`."""
+    image = standardize(batch.image, scaling.mean, scaling.scale)
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    _, found = plan.model.apply(variables, image, train=False, mutable=[ALIVE])
+    return {k.removeprefix(f"{ALIVE}_"): v[0] for k, v in found.get(ALIVE, {}).items()}
 
 
 def eval_batch(devices: int) -> int:
@@ -90,7 +96,7 @@ def eval_batch(devices: int) -> int:
     return devices * EVAL_ROWS.get(jax.default_backend(), EVAL_ROWS_ELSEWHERE)
 
 
-def _batches(plan: Plan, rows: jax.Array) -> Batches:
+def eval_batches(plan: Plan, rows: jax.Array) -> Batches:
     """Rows in order for evaluation; the batch of a small set is the whole set.
 
     Not in exact mode, where a device gets as many rows at once however many devices there are.

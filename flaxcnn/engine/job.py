@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,12 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
+from flaxcnn.backend import cores
 from flaxcnn.data import splits
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.batches import Resident, resident, steps_per_epoch
+from flaxcnn.data.datasets import require_resident, streams
 from flaxcnn.engine import epoch as programs
 from flaxcnn.engine import parallel
 from flaxcnn.engine.step import Hypers, Plan, TrainState, init_state
+from flaxcnn.engine.streaming import Streaming
 from flaxcnn.model.cnn import CNN
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.leaves import compiled_layers, compiled_optimizer, dropout_rates
@@ -67,10 +71,11 @@ class Job:
     rows: splits.Rows
     plan: Plan
     hypers: Hypers
-    data: Resident
+    data: Resident  # without pixels and labels where they are streamed
     place: jax.sharding.Sharding  # where state, data and row numbers lie, whole on every device
     width: int = 0  # runs side by side, stacked along a first axis of state and hypers; 0: one run
     compile_seconds: float = 0.0
+    streaming: Streaming | None = None  # None: the data lies on the device
     _compiled: dict[tuple[str, int, int], jax.stages.Compiled] = field(default_factory=dict)
 
     def on(self, device: jax.Device) -> Job:
@@ -83,6 +88,10 @@ class Job:
         """Row numbers [N] int32 of "train", "validation" or "test", or of the "probe" rows."""
         rows = self.rows.train[:PROBE_ROWS] if split == "probe" else getattr(self.rows, split)
         return parallel.put(rows, self.place)
+
+    def labels(self) -> np.ndarray:
+        """Labels [N] int32 of the whole data set."""
+        return np.concatenate([self.dataset.train.label, self.dataset.test.label])
 
     def init(self) -> TrainState:
         """The state before the first step."""
@@ -103,12 +112,26 @@ class Job:
         parts = parallel.optimizer_placement(self.plan.spread, state.opt_state)
         return dataclasses.replace(whole, opt_state=parts)
 
-    def run(self, program: str, state: TrainState, split: str) -> Any:
-        """`train_epoch` (which uses `state` up), `evaluate`, `predict` or `alive_units`."""
+    def run(
+        self, program: str, state: TrainState, split: str,
+        check: Callable[[], None] = lambda: None,
+    ) -> Any:  # fmt: skip
+        """`train_epoch` (which uses `state` up), `evaluate`, `predict` or `alive_units`.
+
+        `check` is called between the chunks of streamed data, and may stop the program there by
+        raising; over resident data there is no between.
+        """
+        if self.streaming is not None:
+            return self.streaming.run(program, state, self.hypers, self.data.scaling, split, check)
         return self.compile(program, state, split)(*self._arguments(program, state, split))
 
     def compile(self, program: str, state: TrainState, split: str) -> jax.stages.Compiled:
         """The program for the rows of `split`, compiled on first use; its time is added up."""
+        if self.streaming is not None:
+            before = self.streaming.compile_seconds
+            found = self.streaming.compile(program, state, self.hypers, self.data.scaling, split)
+            self.compile_seconds += self.streaming.compile_seconds - before
+            return found
         args = self._arguments(program, state, split)
         key = (program, len(args[-1]), self.width)
         if key not in self._compiled:
@@ -126,6 +149,18 @@ class Job:
             self.compile_seconds += time.perf_counter() - began
         return self._compiled[key]
 
+    def stalled(self) -> float | None:
+        """Seconds since the last call that the device waited for rows; None: they lie on it."""
+        if self.streaming is None:
+            return None
+        seconds, self.streaming.stalled = self.streaming.stalled, 0.0
+        return seconds
+
+    def close(self) -> None:
+        """End the processes that read, where there are any."""
+        if self.streaming is not None:
+            self.streaming.close()
+
     def _arguments(self, program: str, state: TrainState, split: str) -> tuple[Any, ...]:
         hypers = (self.hypers,) if program == "train_epoch" else ()
         return (state, *hypers, self.data, self.rows_of(split))
@@ -135,26 +170,32 @@ def make_job(config: Config, dataset: Dataset, device: jax.Device | None = None)
     """Check the recipe against the data, choose the rows and put the data on the device.
 
     On `device` alone, where one is given; otherwise batches are spread over all of them, unless
-    the run is to be exact.
+    the run is to be exact. What is too large for `data_memory` is streamed instead.
 
     Raises:
-        ConfigError: the model cannot be built on the data's shape, or the split does not fit.
+        ConfigError: the model cannot be built on the data's shape, the split does not fit, or data
+            to be streamed is asked for on `device` alone.
         DataError: a class with too few rows.
     """
     config.table(dataset.shape, dataset.num_classes)
     rows = splits.choose(dataset, config)
-    mean, scale = splits.standardisation(_pixels(dataset, rows.train, config), config.normalize)
+    if device is not None:
+        require_resident(config, dataset, "a study")
+    mean, scale = splits.standardisation(dataset.train.image, config.normalize, rows.train)
     plan = make_plan(config, len(rows.train), None if device is None else 1)
     place = SingleDeviceSharding(device) if device else parallel.everywhere(plan.spread.devices)
-    host = resident(
-        [dataset.train.image, dataset.test.image], [dataset.train.label, dataset.test.label],
-        mean, scale,
-    )  # fmt: skip
-    data = parallel.put(host, place)
     hypers = parallel.put(make_hypers(config), place)
-    return Job(config, dataset, rows, plan, hypers, data, place)
-
-
-def _pixels(dataset: Dataset, rows: np.ndarray, config: Config) -> np.ndarray:
-    """The training images, all of them from the train archive; none where none are needed."""
-    return dataset.train.image[:0] if config.normalize == "unit" else dataset.train.image[rows]
+    archives = (dataset.train, dataset.test)
+    if streams(config, dataset):
+        pixels = np.zeros((0, *dataset.shape), np.uint8)
+        data = parallel.put(resident([pixels], [np.zeros(0, np.int32)], mean, scale), place)
+        job = Job(config, dataset, rows, plan, hypers, data, place)
+        job.streaming = Streaming(
+            plan, [split.image for split in archives], job.labels(), job.rows_of, place,
+            config.seeds(), config.epochs, config.evaluate_train,
+            cores() if config.workers is None else config.workers, config.data_memory,
+        )  # fmt: skip
+        return job
+    host = resident([np.asarray(split.image) for split in archives],
+                    [split.label for split in archives], mean, scale)  # fmt: skip
+    return Job(config, dataset, rows, plan, hypers, parallel.put(host, place), place)

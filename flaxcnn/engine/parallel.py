@@ -116,8 +116,13 @@ def uneven(config: Config, how: Spread) -> str:
 def mesh(devices: int) -> Mesh:
     """The first `devices` devices of all processes as one axis."""
     return jax.make_mesh(
-        (devices,), (AXIS,), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices]
+        (devices,), (AXIS,), axis_types=(AxisType.Auto,), devices=_in_order()[:devices]
     )
+
+
+def _in_order() -> list[jax.Device]:
+    """All devices, those of a process next to each other: each reads its own part of a batch."""
+    return sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
 
 
 def everywhere(devices: int) -> Sharding:
@@ -137,6 +142,13 @@ def put(tree: Tree, place: Sharding) -> Tree:
 
 
 # -- programs ------------------------------------------------------------------------------------
+
+
+def by_columns(how: Spread) -> Sharding:
+    """Placement of batches [S, B, ...] of which each device holds the columns it works on."""
+    if how.devices == 1:
+        return everywhere(1)
+    return NamedSharding(mesh(how.devices), _along(1))
 
 
 def spread(
@@ -167,7 +179,7 @@ def _pmapped(
     dealt = jax.tree.map(lambda x: x.reshape(x.shape[0], how.devices, -1, *x.shape[2:]), batches)
     found = jax.pmap(
         program, AXIS, in_axes=(*[None] * len(whole), 1), out_axes=out,
-        devices=jax.devices()[: how.devices],
+        devices=_in_order()[: how.devices],
     )(*whole, dealt)  # fmt: skip
 
     def joined(axis: int | None, tree: Tree) -> Tree:

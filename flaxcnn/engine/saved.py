@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ import numpy as np
 
 from flaxcnn.backend import prepare
 from flaxcnn.data.arrays import Dataset
-from flaxcnn.data.batches import Batch, Pixels
-from flaxcnn.data.datasets import load
+from flaxcnn.data.batches import Batch, Scaling
+from flaxcnn.data.datasets import load_for
 from flaxcnn.engine.checkpoint import Checkpoints
 from flaxcnn.engine.job import make_job, make_plan
 from flaxcnn.engine.metrics import finalize
@@ -63,11 +64,11 @@ def evaluate_run(run: SavedRun, split: str = "test") -> dict[str, float]:
     Raises:
         DataError: the data is not the data of the run.
     """
-    dataset = load(run.config.dataset)
+    dataset = load_for(run.config)
     check_data(dataset, run.data["digest"])
-    job = make_job(run.config, dataset)
-    state = jax.device_put(run.state, job.place)
-    return finalize(jax.device_get(job.run("evaluate", state, split)))
+    with contextlib.closing(make_job(run.config, dataset)) as job:
+        state = jax.device_put(run.state, job.place)
+        return finalize(jax.device_get(job.run("evaluate", state, split)))
 
 
 def check_data(dataset: Dataset, digest: str) -> None:
@@ -81,7 +82,7 @@ def check_data(dataset: Dataset, digest: str) -> None:
 
 def classify(run: SavedRun, images: np.ndarray) -> np.ndarray:
     """Class probabilities [N, K] float32 of images uint8 [N, H, W, C], by the run's own scaling."""
-    pixels = Pixels(
+    scaling = Scaling(
         jnp.asarray(run.data["mean"], jnp.float32), jnp.asarray(run.data["scale"], jnp.float32)
     )
     count = len(images)
@@ -89,4 +90,4 @@ def classify(run: SavedRun, images: np.ndarray) -> np.ndarray:
         image=jnp.asarray(images), label=jnp.zeros(count, jnp.int32),
         row=jnp.zeros(count, jnp.int32), mask=jnp.ones(count, bool),
     )  # fmt: skip
-    return np.asarray(jax.nn.softmax(eval_step(run.plan, run.state, pixels, batch)))
+    return np.asarray(jax.nn.softmax(eval_step(run.plan, run.state, scaling, batch)))

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from flaxcnn.data.augment import augment, standardize
-from flaxcnn.data.batches import Batch, Pixels
+from flaxcnn.data.batches import Batch, Scaling
 from flaxcnn.engine.metrics import MetricSums, batch_sums
 from flaxcnn.engine.parallel import ALONE, Spread, in_parts, summed
 from flaxcnn.model import optim
@@ -93,11 +93,13 @@ def init_state(plan: Plan, shape: tuple[int, ...], seeds: jax.Array) -> TrainSta
     )
 
 
-def gradients(plan: Plan, state: TrainState, hypers: Hypers, pixels: Pixels, batch: Batch) -> Sums:
+def gradients(
+    plan: Plan, state: TrainState, hypers: Hypers, scaling: Scaling, batch: Batch
+) -> Sums:
     """First half: the sums of one batch, or of a part of it."""
     epoch = state.step // plan.steps_per_epoch
     keys = row_keys(stream_key(state.seeds, Purpose.AUGMENT, epoch), batch.row)
-    image = standardize(augment(batch.image, keys, plan.augment), pixels.mean, pixels.scale)
+    image = standardize(augment(batch.image, keys, plan.augment), scaling.mean, scaling.scale)
     dropout_key = row_keys(stream_key(state.seeds, Purpose.DROPOUT, state.step), batch.row)
     padded = plan.steps_per_epoch * plan.batch_size > plan.train_rows or (
         plan.batch_size % plan.spread.parts > 0
@@ -137,17 +139,17 @@ def update(plan: Plan, state: TrainState, hypers: Hypers, sums: Sums) -> TrainSt
 
 
 def train_step(
-    plan: Plan, state: TrainState, hypers: Hypers, pixels: Pixels, batch: Batch
+    plan: Plan, state: TrainState, hypers: Hypers, scaling: Scaling, batch: Batch
 ) -> tuple[TrainState, MetricSums]:
     """One update of one run; the metrics are those of the weights before it."""
     of = functools.partial(gradients, plan)
-    sums = summed(plan.spread, of, (state, hypers, pixels), batch)
+    sums = summed(plan.spread, of, (state, hypers, scaling), batch)
     return update(plan, state, hypers, sums), sums.metrics
 
 
-def eval_step(plan: Plan, state: TrainState, pixels: Pixels, batch: Batch) -> jax.Array:
+def eval_step(plan: Plan, state: TrainState, scaling: Scaling, batch: Batch) -> jax.Array:
     """Logits [B, K] float32 in inference mode."""
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    image = standardize(batch.image, pixels.mean, pixels.scale)
+    image = standardize(batch.image, scaling.mean, scaling.scale)
     logits: jax.Array = plan.model.apply(variables, image, train=False)  # type: ignore[assignment]
     return logits

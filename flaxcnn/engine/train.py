@@ -8,6 +8,7 @@ checkpoint are dropped and computed again.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import logging
@@ -85,6 +86,7 @@ class EpochSums:
     sums: dict[str, MetricSums]  # on the host
     train_seconds: float
     seconds: float  # with validation
+    stalled: float | None = None  # of them, the device waited for rows; None: they lay on it
 
 
 @dataclass(frozen=True)
@@ -130,15 +132,17 @@ def one_epoch(job: Job, state: TrainState, interrupt: Interrupt) -> tuple[TrainS
         InterruptedRun: a signal came.
     """
     began = time.perf_counter()
-    state, train = job.run("train_epoch", state, "train")
+    job.stalled()  # what went before this epoch is not its own
+    state, train = job.run("train_epoch", state, "train", interrupt.check)
     interrupt.wait(train)
     trained = time.perf_counter()
-    sums = {"train": train, "val": job.run("evaluate", state, "validation")}
+    sums = {"train": train, "val": job.run("evaluate", state, "validation", interrupt.check)}
     if job.config.evaluate_train:
-        sums["clean_train"] = job.run("evaluate", state, "train")
+        sums["clean_train"] = job.run("evaluate", state, "train", interrupt.check)
     interrupt.wait(sums)
     host = jax.device_get(sums)
-    return state, EpochSums(host, trained - began, time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    return state, EpochSums(host, trained - began, seconds, job.stalled())
 
 
 def epoch_metrics(
@@ -157,6 +161,7 @@ def epoch_metrics(
         "best": progress.best_epoch == progress.epoch,
         "seconds": found.seconds,
         "images_per_second": float(found.sums["train"].count.sum()) / found.train_seconds,
+        **({} if found.stalled is None else {"stall": found.stalled / found.seconds}),
     }, progress
 
 
@@ -175,7 +180,7 @@ def fit(
 
     Args:
         config: the recipe.
-        dataset: what `flaxcnn.data.datasets.load(config.dataset)` gives.
+        dataset: what `flaxcnn.data.datasets.load_for(config)` gives.
         run_dir: a new or empty folder, or with `resume` that of an earlier start.
         name: of the experiment, for the records.
         resume: go on from the newest whole checkpoint; a finished run is returned as it is.
@@ -186,6 +191,7 @@ def fit(
 
     Raises:
         ConfigError, DataError: the recipe does not fit the data or the run directory.
+        ReaderError: a process that decodes images was killed; the run can be resumed.
         DivergedError: the loss is no longer finite; earlier epochs and checkpoints stay.
         CheckpointError: resuming, and every checkpoint is damaged.
         WriteError: something cannot be written.
@@ -201,6 +207,7 @@ def fit(
     if not speaks:
         on_epoch = on_note = _silent
     with (
+        contextlib.closing(job),
         RunDirectory(run_dir, writes=speaks).open(config, resume) as run,
         Interrupt() as interrupt,
     ):
@@ -307,7 +314,7 @@ def _check_continuity(job: Job, run: RunDirectory, on_note: Callable[[str], None
 
 def _describe(job: Job, run: RunDirectory, name: str) -> None:
     """The files that are known before the first step."""
-    data, pixels = job.dataset, jax.device_get(job.data.pixels)
+    data, scaling = job.dataset, jax.device_get(job.data.scaling)
     run.write_json("env.json", environment())
     run.write_text("split.json", splits.to_json(job.rows))
     run.write_json("data.json", {
@@ -315,7 +322,7 @@ def _describe(job: Job, run: RunDirectory, name: str) -> None:
         "classes": list(data.classes), "test_origin": data.test_origin,
         "split_digest": splits.digest(job.rows),
         "rows": {s: len(getattr(job.rows, s)) for s in ("train", "validation", "test")},
-        "mean": pixels.mean.tolist(), "scale": pixels.scale.tolist(),
+        "mean": scaling.mean.tolist(), "scale": scaling.scale.tolist(),
     })  # fmt: skip
 
 
@@ -379,7 +386,7 @@ def _write_predictions(job: Job, run: RunDirectory, state: TrainState) -> None:
     """predictions.npz: row [N], label [N], logits [N, K] of the test rows."""
     logits = np.asarray(job.run("predict", state, "test"))
     file = io.BytesIO()
-    label = np.asarray(job.data.label)[job.rows.test]
+    label = job.labels()[job.rows.test]
     np.savez_compressed(file, row=job.rows.test, label=label, logits=logits)
     run.write_bytes("predictions.npz", file.getvalue())
 

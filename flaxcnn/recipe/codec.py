@@ -85,7 +85,7 @@ def _decode_union(members: tuple[Any, ...], value: Any, path: str) -> Any:
         tag = (
             value
             if isinstance(value, str)
-            else value.get("type")
+            else value.get("type", next(iter(classes)) if len(classes) == 1 else None)
             if isinstance(value, dict)
             else None
         )

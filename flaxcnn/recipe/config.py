@@ -12,6 +12,7 @@ from flaxcnn.errors import ConfigError, near_miss
 from flaxcnn.recipe.codec import decode, encode, hints
 from flaxcnn.recipe.layers import BatchNorm, Layer, Row, Shape, check_model, contains
 from flaxcnn.recipe.optimizers import Adam, Constant, Optimizer, Schedule
+from flaxcnn.recipe.resize import Resize
 
 MAX_SEED = 2**32 - 1
 STREAMS = ("init_seed", "order_seed", "augment_seed", "dropout_seed")  # by flaxcnn.rng.Purpose
@@ -20,8 +21,12 @@ SUSPICIOUS_EPSILON = 1e-2
 NEWER = {
     "virtual_shards": 1, "parallel": "auto", "batch_norm": "global", "accumulate": 1,
     "remat": False, "shard_optimizer": False, "learning_rate_scaling": "none",
-    "base_batch_size": None,
+    "base_batch_size": None, "resize": None,
 }  # fmt: skip
+MAX_WORKERS = 256
+# How rows come to the device, never which or in what order: streamed and resident runs have the
+# same rows, draws and steps. So these are no part of a recipe's name.
+DELIVERY = frozenset({"input", "workers", "data_memory"})
 
 
 class DataFacts(NamedTuple):
@@ -149,6 +154,10 @@ class Config:
     learning_rate_scaling: Literal["none", "linear", "sqrt"] = "none"  # with the batch size
     base_batch_size: int | None = None  # at which learning_rate is meant as it stands
     save_every: int = 1  # epochs between checkpoints; the best and the last are always kept
+    resize: Resize | None = None  # None: images have one size and keep it
+    input: Literal["auto", "resident", "stream"] = "auto"  # auto: stream what data_memory is for
+    workers: int | None = None  # processes that decode streamed images; None: one a core
+    data_memory: int = 4 * 2**30  # bytes of pixels that may be held at once
 
     def __post_init__(self) -> None:
         for name, hint in hints(Config).items():  # as strict in Python as from a file
@@ -158,6 +167,7 @@ class Config:
         self._check_ranges()
         self._check_parallel()
         self._check_data()
+        self._check_resize()
         if facts := KNOWN_DATA.get(self.dataset):
             self.table(*facts)
 
@@ -185,6 +195,11 @@ class Config:
             "patience": (self.patience is None or self.patience >= 1, "an integer of at least 1"),
             "min_delta": (self.min_delta >= 0, "x >= 0"),
             "save_every": (self.save_every >= 1, "an integer of at least 1"),
+            "workers": (
+                self.workers is None or 0 <= self.workers <= MAX_WORKERS,
+                f"an integer from 0 (read in this process) to {MAX_WORKERS}, or none",
+            ),
+            "data_memory": (self.data_memory >= 1, "a number of bytes of at least 1"),
             "validation": (
                 validation == "test" or (validation >= 1 if whole else 0 < float(validation) < 1),
                 "a fraction between 0 and 1, a number of rows, or 'test'",
@@ -237,6 +252,20 @@ class Config:
             raise ConfigError(
                 f"dataset: got {self.dataset!r}; allowed are {', '.join(KNOWN_DATA)}, {schemes}"
                 f"{near_miss(self.dataset, [*KNOWN_DATA, *DATA_SCHEMES])}"
+            )
+
+    def _check_resize(self) -> None:
+        if self.resize is None:
+            return
+        if not self.dataset.startswith(("folder:", "tfds:")):
+            raise ConfigError(
+                f"resize: got {self.dataset}, whose images have one size; allowed is a resize of "
+                "folder:PATH and tfds:NAME"
+            )
+        if self.input == "resident" and self.resize.train != self.resize.evaluate:
+            raise ConfigError(
+                f"resize.train: got {self.resize.train!r} with input=resident and resize.evaluate="
+                f"{self.resize.evaluate!r}; allowed are equal ones, or input=stream"
             )
 
     def table(self, shape: Shape, classes: int) -> list[Row]:
@@ -300,5 +329,7 @@ class Config:
         plain = Config.from_dict(self.to_dict()).to_dict()
         # A field that is newer than some records counts where it is not what it was before.
         plain = {k: v for k, v in plain.items() if k not in NEWER or v != NEWER[k]}
+        for name in DELIVERY:
+            del plain[name]
         text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flaxcnn.backend import prepare
-from flaxcnn.data.datasets import load
+from flaxcnn.data.datasets import load_for
 from flaxcnn.engine.folder import finished
 from flaxcnn.engine.record import RunDirectory, environment
 from flaxcnn.engine.saved import check_data
@@ -20,7 +20,7 @@ from flaxcnn.studies.plan import label, plan_runs
 from flaxcnn.studies.record import StudyDirectory
 from flaxcnn.studies.study import Tell, study
 
-TIMES = ("seconds", "images_per_second")  # of an epoch: never the same
+TIMES = ("seconds", "images_per_second", "stall")  # of an epoch: never the same
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def reproduce(
 def _run(path: Path) -> Reproduction:
     old = RunDirectory(path)
     config, summary = old.config(), old.read_json("summary.json")
-    dataset = load(config.dataset)
+    dataset = load_for(config)
     check_data(dataset, summary["data_digest"])
     with tempfile.TemporaryDirectory() as folder:
         result = fit(config, dataset, Path(folder) / "run", name=summary["experiment"],
@@ -87,7 +87,7 @@ def _study(path: Path, on_run: Callable[[int, int], None]) -> Reproduction:
             f"{path}: holds {len(planned) - len(missing)} of {len(planned)} runs; "
             "`flaxcnn study --resume` does the others"
         )
-    dataset = load(config.dataset)
+    dataset = load_for(config)
     for row in rows.values():
         check_data(dataset, row["data_digest"])
     with tempfile.TemporaryDirectory() as folder:

@@ -11,7 +11,7 @@ from typing import Any
 
 from flaxcnn.backend import prepare
 from flaxcnn.data.arrays import Dataset
-from flaxcnn.data.datasets import load
+from flaxcnn.data.datasets import load_for, require_resident
 from flaxcnn.engine.folder import runs_folder, stamp
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.job import Job
@@ -83,7 +83,7 @@ def study(
             `runs/studies/TIME`.
         resume: keep the runs that have ended and do the others.
         name: of the experiment, for the records.
-        dataset: what `flaxcnn.data.datasets.load(config.dataset)` gives, if it is there already.
+        dataset: what `flaxcnn.data.datasets.load_for(config)` gives, if it is there already.
         tell: what to say meanwhile.
 
     Raises:
@@ -100,8 +100,10 @@ def study(
             "how: got 'vmap' with determinism=exact; allowed is 'map', since a run's bits depend "
             "on what lies beside it otherwise"
         )
-    data = load(config.dataset) if dataset is None else dataset
+    data = load_for(config) if dataset is None else dataset
     _check_data(planned, config)
+    for run in planned:
+        require_resident(run.config, data, "a study")
     folder = StudyDirectory(Path(study_dir) if study_dir else runs_folder() / "studies" / stamp())
     plan = {
         "experiment": name, "config": config.to_dict(), "seeds": seeds,

@@ -230,7 +230,7 @@ def test_chunks_change_no_bit(monkeypatch):
 
     image = np.random.default_rng(0).integers(0, 256, (1000, 4, 4, 3), np.uint8)
     whole = [standardisation(image, how) for how in ("per_pixel", "per_channel")]
-    monkeypatch.setattr(splits, "CHUNK", 7)
+    monkeypatch.setattr(splits, "rows_at_once", lambda shape: 7)
     parts = [standardisation(image, how) for how in ("per_pixel", "per_channel")]
     assert all(np.array_equal(a, b) for x, y in zip(whole, parts) for a, b in zip(x, y))
 

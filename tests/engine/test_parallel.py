@@ -177,7 +177,7 @@ def test_activations_computed_again_change_nothing(digits):
     for remat in (False, True):
         job = make_job(dataclasses.replace(config, remat=remat), digits)
         state, rows = job.init(), jnp.arange(8, dtype=jnp.int32)
-        args = state, job.hypers, job.data.pixels, take(job.data, rows, rows >= 0)
+        args = state, job.hypers, job.data.scaling, take(job.data, rows, rows >= 0)
         program = jax.jit(functools.partial(gradients, job.plan)).lower(*args).as_text()
         state, _ = job.run("train_epoch", state, "train")
         found[remat] = program.count("stablehlo.convolution"), jax.device_get(state)

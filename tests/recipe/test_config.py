@@ -1,5 +1,6 @@
 """Config: strict both ways through JSON, overridden by name, with an origin for every value."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from flaxcnn.errors import ConfigError
 from flaxcnn.recipe import catalog, optimizers
 from flaxcnn.recipe.config import (
+    DELIVERY,
     KNOWN_DATA,
     MAX_SEED,
     Archive,
@@ -34,7 +36,8 @@ from flaxcnn.recipe.layers import (
     MaxPool,
     Residual,
 )
-from flaxcnn.recipe.settings import Source, from_environment, layered
+from flaxcnn.recipe.resize import Resize
+from flaxcnn.recipe.settings import Source, from_assignments, from_environment, layered
 
 FUNCTIONS = st.none() | st.sampled_from(["relu", "leaky_relu", "gelu", "tanh", "sigmoid"])
 INITS = st.sampled_from(["glorot_uniform", "glorot_normal", "he_normal", "lecun_uniform"])
@@ -178,11 +181,42 @@ def test_every_field_changes_the_fingerprint():
         "split": Ranges(5, 5, 5), "validation": 0.2, "split_seed": 1, "monitor": "val_loss",
         "patience": 3, "min_delta": 0.1, "keep": "last", "precision": "bfloat16",
         "evaluate_train": True, "save_every": 2, "determinism": "exact", "init_seed": 0,
-        "order_seed": 0, "augment_seed": 0, "dropout_seed": 0,
+        "order_seed": 0, "augment_seed": 0, "dropout_seed": 0, "parallel": "jit",
+        "batch_norm": "per_shard", "accumulate": 2, "remat": True, "shard_optimizer": True,
     }  # fmt: skip
-    assert set(changed) == {field.name for field in fields(Config)}
-    prints = {replace(BASE, **{name: value}).fingerprint() for name, value in changed.items()}
-    assert len(prints | {BASE.fingerprint()}) == len(changed) + 1
+    together = {  # what is allowed with another setting only
+        "virtual_shards": {"determinism": "exact", "virtual_shards": 2},
+        "learning_rate_scaling": {"learning_rate_scaling": "sqrt", "base_batch_size": 32},
+        "base_batch_size": {"learning_rate_scaling": "sqrt", "base_batch_size": 64},
+    }
+    delivery = {"input": "stream", "workers": 3, "data_memory": 1}  # which no bit depends on
+    assert {*changed, *together, *delivery, "resize"} == {field.name for field in fields(Config)}
+    assert set(delivery) == DELIVERY
+    ways = [{name: value} for name, value in changed.items()] + list(together.values())
+    prints = {replace(BASE, **way).fingerprint() for way in ways}
+    assert len(prints | {BASE.fingerprint()}) == len(ways) + 1
+    for name, value in delivery.items():
+        assert replace(BASE, **{name: value}).fingerprint() == BASE.fingerprint()
+    files = replace(BASE, dataset="folder:there")
+    sizes = (None, Resize(8, 8), Resize(8, 9), Resize(8, 8, "random_crop"))
+    assert len({replace(files, resize=size).fingerprint() for size in sizes}) == len(sizes)
+
+
+def test_fingerprints_of_before_there_was_streaming_stand():
+    config = replace(BASE, dataset="folder:there")
+    old = {key: value for key, value in config.to_dict().items()
+           if key not in ("resize", "input", "workers", "data_memory")}  # fmt: skip
+    text = json.dumps(old, sort_keys=True, separators=(",", ":"))
+    assert config.fingerprint() == hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def test_a_resize_is_said_by_its_sizes_or_as_a_whole():
+    settings = from_assignments(["resize.height=8", "resize.width=9", "resize.train=center_crop"])
+    files = replace(BASE, dataset="folder:there")
+    config, origins = layered(files, [Source("command line", settings)])
+    assert config.resize == Resize(8, 9, "center_crop")
+    assert origins["resize.width"] == "command line"
+    assert Config.from_dict(config.to_dict()) == config
 
 
 def test_the_fingerprint_knows_values_and_not_how_they_were_written():

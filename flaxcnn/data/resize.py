@@ -1,0 +1,69 @@
+"""Images of any size brought to the recipe's, by Pillow's bilinear filter."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from flaxcnn.recipe.resize import Resize
+
+AREA = (0.08, 1.0)  # of a random crop, as a share of the image (Szegedy et al. 2015)
+ASPECT = (3 / 4, 4 / 3)  # width / height, drawn evenly by its logarithm
+TRIES = 10
+UNIT = 2.0**-53  # 53 random bits make a float64 in [0, 1)
+Box = tuple[float, float, float, float]  # left, upper, right, lower
+
+
+class Draws(NamedTuple):
+    """What random crops of a pass depend on, beside the row number."""
+
+    seed: int  # of augmentation
+    epoch: int
+
+
+def fit(image: Image.Image, resize: Resize, draws: Draws | None, row: int) -> Image.Image:
+    """The image in the wanted size; as for training where there are `draws`, else evaluation."""
+    how = resize.evaluate if draws is None else resize.train
+    wanted = (resize.width, resize.height)
+    box: Box = (0, 0, image.width, image.height)
+    if how == "center_crop":
+        box = central(image.size, resize.width / resize.height)
+    elif how == "random_crop":
+        assert draws is not None  # evaluation has no such policy
+        box = random_box(image.size, draws, row)
+    if image.size == wanted and box == (0, 0, *wanted):
+        return image
+    return image.resize(wanted, Image.Resampling.BILINEAR, box=box)
+
+
+def central(size: tuple[int, int], aspect: float) -> Box:
+    """The largest part of an image of `size` (width, height) that has `aspect`, in its middle."""
+    width, height = size
+    inner = (min(width, height * aspect), min(height, width / aspect))
+    left, upper = (width - inner[0]) / 2, (height - inner[1]) / 2
+    return left, upper, left + inner[0], upper + inner[1]
+
+
+def random_box(size: tuple[int, int], draws: Draws, row: int) -> Box:
+    """A random part in whole pixels, a function of (seed, epoch, row) alone.
+
+    As in Inception: ten tries of an area and an aspect that fit, else the largest central part of
+    an allowed aspect.
+    """
+    # Philox counts, so that any worker draws a row alike; NumPy promises its raw stream for good,
+    # which it does not of the distributions.
+    source = np.random.Philox(key=[draws.seed << 32 | draws.epoch, row])
+    width, height = size
+    for _ in range(TRIES):
+        u = (source.random_raw(4) >> np.uint64(11)).astype(np.float64) * UNIT
+        area = width * height * (AREA[0] + (AREA[1] - AREA[0]) * u[0])
+        low, high = math.log(ASPECT[0]), math.log(ASPECT[1])
+        aspect = math.exp(low + (high - low) * u[1])
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            left, upper = int(u[2] * (width - w + 1)), int(u[3] * (height - h + 1))
+            return left, upper, left + w, upper + h
+    return central(size, min(max(width / height, ASPECT[0]), ASPECT[1]))

@@ -1,0 +1,230 @@
+"""Rows of a data set too large to hold: read in the order asked for, decoded in worker processes.
+
+What is to be read is said by the caller, in row numbers, so there is no iterator whose state would
+have to be saved. grain runs the workers, moves their pixels through shared memory and returns them
+in order; what item i is, its worker learns from a slip, a small file that is there before the item
+is needed. So the workers live as long as the reader, over all epochs and evaluations.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from flaxcnn.data.arrays import first_line
+from flaxcnn.data.images import Images, Pixels, rows_at_once
+from flaxcnn.data.resize import Draws
+from flaxcnn.errors import FlaxcnnError, ReaderError
+
+ITEM_BYTES = 2**20  # of pixels that a worker reads at once: large beside the cost of handing over
+AHEAD = 4  # items a worker may have read that nobody has asked for yet
+POLL_SECONDS = 0.002  # between a waiting worker's looks for its next slip
+LAST = "end"  # the slip that ends a worker
+
+
+class Order(NamedTuple):
+    """Rows to read at once, and what random crops depend on; without draws, as for evaluation."""
+
+    rows: np.ndarray  # int32 [n]
+    draws: Draws | None
+
+
+def columns(rows: np.ndarray, process_index: int, process_count: int) -> np.ndarray:
+    """The part of batches [S, B] that one of several processes reads: consecutive columns.
+
+    `process_count` divides B; the parts of all processes, side by side, are the batches.
+    """
+    width, left = divmod(rows.shape[1], process_count)
+    assert not left, f"batches of {rows.shape[1]} rows over {process_count} processes"
+    return rows[:, process_index * width : (process_index + 1) * width]
+
+
+def read_rows(archives: Sequence[Pixels], order: Order) -> np.ndarray:
+    """Pixels [n, H, W, C] uint8 of rows numbered through the archives, one after the other."""
+    pixels = np.empty((len(order.rows), *archives[0].shape[1:]), np.uint8)
+    first = 0
+    for image in archives:
+        own = (order.rows >= first) & (order.rows < first + len(image))
+        if own.any():
+            rows = order.rows[own] - first
+            if isinstance(image, Images):
+                pixels[own] = image.read(rows, order.draws)
+            else:
+                pixels[own] = image[rows]
+        first += len(image)
+    return pixels
+
+
+class RowReader:
+    """Reads rows in the order of `submit`: `read` gives the pixels of each order in turn.
+
+    Args:
+        archives: images [N, H, W, C], numbered through. Arrays need no decoding: where all are
+            arrays, this process reads them, whatever `workers` says.
+        workers: processes; 0: read in this one.
+
+    Raises:
+        ReaderError: from `read`, a worker was killed; the reader is closed then.
+        DataError: from `read`, an image cannot be decoded.
+    """
+
+    def __init__(self, archives: Sequence[Pixels], workers: int):
+        undecoded = any(isinstance(image, Images) for image in archives)
+        self.archives = archives
+        self.workers = workers if undecoded else 0
+        self.item_rows = rows_at_once(archives[0].shape, ITEM_BYTES)
+        self._waiting: deque[Order] = deque()  # submitted, no slip yet
+        self._ahead = self._read = 0  # slips written, items read
+        self._lock = threading.Lock()
+        self._folder: Path | None = None
+        self._items: Any = None
+
+    def submit(self, rows: np.ndarray, draws: Draws | None = None) -> int:
+        """Ask for rows [n] int32 -> the number of times `read` is to be called for them."""
+        parts = [rows[start : start + self.item_rows]
+                 for start in range(0, len(rows), self.item_rows)]  # fmt: skip
+        with self._lock:
+            self._waiting.extend(Order(part, draws) for part in parts)
+        if self.workers:
+            self._start()
+            self._hand_out()
+        return len(parts)
+
+    def read(self) -> np.ndarray:
+        """The next rows that were asked for, uint8 [n, H, W, C], n at most `item_rows`."""
+        if not self.workers:
+            with self._lock:
+                order = self._waiting.popleft()
+            return read_rows(self.archives, order)
+        try:
+            pixels: np.ndarray = next(self._items)
+        except FlaxcnnError:  # what a worker raised: it has ended, and so has grain's iterator
+            self._end()
+            raise
+        except Exception as error:
+            self._end()
+            code = re.search(r"exit code (-?\d+)", str(error))
+            raise ReaderError(
+                f"workers: one of {self.workers} processes that decode images was killed "
+                f"({f'exit code {code[1]}' if code else first_line(error)}; fewer need less "
+                "memory); checkpoints are kept, and the same command with --resume goes on"
+            ) from None
+        assert self._folder is not None
+        (self._folder / str(self._read)).unlink()
+        self._read += 1
+        self._hand_out()
+        return pixels
+
+    def forget(self) -> None:
+        """Drop what was submitted and is not read yet."""
+        with self._lock:
+            self._waiting.clear()
+        while self._folder is not None and self._read < self._ahead:
+            self.read()
+
+    def close(self) -> None:
+        """End the workers."""
+        with contextlib.suppress(FlaxcnnError):
+            self.forget()  # shared memory that nobody has read would be left behind
+        self._end()
+
+    def _end(self) -> None:
+        if self._folder is None:
+            return
+        folder, self._folder = self._folder, None
+        (folder / LAST).touch()
+        self._items.close()
+        self._items = None
+        gc.collect()  # exceptions that ended grain's threads hold on to the last shared memory
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def _start(self) -> None:
+        if self._folder is not None:
+            return
+        # Seconds to import, and data that is held has no need of it
+        import grain
+        from absl import flags
+
+        self._folder = Path(tempfile.mkdtemp(prefix="flaxcnn-stream-"))
+        source: Any = grain.MapDataset.source(_Source(self.archives, str(self._folder)))
+        unbuffered = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+        processes = grain.MultiprocessingOptions(self.workers, per_worker_buffer_size=1)
+        if not flags.FLAGS.is_parsed():  # grain reads absl's flags; a program without has none
+            flags.FLAGS.mark_as_parsed()
+        ready = source.to_iter_dataset(unbuffered).mp_prefetch(processes, _begin(self._folder))
+        self._items = iter(ready)
+
+    def _hand_out(self) -> None:
+        """Write slips as far ahead as workers may be."""
+        with self._lock:
+            while self._waiting and self._ahead < self._read + AHEAD * self.workers:
+                assert self._folder is not None
+                rows, draws = self._waiting.popleft()
+                head = np.array([-1, -1] if draws is None else draws, np.int64)
+                new = self._folder / f".{self._ahead}"
+                new.write_bytes(head.tobytes() + np.asarray(rows, np.int32).tobytes())
+                new.rename(self._folder / str(self._ahead))
+                self._ahead += 1
+
+
+class _Ended(Exception):
+    """What a worker answers instead of pixels once the reader is closed: grain waits for some."""
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Item i is what slip i asks for."""
+
+    archives: Sequence[Pixels]
+    folder: str
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        slip, last = f"{self.folder}/{number}", f"{self.folder}/{LAST}"
+        while True:
+            with contextlib.suppress(FileNotFoundError):
+                data = Path(slip).read_bytes()
+                break
+            if os.path.exists(last):
+                raise _Ended
+            time.sleep(POLL_SECONDS)
+        seed, epoch = np.frombuffer(data, np.int64, 2).tolist()
+        rows = np.frombuffer(data, np.int32, offset=16)
+        return read_rows(self.archives, Order(rows, None if seed < 0 else Draws(seed, epoch)))
+
+
+@dataclass(frozen=True)
+class _begin:
+    """What a worker does first: it leaves signals to the main process, and ends with it."""
+
+    folder: Path
+
+    def __call__(self, index: int, count: int) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        threading.Thread(target=self._follow, daemon=True).start()
+
+    def _follow(self) -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        os._exit(0)
