@@ -259,16 +259,15 @@ def throughput(kind: str, root: Path, options: argparse.Namespace) -> list[dict[
         assert child.stdin is not None
         child.stdin.close()
         child.wait()
-    return [
-        {
+    rows = []
+    for peer, found in rates.items():
+        ratios = [ours / theirs for ours, theirs in zip(rates["flaxcnn"], found, strict=True)]
+        rows.append({
             "set": kind, "reader": peer, "images_per_second": statistics.median(found),
-            "lowest": min(found), "highest": max(found),
-            "ratio": statistics.median(
-                ours / theirs for ours, theirs in zip(rates["flaxcnn"], found, strict=True)
-            ),
-        }
-        for peer, found in rates.items()
-    ]  # fmt: skip
+            "lowest": min(found), "highest": max(found), "ratio": statistics.median(ratios),
+            "ratio_lowest": min(ratios), "ratio_highest": max(ratios),
+        })  # fmt: skip
+    return rows
 
 
 def train(folder: Path, way: str, memory: int, workers: int) -> None:

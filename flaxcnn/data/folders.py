@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,20 +34,19 @@ class FolderImages(Images):
     files: tuple[str, ...]  # relative to `root`; entry i of `index`
     resize: Resize | None = None
 
-    def read(self, rows: np.ndarray, draws: Draws | None = None) -> np.ndarray:
-        """Decode rows [n] -> uint8 [n, H, W, C].
+    def read_into(self, pixels: np.ndarray, rows: np.ndarray, draws: Draws | None = None) -> None:
+        """Decode rows [n] to `pixels`, uint8 [n, H, W, C].
 
         Raises:
             DataError: a file is damaged, gone, or not like the first one.
         """
-        pixels = np.empty((len(rows), *self.size), np.uint8)
-        for place, row in enumerate(rows):
-            name = self.files[self.index[row]]
-            found = read_image(self.where, self.root, name, self.resize, draws, row)
-            if found.shape != self.size:
-                raise DataError(_odd(self.where, name, found.shape, self.files[0], self.size))
-            pixels[place] = found
-        return pixels
+        with _no_bombs():
+            for place, row in enumerate(rows):
+                name = self.files[self.index[row]]
+                found = _decode(self.where, self.root, name, self.resize, draws, row)
+                if found.shape != self.size:
+                    raise DataError(_odd(self.where, name, found.shape, self.files[0], self.size))
+                pixels[place] = found
 
     def digest(self) -> str:
         """SHA-256 of names, bytes on disk and resizing of the files, in the order of rows."""
@@ -161,26 +162,36 @@ def _images(where: str, root: Path, folder: Path) -> list[Path]:
     return files
 
 
-def read_image(
-    where: str, root: Path, name: str, resize: Resize | None = None, draws: Draws | None = None,
-    row: int = 0,
-) -> np.ndarray:  # fmt: skip
-    """uint8 [H, W, C] of the file `name` in `root`, C 1 or 3; resized by `flaxcnn.data.resize`."""
+def read_image(where: str, root: Path, name: str, resize: Resize | None = None) -> np.ndarray:
+    """uint8 [H, W, C] of the file `name` in `root`, C 1 or 3; resized as for evaluation."""
+    with _no_bombs():
+        return _decode(where, root, name, resize, None, 0)
+
+
+@contextlib.contextmanager
+def _no_bombs() -> Iterator[None]:
+    """Pillow's warning of too many pixels is an error; said once for many files: it takes time."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def _decode(
+    where: str, root: Path, name: str, resize: Resize | None, draws: Draws | None, row: int
+) -> np.ndarray:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(f"{root}/{name}", formats=("PNG", "JPEG")) as image:
-                _check_header(where, name, image)
-                image.load()
-                upright: Image.Image = image
-                # Each of the two copies an image that it need not change
-                if image.getexif().get(ORIENTATION, 1) != 1:
-                    upright = ImageOps.exif_transpose(image)
-                if image.mode != MODES[image.mode]:
-                    upright = upright.convert(MODES[image.mode])
-                if resize is not None:
-                    upright = fit(upright, resize, draws, row)
-                pixels = np.asarray(upright)
+        with Image.open(f"{root}/{name}", formats=("PNG", "JPEG")) as image:
+            _check_header(where, name, image)
+            image.load()
+            upright: Image.Image = image
+            # Each of the two copies an image that it need not change
+            if image.getexif().get(ORIENTATION, 1) != 1:
+                upright = ImageOps.exif_transpose(image)
+            if image.mode != MODES[image.mode]:
+                upright = upright.convert(MODES[image.mode])
+            if resize is not None:
+                upright = fit(upright, resize, draws, row)
+            pixels = np.asarray(upright)
     except DataError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):

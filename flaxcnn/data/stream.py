@@ -55,20 +55,20 @@ def columns(rows: np.ndarray, process_index: int, process_count: int) -> np.ndar
     return rows[:, process_index * width : (process_index + 1) * width]
 
 
-def read_rows(archives: Sequence[Pixels], order: Order) -> np.ndarray:
-    """Pixels [n, H, W, C] uint8 of rows numbered through the archives, one after the other."""
-    pixels = np.empty((len(order.rows), *archives[0].shape[1:]), np.uint8)
+def read_rows(archives: Sequence[Pixels], order: Order, pixels: np.ndarray) -> None:
+    """Read rows [n], numbered through the archives, to `pixels`, uint8 [n, H, W, C]."""
     first = 0
     for image in archives:
         own = (order.rows >= first) & (order.rows < first + len(image))
         if own.any():
             rows = order.rows[own] - first
-            if isinstance(image, Images):
-                pixels[own] = image.read(rows, order.draws)
-            else:
+            if not isinstance(image, Images):
                 pixels[own] = image[rows]
+            elif own.all():
+                image.read_into(pixels, rows, order.draws)
+            else:
+                pixels[own] = image.read(rows, order.draws)
         first += len(image)
-    return pixels
 
 
 class RowReader:
@@ -111,9 +111,11 @@ class RowReader:
         if not self.workers:
             with self._lock:
                 order = self._waiting.popleft()
-            return read_rows(self.archives, order)
+            pixels = np.empty((len(order.rows), *self.archives[0].shape[1:]), np.uint8)
+            read_rows(self.archives, order, pixels)
+            return pixels
         try:
-            pixels: np.ndarray = next(self._items)
+            pixels = next(self._items)
         except FlaxcnnError:  # what a worker raised: it has ended, and so has grain's iterator
             self._end()
             raise
@@ -198,6 +200,8 @@ class _Source:
         return sys.maxsize
 
     def __getitem__(self, number: int) -> np.ndarray:
+        from grain.multiprocessing import SharedMemoryArray
+
         slip, last = f"{self.folder}/{number}", f"{self.folder}/{LAST}"
         while True:
             with contextlib.suppress(FileNotFoundError):
@@ -208,7 +212,15 @@ class _Source:
             time.sleep(POLL_SECONDS)
         seed, epoch = np.frombuffer(data, np.int64, 2).tolist()
         rows = np.frombuffer(data, np.int32, offset=16)
-        return read_rows(self.archives, Order(rows, None if seed < 0 else Draws(seed, epoch)))
+        order = Order(rows, None if seed < 0 else Draws(seed, epoch))
+        # Where grain would copy an array to, to hand it over
+        pixels = SharedMemoryArray((len(rows), *self.archives[0].shape[1:]), np.uint8)
+        try:
+            read_rows(self.archives, order, pixels)
+        except BaseException:
+            pixels.metadata.close_and_unlink_shm()
+            raise
+        return pixels
 
 
 @dataclass(frozen=True)

@@ -174,7 +174,7 @@ def make_job(config: Config, dataset: Dataset, device: jax.Device | None = None)
     place = parallel.everywhere(plan.shards) if device is None else SingleDeviceSharding(device)
     archives = (dataset.train, dataset.test)
     hypers = jax.device_put(make_hypers(config), place)
-    if streams(config, dataset):
+    if streams(config, dataset, parallel.room() if device is None else None):
         pixels = np.zeros((0, *dataset.shape), np.uint8)
         data = resident([pixels], [np.zeros(0, np.int32)], mean, scale, place)
         job = Job(config, dataset, rows, plan, hypers, data, place)

@@ -51,6 +51,18 @@ def by_columns(shards: int) -> Sharding:
     return NamedSharding(mesh(shards), PartitionSpec(None, AXIS))
 
 
+def share(shards: int) -> tuple[int, int]:
+    """(index, count) of this process among those whose devices share a batch."""
+    processes = sorted({device.process_index for device in mesh(shards).devices.flat})
+    return processes.index(jax.process_index()), len(processes)
+
+
+def room() -> int | None:
+    """Bytes of pixels that a device takes, half its memory; None where it is the host's."""
+    found = jax.local_devices()[0].memory_stats() or {}
+    return found["bytes_limit"] // 2 if "bytes_limit" in found else None
+
+
 def spread(
     shards: int, program: Callable[..., Tree], whole: tuple[Tree, ...], batches: Tree, out: Any
 ) -> Tree:
