@@ -92,8 +92,9 @@ class RowReader:
         self._waiting: deque[Order] = deque()  # submitted, no slip yet
         self._ahead = self._read = 0  # slips written, items read
         self._lock = threading.Lock()
-        self._folder: Path | None = None
+        self._folder: Path | None = None  # of slips; None: no workers, or none any more
         self._items: Any = None
+        self._failure: FlaxcnnError | None = None  # of a worker; then there is nothing to read
 
     def submit(self, rows: np.ndarray, draws: Draws | None = None) -> int:
         """Ask for rows [n] int32 -> the number of times `read` is to be called for them."""
@@ -114,24 +115,27 @@ class RowReader:
             pixels = np.empty((len(order.rows), *self.archives[0].shape[1:]), np.uint8)
             read_rows(self.archives, order, pixels)
             return pixels
+        if self._failure is not None:
+            raise self._failure
         try:
             pixels = next(self._items)
-        except FlaxcnnError:  # what a worker raised: it has ended, and so has grain's iterator
-            self._end()
-            raise
         except Exception as error:
+            self._failure = error if isinstance(error, FlaxcnnError) else self._killed(error)
             self._end()
-            code = re.search(r"exit code (-?\d+)", str(error))
-            raise ReaderError(
-                f"workers: one of {self.workers} processes that decode images was killed "
-                f"({f'exit code {code[1]}' if code else first_line(error)}; fewer need less "
-                "memory); checkpoints are kept, and the same command with --resume goes on"
-            ) from None
+            raise self._failure from None
         assert self._folder is not None
         (self._folder / str(self._read)).unlink()
         self._read += 1
         self._hand_out()
         return pixels
+
+    def _killed(self, error: Exception) -> ReaderError:
+        code = re.search(r"exit code (-?\d+)", str(error))
+        return ReaderError(
+            f"workers: one of {self.workers} processes that decode images was killed "
+            f"({f'exit code {code[1]}' if code else first_line(error)}; fewer need less memory); "
+            "checkpoints are kept, and the same command with --resume goes on"
+        )
 
     def forget(self) -> None:
         """Drop what was submitted and is not read yet."""
@@ -157,7 +161,7 @@ class RowReader:
         shutil.rmtree(folder, ignore_errors=True)
 
     def _start(self) -> None:
-        if self._folder is not None:
+        if self._folder is not None or self._failure is not None:
             return
         # Seconds to import, and data that is held has no need of it
         import grain
@@ -175,8 +179,11 @@ class RowReader:
     def _hand_out(self) -> None:
         """Write slips as far ahead as workers may be."""
         with self._lock:
-            while self._waiting and self._ahead < self._read + AHEAD * self.workers:
-                assert self._folder is not None
+            while (
+                self._folder is not None
+                and self._waiting
+                and self._ahead < self._read + AHEAD * self.workers
+            ):
                 rows, draws = self._waiting.popleft()
                 head = np.array([-1, -1] if draws is None else draws, np.int64)
                 new = self._folder / f".{self._ahead}"
