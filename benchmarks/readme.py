@@ -16,6 +16,7 @@ README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results" / "peers-cpu.json"
 CHART = RESULTS.with_suffix(".svg")
 ACCURACY = RESULTS.with_name("accuracy-model10.json")
+STREAMING = RESULTS.with_name("streaming-cpu.json")
 STUDIES = RESULTS.with_name("study-scaling-cpu.json")
 # Okabe and Ito's colours, told apart by the colour-blind and visible on white and on black. The
 # bars of a model stand in the order of the legend, which tells them apart where there is no colour.
@@ -96,10 +97,48 @@ def accuracy(document: dict[str, Any]) -> str:
     )
 
 
+def streaming(document: dict[str, Any]) -> str:
+    """Readers in turn, and what a training on ten times the allowed bytes takes."""
+    lines = [
+        "| images | flaxcnn images/s | torch DataLoader | tf.data | over torch | over tf.data |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]  # fmt: skip
+    names = {"folder": "folder of JPEG and PNG", "tfds": "the same, prepared by tfds"}
+    for kind, name in names.items():
+        own = {row["reader"]: row for row in document["throughput"] if row["set"] == kind}
+        rates = (f"{one['images_per_second']:,.0f}" for one in own.values())
+        ratios = (
+            f"{one['ratio']:.2f} ({one['ratio_lowest']:.2f} to {one['ratio_highest']:.2f})"
+            for peer, one in own.items()
+            if peer != "flaxcnn"
+        )
+        lines.append(f"| {name} | {' | '.join(rates)} | {' | '.join(ratios)} |")
+    small, large, held = document["training"]
+    where = document["environment"]
+    mib = [one["peak_bytes"]["process"] / 2**20 for one in (small, large, held)]
+    versions = ", ".join(f"{name} {where['versions'][name]}" for name in (
+        "jax", "torch", "tensorflow-cpu") if name in where["versions"])  # fmt: skip
+    text = (
+        f"{document['images']:,} images of 64 to 96 pixels a side, decoded, resized to "
+        f"{document['side']}x{document['side']} and batched by {document['workers']} workers each, "
+        f"in turn; medians of {document['repeats']} passes, ratios with their range. A small CNN "
+        f"trained on them with a tenth of their {large['pixel_bytes'] / 2**20:.0f} MiB of pixels "
+        f"allowed (`data_memory`) had a peak of {mib[1]:.0f} MiB in its process, on a tenth of the "
+        f"images {mib[0]:.0f}, with all held {mib[2]:.0f}; it ended in "
+        f"{'the same' if large['params_digest'] == held['params_digest'] else 'other'} parameters, "
+        f"and the device waited for rows in {max(large['stall'][1:]):.1%} of an epoch after the "
+        f"first, of {large['epoch_seconds'][-1]:.1f} s ({held['epoch_seconds'][-1]:.1f} s held). "
+        f"{where['processor']}, {where['cores']} cores; {versions}; source "
+        f"{short(document['source_revision'])}."
+    )
+    return "\n".join([*lines, "", text])
+
+
 BLOCKS = {
     "peers": (RESULTS, peers),
     "accuracy": (ACCURACY, accuracy),
     "studies": (STUDIES, studies),
+    "streaming": (STREAMING, streaming),
 }
 
 

@@ -12,7 +12,21 @@ from typing import Any
 
 import typer
 
-from flaxcnn.cli.options import ASSIGNMENTS, CONFIG_FILE, EXPERIMENT, JSON, NO_CACHE, PROTOCOL
+from flaxcnn.cli.options import (
+    ASSIGNMENTS,
+    CHECKPOINT_DIR,
+    CONFIG_FILE,
+    COORDINATOR,
+    DISTRIBUTED,
+    EXPERIMENT,
+    JSON,
+    NO_CACHE,
+    PARALLEL,
+    PROCESS,
+    PROCESSES,
+    PROTOCOL,
+    RESUME_IF_ANY,
+)
 from flaxcnn.cli.output import command, emit_json, note, quiet, say
 from flaxcnn.cli.processes import Group, joined
 from flaxcnn.engine.folder import runs_folder, stamp
@@ -34,31 +48,20 @@ def train(
     seed: int = typer.Option(None, "--seed", help="Seed of initialisation, order and dropout."),
     run_dir: Path = typer.Option(None, "--run-dir", help="Where to write; default runs/NAME/ID."),
     resume: bool = typer.Option(False, "--resume", help="Go on with an interrupted run."),
-    resume_if_any: bool = typer.Option(
-        False, "--resume-if-any", help="Go on if there is something to go on with."
-    ),
-    checkpoint_dir: str = typer.Option(
-        None, "--checkpoint-dir", metavar="PATH|URL",
-        help="Where checkpoints go, also gs://...; default RUN/checkpoints.",
-    ),
-    parallel: str = typer.Option(
-        None, "--parallel", help="auto, jit, pmap or shard_map: how devices share a batch."
-    ),
-    distributed: bool = typer.Option(
-        False, "--distributed", help="One process of a cluster: TPU, GKE, Slurm or MPI."
-    ),
-    coordinator: str = typer.Option(
-        None, "--coordinator", metavar="HOST:PORT", help="Of process 0, elsewhere."
-    ),
-    processes: int = typer.Option(None, "--processes", help="How many there are."),
-    process: int = typer.Option(None, "--process", help="Which one this is, from 0."),
+    resume_if_any: bool = RESUME_IF_ANY,
+    checkpoint_dir: str = CHECKPOINT_DIR,
+    parallel: str = PARALLEL,
+    distributed: bool = DISTRIBUTED,
+    coordinator: str = COORDINATOR,
+    processes: int = PROCESSES,
+    process: int = PROCESS,
     protocol: str = PROTOCOL,
     print_config: bool = typer.Option(
         False, "--print-config", help="Show every value with its origin, and train nothing."
     ),
     no_cache: bool = NO_CACHE,
     as_json: bool = JSON,
-) -> None:  # fmt: skip
+) -> None:
     """Train a model, keep its best epoch by validation, and test it once.
 
     \b
@@ -85,6 +88,14 @@ def train(
         found.name, config, run_dir, checkpoint_dir, resume, resume_if_any
     )
     group = Group(distributed, coordinator, processes, process)
+    _run(found.name, config, path, resume, checkpoint_dir, group, not no_cache, as_json)
+
+
+def _run(
+    name: str, config: Config, path: Path, resume: bool, checkpoint_dir: str | None, group: Group,
+    cache: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Load, join the other processes, train and tell."""
     from flaxcnn.data.datasets import load_for
 
     dataset = load_for(config)  # before jax is imported: missing data is said at once
@@ -95,18 +106,18 @@ def train(
 
     quiet()
     with joined(group):
-        prepare(cache=not no_cache)
+        prepare(cache)
         path = Path(hosts.same_text(str(path.expanduser().absolute())))
         if hosts.primary():
             say(
-                f"{found.name}: {counts['params']:,} parameters on {config.dataset}, "
+                f"{name}: {counts['params']:,} parameters on {config.dataset}, "
                 f"{config.epochs} epochs of batch {config.batch_size}, seed {config.seed}, "
                 f"{config.protocol} protocol{hosts.described()}",
                 as_json,
             )
         with _progress(config.epochs, as_json) as show:
             result = fit(
-                config, dataset, path, name=found.name, resume=resume,
+                config, dataset, path, name=name, resume=resume,
                 checkpoint_dir=checkpoint_dir, on_epoch=show, on_note=note,
             )  # fmt: skip
         if hosts.primary():

@@ -41,8 +41,8 @@ def load_for(config: Config) -> Dataset:
     return load(config.dataset, config.resize, most)
 
 
-def streams(config: Config, dataset: Dataset) -> bool:
-    """Whether a run of the recipe streams this data, or holds it on the device.
+def streams(config: Config, dataset: Dataset, room: int | None = None) -> bool:
+    """Whether a run of the recipe streams this data, or holds it on a device with `room` bytes.
 
     Raises:
         ConfigError: `input` is resident, but the data set is decoded on demand.
@@ -52,7 +52,8 @@ def streams(config: Config, dataset: Dataset) -> bool:
             f"input: got 'resident' with {dataset.name} decoded on demand; allowed is 'stream', or "
             "the data set that `load_for` gives"
         )
-    large = config.input == "auto" and dataset.nbytes > config.data_memory
+    most = config.data_memory if room is None else min(config.data_memory, room)
+    large = config.input == "auto" and dataset.nbytes > most
     return config.input == "stream" or dataset.undecoded or large
 
 

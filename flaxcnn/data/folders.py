@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from flaxcnn.recipe.resize import Resize
 
 MAX_PIXELS = 64 * 2**20  # of one image, from its header: a few KB of PNG can unfold to gigabytes
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+ORIENTATION = 0x0112  # EXIF's tag; 1 is upright
 MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}  # PIL's mode -> the mode we decode to
 
 
@@ -30,20 +34,19 @@ class FolderImages(Images):
     files: tuple[str, ...]  # relative to `root`; entry i of `index`
     resize: Resize | None = None
 
-    def read(self, rows: np.ndarray, draws: Draws | None = None) -> np.ndarray:
-        """Decode rows [n] -> uint8 [n, H, W, C].
+    def read_into(self, pixels: np.ndarray, rows: np.ndarray, draws: Draws | None = None) -> None:
+        """Decode rows [n] to `pixels`, uint8 [n, H, W, C].
 
         Raises:
             DataError: a file is damaged, gone, or not like the first one.
         """
-        pixels = np.empty((len(rows), *self.size), np.uint8)
-        for place, row in enumerate(rows):
-            name = self.files[self.index[row]]
-            found = read_image(self.where, self.root, self.root / name, self.resize, draws, row)
-            if found.shape != self.size:
-                raise DataError(_odd(self.where, name, found.shape, self.files[0], self.size))
-            pixels[place] = found
-        return pixels
+        with _no_bombs():
+            for place, row in enumerate(rows):
+                name = self.files[self.index[row]]
+                found = _decode(self.where, self.root, name, self.resize, draws, row)
+                if found.shape != self.size:
+                    raise DataError(_odd(self.where, name, found.shape, self.files[0], self.size))
+                pixels[place] = found
 
     def digest(self) -> str:
         """SHA-256 of names, bytes on disk and resizing of the files, in the order of rows."""
@@ -80,7 +83,7 @@ def folder(path: Path, resize: Resize | None = None, most: int | None = None) ->
     classes, parts = _layout(where, root)
     found: list[Split | None] = [None, None]
     listed = [[_images(where, root, part / name) for name in classes] for part in parts]
-    first = read_image(where, root, listed[0][0][0], resize)
+    first = read_image(where, root, str(listed[0][0][0].relative_to(root)), resize)
     size = (first.shape[0], first.shape[1], first.shape[2])
     count = sum(len(files) for part in listed for files in part)
     for i, part in enumerate(listed):
@@ -159,23 +162,36 @@ def _images(where: str, root: Path, folder: Path) -> list[Path]:
     return files
 
 
-def read_image(
-    where: str, root: Path, file: Path, resize: Resize | None = None, draws: Draws | None = None,
-    row: int = 0,
-) -> np.ndarray:  # fmt: skip
-    """uint8 [H, W, C] of one file, C 1 or 3; resized as `flaxcnn.data.resize.fit` does."""
-    name = file.relative_to(root)
+def read_image(where: str, root: Path, name: str, resize: Resize | None = None) -> np.ndarray:
+    """uint8 [H, W, C] of the file `name` in `root`, C 1 or 3; resized as for evaluation."""
+    with _no_bombs():
+        return _decode(where, root, name, resize, None, 0)
+
+
+@contextlib.contextmanager
+def _no_bombs() -> Iterator[None]:
+    """Pillow's warning of too many pixels is an error; said once for many files: it takes time."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def _decode(
+    where: str, root: Path, name: str, resize: Resize | None, draws: Draws | None, row: int
+) -> np.ndarray:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file, formats=("PNG", "JPEG")) as image:
-                _check_header(where, name, image)
-                image.load()
+        with Image.open(f"{root}/{name}", formats=("PNG", "JPEG")) as image:
+            _check_header(where, name, image)
+            image.load()
+            upright: Image.Image = image
+            # Each of the two copies an image that it need not change
+            if image.getexif().get(ORIENTATION, 1) != 1:
                 upright = ImageOps.exif_transpose(image)
+            if image.mode != MODES[image.mode]:
                 upright = upright.convert(MODES[image.mode])
-                if resize is not None:
-                    upright = fit(upright, resize, draws, row)
-                pixels = np.asarray(upright)
+            if resize is not None:
+                upright = fit(upright, resize, draws, row)
+            pixels = np.asarray(upright)
     except DataError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
@@ -187,14 +203,14 @@ def read_image(
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
-def _too_large(where: str, name: Path) -> str:
+def _too_large(where: str, name: str) -> str:
     return f"{where}: {name} has more than {MAX_PIXELS} pixels, the most that is allowed"
 
 
-def _check_header(where: str, name: Path, image: Image.Image) -> None:
+def _check_header(where: str, name: str, image: Image.Image) -> None:
     if image.width * image.height > MAX_PIXELS:
         raise DataError(_too_large(where, name))
-    if FORMATS[name.suffix.lower()] != image.format:
+    if FORMATS[os.path.splitext(name)[1].lower()] != image.format:
         raise DataError(f"{where}: {name} is a {image.format} file; allowed is its own extension")
     # PIL cuts 16-bit RGB down to 8 without a word; only the decoder's raw mode tells
     deep = any("16" in str(tile[3]) for tile in getattr(image, "tile", ()))
@@ -224,7 +240,7 @@ def read_for(
     if path.suffix.lower() not in FORMATS:
         names = ", ".join(f"*{suffix}" for suffix in FORMATS)
         raise DataError(f"{where}: got {path.suffix or 'no'} extension; allowed are {names}")
-    pixels = read_image(where, path.parent, path, by)
+    pixels = read_image(where, path.parent, path.name, by)
     image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
     height, width, channels = shape
     if (image.height, image.width) != (height, width):

@@ -31,12 +31,18 @@ class Images(abc.ABC):
     ndim = 4
 
     @abc.abstractmethod
-    def read(self, rows: np.ndarray, draws: Draws | None = None) -> np.ndarray:
-        """Decode rows [n] -> uint8 [n, H, W, C]; DataError names what cannot be read."""
+    def read_into(self, pixels: np.ndarray, rows: np.ndarray, draws: Draws | None = None) -> None:
+        """Decode rows [n] to `pixels`, uint8 [n, H, W, C]; DataError names what cannot be read."""
 
     @abc.abstractmethod
     def digest(self) -> str:
         """SHA-256 of what tells this source from another; pixels are not read."""
+
+    def read(self, rows: np.ndarray, draws: Draws | None = None) -> np.ndarray:
+        """Decode rows [n] -> uint8 [n, H, W, C]; DataError names what cannot be read."""
+        pixels = np.empty((len(rows), *self.size), np.uint8)
+        self.read_into(pixels, rows, draws)
+        return pixels
 
     @property
     def shape(self) -> tuple[int, int, int, int]:

@@ -253,13 +253,12 @@ class RecordImages(Images):
     source_key: str  # of the metadata
     resize: Resize | None = None
 
-    def read(self, rows: np.ndarray, draws: Draws | None = None) -> np.ndarray:
-        """Decode rows [n] -> uint8 [n, H, W, C].
+    def read_into(self, pixels: np.ndarray, rows: np.ndarray, draws: Draws | None = None) -> None:
+        """Decode rows [n] to `pixels`, uint8 [n, H, W, C].
 
         Raises:
             DataError: a record is damaged or has another shape than the builder says.
         """
-        pixels = np.empty((len(rows), *self.size), np.uint8)
         try:
             source = _opened(self.folder, self.split, self.image_key)
             records = source.__getitems__([int(self.index[row]) for row in rows])
@@ -271,7 +270,6 @@ class RecordImages(Images):
                     pixels[place] = _resized(data, self.size, self.resize, draws, int(row))
         except Exception as error:  # array_record, protobuf and PIL each raise their own
             raise _unreadable(self.folder, self.split, error) from None
-        return pixels
 
     def digest(self) -> str:
         """SHA-256 of the metadata's key, the rows chosen and the resizing."""

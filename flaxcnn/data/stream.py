@@ -55,20 +55,20 @@ def columns(rows: np.ndarray, process_index: int, process_count: int) -> np.ndar
     return rows[:, process_index * width : (process_index + 1) * width]
 
 
-def read_rows(archives: Sequence[Pixels], order: Order) -> np.ndarray:
-    """Pixels [n, H, W, C] uint8 of rows numbered through the archives, one after the other."""
-    pixels = np.empty((len(order.rows), *archives[0].shape[1:]), np.uint8)
+def read_rows(archives: Sequence[Pixels], order: Order, pixels: np.ndarray) -> None:
+    """Read rows [n], numbered through the archives, to `pixels`, uint8 [n, H, W, C]."""
     first = 0
     for image in archives:
         own = (order.rows >= first) & (order.rows < first + len(image))
         if own.any():
             rows = order.rows[own] - first
-            if isinstance(image, Images):
-                pixels[own] = image.read(rows, order.draws)
-            else:
+            if not isinstance(image, Images):
                 pixels[own] = image[rows]
+            elif own.all():
+                image.read_into(pixels, rows, order.draws)
+            else:
+                pixels[own] = image.read(rows, order.draws)
         first += len(image)
-    return pixels
 
 
 class RowReader:
@@ -92,8 +92,9 @@ class RowReader:
         self._waiting: deque[Order] = deque()  # submitted, no slip yet
         self._ahead = self._read = 0  # slips written, items read
         self._lock = threading.Lock()
-        self._folder: Path | None = None
+        self._folder: Path | None = None  # of slips; None: no workers, or none any more
         self._items: Any = None
+        self._failure: FlaxcnnError | None = None  # of a worker; then there is nothing to read
 
     def submit(self, rows: np.ndarray, draws: Draws | None = None) -> int:
         """Ask for rows [n] int32 -> the number of times `read` is to be called for them."""
@@ -111,25 +112,30 @@ class RowReader:
         if not self.workers:
             with self._lock:
                 order = self._waiting.popleft()
-            return read_rows(self.archives, order)
+            pixels = np.empty((len(order.rows), *self.archives[0].shape[1:]), np.uint8)
+            read_rows(self.archives, order, pixels)
+            return pixels
+        if self._failure is not None:
+            raise self._failure
         try:
-            pixels: np.ndarray = next(self._items)
-        except FlaxcnnError:  # what a worker raised: it has ended, and so has grain's iterator
-            self._end()
-            raise
+            pixels = next(self._items)
         except Exception as error:
+            self._failure = error if isinstance(error, FlaxcnnError) else self._killed(error)
             self._end()
-            code = re.search(r"exit code (-?\d+)", str(error))
-            raise ReaderError(
-                f"workers: one of {self.workers} processes that decode images was killed "
-                f"({f'exit code {code[1]}' if code else first_line(error)}; fewer need less "
-                "memory); checkpoints are kept, and the same command with --resume goes on"
-            ) from None
+            raise self._failure from None
         assert self._folder is not None
         (self._folder / str(self._read)).unlink()
         self._read += 1
         self._hand_out()
         return pixels
+
+    def _killed(self, error: Exception) -> ReaderError:
+        code = re.search(r"exit code (-?\d+)", str(error))
+        return ReaderError(
+            f"workers: one of {self.workers} processes that decode images was killed "
+            f"({f'exit code {code[1]}' if code else first_line(error)}; fewer need less memory); "
+            "checkpoints are kept, and the same command with --resume goes on"
+        )
 
     def forget(self) -> None:
         """Drop what was submitted and is not read yet."""
@@ -155,7 +161,7 @@ class RowReader:
         shutil.rmtree(folder, ignore_errors=True)
 
     def _start(self) -> None:
-        if self._folder is not None:
+        if self._folder is not None or self._failure is not None:
             return
         # Seconds to import, and data that is held has no need of it
         import grain
@@ -173,8 +179,11 @@ class RowReader:
     def _hand_out(self) -> None:
         """Write slips as far ahead as workers may be."""
         with self._lock:
-            while self._waiting and self._ahead < self._read + AHEAD * self.workers:
-                assert self._folder is not None
+            while (
+                self._folder is not None
+                and self._waiting
+                and self._ahead < self._read + AHEAD * self.workers
+            ):
                 rows, draws = self._waiting.popleft()
                 head = np.array([-1, -1] if draws is None else draws, np.int64)
                 new = self._folder / f".{self._ahead}"
@@ -198,6 +207,8 @@ class _Source:
         return sys.maxsize
 
     def __getitem__(self, number: int) -> np.ndarray:
+        from grain.multiprocessing import SharedMemoryArray
+
         slip, last = f"{self.folder}/{number}", f"{self.folder}/{LAST}"
         while True:
             with contextlib.suppress(FileNotFoundError):
@@ -208,7 +219,15 @@ class _Source:
             time.sleep(POLL_SECONDS)
         seed, epoch = np.frombuffer(data, np.int64, 2).tolist()
         rows = np.frombuffer(data, np.int32, offset=16)
-        return read_rows(self.archives, Order(rows, None if seed < 0 else Draws(seed, epoch)))
+        order = Order(rows, None if seed < 0 else Draws(seed, epoch))
+        # Where grain would copy an array to, to hand it over
+        pixels = SharedMemoryArray((len(rows), *self.archives[0].shape[1:]), np.uint8)
+        try:
+            read_rows(self.archives, order, pixels)
+        except BaseException:
+            pixels.metadata.close_and_unlink_shm()
+            raise
+        return pixels
 
 
 @dataclass(frozen=True)

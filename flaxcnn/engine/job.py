@@ -186,7 +186,7 @@ def make_job(config: Config, dataset: Dataset, device: jax.Device | None = None)
     place = SingleDeviceSharding(device) if device else parallel.everywhere(plan.spread.devices)
     hypers = parallel.put(make_hypers(config), place)
     archives = (dataset.train, dataset.test)
-    if streams(config, dataset):
+    if streams(config, dataset, parallel.room() if device is None else None):
         pixels = np.zeros((0, *dataset.shape), np.uint8)
         data = parallel.put(resident([pixels], [np.zeros(0, np.int32)], mean, scale), place)
         job = Job(config, dataset, rows, plan, hypers, data, place)

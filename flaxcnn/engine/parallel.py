@@ -151,6 +151,18 @@ def by_columns(how: Spread) -> Sharding:
     return NamedSharding(mesh(how.devices), _along(1))
 
 
+def share(devices: int) -> tuple[int, int]:
+    """(index, count) of this process among those whose devices share a batch."""
+    processes = sorted({device.process_index for device in mesh(devices).devices.flat})
+    return processes.index(jax.process_index()), len(processes)
+
+
+def room() -> int | None:
+    """Bytes of pixels that a device takes, half its memory; None where it is the host's."""
+    found = jax.local_devices()[0].memory_stats() or {}
+    return found["bytes_limit"] // 2 if "bytes_limit" in found else None
+
+
 def spread(
     how: Spread, program: Callable[..., Tree], whole: tuple[Tree, ...], batches: Tree, out: Any
 ) -> Tree:

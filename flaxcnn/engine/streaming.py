@@ -50,6 +50,7 @@ class Part(NamedTuple):
     row: np.ndarray  # int32 [k, B]
     mask: np.ndarray  # bool [k, B]
     reads: int  # calls of the reader that give this process's columns
+    width: int  # B' of them
     length: int  # K: chunks of a pass have one shape, and the last is made up to it
 
 
@@ -81,8 +82,10 @@ class Streaming:
         self.chunk_rows = rows_at_once(archives[0].shape, min(CHUNK_BYTES, memory // IN_FLIGHT))
         self.stalled = 0.0  # seconds in which the device had nothing to do for want of rows
         self.compile_seconds = 0.0
+        self._share = parallel.share(plan.spread.devices)
         self._compiled: dict[tuple[str, int, int], jax.stages.Compiled] = {}
         self._begun: deque[tuple[Pass, int]] = deque()  # passes under way and their chunks left
+        self._midway = False  # in a pass; left so by one that was stopped
         self._feed: Feed | None = None
         self._running: Tree = None  # what the chunk that the device works on will give
         self._order = jax.jit(shuffled, static_argnums=(3, 4, 5))
@@ -147,7 +150,7 @@ class Streaming:
 
     def _chunks(self, wanted: Pass, check: Callable[[], None]) -> Iterator[tuple[Batch, int]]:
         """The chunks of a pass with their numbers of batches; the next pass is begun too."""
-        if not self._begun or self._begun[0][0] != wanted:
+        if self._midway or not self._begun or self._begun[0][0] != wanted:
             self._restart()
             self._begin(wanted)
         if wanted.epoch is not None:
@@ -157,8 +160,10 @@ class Streaming:
             if wanted.epoch + 1 < self.epochs:
                 self._begin(Pass("train", wanted.epoch + 1))
         _, count = self._begun.popleft()
+        self._midway = True
         for _ in range(count):
             yield self._next(check)
+        self._midway = False
 
     def _next(self, check: Callable[[], None]) -> tuple[Batch, int]:
         """The next chunk; the time in which the device has none is added up."""
@@ -187,9 +192,9 @@ class Streaming:
         starts = range(0, len(row), length)
         for start in starts:
             part = row[start : start + length]
-            own = columns(part, jax.process_index(), jax.process_count())
+            own = columns(part, *self._share)
             reads = self.reader.submit(own.ravel(), draws)
-            self._feed.add(Part(part, mask[start : start + length], reads, length))
+            self._feed.add(Part(part, mask[start : start + length], reads, own.shape[1], length))
         self._begun.append((planned, len(starts)))
 
     def _batches(self, planned: Pass) -> tuple[np.ndarray, np.ndarray]:
@@ -215,12 +220,11 @@ class Streaming:
 
     def _place(self, part: Part, pixels: np.ndarray) -> tuple[Batch, int]:
         """A chunk on the device; `pixels` are those of this process's columns, [K, B', H, W, C]."""
-        process, processes = jax.process_index(), jax.process_count()
         missing = ((0, part.length - len(part.row)), (0, 0))
-        row, mask = (np.pad(columns(x, process, processes), missing) for x in (part.row, part.mask))
+        row, mask = (np.pad(columns(x, *self._share), missing) for x in (part.row, part.mask))
         along = parallel.by_columns(self.plan.spread)
         local = Batch(pixels, self.label[row], row, mask)  # type: ignore[arg-type]
-        if processes == 1:
+        if self._share[1] == 1:
             return jax.device_put(local, along), len(part.row)
         chunk = jax.tree.map(lambda x: jax.make_array_from_process_local_data(along, x), local)
         return chunk, len(part.row)
@@ -284,18 +288,16 @@ class Feed:
                     break
 
     def _make(self, part: Part) -> tuple[Batch, int]:
-        width = part.row.shape[1] // jax.process_count()
-        first = self._reader.read()
-        pixels = np.empty((part.length * width, *first.shape[1:]), np.uint8)
-        pixels[: len(first)] = first
-        filled = len(first)
-        for _ in range(part.reads - 1):
+        shape = (part.length, part.width, *self._reader.archives[0].shape[1:])
+        pixels = np.empty(shape, np.uint8)
+        flat, filled = pixels.reshape(-1, *shape[2:]), 0
+        for _ in range(part.reads):
             if self._stopped.is_set():
                 break
             found = self._reader.read()
-            pixels[filled : filled + len(found)] = found
+            flat[filled : filled + len(found)] = found
             filled += len(found)
-        return self._place(part, pixels.reshape(part.length, width, *first.shape[1:]))
+        return self._place(part, pixels)
 
 
 def _ready(tree: Tree) -> bool:

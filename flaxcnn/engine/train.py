@@ -1,4 +1,4 @@
-"""One run: `epochs` yields one report an epoch, `fit` records, checkpoints and stops.
+"""One run: `fit` trains epoch by epoch, records, checkpoints, and tests what it kept.
 
 The order within an epoch is fixed: train, validate, compare with the best so far, write the
 metrics line, write the checkpoint. So a checkpoint has the lines of all its epochs, and a kill
@@ -12,9 +12,7 @@ import contextlib
 import dataclasses
 import io
 import logging
-import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +28,8 @@ from flaxcnn.engine.checkpoint import Checkpoints, tree_digest
 from flaxcnn.engine.folder import plain
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.job import Job, make_job
-from flaxcnn.engine.metrics import MetricSums, finalize
+from flaxcnn.engine.loop import Progress, check_finite, epochs
+from flaxcnn.engine.metrics import finalize
 from flaxcnn.engine.record import (
     ELSEWHERE,
     RunDirectory,
@@ -45,57 +44,6 @@ from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import totals
 
 log = logging.getLogger(__name__)
-LOSSES = ("train_loss", "val_loss")  # an epoch counts only if both are finite
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Early stopping's state. It belongs to one run and is a value: `after` gives the next one."""
-
-    epoch: int = 0  # epochs done
-    best: float | None = None  # monitored value of the best epoch
-    best_epoch: int | None = None
-    wait: int = 0  # epochs since the best
-
-    def after(self, metrics: dict[str, float], config: Config) -> Progress:
-        """Progress after another epoch: strictly better wins, an epoch with a NaN loss never."""
-        sign = 1.0 if config.monitor == "val_accuracy" else -1.0
-        value, epoch = metrics[config.monitor], self.epoch + 1
-        sound = all(math.isfinite(metrics[loss]) for loss in LOSSES)
-        better = sound and (self.best is None or sign * (value - self.best) > config.min_delta)
-        if better:
-            return Progress(epoch, value, epoch, 0)
-        return dataclasses.replace(self, epoch=epoch, wait=self.wait + 1)
-
-    def done(self, config: Config) -> bool:
-        """Whether the run ends here, by count or by patience."""
-        impatient = config.patience is not None and self.wait >= config.patience
-        return self.epoch >= config.epochs or impatient
-
-    def kept(self, config: Config) -> int:
-        """The epoch whose weights are kept."""
-        kept = self.best_epoch if config.keep == "best" else self.epoch
-        assert kept is not None  # an epoch without a finite loss ends the run
-        return kept
-
-
-@dataclass(frozen=True)
-class EpochSums:
-    """What an epoch counted on "train", "val" and maybe "clean_train", and how long it took."""
-
-    sums: dict[str, MetricSums]  # on the host
-    train_seconds: float
-    seconds: float  # with validation
-    stalled: float | None = None  # of them, the device waited for rows; None: they lay on it
-
-
-@dataclass(frozen=True)
-class EpochReport:
-    """What one epoch gave; `state` is valid until the next one is asked for."""
-
-    metrics: dict[str, Any]
-    progress: Progress
-    state: TrainState
 
 
 @dataclass(frozen=True)
@@ -105,64 +53,6 @@ class Result:
     summary: dict[str, Any]
     state: TrainState
     path: Path
-
-
-def epochs(
-    job: Job, state: TrainState, progress: Progress, interrupt: Interrupt
-) -> Iterator[EpochReport]:
-    """Train until `config.epochs` or patience ends it; one host synchronisation an epoch.
-
-    Raises:
-        InterruptedRun: a signal came.
-    """
-    config = job.config
-    if not progress.done(config):  # compile before the first clock starts
-        job.compile("train_epoch", state, "train")
-        job.compile("evaluate", state, "validation")
-    while not progress.done(config):
-        state, found = one_epoch(job, state, interrupt)
-        metrics, progress = epoch_metrics(found, progress, config)
-        yield EpochReport(metrics, progress, state)
-
-
-def one_epoch(job: Job, state: TrainState, interrupt: Interrupt) -> tuple[TrainState, EpochSums]:
-    """Train, which uses `state` up, and validate; of all runs at once where the job is stacked.
-
-    Raises:
-        InterruptedRun: a signal came.
-    """
-    began = time.perf_counter()
-    job.stalled()  # what went before this epoch is not its own
-    state, train = job.run("train_epoch", state, "train", interrupt.check)
-    interrupt.wait(train)
-    trained = time.perf_counter()
-    sums = {"train": train, "val": job.run("evaluate", state, "validation", interrupt.check)}
-    if job.config.evaluate_train:
-        sums["clean_train"] = job.run("evaluate", state, "train", interrupt.check)
-    interrupt.wait(sums)
-    host = jax.device_get(sums)
-    seconds = time.perf_counter() - began
-    return state, EpochSums(host, trained - began, seconds, job.stalled())
-
-
-def epoch_metrics(
-    found: EpochSums, progress: Progress, config: Config
-) -> tuple[dict[str, Any], Progress]:
-    """An epoch's line for metrics.jsonl and the progress after it; `progress` is that before."""
-    metrics = {
-        f"{split}_{name}": value
-        for split, sums in found.sums.items()
-        for name, value in finalize(sums).items()
-    }
-    progress = progress.after(metrics, config)
-    return {
-        "epoch": progress.epoch,
-        **metrics,
-        "best": progress.best_epoch == progress.epoch,
-        "seconds": found.seconds,
-        "images_per_second": float(found.sums["train"].count.sum()) / found.train_seconds,
-        **({} if found.stalled is None else {"stall": found.stalled / found.seconds}),
-    }, progress
 
 
 def fit(
@@ -289,17 +179,6 @@ def _fit(
 
 def _silent(_: Any) -> None:
     """Of several processes, one speaks."""
-
-
-def check_finite(metrics: dict[str, Any], progress: Progress, config: Config) -> None:
-    """DivergedError before the weights of such an epoch can become a checkpoint."""
-    for name in LOSSES:
-        if not math.isfinite(loss := metrics[name]):
-            raise DivergedError(
-                f"epoch {progress.epoch}: {name} is {loss}; "
-                f"lower learning_rate (now {config.learning_rate:g}); "
-                f"best epoch so far: {progress.best_epoch or 'none'}"
-            )
 
 
 def _check_continuity(job: Job, run: RunDirectory, on_note: Callable[[str], None]) -> None:

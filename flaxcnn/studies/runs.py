@@ -25,17 +25,16 @@ from flaxcnn.data import splits
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.job import Job, make_hypers, make_job, make_plan
-from flaxcnn.engine.step import Plan, TrainState
-from flaxcnn.engine.train import (
+from flaxcnn.engine.loop import (
     EpochSums,
     Progress,
     check_finite,
-    conclude,
-    count_dead,
     epoch_metrics,
     epochs,
     one_epoch,
 )
+from flaxcnn.engine.step import Plan, TrainState
+from flaxcnn.engine.train import conclude, count_dead
 from flaxcnn.errors import DivergedError
 from flaxcnn.recipe.config import Config
 from flaxcnn.studies.plan import PlannedRun

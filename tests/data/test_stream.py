@@ -227,6 +227,8 @@ def test_a_killed_worker_is_an_error_in_seconds(reader):
     with pytest.raises(ReaderError, match=r"workers: one of 2 processes .* \(exit code -9"):
         read(one, np.tile(np.arange(60), 50))
     assert time.monotonic() - began < SECONDS
+    with pytest.raises(ReaderError):  # and stays one: nothing is started again
+        read(one, np.arange(60))
     one.close()
     assert not multiprocessing.active_children()
 

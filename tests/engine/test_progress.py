@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from small_runs import TINY
 
 from flaxcnn.data.arrays import Dataset, Split
+from flaxcnn.engine.loop import Progress
 from flaxcnn.engine.record import RunDirectory
-from flaxcnn.engine.train import Progress, fit
+from flaxcnn.engine.train import fit
 
 NAN = math.nan
 

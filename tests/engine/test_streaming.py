@@ -133,6 +133,9 @@ def test_a_pass_may_be_stopped_between_chunks_and_done_again(digits):
 
     with pytest.raises(InterruptedError):
         job.run("evaluate", job.init(), "train", stop)
+    calls.clear()
+    with pytest.raises(InterruptedError):  # with the validation rows on their way
+        job.run("train_epoch", job.init(), "train", stop)
     state = job.init()
     for program, split in (("evaluate", "train"), ("predict", "test"), ("evaluate", "validation")):
         found, expected = job.run(program, state, split), held.run(program, state, split)

@@ -14,8 +14,9 @@ from flaxcnn.engine import epoch as programs
 from flaxcnn.engine.checkpoint import tree_digest
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.job import make_job
+from flaxcnn.engine.loop import Progress, epochs
 from flaxcnn.engine.record import RunDirectory
-from flaxcnn.engine.train import Progress, epochs, fit
+from flaxcnn.engine.train import fit
 from flaxcnn.errors import DivergedError
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import Conv, Dense, Flatten, GlobalAvgPool

@@ -15,9 +15,10 @@ THREADS = "4"
 RECIPES = """
     from flaxcnn.recipe.config import Config, Ranges
     from flaxcnn.recipe.layers import Activation, BatchNorm, Conv, Dense, Dropout, Flatten
+    from flaxcnn.recipe.optimizers import SGD
 
     common = dict(dataset="npz:{data}", split=Ranges(train=150, validation=45, test=45),
-                  batch_size=32, learning_rate=0.01, epochs=2)
+                  batch_size=32, optimizer=SGD(momentum=0.9), learning_rate=0.02, epochs=2)
     plain = Config(layers=(Conv(4, 3, activation="relu"), Flatten(), Dense(10)), **common)
     normed = Config(layers=(Conv(4, 3), BatchNorm(), Activation("relu"), Flatten(), Dense(10)),
                     **common)
