@@ -67,8 +67,11 @@ class RunDirectory(Folder):
         """The epochs of metrics.jsonl."""
         return self.lines("metrics.jsonl")
 
-    def checkpoint_folder(self) -> str | Path:
-        """Where its checkpoints are."""
+    def checkpoint_folder(self, chosen: str | Path | None = None) -> str | Path:
+        """Where its checkpoints are; one that is `chosen` is noted for later."""
+        if chosen is not None:
+            self.write_json(ELSEWHERE, {"folder": str(chosen)})
+            return chosen
         if (self.path / ELSEWHERE).is_file():
             return str(self.read_json(ELSEWHERE)["folder"])
         return self.path / "checkpoints"

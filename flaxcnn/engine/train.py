@@ -31,7 +31,6 @@ from flaxcnn.engine.job import Job, make_job
 from flaxcnn.engine.loop import Progress, check_finite, epochs
 from flaxcnn.engine.metrics import finalize
 from flaxcnn.engine.record import (
-    ELSEWHERE,
     RunDirectory,
     check_same,
     environment,
@@ -102,12 +101,8 @@ def fit(
         Interrupt() as interrupt,
     ):
         try:
-            if checkpoint_dir is not None:
-                run.write_json(ELSEWHERE, {"folder": str(checkpoint_dir)})
-            with (
-                hosts.lost_peers(),
-                Checkpoints(checkpoint_dir or run.checkpoint_folder()) as checkpoints,
-            ):
+            place = run.checkpoint_folder(checkpoint_dir)
+            with hosts.lost_peers(), Checkpoints(place) as checkpoints:
                 return _fit(job, run, checkpoints, interrupt, name, resume, on_epoch, on_note)
         except (InterruptedRun, PeerLostError) as error:
             run.set_status("interrupted", reason=str(error))
