@@ -172,7 +172,7 @@ def replay(name, case):
         first = rows[:batch]
 
         def body(state, now):
-            return train_step(plan, state, hypers, data, take(data, *now))
+            return train_step(plan, state, hypers, data.scaling, take(data, *now))
 
         final, sums = jax.lax.scan(body, state, in_order(rows, batch))
         return final, sums, predict(plan, state, data, first), predict(plan, final, data, first)

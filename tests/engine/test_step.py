@@ -103,9 +103,9 @@ def test_sums_of_parts_add_up_to_the_sums_of_the_whole():
     """What every form of parallelism rests on (a model with batch statistics sees its parts)."""
     plan = plan_of(PLAIN)
     state = start(plan)
-    whole = compiled_gradients(plan, state, HYPERS, DATA, batch(8))
+    whole = compiled_gradients(plan, state, HYPERS, DATA.scaling, batch(8))
     parts = [
-        compiled_gradients(plan, state, HYPERS, DATA, jax.tree.map(lambda a, s=s: a[s], batch(8)))
+        compiled_gradients(plan, state, HYPERS, DATA.scaling, jax.tree.map(lambda a, s=s: a[s], batch(8)))
         for s in (slice(0, 4), slice(4, 8))
     ]
     assert_close(jax.tree.map(jnp.add, *parts), whole)
@@ -115,7 +115,7 @@ def test_sums_of_parts_add_up_to_the_sums_of_the_whole():
 def test_update_divides_once_and_moves_by_the_scheduled_rate():
     plan = plan_of(PLAIN, optimizer=SGD(weight_decay=0.5), schedule=TimeDecay(1.0))
     state = start(plan).replace(step=jnp.int32(3))
-    sums = compiled_gradients(plan, state, HYPERS, DATA, batch(5, 8))
+    sums = compiled_gradients(plan, state, HYPERS, DATA.scaling, batch(5, 8))
     new = compiled_update(plan, state, HYPERS.replace(weight_decay=jnp.float32(0.5)), sums)
     rate = 0.1 / (1 + 3)
     expected = jax.tree.map(
@@ -162,7 +162,7 @@ def test_augmentation_is_drawn_by_seed_epoch_and_row():
 
     def loss(step=0, seed=0, rows=rows):
         now = state.replace(step=jnp.int32(step), seeds=seeds(seed))
-        return float(compiled_gradients(plan, now, HYPERS, DATA, rows).metrics.loss)
+        return float(compiled_gradients(plan, now, HYPERS, DATA.scaling, rows).metrics.loss)
 
     assert loss(rows=backwards) == pytest.approx(loss(), rel=1e-5)
     assert loss(step=plan.steps_per_epoch - 1) == loss()
@@ -178,7 +178,7 @@ def test_augmentation_is_drawn_by_seed_epoch_and_row():
 def test_label_smoothing_changes_the_loss_only_where_the_recipe_has_it():
     smooth, plain = (plan_of(PLAIN, smooth=s) for s in (True, False))
     state, hypers = start(plain), HYPERS.replace(label_smoothing=jnp.float32(0.2))
-    losses = [float(compiled_gradients(p, state, h, DATA, batch(8)).metrics.loss)
+    losses = [float(compiled_gradients(p, state, h, DATA.scaling, batch(8)).metrics.loss)
               for p, h in ((smooth, hypers), (smooth, HYPERS), (plain, hypers))]  # fmt: skip
     assert losses[1] == pytest.approx(losses[2], rel=1e-6)
     assert losses[0] != pytest.approx(losses[1], rel=1e-3)
