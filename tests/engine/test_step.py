@@ -91,7 +91,7 @@ def test_padding_counts_for_nothing(layers, drop_last):
     padded, whole = plan_of(layers, 5, 8, drop_last), plan_of(layers, 5, 5, drop_last)
     state = start(whole)
     results = [
-        compiled_step(plan, state, HYPERS, DATA, rows)
+        compiled_step(plan, state, HYPERS, DATA.scaling, rows)
         for plan, rows in ((padded, batch(5, 8)), (whole, batch(5)))
     ]
     assert_close(*results)
@@ -105,7 +105,9 @@ def test_sums_of_parts_add_up_to_the_sums_of_the_whole():
     state = start(plan)
     whole = compiled_gradients(plan, state, HYPERS, DATA.scaling, batch(8))
     parts = [
-        compiled_gradients(plan, state, HYPERS, DATA.scaling, jax.tree.map(lambda a, s=s: a[s], batch(8)))
+        compiled_gradients(
+            plan, state, HYPERS, DATA.scaling, jax.tree.map(lambda a, s=s: a[s], batch(8))
+        )
         for s in (slice(0, 4), slice(4, 8))
     ]
     assert_close(jax.tree.map(jnp.add, *parts), whole)
@@ -228,7 +230,7 @@ def test_an_epoch_is_its_steps_and_is_traced_once(monkeypatch):
     for epoch in range(3):
         order = programs.shuffled(again.seeds, jnp.int32(epoch), rows, 16)
         for now in zip(*order, strict=True):
-            again, _ = one(again, hypers, DATA, take(DATA, *now))
+            again, _ = one(again, hypers, DATA.scaling, take(DATA, *now))
     assert_close(state, again)
 
 
