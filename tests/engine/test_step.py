@@ -10,7 +10,7 @@ import optax
 import pytest
 from scipy import special
 
-from flaxcnn.data.batches import resident, steps_per_epoch, take
+from flaxcnn.data.batches import Scaling, resident, steps_per_epoch, take
 from flaxcnn.engine import epoch as programs
 from flaxcnn.engine import step as heart
 from flaxcnn.engine.metrics import MetricSums, batch_sums, finalize
@@ -38,8 +38,7 @@ NORMED = (Conv(4, 3), BatchNorm(), Activation("relu"), MaxPool(2), Flatten(), De
 DATA = jax.device_put(resident(
     [np.random.default_rng(0).integers(0, 256, (40, *SHAPE), np.uint8)],
     [(np.arange(40) % CLASSES).astype(np.int32)],
-    np.zeros((1, 1, 1), np.float32),
-    np.full((1, 1, 1), 255, np.float32),
+    Scaling(np.zeros((1, 1, 1), np.float32), np.full((1, 1, 1), 255, np.float32)),
 ))  # fmt: skip
 HYPERS = Hypers(*(jnp.float32(value) for value in (0.1, 0, 0, 0.9)), jnp.zeros(0))
 
