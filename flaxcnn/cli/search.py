@@ -151,9 +151,6 @@ def _wanted(
         for point in found.candidates:
             if point.config is None:
                 note(f"{label(point.settings)} cannot be built: {point.reason}")
-        if found.incumbent:
-            hand_made = catalog.find(found.incumbent)
-            wanted.append(({"incumbent": found.incumbent}, layer.over(hand_made)))
     else:
         points = [({}, found.config)]
     for settings, config in points:
@@ -170,7 +167,14 @@ def _wanted(
     if not found.candidates:  # the recipe as it stands, which the others must beat
         wanted.insert(0, ({}, layer.over(found)))
         return wanted, "as it is"
-    return wanted, label({"incumbent": found.incumbent}) if found.incumbent else None
+    if not found.incumbent:
+        return wanted, None
+    hand_made = layer.over(catalog.find(found.incumbent))
+    twin = next((settings for settings, config in wanted if config == hand_made), None)
+    if twin is None:
+        twin = {"incumbent": found.incumbent}
+        wanted.insert(0, (twin, hand_made))
+    return wanted, label(twin)
 
 
 def _folder(name: str, chosen: Path | None, resume: bool) -> Path:
