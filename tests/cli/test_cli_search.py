@@ -36,7 +36,7 @@ def test_a_search_says_what_it_found(flaxcnn, home):
     ("arguments", "message"),
     [
         (["recipes.py:small"], "--grid: "),
-        (["fashion-slim/grid", "--folds", "0", "-s", "dataset=digits"], "--folds: got 0"),
+        (["digits/quickstart", "--grid", "epochs=1", "--folds", "0"], "--folds: got 0"),
         (["digits/quickstart", "--grid", "learning_rat=1"], "did you mean 'learning_rate'"),
         (["digits/quickstart", "--grid", "epochs=1", "--protocol", "fair"], "--protocol: got"),
         (["digits/quickstart", "--grid", "epochs=1", "--how", "vmp"], "did you mean 'vmap'"),
