@@ -32,7 +32,7 @@ from flaxcnn.data.images import Images, Pixels, rows_at_once
 from flaxcnn.data.resize import Draws
 from flaxcnn.errors import FlaxcnnError, ReaderError
 
-ITEM_BYTES = 2**20  # of pixels that a worker reads at once: large beside the cost of handing over
+ITEM_BYTES = 2 * 2**20  # of pixels read at once: much work beside that of handing it over
 AHEAD = 4  # items a worker may have read that nobody has asked for yet
 POLL_SECONDS = 0.002  # between a waiting worker's looks for its next slip
 LAST = "end"  # the slip that ends a worker
