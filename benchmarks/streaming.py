@@ -14,8 +14,8 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import multiprocessing
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -262,6 +262,12 @@ def throughput(kind: str, root: Path, options: argparse.Namespace) -> list[dict[
     return rows
 
 
+def peak_bytes(process: Any) -> int:
+    """Most memory a process has had; getrusage would count that of the program that started it."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+
 def train(folder: Path, way: str, memory: int, workers: int) -> None:
     """A child: a small CNN trained on the folder; its epochs and peak memory on stdout."""
     from flaxcnn import backend
@@ -281,10 +287,15 @@ def train(folder: Path, way: str, memory: int, workers: int) -> None:
     )  # fmt: skip
     backend.prepare()
     epochs: list[dict[str, Any]] = []
+    workers_peak: list[int] = []
+
+    def on_epoch(metrics: dict[str, Any]) -> None:
+        epochs.append(metrics)
+        workers_peak.extend(peak_bytes(child.pid) for child in multiprocessing.active_children())
+
     with tempfile.TemporaryDirectory() as place:
-        result = fit(config, load_for(config), Path(place) / "run", on_epoch=epochs.append)
-    usage = {"process": resource.RUSAGE_SELF, "largest_worker": resource.RUSAGE_CHILDREN}
-    peak = {who: resource.getrusage(kind).ru_maxrss * 1024 for who, kind in usage.items()}
+        result = fit(config, load_for(config), Path(place) / "run", on_epoch=on_epoch)
+    peak = {"process": peak_bytes("self"), "largest_worker": max(workers_peak, default=0)}
     print(json.dumps({
         "input": way, "data_memory": memory, "peak_bytes": peak,
         "stall": [epoch.get("stall", 0.0) for epoch in epochs],
