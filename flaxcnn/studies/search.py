@@ -190,6 +190,12 @@ def search(
     prepare()
     check_how(how)
     planned = plan_search(found, folds, repeats, seeds, document)
+    lengths = {one.config.epochs for one in found}
+    if len(lengths) > 1 and len(longest(planned)) == len(planned):
+        (tell or Tell()).note(
+            "epochs: no candidate is the beginning of another (a schedule over all epochs, or "
+            "settings that differ too): each number of epochs is trained on its own"
+        )
     folder = SearchDirectory(Path(search_dir or runs_folder() / "searches" / stamp()))
     plan = {
         "experiment": name, "folds": folds, "repeats": repeats, "seeds": list(seeds),
