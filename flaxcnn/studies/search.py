@@ -190,12 +190,7 @@ def search(
     prepare()
     check_how(how)
     planned = plan_search(found, folds, repeats, seeds, document)
-    lengths = {one.config.epochs for one in found}
-    if len(lengths) > 1 and len(longest(planned)) == len(planned):
-        (tell or Tell()).note(
-            "epochs: no candidate is the beginning of another (a schedule over all epochs, or "
-            "settings that differ too): each number of epochs is trained on its own"
-        )
+    _say_if_none_is_read_off(found, planned, tell or Tell())
     folder = SearchDirectory(Path(search_dir or runs_folder() / "searches" / stamp()))
     plan = {
         "experiment": name, "folds": folds, "repeats": repeats, "seeds": list(seeds),
@@ -210,24 +205,37 @@ def search(
         with Interrupt() as interrupt:
             carry_out(planned, dataset, folder, name, how, max_memory, tell or Tell(), interrupt)
         rows = folder.ordered_rows(planned)
-        summary: dict[str, Any] = {
-            "experiment": name, "folds": folds, "repeats": repeats, "seeds": list(seeds),
-            "protocol": planned[0].config.protocol, "planned": len(planned),
-            "trained": len(longest(planned)), "dropped": plan["dropped"],
+        summary = {
+            **plan, "protocol": planned[0].config.protocol, "planned": len(planned),
+            "trained": len(longest(planned)),
             **ranking.rank(_scores(found, rows), incumbent, 1 / (folds - 1)),
         }  # fmt: skip
-        if refit and (winner := summary["winner"]) is not None:
-            config = next(one.config for one in found if one.label == winner)
-            path = folder.path / REFIT
-            again = (path / "config.json").is_file()
-            result = fit(replace(config, seed=seeds[0]), dataset, path, name=name, resume=again,
-                         on_note=(tell or Tell()).note)  # fmt: skip
-            summary["refit"] = result.summary
+        if refit and summary["winner"] is not None:
+            config = next(one.config for one in found if one.label == summary["winner"])
+            own = replace(config, seed=seeds[0])
+            summary["refit"] = _refit(own, dataset, folder.path / REFIT, name, tell or Tell())
         folder.write_text("candidates.csv", _table(summary["candidates"]))
         folder.write_text("README.md", ranking.page(summary))
         folder.write_json("search.json", summary)
         folder.set_status("complete", seconds=time.perf_counter() - began)
     return SearchResult(rows, summary, folder.path)
+
+
+def _refit(config: Config, dataset: Dataset, path: Path, name: str, tell: Tell) -> dict[str, Any]:
+    """Train the winner as a run of its own -> its summary.json."""
+    again = (path / "config.json").is_file()
+    return fit(config, dataset, path, name=name, resume=again, on_note=tell.note).summary
+
+
+def _say_if_none_is_read_off(
+    found: Sequence[Contender], planned: Sequence[PlannedRun], tell: Tell
+) -> None:
+    lengths = {one.config.epochs for one in found}
+    if len(lengths) > 1 and len(longest(planned)) == len(planned):
+        tell.note(
+            "epochs: no candidate is the beginning of another (a schedule over all epochs, or "
+            "settings that differ too): each number of epochs is trained on its own"
+        )
 
 
 def _scores(found: Sequence[Contender], rows: Sequence[dict[str, Any]]) -> list[ranking.Scored]:
