@@ -23,7 +23,7 @@ from flaxcnn.errors import CheckpointError, ConfigError
 from flaxcnn.recipe.config import Archive, Config, Fold
 from flaxcnn.recipe.layers import totals
 from flaxcnn.studies import ranking
-from flaxcnn.studies.plan import EVERYTHING, How, PlannedRun, check_how, check_seeds, label, longest
+from flaxcnn.studies.plan import EVERYTHING, How, PlannedRun, check_seeds, label, longest
 from flaxcnn.studies.record import StudyDirectory
 from flaxcnn.studies.study import Tell, carry_out, recorded
 
@@ -173,24 +173,21 @@ def search(
         repeats: how often the rows are dealt into folds anew.
         seeds: of the trainings; scores of a fold are averaged over them.
         incumbent: label of the one that the others must beat; None for none.
-        how: as in `flaxcnn.study`.
-        max_memory: bytes for the arrays of runs; half of what is free by default.
+        how, max_memory: as in `flaxcnn.study`.
         refit: train the winner on the whole training split, and test it, once.
         document: choose the epoch on the fold that is scored, as the documents did; flagged.
         search_dir: a new folder, or with `resume` that of an earlier start.
         resume: keep the runs that have ended and do the others.
-        name: of the experiment, for the records.
-        tell: what to say meanwhile.
+        name, tell: of the experiment, for the records; what to say meanwhile.
 
     Raises:
-        ConfigError, DataError: the plan is wrong, or does not fit the data or the folder.
-        WriteError: something cannot be written.
+        ConfigError, DataError, WriteError: the plan, or it does not fit the data or the folder.
         InterruptedRun: SIGTERM or SIGINT; the runs that had ended are kept.
     """
     prepare()
-    check_how(how)
+    tell = tell or Tell()
     planned = plan_search(found, folds, repeats, seeds, document)
-    _say_if_none_is_read_off(found, planned, tell or Tell())
+    _say_if_none_is_read_off(found, planned, tell)
     folder = SearchDirectory(Path(search_dir or runs_folder() / "searches" / stamp()))
     plan = {
         "experiment": name, "folds": folds, "repeats": repeats, "seeds": list(seeds),
@@ -203,7 +200,7 @@ def search(
         began = time.perf_counter()
         (folder.path / "search.json").unlink(missing_ok=True)
         with Interrupt() as interrupt:
-            carry_out(planned, dataset, folder, name, how, max_memory, tell or Tell(), interrupt)
+            carry_out(planned, dataset, folder, name, how, max_memory, tell, interrupt)
         rows = folder.ordered_rows(planned)
         summary = {
             **plan, "protocol": planned[0].config.protocol, "planned": len(planned),
@@ -212,8 +209,8 @@ def search(
         }  # fmt: skip
         if refit and summary["winner"] is not None:
             config = next(one.config for one in found if one.label == summary["winner"])
-            own = replace(config, seed=seeds[0])
-            summary["refit"] = _refit(own, dataset, folder.path / REFIT, name, tell or Tell())
+            own, path = replace(config, seed=seeds[0]), folder.path / REFIT
+            summary["refit"] = _refit(own, dataset, path, name, tell)
         folder.write_text("candidates.csv", _table(summary["candidates"]))
         folder.write_text("README.md", ranking.page(summary))
         folder.write_json("search.json", summary)
