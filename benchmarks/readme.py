@@ -144,15 +144,18 @@ def parallel(document: dict[str, Any]) -> str:
         cells = []
         for name in names:
             row = found[name].get(case)
-            cells.append("" if row is None else f"{row['speedup']:.2f} "
-                         f"({row['speedup_lowest']:.2f} to {row['speedup_highest']:.2f})")  # fmt: skip
+            if row is None:
+                cells.append("")
+                continue
+            low, high = row["speedup_lowest"], row["speedup_highest"]
+            cells.append(f"{row['speedup']:.2f} ({low:.2f} to {high:.2f})")
         lines.append(f"| {case} | {' | '.join(cells)} |")
     first = next(iter(document["models"].values()))
     where = first["environment"]
     text = (
-        f"Images per second in training over those of one device at the recipe's batch size; medians "
-        f"of {first['repeats']} turns of {first['steps']} steps with their range. Exact: 8 virtual "
-        "shards; weak: a batch of the recipe's size on each device. "
+        "Images per second in training over those of one device at the recipe's batch size; "
+        f"medians of {first['repeats']} turns of {first['steps']} steps with their range. Exact: 8 "
+        "virtual shards; weak: a batch of the recipe's size on each device. "
         f"{where['processor']}, {where['cores']} cores, 2 virtual devices; source "
         f"{short(first['source_revision'])}."
     )
