@@ -29,6 +29,7 @@ from jax.sharding import (
 )
 
 from flaxcnn.errors import ConfigError
+from flaxcnn.model.layout import enclosed
 from flaxcnn.recipe.config import Config
 
 AXIS = "batch"
@@ -223,12 +224,13 @@ def summed(how: Spread, of: Callable[..., Tree], whole: tuple[Tree, ...], batch:
 
 
 def alone(how: Spread, function: Callable[..., Tree]) -> Callable[..., Tree]:
-    """In exact mode, the function between barriers: the same computation whatever is beside it."""
+    """In exact mode, the function kept apart: the same computation whatever is beside it."""
     if not how.virtual:
         return function
 
     def kept_apart(*args: Tree) -> Tree:
-        return jax.lax.optimization_barrier(function(*jax.lax.optimization_barrier(args)))
+        found = enclosed(function)(*jax.lax.optimization_barrier(args))
+        return jax.lax.optimization_barrier(found)
 
     return kept_apart
 

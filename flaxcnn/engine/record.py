@@ -15,7 +15,7 @@ from typing import Any
 import flaxcnn
 from flaxcnn.engine.folder import Folder
 from flaxcnn.errors import ConfigError
-from flaxcnn.recipe.config import DELIVERY, Config
+from flaxcnn.recipe.config import Config
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 
@@ -35,7 +35,7 @@ DECIDES_BITS = (
 
 ELSEWHERE = "checkpoints.json"  # names their folder, where it is not in the run directory
 # Settings that a resumed run may change: they say how it is computed, not what.
-FREE = {"save_every", "parallel", "shard_optimizer", "remat", *DELIVERY}
+FREE = {"save_every", "parallel", "shard_optimizer", "remat", "workers"}
 
 
 class RunDirectory(Folder):

@@ -44,6 +44,21 @@ def apart(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         return jax.jit(lambda x: x.reshape(shape))(x)
 
 
+def enclosed(function: Callable[..., Tree]) -> Callable[..., Tree]:
+    """The function as a computation of its own, into which XLA's CPU compiler fuses nothing else.
+
+    It drops optimization barriers before it fuses; other backends respect them.
+    """
+    if jax.default_backend() != "cpu":
+        return function
+
+    def called(*args: Tree) -> Tree:
+        with set_xla_metadata(inlineable="false"):
+            return jax.jit(function)(*args)
+
+    return called
+
+
 def piece_of(batch: int, bytes_of_one: int, limit: int, least: int) -> int:
     """How many images at once stay below `limit` bytes: a divisor of the batch, a power of two."""
     fits = max(limit // bytes_of_one, least)
