@@ -80,7 +80,8 @@ def alive_units(
 
 def eval_sums(plan: Plan, state: TrainState, scaling: Scaling, batch: Batch) -> MetricSums:
     """Loss and hits of one batch."""
-    return batch_sums(eval_step(plan, state, scaling, batch), batch.label, batch.mask)
+    logits = eval_step(plan, state, scaling, batch)
+    return batch_sums(logits, batch.label, batch.mask, weight=batch.weight)
 
 
 def alive_in(plan: Plan, state: TrainState, scaling: Scaling, batch: Batch) -> dict[str, jax.Array]:
