@@ -27,8 +27,15 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from flaxcnn.backend import prepare
 from flaxcnn.data.batches import Resident
 from flaxcnn.data.splits import Rows
-from flaxcnn.data.stratified import hold_out
-from flaxcnn.engine.given import DATASET, Normalize, logits, make_array_job, standardizer
+from flaxcnn.engine.given import (
+    DATASET,
+    Normalize,
+    choose,
+    image_shape,
+    logits,
+    make_array_job,
+    standardizer,
+)
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.job import Job
 from flaxcnn.engine.loop import Progress, check_finite, epoch_metrics, epochs, one_epoch
@@ -133,22 +140,22 @@ class FlaxCNNClassifier(ClassifierMixin, BaseEstimator):
             ValueError: X, y or sample_weight is wrong.
             DivergedError: the loss is not finite.
         """
-        image, y = self._checked(X, y, reset=True)
-        self.classes_ = LabelEncoder().fit(y).classes_
-        image, label, weight = self._weighted(image, y, sample_weight)
+        image, names = self._checked(X, y, reset=True)
+        self.classes_ = LabelEncoder().fit(names).classes_
+        image, label, weight = self._weighted(image, names, sample_weight)
         config = self._config(image.shape[1:])
-        rows = self._rows(label, config.seed)
+        rows = choose(label, self.validation_fraction, config.seed)
         standard = standardizer(image, self.normalize, rows.train, weight)
         job = self._job(config, image, label, weight, rows, standard)
-        history, kept = [], None
+        history: list[dict[str, Any]] = []
         for report in epochs(job, job.init(), Progress(), Interrupt()):
             history.append(self._told(report.metrics))
             check_finite(report.metrics, report.progress, config)
             progress = report.progress
             # Without hold-out the last weights are kept: then only they are brought to the host.
             if report.metrics["best"] if len(rows.validation) else progress.done(config):
-                kept, self.best_epoch_ = _on_host(report.state), progress.epoch
-        self.config_, self.state_, self.standardizer_ = config, kept, standard
+                self.state_, self.best_epoch_ = _on_host(report.state), progress.epoch
+        self.config_, self.standardizer_ = config, standard
         self._record(history)
         return self
 
@@ -180,11 +187,11 @@ class FlaxCNNClassifier(ClassifierMixin, BaseEstimator):
                 f"validation_fraction: got {self.validation_fraction!r}; allowed is 0 in "
                 "partial_fit, which sees a part of the rows and holds none out"
             )
-        first = _check_partial_fit_first_call(self, classes)
-        image, y = self._checked(X, y, reset=first)
-        image, label, weight = self._weighted(image, y, sample_weight)
+        first = _check_partial_fit_first_call(self, classes) or not hasattr(self, "state_")
+        image, names = self._checked(X, y, reset=first)
+        image, label, weight = self._weighted(image, names, sample_weight)
         config = self._config(image.shape[1:])
-        rows = self._rows(label, config.seed)
+        rows = choose(label, self.validation_fraction, config.seed)
         if first:
             standard, history = standardizer(image, self.normalize, rows.train, weight), []
         else:
@@ -214,6 +221,9 @@ class FlaxCNNClassifier(ClassifierMixin, BaseEstimator):
         proba = self.predict_proba(X)
         return self.classes_[proba.argmax(axis=1)]
 
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "state_")
+
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
@@ -235,24 +245,10 @@ class FlaxCNNClassifier(ClassifierMixin, BaseEstimator):
             X, y = validate_data(self, X, y, reset=reset)
             check_classification_targets(y)
         if reset:
-            self.image_shape_ = self._image_shape(shape, X.shape[1])
+            self.image_shape_ = image_shape(self.image_shape, shape, X.shape[1])
         elif shape is not None and shape != self.image_shape_:
             raise ConfigError(f"X: got images {shape}; allowed are {self.image_shape_}, as in fit")
         return X.reshape(-1, *self.image_shape_), y
-
-    def _image_shape(self, found: Shape | None, features: int) -> tuple[int, ...]:
-        """(H, W, C) of images of shape `found`, or None for rows of `features`."""
-        if self.image_shape is None:
-            return found or (1, 1, features)
-        given = (*map(_plain, self.image_shape), 1)[:3]
-        sound = len(self.image_shape) in (2, 3) and all(type(n) is int and n > 0 for n in given)
-        if not sound or (found or given) != given or np.prod(given) != features:
-            size = f"images {found}" if found else f"rows of {features} features"
-            raise ConfigError(
-                f"image_shape: got {self.image_shape!r}, and {size} in X; allowed is (H, W) or "
-                "(H, W, C) with as many numbers"
-            )
-        return given
 
     def _weighted(
         self, image: np.ndarray, y: np.ndarray, sample_weight: Any
@@ -271,26 +267,9 @@ class FlaxCNNClassifier(ClassifierMixin, BaseEstimator):
         image, label, weight = image[some], label[some], weight[some]
         if (weight == weight[0]).all():  # nothing is weighted: the bits of a fit without weights
             return image, label, None
-        return image, label, (weight / weight.mean()).astype(np.float32)
-
-    def _rows(self, label: np.ndarray, seed: int) -> Rows:
-        """Which rows train and which are held out."""
-        rows, none = np.arange(len(label), dtype=np.int32), np.zeros(0, np.int32)
-        fraction = self.validation_fraction
-        if fraction == 0:
-            return Rows(rows, none, none)
-        if not (isinstance(fraction, numbers.Real) and 0 < fraction < 1):
-            raise ConfigError(f"validation_fraction: got {fraction!r}; allowed is 0 <= x < 1")
-        count, members = max(1, round(fraction * len(label))), np.bincount(label)
-        present = members[members > 0]
-        if present.min() < 2 or not len(present) <= count <= len(label) - len(present):
-            raise ConfigError(
-                f"validation_fraction: got {fraction!r}, {count} of {len(label)} rows, with "
-                f"{present.min()} rows of the rarest of {len(present)} classes; allowed is what "
-                "leaves each class on both sides"
-            )
-        train, held = hold_out(label, count, seed)
-        return Rows(rows[train], rows[held], none)
+        # Near 1, so that float32 holds their sums; by a power of 2, so that integers stay exact.
+        weight = weight / 2.0 ** np.round(np.log2(weight.mean()))
+        return image, label, weight.astype(np.float32)
 
     # -- training ------------------------------------------------------------------------------
 
@@ -305,7 +284,6 @@ class FlaxCNNClassifier(ClassifierMixin, BaseEstimator):
         )  # fmt: skip
 
     def _layers(self, shape: Shape) -> tuple[Layer, ...]:
-        output = Dense(len(self.classes_))
         if not isinstance(self.layers, str):
             return tuple(self.layers)
         if self.layers != "auto":
@@ -313,8 +291,9 @@ class FlaxCNNClassifier(ClassifierMixin, BaseEstimator):
             if found.config is None:
                 raise ConfigError(f"layers: {self.layers} has none: {found.refusal}")
             *before, last = found.config.layers
-            return (*before, replace(last, units=output.units))  # type: ignore[call-arg]
-        hidden = (Flatten(), Dense(128, "relu"), output)
+            assert isinstance(last, Dense)  # since Config checked the experiment
+            return (*before, replace(last, units=len(self.classes_)))
+        hidden = (Flatten(), Dense(128, "relu"), Dense(len(self.classes_)))
         if min(shape[:2]) < LEAST_SIDE:
             return hidden
         conv = functools.partial(Conv, kernel=3, padding="same", activation="relu")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,10 +16,12 @@ import numpy as np
 from flaxcnn.data.arrays import Dataset, Split
 from flaxcnn.data.batches import Batch, Resident, Scaling
 from flaxcnn.data.splits import Rows, standardisation
+from flaxcnn.data.stratified import hold_out
 from flaxcnn.engine import parallel
 from flaxcnn.engine.epoch import eval_batch
 from flaxcnn.engine.job import Job, make_hypers, make_plan
 from flaxcnn.engine.step import Plan, TrainState, eval_step
+from flaxcnn.errors import ConfigError
 from flaxcnn.recipe.config import Config
 
 Normalize = Literal["unit", "per_pixel", "per_channel"] | None
@@ -72,11 +77,58 @@ def standardizer(
     from sklearn.preprocessing import StandardScaler  # seconds to import
 
     shape = image.shape[1:] if how == "per_pixel" else (1, 1, image.shape[-1])
-    table = image[rows].reshape(-1, int(np.prod(shape)))
+    table = image[rows].reshape(-1, math.prod(shape))
     each = None if weight is None else np.repeat(weight[rows], len(table) // len(rows))
     # Its scale of a feature that never changes is 1, with the rounding of its mean considered.
     found = StandardScaler().fit(table.astype(np.float64), sample_weight=each)
     return Standardizer(found.mean_.reshape(shape), found.scale_.reshape(shape))
+
+
+def image_shape(
+    asked: Sequence[int] | None, found: tuple[int, ...] | None, features: int
+) -> tuple[int, ...]:
+    """(H, W, C) of images that came in shape `found`, or None for rows of `features` numbers.
+
+    Features are an image of one pixel with a channel for each, unless `asked`, (H, W) or (H, W, C),
+    says otherwise.
+
+    Raises:
+        ConfigError: `asked` is no such shape, or not that of the data.
+    """
+    if asked is None:
+        return found or (1, 1, features)
+    given = (*map(int, asked), 1)[:3]
+    sound = len(asked) in (2, 3) and min(given) > 0 and math.prod(given) == features
+    if not sound or (found or given) != given:
+        size = f"images {found}" if found else f"rows of {features} features"
+        raise ConfigError(
+            f"image_shape: got {asked!r}, and {size} in X; allowed is (H, W) or (H, W, C) with as "
+            "many numbers"
+        )
+    return given
+
+
+def choose(label: np.ndarray, fraction: float, seed: int) -> Rows:
+    """All rows to train, or `fraction` of them, stratified by class, held out to validate.
+
+    Raises:
+        ConfigError: not a fraction, or one that leaves a class on one side only.
+    """
+    rows, none = np.arange(len(label), dtype=np.int32), np.zeros(0, np.int32)
+    if fraction == 0:
+        return Rows(rows, none, none)
+    if not 0 < fraction < 1:
+        raise ConfigError(f"validation_fraction: got {fraction!r}; allowed is 0 <= x < 1")
+    count, members = max(1, round(fraction * len(label))), np.bincount(label)
+    members = members[members > 0]
+    if members.min() < 2 or not len(members) <= count <= len(label) - len(members):
+        raise ConfigError(
+            f"validation_fraction: got {fraction!r}, {count} of {len(label)} rows, with "
+            f"{members.min()} rows of the rarest of {len(members)} classes; allowed is what leaves "
+            "each class on both sides"
+        )
+    train, held = hold_out(label, count, seed)
+    return Rows(rows[train], rows[held], none)
 
 
 @functools.lru_cache(KEPT_PROGRAMS)
@@ -95,11 +147,18 @@ def make_array_job(
         data: pixels, labels, scaling and weights, as numpy arrays.
         rows: to train and to validate, which may be none.
         classes: number of classes.
-        devices: that share a batch; None: as many as do well.
+        devices: that share a batch, where it is large enough; None: as many as do well.
 
     Raises:
-        ConfigError: the model cannot be built on the shape of the images.
+        ConfigError: the model cannot be built on the shape of the images, or there are not as many
+            devices.
     """
+    if devices is not None and not 1 <= devices <= jax.device_count():
+        raise ConfigError(
+            f"devices: got {devices!r}; allowed is 1 to {jax.device_count()}, or None"
+        )
+    # A larger batch would be padded, and its padding computed.
+    config = dataclasses.replace(config, batch_size=min(config.batch_size, len(rows.train)))
     shape = data.image.shape[1:]
     config.table(shape, classes)
     plan = make_plan(config, len(rows.train), devices)
