@@ -256,7 +256,9 @@ class FlaxCNNClassifier(ClassifierMixin, BaseEstimator):
         """(images, class numbers [n] int32, weights [n] float32 or None) of rows that count."""
         unknown = np.setdiff1d(y, self.classes_)
         if len(unknown):
-            raise ValueError(f"y: got label {unknown[0]!r}, which is not one of the classes")
+            raise ValueError(
+                f"y: got label {_plain(unknown[0])!r}, which is not one of the classes"
+            )
         label = np.searchsorted(self.classes_, y).astype(np.int32)
         if sample_weight is None:
             return image, label, None
@@ -269,7 +271,7 @@ class FlaxCNNClassifier(ClassifierMixin, BaseEstimator):
             return image, label, None
         # Near 1, so that float32 holds their sums; by a power of 2, so that integers stay exact.
         weight = weight / 2.0 ** np.round(np.log2(weight.mean()))
-        return image, label, weight.astype(np.float32)
+        return image, label, weight.clip(np.finfo(np.float32).tiny).astype(np.float32)
 
     # -- training ------------------------------------------------------------------------------
 

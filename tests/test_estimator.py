@@ -1,8 +1,10 @@
 """FlaxCNNClassifier is a scikit-learn classifier, and its training is the engine's."""
 
 import pickle
+from pathlib import Path
 
 import jax
+import joblib
 import numpy as np
 import pytest
 from sklearn.base import clone
@@ -24,6 +26,7 @@ from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import BatchNorm, Conv, Dense, Dropout, Flatten, MaxPool
 from flaxcnn.recipe.optimizers import SGD
 
+README = Path(__file__).resolve().parents[1] / "README.md"
 X, Y = load_digits(return_X_y=True)
 X, Y = X[:300], Y[:300]
 SMALL = (Flatten(), Dense(16, "relu"), Dense(10))
@@ -86,10 +89,13 @@ def test_pipeline_and_vote():
     assert vote.score(X, Y) > 0.9
 
 
-def test_pickles_and_clones():
+def test_pickles_and_clones(tmp_path):
     fitted = small(NET, image_shape=(8, 8)).fit(X, Y)
     text = pickle.dumps(fitted)
     again = pickle.loads(text)
+    assert np.array_equal(again.predict_proba(X), fitted.predict_proba(X))
+    joblib.dump(fitted, tmp_path / "fitted.joblib")
+    again = joblib.load(tmp_path / "fitted.joblib")
     assert np.array_equal(again.predict_proba(X), fitted.predict_proba(X))
     assert b"jaxlib" not in text
     assert all(type(x) is np.ndarray for x in jax.tree.leaves(again.state_))
@@ -150,6 +156,21 @@ def test_normalize(normalize):
         np.testing.assert_allclose(values.mean(), 0, atol=1e-6)
 
 
+def test_data_frames_and_lists():
+    lists = small().fit(X.tolist(), Y.tolist())
+    assert same_bits(lists, small().fit(X, Y))
+    assert np.array_equal(lists.predict(X[:9].tolist()), lists.predict(X[:9]))
+    nested = small(NET).fit(X.reshape(-1, 8, 8).tolist(), Y)
+    assert nested.image_shape_ == (8, 8, 1)
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(X, columns=[f"pixel {i}" for i in range(64)])
+    fitted = small().fit(frame, pandas.Series(Y))
+    assert list(fitted.feature_names_in_) == list(frame.columns)
+    assert same_bits(fitted, lists)
+    with pytest.raises(ValueError, match="feature names"):
+        fitted.predict(frame[frame.columns[::-1]])
+
+
 # -- weights ---------------------------------------------------------------------------------------
 
 
@@ -178,6 +199,8 @@ def test_equal_weights_are_none_and_their_unit_does_not_matter():
     assert same_bits(small().fit(X, Y), small().fit(X, Y, sample_weight=np.full(300, 0.3)))
     one, other = (small().fit(X, Y, sample_weight=unit * weight) for unit in (1, 1024))
     assert same_bits(one, other)
+    weight[:200] = 1e-300  # nothing beside the others, but no division by 0 in a batch of them
+    assert np.isfinite(small(batch_size=4).fit(X, Y, sample_weight=weight).loss_curve_).all()
 
 
 # -- training --------------------------------------------------------------------------------------
@@ -274,6 +297,13 @@ def test_verbose(capsys):
     assert len(lines) == 2
     assert lines[1].startswith("epoch 2/2 train_loss ")
     assert "val_accuracy" in lines[1]
+
+
+@pytest.mark.slow
+def test_the_readmes_example(capsys):
+    section = README.read_text().split("### With scikit-learn")[1]
+    exec(section.split("```python")[1].split("```")[0], {})
+    assert float(capsys.readouterr().out.split()[-1]) > 0.95
 
 
 # -- refusals --------------------------------------------------------------------------------------
