@@ -14,8 +14,8 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import multiprocessing
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -98,31 +98,23 @@ def make_prepared(root: Path, count: int, file_format: str) -> None:
 
 
 def with_flaxcnn(kind: str, root: Path, workers: int) -> Pass:
-    """Ours, as the engine asks for rows: chunk by chunk, the whole pass known beforehand."""
+    """Ours: rows are asked for a batch at a time, the whole pass beforehand as in training."""
     from flaxcnn.data.datasets import load
-    from flaxcnn.data.images import rows_at_once
     from flaxcnn.data.stream import RowReader
-    from flaxcnn.engine.streaming import CHUNK_BYTES
     from flaxcnn.recipe.resize import Resize
 
     os.environ["TFDS_DATA_DIR"] = str(root / "array_record")
     name = f"folder:{root / 'folder'}" if kind == "folder" else "tfds:fields"
     data = load(name, Resize(SIDE, SIDE), most=0)
-    archives = [data.train.image, data.test.image]
-    reader, count = RowReader(archives, workers), len(data.train) + len(data.test)
-    chunk = rows_at_once(archives[0].shape, CHUNK_BYTES) // BATCH * BATCH
+    reader = RowReader([data.train.image, data.test.image], workers)
+    count = len(data.train) + len(data.test)
 
     def one(seed: int) -> Iterator[np.ndarray]:
         order = np.random.default_rng(seed).permutation(count).astype(np.int32)
-        parts = [order[start : start + chunk] for start in range(0, count, chunk)]
-        reads = [reader.submit(part) for part in parts]
-        for part, times in zip(parts, reads, strict=True):
-            pixels, filled = np.empty((len(part), SIDE, SIDE, 3), np.uint8), 0
-            for _ in range(times):
-                found = reader.read()
-                pixels[filled : filled + len(found)] = found
-                filled += len(found)
-            yield from (pixels[start : start + BATCH] for start in range(0, filled, BATCH))
+        starts = range(0, count, BATCH)
+        reads = [reader.submit(order[start : start + BATCH]) for start in starts]
+        assert set(reads) == {1}  # a batch is read at once, so it is whole as it comes
+        yield from (reader.read() for _ in starts)
 
     return one
 
@@ -270,6 +262,12 @@ def throughput(kind: str, root: Path, options: argparse.Namespace) -> list[dict[
     return rows
 
 
+def peak_bytes(process: Any) -> int:
+    """Most memory a process has had; getrusage would count that of the program that started it."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+
 def train(folder: Path, way: str, memory: int, workers: int) -> None:
     """A child: a small CNN trained on the folder; its epochs and peak memory on stdout."""
     from flaxcnn import backend
@@ -289,10 +287,15 @@ def train(folder: Path, way: str, memory: int, workers: int) -> None:
     )  # fmt: skip
     backend.prepare()
     epochs: list[dict[str, Any]] = []
+    workers_peak: list[int] = []
+
+    def on_epoch(metrics: dict[str, Any]) -> None:
+        epochs.append(metrics)
+        workers_peak.extend(peak_bytes(child.pid) for child in multiprocessing.active_children())
+
     with tempfile.TemporaryDirectory() as place:
-        result = fit(config, load_for(config), Path(place) / "run", on_epoch=epochs.append)
-    usage = {"process": resource.RUSAGE_SELF, "largest_worker": resource.RUSAGE_CHILDREN}
-    peak = {who: resource.getrusage(kind).ru_maxrss * 1024 for who, kind in usage.items()}
+        result = fit(config, load_for(config), Path(place) / "run", on_epoch=on_epoch)
+    peak = {"process": peak_bytes("self"), "largest_worker": max(workers_peak, default=0)}
     print(json.dumps({
         "input": way, "data_memory": memory, "peak_bytes": peak,
         "stall": [epoch.get("stall", 0.0) for epoch in epochs],

@@ -98,6 +98,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         title="Grid over activation, optimizer, dropout and epochs",
         document=f"{DOCUMENT}, lines 44-102",
         kind="grid",
+        incumbent="fashion-budget/final",
         reported={
             "cv_accuracy": 0.8564719080924987,
             "best_params": {

@@ -107,6 +107,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         title="Grid over depth and width",
         document=f"{DOCUMENT}, lines 80-134",
         kind="grid",
+        incumbent="fashion-slim/final",
         reported={
             "cv_accuracy": 0.8442985057830811,
             "best_params": {"f_val": 16, "n_hidden": 1},

@@ -203,6 +203,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         title="Grid over the kernel size of the two-convolution model",
         document=f"{DOCUMENT}, lines 121-196",
         kind="grid",
+        incumbent="mnist-archs/arch1-k7",
         reported={"best_params": {"n_kernel": 7}, "folds": 5, "epochs": 20},
         inferred=INFERRED,
         notes="Scores and elapsed time were printed and are lost; the winner survives in a "

@@ -8,7 +8,18 @@ import sys
 import typer
 
 import flaxcnn
-from flaxcnn.cli import bench, compare, data, doctor, experiments, processes, runs, study, train
+from flaxcnn.cli import (
+    bench,
+    compare,
+    data,
+    doctor,
+    experiments,
+    processes,
+    runs,
+    search,
+    study,
+    train,
+)
 from flaxcnn.cli.output import report
 from flaxcnn.errors import ConfigError
 
@@ -39,6 +50,7 @@ def _root(
 app.command()(train.train)
 app.command()(processes.launch)
 app.command()(study.study)
+app.command()(search.search)
 app.command()(compare.compare)
 app.command()(compare.reproduce)
 app.command()(runs.evaluate)

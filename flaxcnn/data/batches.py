@@ -79,8 +79,6 @@ def take(data: Resident, row: jax.Array, mask: jax.Array) -> Batch:
     return Batch(data.image[row], data.label[row], row, mask, weight)
 
 
-def resident(
-    image: list[np.ndarray], label: list[np.ndarray], mean: np.ndarray, scale: np.ndarray
-) -> Resident:
+def resident(image: list[np.ndarray], label: list[np.ndarray], scaling: Scaling) -> Resident:
     """Archives ([N, H, W, C] uint8 and [N] int32 each) one after the other, still on the host."""
-    return Resident(np.concatenate(image), np.concatenate(label), Scaling(mean, scale))  # type: ignore[arg-type]
+    return Resident(np.concatenate(image), np.concatenate(label), scaling)  # type: ignore[arg-type]

@@ -298,4 +298,5 @@ def _resized(
         # CMYK or transparency would be other pixels than the builder's own decoding gives
         if opened.mode not in (mode, "L", "RGB"):
             raise ValueError(f"an image of mode {opened.mode}")
-        return np.asarray(fit(opened.convert(mode), resize, draws, row)).reshape(shape)
+        image = opened if opened.mode == mode else opened.convert(mode)  # which copies
+        return np.asarray(fit(image, resize, draws, row)).reshape(shape)

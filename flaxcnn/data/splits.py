@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -14,7 +15,7 @@ from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.images import Pixels, rows_at_once
 from flaxcnn.data.stratified import hold_out
 from flaxcnn.errors import ConfigError, DataError
-from flaxcnn.recipe.config import Archive, Config, Permuted
+from flaxcnn.recipe.config import Archive, Config, Fold, Permuted
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,13 +32,16 @@ def choose(dataset: Dataset, config: Config) -> Rows:
 
     Archive: `validation` rows (or that fraction, rounded) are held out of train, stratified by
     class; rows ascend. With validation="test" the test rows serve as both. Permuted and Ranges
-    take rows of the train archive alone, in the order that their documents give.
+    take rows of the train archive alone, in the order that their documents give. Fold scores one
+    fold of their training and validation rows in place of the test rows.
 
     Raises:
         ConfigError: more rows than the data set has, or "test" with a split of its own validation.
         DataError: a class with too few rows to hold any out.
     """
     split, rows = config.split, len(dataset.train)
+    if isinstance(split, Fold):
+        return _fold(dataset, config, split)
     if isinstance(split, Archive):
         return _archive(dataset, config)
     if config.validation == "test":
@@ -71,23 +75,46 @@ def _archive(dataset: Dataset, config: Config) -> Rows:
     test = np.arange(rows, rows + len(dataset.test), dtype=np.int32)
     if config.validation == "test":
         return Rows(every, test, test)
+    train, validation = _held_out(dataset, config, every)
+    return Rows(train, validation, test)
+
+
+def _fold(dataset: Dataset, config: Config, split: Fold) -> Rows:
+    whole = dataclasses.replace(config, split=split.of, validation=_some(config.validation))
+    found = choose(dataset, whole)
+    pool = np.sort(np.concatenate([found.train, found.validation]))
+    others, scored = folds(dataset.train.label[pool], split.folds, split.seed)[split.index]
+    if config.validation == "test":
+        return Rows(pool[others], pool[scored], pool[scored])
+    train, validation = _held_out(dataset, config, pool[others])
+    return Rows(train, validation, pool[scored])
+
+
+def _some(validation: float | int | str) -> float | int:
+    """A hold-out that fits: which rows it takes does not matter where both sides are pooled."""
+    return 0.1 if isinstance(validation, str) else validation
+
+
+def _held_out(dataset: Dataset, config: Config, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(train, validation) of rows of the train archive."""
     count = config.validation
     if isinstance(count, float):
-        count = max(1, round(count * rows))
-    _check_hold_out(dataset, config, count)
-    train, validation = hold_out(dataset.train.label, count, config.split_seed)
-    return Rows(every[train], every[validation], test)
+        count = max(1, round(count * len(rows)))
+    assert isinstance(count, int)  # "test" holds none out
+    _check_hold_out(dataset, config, count, rows)
+    train, validation = hold_out(dataset.train.label[rows], count, config.split_seed)
+    return rows[train], rows[validation]
 
 
-def _check_hold_out(dataset: Dataset, config: Config, count: int) -> None:
-    rows, classes = len(dataset.train), dataset.num_classes
+def _check_hold_out(dataset: Dataset, config: Config, count: int, used: np.ndarray) -> None:
+    rows, classes = len(used), dataset.num_classes
     if not classes <= count <= rows - classes:
         raise ConfigError(
             f"validation: got {config.validation!r}, {count} of the {rows} train rows of "
             f"{dataset.name}; allowed are {classes} to {rows - classes}, so that each of the "
             f"{classes} classes can be on both sides"
         )
-    members = np.bincount(dataset.train.label, minlength=classes)
+    members = np.bincount(dataset.train.label[used], minlength=classes)
     if members.min() < 2:
         rarest = dataset.classes[int(members.argmin())]
         raise DataError(

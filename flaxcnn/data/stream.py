@@ -32,8 +32,8 @@ from flaxcnn.data.images import Images, Pixels, rows_at_once
 from flaxcnn.data.resize import Draws
 from flaxcnn.errors import FlaxcnnError, ReaderError
 
-ITEM_BYTES = 2**20  # of pixels that a worker reads at once: large beside the cost of handing over
-AHEAD = 4  # items a worker may have read that nobody has asked for yet
+ITEM_BYTES = 2 * 2**20  # of pixels read at once: much work beside that of handing it over
+AHEAD = 6  # items a worker may have read that nobody has asked for yet
 POLL_SECONDS = 0.002  # between a waiting worker's looks for its next slip
 LAST = "end"  # the slip that ends a worker
 
@@ -170,7 +170,7 @@ class RowReader:
         self._folder = Path(tempfile.mkdtemp(prefix="flaxcnn-stream-"))
         source: Any = grain.MapDataset.source(_Source(self.archives, str(self._folder)))
         unbuffered = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-        processes = grain.MultiprocessingOptions(self.workers, per_worker_buffer_size=1)
+        processes = grain.MultiprocessingOptions(self.workers, per_worker_buffer_size=2)
         if not flags.FLAGS.is_parsed():  # grain reads absl's flags; a program without has none
             flags.FLAGS.mark_as_parsed()
         ready = source.to_iter_dataset(unbuffered).mp_prefetch(processes, _begin(self._folder))

@@ -17,7 +17,7 @@ from jax.sharding import SingleDeviceSharding
 from flaxcnn.backend import cores
 from flaxcnn.data import splits
 from flaxcnn.data.arrays import Dataset
-from flaxcnn.data.batches import Resident, resident, steps_per_epoch
+from flaxcnn.data.batches import Resident, Scaling, resident, steps_per_epoch
 from flaxcnn.data.datasets import require_resident, streams
 from flaxcnn.engine import epoch as programs
 from flaxcnn.engine import parallel
@@ -83,6 +83,20 @@ class Job:
         place = SingleDeviceSharding(device)
         hypers, data = jax.device_put((self.hypers, self.data), place)
         return dataclasses.replace(self, hypers=hypers, data=data, place=place, _compiled={})
+
+    def serves(self, plan: Plan, config: Config) -> bool:
+        """Whether programs and data do for another split of the rows."""
+        same = ("normalize", "evaluate_train", "determinism")
+        return self.plan == plan and all(
+            getattr(self.config, name) == getattr(config, name) for name in same
+        )
+
+    def on_rows_of(self, config: Config) -> Job:
+        """The same programs and pixels with the rows that `config` chooses."""
+        rows, scaling = _rows(config, self.dataset)
+        data = dataclasses.replace(self.data, scaling=parallel.put(scaling, self.place))
+        hypers = parallel.put(make_hypers(config), self.place)
+        return dataclasses.replace(self, config=config, rows=rows, hypers=hypers, data=data)
 
     def rows_of(self, split: str) -> jax.Array:
         """Row numbers [N] int32 of "train", "validation" or "test", or of the "probe" rows."""
@@ -178,17 +192,16 @@ def make_job(config: Config, dataset: Dataset, device: jax.Device | None = None)
         DataError: a class with too few rows.
     """
     config.table(dataset.shape, dataset.num_classes)
-    rows = splits.choose(dataset, config)
     if device is not None:
         require_resident(config, dataset, "a study")
-    mean, scale = splits.standardisation(dataset.train.image, config.normalize, rows.train)
+    rows, scaling = _rows(config, dataset)
     plan = make_plan(config, len(rows.train), None if device is None else 1)
     place = SingleDeviceSharding(device) if device else parallel.everywhere(plan.spread.devices)
     hypers = parallel.put(make_hypers(config), place)
     archives = (dataset.train, dataset.test)
     if streams(config, dataset, parallel.room() if device is None else None):
         pixels = np.zeros((0, *dataset.shape), np.uint8)
-        data = parallel.put(resident([pixels], [np.zeros(0, np.int32)], mean, scale), place)
+        data = parallel.put(resident([pixels], [np.zeros(0, np.int32)], scaling), place)
         job = Job(config, dataset, rows, plan, hypers, data, place)
         job.streaming = Streaming(
             plan, [split.image for split in archives], job.labels(), job.rows_of, place,
@@ -197,5 +210,12 @@ def make_job(config: Config, dataset: Dataset, device: jax.Device | None = None)
         )  # fmt: skip
         return job
     host = resident([np.asarray(split.image) for split in archives],
-                    [split.label for split in archives], mean, scale)  # fmt: skip
+                    [split.label for split in archives], scaling)  # fmt: skip
     return Job(config, dataset, rows, plan, hypers, parallel.put(host, place), place)
+
+
+def _rows(config: Config, dataset: Dataset) -> tuple[splits.Rows, Scaling]:
+    """The rows of a recipe, and the scaling that its training rows give."""
+    rows = splits.choose(dataset, config)
+    found = splits.standardisation(dataset.train.image, config.normalize, rows.train)
+    return rows, Scaling(*found)  # type: ignore[arg-type]  # still on the host

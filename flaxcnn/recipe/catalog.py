@@ -63,6 +63,7 @@ class Experiment:
     notes: str = ""
     refusal: str = ""  # why `train` cannot run it
     candidates: tuple[Candidate, ...] = ()  # of a grid
+    incumbent: str = ""  # the hand-made model that the candidates of a grid must beat
     dataset: str = ""  # where neither the recipe nor a candidate tells it
 
 

@@ -84,7 +84,29 @@ class Ranges:
             raise ConfigError(f"split: got {self}; allowed are positive sizes")
 
 
-Split = Archive | Permuted | Ranges
+@dataclass(frozen=True)
+class Fold:
+    """Fold `index` of `folds` takes the place of the test rows; the test rows of `of` stay unseen.
+
+    The training and validation rows of `of` are dealt into folds in proportion to the classes,
+    drawn by `seed`. Validation rows are held out of the other folds, so that no choice is made on
+    the rows that score it; `validation="test"` makes it on them, as many notebooks do.
+    """
+
+    index: int
+    folds: int = 5
+    seed: int = 0
+    of: Archive | Permuted | Ranges = Archive()
+
+    def __post_init__(self) -> None:
+        if self.folds < 2 or not 0 <= self.index < self.folds:
+            raise ConfigError(
+                f"split: got fold {self.index} of {self.folds}; allowed are 2 or more folds, "
+                "numbered from 0"
+            )
+
+
+Split = Archive | Permuted | Ranges | Fold
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,13 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from flaxcnn.errors import ConfigError, near_miss
 from flaxcnn.recipe.codec import parse_text
 from flaxcnn.recipe.config import MAX_SEED, STREAMS, Config
 from flaxcnn.recipe.leaves import dropout_rates
+from flaxcnn.recipe.optimizers import Cosine
 from flaxcnn.recipe.settings import Source, layered
 
 EVERYTHING = "all"
@@ -34,12 +35,18 @@ class PlannedRun:
     setting: Mapping[str, Any]
     vary: str
     seed: int
+    shorter: tuple[PlannedRun, ...] = ()  # with fewer epochs: read off this one as it passes them
 
     @property
     def key(self) -> str:
         """16 hex digits that tell the run from every other."""
         text = json.dumps([self.config.fingerprint(), self.vary, self.seed])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def keys(self) -> set[str]:
+        """Its own key and those of the shorter runs."""
+        return {self.key, *(run.key for run in self.shorter)}
 
     @property
     def label(self) -> str:
@@ -69,13 +76,11 @@ def plan_runs(
         ConfigError: no seeds, one twice, an unknown key or source, a value that does not fit, or a
             source that the recipe does not have.
     """
-    _check_seeds(seeds)
+    check_seeds(seeds)
     _check_vary(base, vary)
     runs = []
     for setting in settings_of(grid or {}):
-        # The kind of an optimizer before its settings, whatever order they were given in.
-        by_depth = dict(sorted(setting.items(), key=lambda item: item[0].count(".")))
-        config, _ = layered(base, [Source("grid", by_depth)])
+        config = with_setting(base, setting)
         if "optimizer" in setting:  # a kind may bring a learning rate of its own: it is told
             setting = {**setting, "learning_rate": config.learning_rate}
         for source in vary or (EVERYTHING,):
@@ -88,6 +93,31 @@ def plan_runs(
             f"grid: got the setting {runs[where].label} twice; allowed are distinct settings"
         )
     return runs
+
+
+def with_setting(base: Config, setting: Mapping[str, Any]) -> Config:
+    """The recipe with one setting of a grid."""
+    # The kind of an optimizer before its settings, whatever order they were given in.
+    by_depth = dict(sorted(setting.items(), key=lambda item: item[0].count(".")))
+    return layered(base, [Source("grid", by_depth)])[0]
+
+
+def longest(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """The runs to be trained: one that is the beginning of a longer one is read off that.
+
+    The state after e epochs does not depend on how many are to follow, unless the schedule of the
+    learning rate spans them all.
+    """
+    alike: dict[Config, list[PlannedRun]] = {}
+    for run in runs:
+        spans = isinstance(run.config.schedule, Cosine)
+        key = run.config if spans else replace(run.config, epochs=1)
+        alike.setdefault(key, []).append(run)
+    found = []
+    for group in alike.values():
+        *shorter, last = sorted(group, key=lambda run: run.config.epochs)
+        found.append(replace(last, shorter=tuple(shorter)))
+    return found
 
 
 def settings_of(grid: Grid) -> list[dict[str, Any]]:
@@ -165,13 +195,15 @@ def parse_memory(text: str) -> int:
     return size
 
 
-def check_how(how: str) -> None:
-    """ConfigError unless it is one of How."""
+def check_how(how: str) -> How:
+    """The same; ConfigError unless it is one of How."""
     if how not in (ways := get_args(How)):
         raise ConfigError(f"how: got {how!r}; allowed are {', '.join(ways)}{near_miss(how, ways)}")
+    return cast(How, how)
 
 
-def _check_seeds(seeds: Sequence[int]) -> None:
+def check_seeds(seeds: Sequence[int]) -> None:
+    """ConfigError unless they are distinct and in range."""
     if not seeds:
         raise ConfigError("seeds: got none; allowed is at least 1")
     for seed in seeds:

@@ -10,6 +10,7 @@ but at the very end.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import threading
 from collections import deque
@@ -61,9 +62,9 @@ class Group:
     runs: tuple[PlannedRun, ...]
 
     def without(self, ended: set[str]) -> Group:
-        """The runs whose keys are not in `ended`."""
+        """The runs that have something left to tell, by the keys that are in `ended`."""
         return dataclasses.replace(
-            self, runs=tuple(run for run in self.runs if run.key not in ended)
+            self, runs=tuple(run for run in self.runs if not run.keys <= ended)
         )
 
 
@@ -110,12 +111,15 @@ class Queue:
             self.runs.clear()
 
 
-def make_jobs(group: Group, dataset: Dataset) -> list[Job]:
+def make_jobs(group: Group, dataset: Dataset, earlier: Sequence[Job] = ()) -> list[Job]:
     """What runs the group: a job a device, or one that spreads the batches of a single run.
 
     `group` is the whole of it, also where some runs have ended: a resumed study has the same bits.
+    `earlier` jobs of the same plan, for other rows, give their data and programs.
     """
     config, devices = group.runs[0].config, jax.local_devices()[: len(group.runs)]
+    if len(earlier) == len(devices) and earlier[0].serves(group.plan, config):
+        return [job.on_rows_of(config) for job in earlier]
     if len(devices) == 1:
         return [make_job(config, dataset)]
     first = make_job(config, dataset, devices[0])
@@ -153,7 +157,7 @@ def run_group(
         try:
             if width == 1:
                 while run := queue.take():
-                    tell(_one(_of(job, run.config), run, name, interrupt))
+                    _one(_of(job, run.config), run, name, interrupt, tell)
             else:
                 _side_by_side(job, queue, width, name, interrupt, tell)
         except BaseException:
@@ -175,64 +179,78 @@ def _of(job: Job, config: Config) -> Job:
     return dataclasses.replace(job, config=config, hypers=hypers, compile_seconds=0.0)
 
 
-def _one(job: Job, run: PlannedRun, name: str, interrupt: Interrupt) -> Outcome:
+def _one(
+    job: Job, run: PlannedRun, name: str, interrupt: Interrupt, tell: Callable[[Outcome], None]
+) -> None:
     """A run from its first epoch to its row."""
-    state, progress = job.init(), Progress()
-    before = count_dead(job, state)
-    kept, history = state, []
-    try:
-        for report in epochs(job, state, progress, interrupt):
-            progress = report.progress
-            history.append(report.metrics)
-            check_finite(report.metrics, progress, job.config)
-            if progress.kept(job.config) == progress.epoch:
-                # The next epoch uses the state up.
-                kept = jax.tree.map(jnp.copy, report.state)
-    except DivergedError as error:
-        return _diverged(job, run, name, progress, history, error)
-    return _complete(job, run, name, kept, progress, history, before)
-
-
-def _complete(
-    job: Job, run: PlannedRun, name: str, kept: TrainState, progress: Progress,
-    history: list[dict[str, Any]], before: dict[str, tuple[int, int]],
-) -> Outcome:  # fmt: skip
-    dead = count_dead(job, kept)
-    row = conclude(job, kept, progress, history, name, before, dead)
-    for metric in METRICS:
-        if not math.isfinite(row[metric]):
-            reason = DivergedError(f"epoch {row['kept_epoch']}: {metric} is {row[metric]}")
-            return _diverged(job, run, name, progress, history, reason)
-    return Outcome(run, {**row, **_identity(run), "status": "complete"}, history)
-
-
-def _diverged(
-    job: Job, run: PlannedRun, name: str, progress: Progress,
-    history: list[dict[str, Any]], error: DivergedError,
-) -> Outcome:  # fmt: skip
-    row = {
-        **_identity(run), "status": "diverged", "reason": str(error), "experiment": name,
-        "protocol": job.config.protocol, "epochs_run": progress.epoch,
-        "fingerprint": job.config.fingerprint(), "data_digest": job.dataset.digest,
-        "split_digest": splits.digest(job.rows),
-    }  # fmt: skip
-    return Outcome(run, row, history)
-
-
-def _identity(run: PlannedRun) -> dict[str, Any]:
-    return {"run": run.key, "setting": dict(run.setting), "vary": run.vary, "seed": run.seed}
+    state = job.init()
+    slot = Slot(run, job, name, count_dead(job, state))
+    for report in epochs(job, state, Progress(), interrupt):
+        # The next epoch uses the state up.
+        keep = functools.partial(jax.tree.map, jnp.copy, report.state)
+        for outcome in slot.after(report.metrics, report.progress, keep):
+            tell(outcome)
+        if slot.diverged:
+            return
 
 
 @dataclass
 class Slot:
-    """A run in its place of the stack."""
+    """A run under way; in a stack, in its place."""
 
     run: PlannedRun
     job: Job
+    name: str  # of the experiment
     before: dict[str, tuple[int, int]]
     progress: Progress = field(default_factory=Progress)
     kept: TrainState | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
+    diverged: bool = False
+
+    def after(
+        self, metrics: dict[str, Any], progress: Progress, keep: Callable[[], TrainState]
+    ) -> list[Outcome]:
+        """Note an epoch -> what ends with it: the run, and shorter ones that it is the rest of."""
+        config, self.progress = self.job.config, progress
+        self.history.append(metrics)
+        waiting = [*self.run.shorter, self.run]
+        try:
+            check_finite(metrics, progress, config)
+        except DivergedError as error:
+            self.diverged = True
+            late = [run for run in waiting if run.config.epochs >= progress.epoch]
+            return [self._diverged(run, error) for run in late]
+        if progress.kept(config) == progress.epoch:
+            self.kept = keep()
+        if progress.done(config):  # by patience, for longer ones too
+            ended = [run for run in waiting if run.config.epochs >= progress.epoch]
+        else:
+            ended = [run for run in waiting if run.config.epochs == progress.epoch]
+        return [self._complete(run) for run in ended]
+
+    def _complete(self, run: PlannedRun) -> Outcome:
+        assert self.kept is not None
+        job, history = dataclasses.replace(self.job, config=run.config), list(self.history)
+        dead = count_dead(job, self.kept)
+        row = conclude(job, self.kept, self.progress, history, self.name, self.before, dead)
+        for metric in METRICS:
+            if not math.isfinite(row[metric]):
+                reason = DivergedError(f"epoch {row['kept_epoch']}: {metric} is {row[metric]}")
+                return self._diverged(run, reason)
+        return Outcome(run, {**row, **_identity(run), "status": "complete"}, history)
+
+    def _diverged(self, run: PlannedRun, error: DivergedError) -> Outcome:
+        row = {
+            **_identity(run), "status": "diverged", "reason": str(error), "experiment": self.name,
+            "protocol": run.config.protocol, "epochs_run": self.progress.epoch,
+            "fingerprint": run.config.fingerprint(), "data_digest": self.job.dataset.digest,
+            "split_digest": splits.digest(self.job.rows),
+        }  # fmt: skip
+        return Outcome(run, row, list(self.history))
+
+
+def _identity(run: PlannedRun) -> dict[str, Any]:
+    return {"run": run.key, "setting": dict(run.setting), "vary": run.vary, "seed": run.seed}
 
 
 def _side_by_side(
@@ -249,7 +267,7 @@ def _side_by_side(
             return None
         own = _of(job, run.config)
         state = own.init()
-        return Slot(run, own, count_dead(own, state)), state
+        return Slot(run, own, name, count_dead(own, state)), state
 
     while len(slots) < width and (begun := start()):
         slots.append(begun[0])
@@ -269,10 +287,13 @@ def _side_by_side(
         for place, slot in enumerate(slots):
             if slot is None:
                 continue
-            outcome = _after_epoch(slot, place, states, name, _part(found, place, running))
-            if outcome is None:
+            part = _part(found, place, running)
+            metrics, progress = epoch_metrics(part, slot.progress, slot.job.config)
+            keep = functools.partial(_picked, states, jnp.int32(place))
+            for outcome in slot.after(metrics, progress, keep):
+                tell(outcome)
+            if not (slot.diverged or progress.done(slot.job.config)):
                 continue
-            tell(outcome)
             begun = start()
             slots[place] = begun[0] if begun else None
             if begun:
@@ -285,25 +306,6 @@ def _part(found: EpochSums, place: int, runs: int) -> EpochSums:
     """One run's own sums, and its share of the time: the `runs` of a stack are paid together."""
     sums = jax.tree.map(lambda x: x[place], found.sums)
     return EpochSums(sums, found.train_seconds / runs, found.seconds / runs)
-
-
-def _after_epoch(
-    slot: Slot, place: int, states: TrainState, name: str, found: EpochSums
-) -> Outcome | None:
-    """Note the epoch of one run; its outcome if that was its last."""
-    config = slot.job.config
-    metrics, slot.progress = epoch_metrics(found, slot.progress, config)
-    slot.history.append(metrics)
-    try:
-        check_finite(metrics, slot.progress, config)
-    except DivergedError as error:
-        return _diverged(slot.job, slot.run, name, slot.progress, slot.history, error)
-    if slot.progress.kept(config) == slot.progress.epoch:
-        slot.kept = _picked(states, jnp.int32(place))
-    if not slot.progress.done(config):
-        return None
-    assert slot.kept is not None
-    return _complete(slot.job, slot.run, name, slot.kept, slot.progress, slot.history, slot.before)
 
 
 @jax.jit

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from flaxcnn.engine.saved import check_data
 from flaxcnn.errors import ConfigError, InterruptedRun
 from flaxcnn.recipe.config import Config
 from flaxcnn.studies import page
-from flaxcnn.studies.plan import Grid, How, PlannedRun, check_how, plan_runs
+from flaxcnn.studies.plan import Grid, How, PlannedRun, check_how, longest, plan_runs
 from flaxcnn.studies.record import StudyDirectory, aggregate, columns, table_csv
 from flaxcnn.studies.runs import Group, Outcome, grouped, make_jobs, run_group
 from flaxcnn.studies.width import choose_width
@@ -92,7 +93,7 @@ def study(
         InterruptedRun: SIGTERM or SIGINT; the runs that had ended are kept.
     """
     prepare()
-    seeds, tell = list(seeds), tell or Tell()
+    seeds = list(seeds)
     check_how(how)
     planned = plan_runs(config, seeds, grid, vary)
     if how == "vmap" and any(run.config.determinism == "exact" for run in planned):
@@ -102,50 +103,71 @@ def study(
         )
     data = load_for(config) if dataset is None else dataset
     _check_data(planned, config)
-    for run in planned:
-        require_resident(run.config, data, "a study")
     folder = StudyDirectory(Path(study_dir) if study_dir else runs_folder() / "studies" / stamp())
     plan = {
         "experiment": name, "config": config.to_dict(), "seeds": seeds,
         "grid": {key: list(values) for key, values in (grid or {}).items()},
         "vary": list(vary), "how": how,
     }  # fmt: skip
-    with folder.take(plan, resume), Interrupt() as interrupt:
+    with folder.take(plan, resume), Interrupt() as interrupt, recorded(folder, len(planned)):
         began = time.perf_counter()
-        try:
-            for row in folder.rows():
-                check_data(data, row["data_digest"])
-            ended = folder.tidy()
-            (folder.path / "study.json").unlink(missing_ok=True)  # of fewer seeds
-            if ended and (text := other_software(folder.read_json("env.json"))):
-                tell.note(text)
-            folder.write_json("env.json", environment())
-            folder.set_status("running", ended=len(ended), planned=len(planned))
+        (folder.path / "study.json").unlink(missing_ok=True)  # of fewer seeds
+        carry_out(planned, data, folder, name, how, max_memory, tell or Tell(), interrupt)
+        return _conclude(folder, planned, name, time.perf_counter() - began)
 
-            def done(outcome: Outcome) -> None:
-                folder.add(outcome)
-                ended.add(outcome.run.key)
-                tell.run(outcome, len(ended), len(planned))
 
-            for group in grouped(planned, data):
-                if not (left := group.without(ended)).runs:
-                    continue
-                jobs = make_jobs(group, data)
-                width = choose_width(left, jobs, how, max_memory)
-                tell.group(left, jobs, width)
-                run_group(left, jobs, name, width, interrupt, done)
-            return _conclude(folder, planned, name, time.perf_counter() - began)
-        except InterruptedRun as error:
-            folder.set_status("interrupted", reason=str(error))
-            raise InterruptedRun(
-                error.signal,
-                f"{len(ended)} of {len(planned)} runs have ended and are kept; "
-                "the same command with --resume does the others",
-                error.exit_code,
-            ) from None
-        except Exception as error:
-            folder.set_status("failed", reason=f"{type(error).__name__}: {error}")
-            raise
+def carry_out(
+    planned: Sequence[PlannedRun], data: Dataset, folder: StudyDirectory, name: str, how: How,
+    max_memory: int | None, tell: Tell, interrupt: Interrupt,
+) -> None:  # fmt: skip
+    """Train what is planned and has not ended yet, and record each run as it ends.
+
+    Raises:
+        ConfigError, DataError: a recipe does not fit the data, or the folder is of other data.
+        InterruptedRun: a signal came.
+    """
+    for run in planned:
+        require_resident(run.config, data, "a study")
+    for row in folder.rows():
+        check_data(data, row["data_digest"])
+    ended = folder.tidy()
+    if ended and (text := other_software(folder.read_json("env.json"))):
+        tell.note(text)
+    folder.write_json("env.json", environment())
+    folder.set_status("running", ended=len(ended), planned=len(planned))
+
+    def done(outcome: Outcome) -> None:
+        if outcome.run.key in ended:  # read off a longer run once more
+            return
+        folder.add(outcome)
+        ended.add(outcome.run.key)
+        tell.run(outcome, len(ended), len(planned))
+
+    jobs: list[Job] = []
+    for group in grouped(longest(planned), data):
+        if not (left := group.without(ended)).runs:
+            continue
+        jobs = make_jobs(group, data, jobs)
+        width = choose_width(left, jobs, how, max_memory)
+        tell.group(left, jobs, width)
+        run_group(left, jobs, name, width, interrupt, done)
+
+
+@contextlib.contextmanager
+def recorded(folder: StudyDirectory, planned: int) -> Iterator[None]:
+    """What ends the work inside is the folder's status."""
+    try:
+        yield
+    except InterruptedRun as error:
+        folder.set_status("interrupted", reason=str(error))
+        status = f"{len(folder.rows())} of {planned} runs have ended and are kept"
+        raise InterruptedRun(
+            error.signal, f"{status}; the same command with --resume does the others",
+            error.exit_code,
+        ) from None  # fmt: skip
+    except Exception as error:
+        folder.set_status("failed", reason=f"{type(error).__name__}: {error}")
+        raise
 
 
 def _check_data(planned: Sequence[PlannedRun], config: Config) -> None:

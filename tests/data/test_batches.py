@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flaxcnn.data.batches import in_order, resident, shuffled, steps_per_epoch, take
+from flaxcnn.data.batches import Scaling, in_order, resident, shuffled, steps_per_epoch, take
 from flaxcnn.rng import Purpose, stream_key
 
 # Every example compiles for shapes of its own; sampled sizes let many share one program.
@@ -87,7 +87,7 @@ def test_take_and_resident_bring_rows_labels_and_statistics():
     train, test = (random.integers(0, 256, (n, 4, 3, 2), np.uint8) for n in (5, 3))
     label = [np.arange(5, dtype=np.int32), 10 + np.arange(3, dtype=np.int32)]
     one = np.ones((1, 1, 1), np.float32)
-    data = jax.device_put(resident([train, test], label, 0 * one, one))
+    data = jax.device_put(resident([train, test], label, Scaling(0 * one, one)))
     assert (data.image.dtype, data.label.dtype) == (jnp.uint8, jnp.int32)
     batch = take(data, jnp.array([6, 0, 4], jnp.int32), jnp.array([True, True, False]))
     np.testing.assert_array_equal(batch.image, [test[1], train[0], train[4]])

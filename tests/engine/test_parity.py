@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxcnn.data.batches import in_order, resident, take
+from flaxcnn.data.batches import Scaling, in_order, resident, take
 from flaxcnn.engine.epoch import predict
 from flaxcnn.engine.step import Hypers, Plan, init_state, train_step
 from flaxcnn.model.cnn import CNN
@@ -150,7 +150,7 @@ def replay(name, case):
     batch, steps = meta["batch"], meta["steps"]
     image, label = rows_of(case.data, batch * steps)
     pixel = np.ones((1, 1, 1), np.float32)
-    data = jax.device_put(resident([image], [label], 0 * pixel, 255 * pixel))
+    data = jax.device_put(resident([image], [label], Scaling(0 * pixel, 255 * pixel)))
     plan = Plan(
         CNN(layers_of(meta["layers"], meta["activation"])), case.optimizer, Constant(), (),
         smooth=False, batch_size=batch, drop_last=False, train_rows=batch * steps,
@@ -172,7 +172,7 @@ def replay(name, case):
         first = rows[:batch]
 
         def body(state, now):
-            return train_step(plan, state, hypers, data, take(data, *now))
+            return train_step(plan, state, hypers, data.scaling, take(data, *now))
 
         final, sums = jax.lax.scan(body, state, in_order(rows, batch))
         return final, sums, predict(plan, state, data, first), predict(plan, final, data, first)

@@ -10,7 +10,7 @@ import optax
 import pytest
 from scipy import special
 
-from flaxcnn.data.batches import resident, steps_per_epoch, take
+from flaxcnn.data.batches import Scaling, resident, steps_per_epoch, take
 from flaxcnn.engine import epoch as programs
 from flaxcnn.engine import step as heart
 from flaxcnn.engine.metrics import MetricSums, batch_sums, finalize
@@ -38,8 +38,7 @@ NORMED = (Conv(4, 3), BatchNorm(), Activation("relu"), MaxPool(2), Flatten(), De
 DATA = jax.device_put(resident(
     [np.random.default_rng(0).integers(0, 256, (40, *SHAPE), np.uint8)],
     [(np.arange(40) % CLASSES).astype(np.int32)],
-    np.zeros((1, 1, 1), np.float32),
-    np.full((1, 1, 1), 255, np.float32),
+    Scaling(np.zeros((1, 1, 1), np.float32), np.full((1, 1, 1), 255, np.float32)),
 ))  # fmt: skip
 HYPERS = Hypers(*(jnp.float32(value) for value in (0.1, 0, 0, 0.9)), jnp.zeros(0))
 
@@ -91,7 +90,7 @@ def test_padding_counts_for_nothing(layers, drop_last):
     padded, whole = plan_of(layers, 5, 8, drop_last), plan_of(layers, 5, 5, drop_last)
     state = start(whole)
     results = [
-        compiled_step(plan, state, HYPERS, DATA, rows)
+        compiled_step(plan, state, HYPERS, DATA.scaling, rows)
         for plan, rows in ((padded, batch(5, 8)), (whole, batch(5)))
     ]
     assert_close(*results)
@@ -103,9 +102,11 @@ def test_sums_of_parts_add_up_to_the_sums_of_the_whole():
     """What every form of parallelism rests on (a model with batch statistics sees its parts)."""
     plan = plan_of(PLAIN)
     state = start(plan)
-    whole = compiled_gradients(plan, state, HYPERS, DATA, batch(8))
+    whole = compiled_gradients(plan, state, HYPERS, DATA.scaling, batch(8))
     parts = [
-        compiled_gradients(plan, state, HYPERS, DATA, jax.tree.map(lambda a, s=s: a[s], batch(8)))
+        compiled_gradients(
+            plan, state, HYPERS, DATA.scaling, jax.tree.map(lambda a, s=s: a[s], batch(8))
+        )
         for s in (slice(0, 4), slice(4, 8))
     ]
     assert_close(jax.tree.map(jnp.add, *parts), whole)
@@ -115,7 +116,7 @@ def test_sums_of_parts_add_up_to_the_sums_of_the_whole():
 def test_update_divides_once_and_moves_by_the_scheduled_rate():
     plan = plan_of(PLAIN, optimizer=SGD(weight_decay=0.5), schedule=TimeDecay(1.0))
     state = start(plan).replace(step=jnp.int32(3))
-    sums = compiled_gradients(plan, state, HYPERS, DATA, batch(5, 8))
+    sums = compiled_gradients(plan, state, HYPERS, DATA.scaling, batch(5, 8))
     new = compiled_update(plan, state, HYPERS.replace(weight_decay=jnp.float32(0.5)), sums)
     rate = 0.1 / (1 + 3)
     expected = jax.tree.map(
@@ -162,7 +163,7 @@ def test_augmentation_is_drawn_by_seed_epoch_and_row():
 
     def loss(step=0, seed=0, rows=rows):
         now = state.replace(step=jnp.int32(step), seeds=seeds(seed))
-        return float(compiled_gradients(plan, now, HYPERS, DATA, rows).metrics.loss)
+        return float(compiled_gradients(plan, now, HYPERS, DATA.scaling, rows).metrics.loss)
 
     assert loss(rows=backwards) == pytest.approx(loss(), rel=1e-5)
     assert loss(step=plan.steps_per_epoch - 1) == loss()
@@ -178,7 +179,7 @@ def test_augmentation_is_drawn_by_seed_epoch_and_row():
 def test_label_smoothing_changes_the_loss_only_where_the_recipe_has_it():
     smooth, plain = (plan_of(PLAIN, smooth=s) for s in (True, False))
     state, hypers = start(plain), HYPERS.replace(label_smoothing=jnp.float32(0.2))
-    losses = [float(compiled_gradients(p, state, h, DATA, batch(8)).metrics.loss)
+    losses = [float(compiled_gradients(p, state, h, DATA.scaling, batch(8)).metrics.loss)
               for p, h in ((smooth, hypers), (smooth, HYPERS), (plain, hypers))]  # fmt: skip
     assert losses[1] == pytest.approx(losses[2], rel=1e-6)
     assert losses[0] != pytest.approx(losses[1], rel=1e-3)
@@ -228,7 +229,7 @@ def test_an_epoch_is_its_steps_and_is_traced_once(monkeypatch):
     for epoch in range(3):
         order = programs.shuffled(again.seeds, jnp.int32(epoch), rows, 16)
         for now in zip(*order, strict=True):
-            again, _ = one(again, hypers, DATA, take(DATA, *now))
+            again, _ = one(again, hypers, DATA.scaling, take(DATA, *now))
     assert_close(state, again)
 
 

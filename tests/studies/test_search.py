@@ -1,0 +1,238 @@
+"""A search scores candidates on rows they have not seen, and loses nothing."""
+
+import contextlib
+import dataclasses
+import json
+import signal
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from small_runs import TINY
+
+from flaxcnn.data import splits
+from flaxcnn.errors import ConfigError, InterruptedRun
+from flaxcnn.recipe.config import Archive, Config, Fold, Ranges
+from flaxcnn.recipe.layers import Conv, Dense, Flatten, MaxPool
+from flaxcnn.recipe.optimizers import Cosine
+from flaxcnn.studies import ranking
+from flaxcnn.studies.plan import longest
+from flaxcnn.studies.search import contenders, plan_search, search
+from flaxcnn.studies.study import Tell
+
+SMALL = dataclasses.replace(
+    TINY, layers=(Flatten(), Dense(10)), epochs=2, determinism="exact", evaluate_train=False
+)
+
+
+def wanted(**changes):
+    """SMALL and variants of it by their settings."""
+    found = [({}, SMALL)]
+    for key, values in changes.items():
+        found += [({key: v}, dataclasses.replace(SMALL, **{key: v})) for v in values]
+    return found
+
+
+# -- rows ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("of", [Archive(), Ranges(700, 100, 300)], ids=["archive", "ranges"])
+def test_folds_partition_what_may_be_trained_on(digits, of):
+    """Each such row is scored once; none of the split's own test rows is seen."""
+    own = splits.choose(digits, dataclasses.replace(SMALL, split=of))
+    scored = []
+    for index in range(4):
+        rows = splits.choose(digits, dataclasses.replace(SMALL, split=Fold(index, 4, 0, of)))
+        parts = [set(part.tolist()) for part in (rows.train, rows.validation, rows.test)]
+        assert not parts[0] & parts[1]
+        assert not (parts[0] | parts[1]) & parts[2]
+        assert not (parts[0] | parts[1] | parts[2]) & set(own.test.tolist())
+        scored.append(rows.test)
+    every = np.sort(np.concatenate(scored))
+    np.testing.assert_array_equal(every, np.sort(np.concatenate([own.train, own.validation])))
+
+
+def test_the_documents_way_chooses_on_the_fold_that_scores(digits):
+    config = dataclasses.replace(
+        SMALL, protocol="document", validation="test", split=Fold(0, 4)
+    )  # fmt: skip
+    rows = splits.choose(digits, config)
+    np.testing.assert_array_equal(rows.validation, rows.test)
+
+
+@pytest.mark.parametrize(("index", "count"), [(5, 5), (-1, 5), (0, 1)])
+def test_folds_that_are_none(index, count):
+    with pytest.raises(ConfigError, match=f"split: got fold {index} of {count}"):
+        Fold(index, count)
+
+
+def test_a_fold_survives_json():
+    config = dataclasses.replace(SMALL, split=Fold(2, 5, 1, Ranges(50, 5, 5)))
+    assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+# -- plan ----------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_tried_is_named(digits):
+    deep = (*[Conv(4, 3), MaxPool(2)] * 3, Flatten(), Dense(10))
+    tried = [*wanted(), ({"depth": 3}, dataclasses.replace(SMALL, dataset="npz:x", layers=deep))]
+    tried.append(
+        ({"wide": 1}, dataclasses.replace(SMALL, layers=(Flatten(), Dense(99), Dense(10))))
+    )
+    found, dropped = contenders(tried, digits, max_params=1000)
+    assert [one.label for one in found] == ["as it is"]
+    assert [one.label for one in dropped] == ["depth=3", "wide=1"]
+    assert "parameters; allowed are 1,000" in dropped[1].reason
+    with pytest.raises(ConfigError, match=r"no candidate is left \(as it is: 650 parameters"):
+        contenders(wanted(), digits, max_params=10)
+
+
+def test_the_same_recipe_is_tried_once(digits):
+    found, dropped = contenders(wanted(learning_rate=[0.05, 0.1]), digits, None)
+    assert [one.label for one in found] == ["as it is", "learning_rate=0.1"]
+    assert dropped[0].reason == "is the same recipe as as it is"
+
+
+def test_shorter_runs_are_read_off_longer_ones(digits):
+    found, _ = contenders(wanted(epochs=[1, 3]), digits, None)
+    runs = plan_search(found, 3, 2, [0, 1])
+    assert len(runs) == 3 * 3 * 2 * 2
+    trained = longest(runs)
+    assert len(trained) == len(runs) / 3
+    assert {run.config.epochs for run in trained} == {3}
+    assert {short.config.epochs for run in trained for short in run.shorter} == {1, 2}
+
+
+def test_a_schedule_over_all_epochs_is_not_cut_short(digits):
+    spanned = [(s, dataclasses.replace(c, schedule=Cosine())) for s, c in wanted(epochs=[1, 3])]
+    found, _ = contenders(spanned, digits, None)
+    runs = plan_search(found, 2, 1, [0])
+    assert len(longest(runs)) == len(runs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [((1, 1, [0]), "--folds: got 1"), ((2, 0, [0]), "--repeats: got 0"), ((2, 1, []), "seeds")],
+)
+def test_plans_that_are_none(digits, arguments, message):
+    found, _ = contenders(wanted(), digits, None)
+    with pytest.raises(ConfigError, match=message):
+        plan_search(found, *arguments)
+
+
+# -- the whole -----------------------------------------------------------------------------------
+
+TRIED = {"learning_rate": [0.2, 3e38], "epochs": [1]}
+
+
+@pytest.fixture(scope="module")
+def whole(digits, tmp_path_factory):
+    """A search that nobody touched: the recipe, a better rate, one that diverges, a shorter run."""
+    found, dropped = contenders(wanted(**TRIED), digits, None)
+    return search(found, dropped, digits, folds=3, incumbent="as it is", name="tiny",
+                  search_dir=tmp_path_factory.mktemp("whole") / "search")  # fmt: skip
+
+
+def test_what_a_search_finds(whole):
+    rows = {row["label"]: row for row in whole.summary["candidates"]}
+    assert len(whole.rows) == 4 * 3
+    assert whole.summary["trained"] == 3 * 3
+    assert rows["learning_rate=3e+38"]["diverged"] == 3
+    assert rows["learning_rate=3e+38"]["mean"] is None
+    assert whole.summary["candidates"][-1]["label"] == "learning_rate=3e+38"
+    assert whole.summary["winner"] in ("as it is", "learning_rate=0.2")
+    assert whole.summary["refit"]["test_rows"] == 360
+    assert rows["epochs=1"]["against_incumbent"]["difference"] == pytest.approx(
+        rows["epochs=1"]["mean"] - rows["as it is"]["mean"]
+    )
+    written = json.loads((whole.path / "search.json").read_text())
+    assert written["winner"] == whole.summary["winner"]
+    assert "trained on the whole training split" in (whole.path / "README.md").read_text()
+
+
+def test_a_shorter_run_has_the_bits_of_its_own_training(whole, digits, tmp_path):
+    alone, _ = contenders([({}, dataclasses.replace(SMALL, epochs=1))], digits, None)
+    own = search(alone, [], digits, folds=3, refit=False, search_dir=tmp_path / "own")
+    read_off = {row["seed"]: row for row in whole.rows if row["setting"].get("epochs") == 1}
+    assert len(read_off) == 1
+    pairs = [(row["setting"]["fold"], row["params_digest"]) for row in own.rows]
+    other = [(row["setting"]["fold"], row["params_digest"]) for row in whole.rows
+             if row["setting"].get("epochs") == 1]  # fmt: skip
+    assert sorted(pairs) == sorted(other)
+
+
+def test_killed_and_resumed_nothing_is_repeated_or_lost(whole, digits, tmp_path):
+    found, dropped = contenders(wanted(**TRIED), digits, None)
+    told = []
+
+    def stop(outcome, ended, planned):
+        told.append(outcome.run.key)
+        if ended == 4:
+            signal.raise_signal(signal.SIGTERM)
+
+    arguments = {"folds": 3, "incumbent": "as it is", "name": "tiny", "search_dir": tmp_path / "s"}
+    with contextlib.suppress(InterruptedRun):  # a fast machine is done before it hears
+        search(found, dropped, digits, **arguments, tell=Tell(run=stop))
+    again = search(found, dropped, digits, **arguments, resume=True,
+                   tell=Tell(run=lambda outcome, *_: told.append(outcome.run.key)))  # fmt: skip
+    assert len(told) == len(set(told)) == 12
+    digests = lambda result: [row.get("params_digest") for row in result.rows]  # noqa: E731
+    assert digests(again) == digests(whole)
+    timeless = lambda rows: [{k: v for k, v in row.items() if k != "seconds"} for row in rows]  # noqa: E731
+    assert timeless(again.summary["candidates"]) == timeless(whole.summary["candidates"])
+
+
+def test_another_search_is_refused(whole, digits):
+    found, dropped = contenders(wanted(learning_rate=[0.3]), digits, None)
+    with pytest.raises(ConfigError, match=r"holds another search \(candidates differ\)"):
+        search(found, dropped, digits, folds=3, incumbent="as it is", name="tiny",
+               search_dir=whole.path, resume=True)  # fmt: skip
+
+
+# -- ranking -------------------------------------------------------------------------------------
+
+
+def scored(label, values, params=10):
+    return ranking.Scored(label, {}, params, {(0, i): [v] for i, v in enumerate(values)})
+
+
+def test_figures_by_hand():
+    """Nadeau and Bengio: s^2 (1/J + n_test/n_train), here 2.5e-4 (1/5 + 1/4), t with 4 degrees."""
+    values = [0.80, 0.81, 0.82, 0.83, 0.84]
+    found = ranking.rank([scored("a", values), scored("b", [0.80] * 5)], "b", 1 / 4)
+    first = found["candidates"][0]
+    assert first["label"] == found["winner"] == "a"
+    half = 2.7764451052 * np.sqrt(2.5e-4 * (1 / 5 + 1 / 4))
+    assert first["low"] == pytest.approx(0.82 - half)
+    assert first["high"] == pytest.approx(0.82 + half)
+    test = first["against_incumbent"]
+    assert test["difference"] == pytest.approx(0.02)
+    assert test["verdict"] == "not shown"
+
+
+def test_seeds_are_no_further_folds():
+    one, three = scored("a", [0.8, 0.9]), scored("a", [0.8, 0.9])
+    three.scores = {place: values * 3 for place, values in three.scores.items()}
+    sd = [ranking.rank([each], None, 1)["candidates"][0]["sd"] for each in (one, three)]
+    assert sd[0] == pytest.approx(sd[1])
+
+
+@given(st.lists(st.tuples(st.integers(1, 5), st.integers(0, 5)), min_size=1, max_size=12))
+def test_the_front_is_what_no_other_beats(points):
+    found = [scored(str(i), [v / 10] * 2, p) for i, (p, v) in enumerate(points)]
+    rows = ranking.rank(found, None, 0.25)["candidates"]
+    for row in rows:
+        beaten = any(
+            other["params"] <= row["params"] and other["mean"] >= row["mean"]
+            and (other["params"] < row["params"] or other["mean"] > row["mean"])
+            for other in rows
+        )  # fmt: skip
+        assert row["on_front"] == (not beaten)
+    assert sum(row["on_front"] for row in rows) >= 1
+
+
+def test_of_equals_the_smaller_wins():
+    found = ranking.rank([scored("big", [0.9] * 3, 20), scored("small", [0.9] * 3, 10)], None, 0.5)
+    assert found["winner"] == "small"
