@@ -30,6 +30,7 @@ from flaxcnn.data.splits import Rows
 from flaxcnn.engine.given import (
     DATASET,
     Normalize,
+    Standardizer,
     choose,
     image_shape,
     logits,
@@ -87,7 +88,7 @@ class FlaxCNNClassifier(ClassifierMixin, BaseEstimator):
         loss_curve_: training loss of each epoch.
         history_: a dict for each epoch, as in metrics.jsonl.
         best_epoch_: whose weights are kept.
-        config_: the recipe.
+        config_: the recipe; X and `validation_fraction` stand for its data and split.
         state_: weights and optimizer state of that epoch, as numpy arrays.
         standardizer_: what is done to X.
     """
@@ -147,17 +148,15 @@ class FlaxCNNClassifier(ClassifierMixin, BaseEstimator):
         rows = choose(label, self.validation_fraction, config.seed)
         standard = standardizer(image, self.normalize, rows.train, weight)
         job = self._job(config, image, label, weight, rows, standard)
+        kept, epoch = job.init(), 0
         history: list[dict[str, Any]] = []
-        for report in epochs(job, job.init(), Progress(), Interrupt()):
+        for report in epochs(job, kept, Progress(), Interrupt()):
             history.append(self._told(report.metrics))
             check_finite(report.metrics, report.progress, config)
-            progress = report.progress
             # Without hold-out the last weights are kept: then only they are brought to the host.
-            if report.metrics["best"] if len(rows.validation) else progress.done(config):
-                self.state_, self.best_epoch_ = _on_host(report.state), progress.epoch
-        self.config_, self.standardizer_ = config, standard
-        self._record(history)
-        return self
+            if report.metrics["best"] if len(rows.validation) else report.progress.done(config):
+                kept, epoch = _on_host(report.state), report.progress.epoch
+        return self._record(config, kept, epoch, standard, history)
 
     def partial_fit(
         self,
@@ -202,10 +201,8 @@ class FlaxCNNClassifier(ClassifierMixin, BaseEstimator):
         state, sums = one_epoch(job, state, Interrupt())
         metrics, progress = epoch_metrics(sums, Progress(len(history)), config)
         check_finite(metrics, progress, config)
-        self.config_, self.state_, self.standardizer_ = config, _on_host(state), standard
-        self.best_epoch_ = progress.epoch
-        self._record([*history, self._told(metrics)])
-        return self
+        history = [*history, self._told(metrics)]
+        return self._record(config, _on_host(state), progress.epoch, standard, history)
 
     def predict_proba(self, X: ArrayLike) -> np.ndarray:
         """Probabilities [N, K] float64 of the classes in the order of `classes_`; rows sum to 1."""
@@ -318,13 +315,18 @@ class FlaxCNNClassifier(ClassifierMixin, BaseEstimator):
         """The epoch's line, printed where `verbose` asks for it."""
         if self.verbose:
             shown = (f"{k} {v:.4f}" for k, v in metrics.items() if k.endswith(("loss", "accuracy")))
-            print(f"epoch {metrics['epoch']}/{self.epochs}", *shown)
+            print(f"epoch {metrics['epoch']}:", *shown)
         return metrics
 
-    def _record(self, history: list[dict[str, Any]]) -> None:
-        self.history_ = history
+    def _record(
+        self, config: Config, state: TrainState, epoch: int, standard: Standardizer,
+        history: list[dict[str, Any]],
+    ) -> FlaxCNNClassifier:  # fmt: skip
+        self.config_, self.state_, self.best_epoch_ = config, state, epoch
+        self.standardizer_, self.history_ = standard, history
         self.n_iter_ = len(history)
         self.loss_curve_ = [metrics["train_loss"] for metrics in history]
+        return self
 
 
 @functools.cache

@@ -295,7 +295,7 @@ def test_verbose(capsys):
     small(epochs=2, verbose=True, validation_fraction=0.2).fit(X, Y)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
-    assert lines[1].startswith("epoch 2/2 train_loss ")
+    assert lines[1].startswith("epoch 2: train_loss ")
     assert "val_accuracy" in lines[1]
 
 
