@@ -35,6 +35,7 @@ from flaxcnn.engine.given import (
     image_shape,
     logits,
     make_array_job,
+    relative,
     standardizer,
 )
 from flaxcnn.engine.interrupt import Interrupt
@@ -263,12 +264,7 @@ class FlaxCNNClassifier(ClassifierMixin, BaseEstimator):
             sample_weight, image, dtype=np.float64, ensure_non_negative=True
         )
         some = weight > 0
-        image, label, weight = image[some], label[some], weight[some]
-        if (weight == weight[0]).all():  # nothing is weighted: the bits of a fit without weights
-            return image, label, None
-        # Near 1, so that float32 holds their sums; by a power of 2, so that integers stay exact.
-        weight = weight / 2.0 ** np.round(np.log2(weight.mean()))
-        return image, label, weight.clip(np.finfo(np.float32).tiny).astype(np.float32)
+        return image[some], label[some], relative(weight[some])
 
     # -- training ------------------------------------------------------------------------------
 

@@ -75,6 +75,7 @@ def test_two_processes_find_what_one_finds():
     np.testing.assert_allclose(one, two, atol=0.02)  # devices differ there, so rounding may
 
 
+@pytest.mark.slow
 def test_cross_val_predict():
     proba = cross_val_predict(small(), X, Y, cv=3, method="predict_proba")
     assert proba.shape == (300, 10)
@@ -277,6 +278,7 @@ def test_several_devices_share_a_batch():
     np.testing.assert_allclose(one.predict_proba(X), four.predict_proba(X), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_layers_by_name():
     named = small(layers="digits/quickstart", image_shape=(8, 8), epochs=1).fit(X[Y < 3], Y[Y < 3])
     *before, last = find("digits/quickstart").config.layers

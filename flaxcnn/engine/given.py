@@ -131,6 +131,18 @@ def choose(label: np.ndarray, fraction: float, seed: int) -> Rows:
     return Rows(rows[train], rows[held], none)
 
 
+def relative(weight: np.ndarray) -> np.ndarray | None:
+    """Weights [N] above 0 in float32, or None where all are equal: nothing is weighted then.
+
+    They are brought near 1, so that float32 holds their sums, and by a power of 2, so that integers
+    stay exact. One too small for float32 becomes its smallest number: a batch may have no others.
+    """
+    if (weight == weight[0]).all():
+        return None
+    near = weight / 2.0 ** np.round(np.log2(weight.mean()))
+    return near.clip(np.finfo(np.float32).tiny).astype(np.float32)
+
+
 @functools.lru_cache(KEPT_PROGRAMS)
 def _programs(*_: Any) -> dict[tuple[str, int, int], jax.stages.Compiled]:
     """A dictionary for the programs of one plan and one set of shapes; the same at every call."""

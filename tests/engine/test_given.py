@@ -14,6 +14,7 @@ from flaxcnn.engine.given import (
     image_shape,
     logits,
     make_array_job,
+    relative,
     standardizer,
 )
 from flaxcnn.engine.metrics import batch_sums, finalize
@@ -53,6 +54,15 @@ def test_a_weight_is_a_number_of_rows():
     np.testing.assert_allclose(weighted.loss, repeated.loss, rtol=1e-6)
     half = batch_sums(jnp.asarray(values), LABEL, np.arange(12) < 6, weight=WEIGHT)
     assert half.count == WEIGHT[:6].sum()  # padding counts for nothing, whatever its weight
+
+
+def test_weights_are_relative():
+    assert relative(np.full(3, 0.3)) is None
+    found = relative(np.array([1e-300, 3000.0, 7000.0]))
+    assert found.dtype == np.float32
+    assert (found > 0).all()
+    assert found[1] / found[2] == np.float32(3 / 7)
+    assert 0.5 < found.mean() < 2
 
 
 def test_gradients_are_those_of_repeated_rows():
