@@ -136,7 +136,12 @@ def relative(weight: np.ndarray) -> np.ndarray | None:
 
     They are brought near 1, so that float32 holds their sums, and by a power of 2, so that integers
     stay exact. One too small for float32 becomes its smallest number: a batch may have no others.
+
+    Raises:
+        ValueError: no weights.
     """
+    if not len(weight):
+        raise ValueError("sample_weight: got zeros only; allowed is at least one weight above 0")
     if (weight == weight[0]).all():
         return None
     near = weight / 2.0 ** np.round(np.log2(weight.mean()))

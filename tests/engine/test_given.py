@@ -63,6 +63,8 @@ def test_weights_are_relative():
     assert (found > 0).all()
     assert found[1] / found[2] == np.float32(3 / 7)
     assert 0.5 < found.mean() < 2
+    with pytest.raises(ValueError, match="sample_weight: got zeros only"):
+        relative(np.zeros(0))
 
 
 def test_gradients_are_those_of_repeated_rows():
