@@ -16,6 +16,7 @@ README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results" / "peers-cpu.json"
 CHART = RESULTS.with_suffix(".svg")
 ACCURACY = RESULTS.with_name("accuracy-model10.json")
+PARALLEL = RESULTS.with_name("parallel-cpu.json")
 STREAMING = RESULTS.with_name("streaming-cpu.json")
 STUDIES = RESULTS.with_name("study-scaling-cpu.json")
 # Okabe and Ito's colours, told apart by the colour-blind and visible on white and on black. The
@@ -134,8 +135,36 @@ def streaming(document: dict[str, Any]) -> str:
     return "\n".join([*lines, "", text])
 
 
+def parallel(document: dict[str, Any]) -> str:
+    """Images per second of each way of sharing a batch, over those of one device."""
+    names = list(document["models"])
+    lines = [f"| over one device | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
+    found = {name: {row["case"]: row for row in document["models"][name]["rows"]} for name in names}
+    for case in dict.fromkeys(case for rows in found.values() for case in rows):
+        cells = []
+        for name in names:
+            row = found[name].get(case)
+            if row is None:
+                cells.append("")
+                continue
+            low, high = row["speedup_lowest"], row["speedup_highest"]
+            cells.append(f"{row['speedup']:.2f} ({low:.2f} to {high:.2f})")
+        lines.append(f"| {case} | {' | '.join(cells)} |")
+    first = next(iter(document["models"].values()))
+    where = first["environment"]
+    text = (
+        "Images per second in training over those of one device at the recipe's batch size; "
+        f"medians of {first['repeats']} turns of {first['steps']} steps with their range. Exact: 8 "
+        "virtual shards; weak: a batch of the recipe's size on each device. "
+        f"{where['processor']}, {where['cores']} cores, 2 virtual devices; source "
+        f"{short(first['source_revision'])}."
+    )
+    return "\n".join([*lines, "", text])
+
+
 BLOCKS = {
     "peers": (RESULTS, peers),
+    "parallel": (PARALLEL, parallel),
     "accuracy": (ACCURACY, accuracy),
     "studies": (STUDIES, studies),
     "streaming": (STREAMING, streaming),

@@ -99,6 +99,9 @@ def search(
         say(f"run {ended:>3}/{planned}  {name}  seed {row['seed']}  "
             f"fold accuracy {row['test_accuracy']:.4f}", as_json)  # fmt: skip
 
+    for key, why in found.inferred.items():
+        if any(key in settings for settings, _ in wanted):
+            note(f"{key}: inferred, not the document's own: {why}")
     first = wanted[0][1].seed if seed is None else seed
     say(f"{found.name}: {len(tried)} candidates, {folds} folds, {repeats} repeats on "
         f"{dataset.name}, {protocol or 'honest'} protocol", as_json)  # fmt: skip

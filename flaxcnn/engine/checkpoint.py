@@ -92,8 +92,6 @@ class Checkpoints:
     def _wait(self) -> None:
         try:
             self._manager.wait_until_finished()
-        except jax.errors.JaxRuntimeError:
-            raise  # another process of the run is gone
         except Exception as error:
             raise WriteError(f"checkpoints: the last one was not written ({error})") from error
 
@@ -113,8 +111,6 @@ class Checkpoints:
                     state=ocp.args.StandardSave(host), progress=ocp.args.JsonSave(record)
                 ),
             )
-        except jax.errors.JaxRuntimeError:
-            raise
         except Exception as error:  # Orbax raises its own, OSError and ValueError alike
             raise WriteError(f"checkpoints: epoch {epoch} was not written ({error})") from error
         if not saved:

@@ -12,15 +12,15 @@ import numpy as np
 
 from flaxcnn.data.batches import Batch, Scaling
 from flaxcnn.engine import parallel
-from flaxcnn.engine.epoch import alive_in, eval_sums
+from flaxcnn.engine.epoch import alive_in, eval_logits, eval_sums
 from flaxcnn.engine.metrics import MetricSums
-from flaxcnn.engine.step import Hypers, Plan, TrainState, eval_step, train_step
+from flaxcnn.engine.step import Hypers, Plan, TrainState, train_step
 
 Tree = Any
 # The form in which a program's results over chunks are joined: the axis of a device's batches.
 JOINED = {"evaluate": 0, "predict": 1, "alive_units": 0}
 ON_BATCH: dict[str, Callable[..., Tree]] = {
-    "evaluate": eval_sums, "predict": eval_step, "alive_units": alive_in,
+    "evaluate": eval_sums, "predict": eval_logits, "alive_units": alive_in,
 }  # fmt: skip
 
 

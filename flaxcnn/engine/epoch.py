@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 
 from flaxcnn.data.augment import standardize
 from flaxcnn.data.batches import Batch, Resident, Scaling, in_order, shuffled, take
 from flaxcnn.engine.metrics import MetricSums, batch_sums
-from flaxcnn.engine.parallel import Spread, spread
+from flaxcnn.engine.parallel import Spread, alone, spread
 from flaxcnn.engine.step import Hypers, Plan, TrainState, eval_step, train_step
 from flaxcnn.model.cnn import ALIVE
 
@@ -52,7 +54,7 @@ def predict(plan: Plan, state: TrainState, data: Resident, rows: jax.Array) -> j
 
     def scan(state: TrainState, data: Resident, batches: Batches) -> jax.Array:
         def body(_: None, now: Batches) -> tuple[None, jax.Array]:
-            return None, eval_step(plan, state, data.scaling, take(data, *now))
+            return None, eval_logits(plan, state, data.scaling, take(data, *now))
 
         return jax.lax.scan(body, None, batches)[1]
 
@@ -78,10 +80,19 @@ def alive_units(
     return {name: each.any(axis=0) for name, each in found.items()}
 
 
+def eval_logits(plan: Plan, state: TrainState, scaling: Scaling, batch: Batch) -> jax.Array:
+    """Logits [B, K] float32 of one batch."""
+    return alone(plan.spread, functools.partial(eval_step, plan))(state, scaling, batch)
+
+
 def eval_sums(plan: Plan, state: TrainState, scaling: Scaling, batch: Batch) -> MetricSums:
     """Loss and hits of one batch."""
-    logits = eval_step(plan, state, scaling, batch)
-    return batch_sums(logits, batch.label, batch.mask, weight=batch.weight)
+
+    def sums(state: TrainState, scaling: Scaling, batch: Batch) -> MetricSums:
+        logits = eval_step(plan, state, scaling, batch)
+        return batch_sums(logits, batch.label, batch.mask, weight=batch.weight)
+
+    return alone(plan.spread, sums)(state, scaling, batch)
 
 
 def alive_in(plan: Plan, state: TrainState, scaling: Scaling, batch: Batch) -> dict[str, jax.Array]:

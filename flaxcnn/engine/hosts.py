@@ -28,6 +28,8 @@ HEARTBEAT_SECONDS = 10  # without a sign of life, after which a process counts a
 SHUTDOWN_SECONDS = 60  # that processes may end apart
 MARGIN_SECONDS = 5  # before jax gives up waiting, which it does with a trace of its stack
 DIGEST_BYTES = 32
+# What gloo, NCCL and the coordination service say of a process that is gone.
+LOST = re.compile(r"Gloo|NCCL|Barrier failed|heartbeat|coordination service|Socket closed")
 
 
 def connect(coordinator: str | None, processes: int | None, process: int | None) -> None:
@@ -188,8 +190,8 @@ def lost_peers() -> Iterator[None]:
     """
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if not several():
+    except Exception as error:
+        if not (several() and _says_lost(error)):
             raise
         raise PeerLostError(
             f"process {jax.process_index()} lost another process of "
@@ -197,3 +199,12 @@ def lost_peers() -> Iterator[None]:
             f"({' '.join(str(error).split())[:200]}); the same command with --resume goes on from "
             "the last checkpoint"
         ) from error
+
+
+def _says_lost(error: BaseException | None) -> bool:
+    """Whether the error, or one that led to it, is that of an exchange: each layer has its own."""
+    while error is not None:
+        if isinstance(error, jax.errors.JaxRuntimeError) or LOST.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -211,16 +211,26 @@ def summed(how: Spread, of: Callable[..., Tree], whole: tuple[Tree, ...], batch:
     if not how.virtual:
         return _total(how, _one_after_the_other(how, functools.partial(of, *whole), batch))
 
-    def alone(rows: Tree) -> Tree:
-        """Between barriers every shard is the same computation, whatever stands beside it."""
-        *own, rows = jax.lax.optimization_barrier((*whole, rows))
-        sums = _one_after_the_other(how, functools.partial(of, *own), rows)
-        return jax.lax.optimization_barrier(sums)
+    def one(*args: Tree) -> Tree:
+        *own, rows = args
+        return _one_after_the_other(how, functools.partial(of, *own), rows)
 
-    each = jax.lax.map(alone, _divided(how, batch, how.virtual // how.devices))
+    shards = _divided(how, batch, how.virtual // how.devices)
+    each = jax.lax.map(lambda rows: alone(how, one)(*whole, rows), shards)
     if how.devices > 1:
         each = jax.tree.map(lambda x: jax.lax.all_gather(x, AXIS, tiled=True), each)
     return jax.lax.optimization_barrier(jax.tree.map(_in_pairs, jax.lax.optimization_barrier(each)))
+
+
+def alone(how: Spread, function: Callable[..., Tree]) -> Callable[..., Tree]:
+    """In exact mode, the function between barriers: the same computation whatever is beside it."""
+    if not how.virtual:
+        return function
+
+    def kept_apart(*args: Tree) -> Tree:
+        return jax.lax.optimization_barrier(function(*jax.lax.optimization_barrier(args)))
+
+    return kept_apart
 
 
 def _in_pairs(x: jax.Array) -> jax.Array:

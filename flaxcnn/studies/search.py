@@ -23,7 +23,7 @@ from flaxcnn.errors import CheckpointError, ConfigError
 from flaxcnn.recipe.config import Archive, Config, Fold
 from flaxcnn.recipe.layers import totals
 from flaxcnn.studies import ranking
-from flaxcnn.studies.plan import EVERYTHING, How, PlannedRun, check_how, check_seeds, label, longest
+from flaxcnn.studies.plan import EVERYTHING, How, PlannedRun, check_seeds, label, longest
 from flaxcnn.studies.record import StudyDirectory
 from flaxcnn.studies.study import Tell, carry_out, recorded
 
@@ -173,23 +173,21 @@ def search(
         repeats: how often the rows are dealt into folds anew.
         seeds: of the trainings; scores of a fold are averaged over them.
         incumbent: label of the one that the others must beat; None for none.
-        how: as in `flaxcnn.study`.
-        max_memory: bytes for the arrays of runs; half of what is free by default.
+        how, max_memory: as in `flaxcnn.study`.
         refit: train the winner on the whole training split, and test it, once.
         document: choose the epoch on the fold that is scored, as the documents did; flagged.
         search_dir: a new folder, or with `resume` that of an earlier start.
         resume: keep the runs that have ended and do the others.
-        name: of the experiment, for the records.
-        tell: what to say meanwhile.
+        name, tell: of the experiment, for the records; what to say meanwhile.
 
     Raises:
-        ConfigError, DataError: the plan is wrong, or does not fit the data or the folder.
-        WriteError: something cannot be written.
+        ConfigError, DataError, WriteError: the plan, or it does not fit the data or the folder.
         InterruptedRun: SIGTERM or SIGINT; the runs that had ended are kept.
     """
     prepare()
-    check_how(how)
+    tell = tell or Tell()
     planned = plan_search(found, folds, repeats, seeds, document)
+    _say_if_none_is_read_off(found, planned, tell)
     folder = SearchDirectory(Path(search_dir or runs_folder() / "searches" / stamp()))
     plan = {
         "experiment": name, "folds": folds, "repeats": repeats, "seeds": list(seeds),
@@ -202,26 +200,39 @@ def search(
         began = time.perf_counter()
         (folder.path / "search.json").unlink(missing_ok=True)
         with Interrupt() as interrupt:
-            carry_out(planned, dataset, folder, name, how, max_memory, tell or Tell(), interrupt)
+            carry_out(planned, dataset, folder, name, how, max_memory, tell, interrupt)
         rows = folder.ordered_rows(planned)
-        summary: dict[str, Any] = {
-            "experiment": name, "folds": folds, "repeats": repeats, "seeds": list(seeds),
-            "protocol": planned[0].config.protocol, "planned": len(planned),
-            "trained": len(longest(planned)), "dropped": plan["dropped"],
+        summary = {
+            **plan, "protocol": planned[0].config.protocol, "planned": len(planned),
+            "trained": len(longest(planned)),
             **ranking.rank(_scores(found, rows), incumbent, 1 / (folds - 1)),
         }  # fmt: skip
-        if refit and (winner := summary["winner"]) is not None:
-            config = next(one.config for one in found if one.label == winner)
-            path = folder.path / REFIT
-            again = (path / "config.json").is_file()
-            result = fit(replace(config, seed=seeds[0]), dataset, path, name=name, resume=again,
-                         on_note=(tell or Tell()).note)  # fmt: skip
-            summary["refit"] = result.summary
+        if refit and summary["winner"] is not None:
+            config = next(one.config for one in found if one.label == summary["winner"])
+            own, path = replace(config, seed=seeds[0]), folder.path / REFIT
+            summary["refit"] = _refit(own, dataset, path, name, tell)
         folder.write_text("candidates.csv", _table(summary["candidates"]))
         folder.write_text("README.md", ranking.page(summary))
         folder.write_json("search.json", summary)
         folder.set_status("complete", seconds=time.perf_counter() - began)
     return SearchResult(rows, summary, folder.path)
+
+
+def _refit(config: Config, dataset: Dataset, path: Path, name: str, tell: Tell) -> dict[str, Any]:
+    """Train the winner as a run of its own -> its summary.json."""
+    again = (path / "config.json").is_file()
+    return fit(config, dataset, path, name=name, resume=again, on_note=tell.note).summary
+
+
+def _say_if_none_is_read_off(
+    found: Sequence[Contender], planned: Sequence[PlannedRun], tell: Tell
+) -> None:
+    lengths = {one.config.epochs for one in found}
+    if len(lengths) > 1 and len(longest(planned)) == len(planned):
+        tell.note(
+            "epochs: no candidate is the beginning of another (a schedule over all epochs, or "
+            "settings that differ too): each number of epochs is trained on its own"
+        )
 
 
 def _scores(found: Sequence[Contender], rows: Sequence[dict[str, Any]]) -> list[ranking.Scored]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +47,7 @@ def on(how, layers, batch_size=8, per_shard=False, **settings):
     after, sums = run(programs.train_epoch, state, hypers, data, rows)
     held = run(programs.evaluate, after, data, rows)
     return jax.device_get((
-        after, sums, jax.tree.map(lambda x: x.sum(), held),
+        after, sums, jax.tree.map(lambda x: np.float64(math.fsum(np.ravel(x))), held),
         run(programs.predict, after, data, rows), run(programs.alive_units, after, data, rows),
     ))  # fmt: skip
 
@@ -86,7 +87,7 @@ def test_parts_hold_the_rows_that_the_way_of_spreading_cannot_change():
 @MODELS
 def test_exact_sums_have_the_same_bits_on_any_number_of_devices(layers):
     digests = {
-        tree_digest(on(Spread(devices, mode, virtual=4), layers, per_shard=True)[:1])
+        tree_digest(on(Spread(devices, mode, virtual=4), layers, per_shard=True))
         for devices, mode in ((1, "shard_map"), (2, "shard_map"), (4, "shard_map"), (4, "pmap"))
     }
     assert len(digests) == 1

@@ -93,7 +93,7 @@ def test_other_data_is_refused(trained, digits, monkeypatch):
     other = Dataset(
         "digits", digits.train, Split(image, digits.test.label), digits.classes, "0" * 64
     )
-    monkeypatch.setattr(saved, "load", lambda name: other)
+    monkeypatch.setattr(saved, "load_for", lambda config: other)
     with pytest.raises(DataError, match="its digest is 000000000000"):
         evaluate_run(open_run(trained.path))
 
