@@ -2,7 +2,7 @@
 
 `fit` is the loop of `flaxcnn train` over arrays, without a run directory; `partial_fit` is one of
 its epochs. So what is promised of a run on one device is true here: the same data and
-`random_state` give the same bits.
+`random_state` give the same bits, and from uint8 images those of `flaxcnn train`.
 """
 
 from __future__ import annotations
