@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["study"]
+__all__ = ["FlaxCNNClassifier", "study"]
 
 
 def __getattr__(name: str) -> Any:
-    """`flaxcnn.study`, imported when it is asked for: it brings jax along."""
+    """What brings jax along, imported when it is asked for."""
+    if name == "FlaxCNNClassifier":
+        from flaxcnn.estimator import FlaxCNNClassifier
+
+        return FlaxCNNClassifier
     if name == "study":
         from flaxcnn.studies.study import study
 

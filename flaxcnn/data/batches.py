@@ -25,19 +25,21 @@ class Scaling:
 class Resident:
     """A whole data set on the device: the train archive's rows, then the test archive's."""
 
-    image: jax.Array  # [N, H, W, C] uint8
+    image: jax.Array  # [N, H, W, C] uint8, or float32 where arrays were given so
     label: jax.Array  # [N] int32
     scaling: Scaling
+    weight: jax.Array | None = None  # [N] float32 above 0; None: every row counts 1
 
 
 @flax.struct.dataclass
 class Batch:
     """Rows of one step; a row whose mask is False is padding and counts for nothing."""
 
-    image: jax.Array  # [B, H, W, C] uint8
+    image: jax.Array  # [B, H, W, C], as in Resident
     label: jax.Array  # [B] int32
     row: jax.Array  # [B] int32, the row's number in the data set
     mask: jax.Array  # [B] bool
+    weight: jax.Array | None = None  # [B] float32; without it the program is the unweighted one
 
 
 def steps_per_epoch(rows: int, batch_size: int, drop_last: bool = False) -> int:
@@ -73,7 +75,8 @@ def in_order(rows: jax.Array, batch_size: int, parts: int = 1) -> tuple[jax.Arra
 
 def take(data: Resident, row: jax.Array, mask: jax.Array) -> Batch:
     """The batch of these rows."""
-    return Batch(data.image[row], data.label[row], row, mask)
+    weight = None if data.weight is None else data.weight[row]
+    return Batch(data.image[row], data.label[row], row, mask, weight)
 
 
 def resident(image: list[np.ndarray], label: list[np.ndarray], scaling: Scaling) -> Resident:

@@ -89,7 +89,8 @@ def eval_sums(plan: Plan, state: TrainState, scaling: Scaling, batch: Batch) -> 
     """Loss and hits of one batch."""
 
     def sums(state: TrainState, scaling: Scaling, batch: Batch) -> MetricSums:
-        return batch_sums(eval_step(plan, state, scaling, batch), batch.label, batch.mask)
+        logits = eval_step(plan, state, scaling, batch)
+        return batch_sums(logits, batch.label, batch.mask, weight=batch.weight)
 
     return alone(plan.spread, sums)(state, scaling, batch)
 

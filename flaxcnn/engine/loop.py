@@ -18,7 +18,7 @@ from flaxcnn.engine.step import TrainState
 from flaxcnn.errors import DivergedError
 from flaxcnn.recipe.config import Config
 
-LOSSES = ("train_loss", "val_loss")  # an epoch counts only if both are finite
+LOSSES = ("train_loss", "val_loss")  # an epoch counts only if those it has are finite
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,14 @@ class Progress:
     wait: int = 0  # epochs since the best
 
     def after(self, metrics: dict[str, float], config: Config) -> Progress:
-        """Progress after another epoch: strictly better wins, an epoch with a NaN loss never."""
-        sign = 1.0 if config.monitor == "val_accuracy" else -1.0
-        value, epoch = metrics[config.monitor], self.epoch + 1
-        sound = all(math.isfinite(metrics[loss]) for loss in LOSSES)
+        """Progress after another epoch: strictly better wins, an epoch with a NaN loss never.
+
+        Without validation rows the training loss is what is monitored.
+        """
+        monitor = config.monitor if config.monitor in metrics else "train_loss"
+        sign = 1.0 if monitor == "val_accuracy" else -1.0
+        value, epoch = metrics[monitor], self.epoch + 1
+        sound = all(math.isfinite(metrics[loss]) for loss in LOSSES if loss in metrics)
         better = sound and (self.best is None or sign * (value - self.best) > config.min_delta)
         if better:
             return Progress(epoch, value, epoch, 0)
@@ -82,7 +86,8 @@ def epochs(
     config = job.config
     if not progress.done(config):  # compile before the first clock starts
         job.compile("train_epoch", state, "train")
-        job.compile("evaluate", state, "validation")
+        if len(job.rows.validation):
+            job.compile("evaluate", state, "validation")
     while not progress.done(config):
         state, found = one_epoch(job, state, interrupt)
         metrics, progress = epoch_metrics(found, progress, config)
@@ -92,6 +97,8 @@ def epochs(
 def one_epoch(job: Job, state: TrainState, interrupt: Interrupt) -> tuple[TrainState, EpochSums]:
     """Train, which uses `state` up, and validate; of all runs at once where the job is stacked.
 
+    Rows given by Python may have none held out; then nothing is validated.
+
     Raises:
         InterruptedRun: a signal came.
     """
@@ -100,7 +107,9 @@ def one_epoch(job: Job, state: TrainState, interrupt: Interrupt) -> tuple[TrainS
     state, train = job.run("train_epoch", state, "train", interrupt.check)
     interrupt.wait(train)
     trained = time.perf_counter()
-    sums = {"train": train, "val": job.run("evaluate", state, "validation", interrupt.check)}
+    sums = {"train": train}
+    if len(job.rows.validation):
+        sums["val"] = job.run("evaluate", state, "validation", interrupt.check)
     if job.config.evaluate_train:
         sums["clean_train"] = job.run("evaluate", state, "train", interrupt.check)
     interrupt.wait(sums)
@@ -132,7 +141,7 @@ def epoch_metrics(
 def check_finite(metrics: dict[str, Any], progress: Progress, config: Config) -> None:
     """DivergedError before the weights of such an epoch can become a checkpoint."""
     for name in LOSSES:
-        if not math.isfinite(loss := metrics[name]):
+        if not math.isfinite(loss := metrics.get(name, 0.0)):
             raise DivergedError(
                 f"epoch {progress.epoch}: {name} is {loss}; "
                 f"lower learning_rate (now {config.learning_rate:g}); "

@@ -22,17 +22,25 @@ class MetricSums:
 
 
 def batch_sums(
-    logits: jax.Array, label: jax.Array, mask: jax.Array, label_smoothing: jax.Array | None = None
-) -> MetricSums:
+    logits: jax.Array, label: jax.Array, mask: jax.Array, label_smoothing: jax.Array | None = None,
+    weight: jax.Array | None = None,
+) -> MetricSums:  # fmt: skip
     """Softmax cross-entropy and hits: logits [B, K] float32, label [B] int32, mask [B] bool.
 
-    With label smoothing s the target is (1 - s) * one_hot + s / K (Szegedy et al. 2016).
+    With label smoothing s the target is (1 - s) * one_hot + s / K (Szegedy et al. 2016). With
+    `weight` [B] float32 a row counts as often as its weight says, in all three sums.
     """
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)
     if label_smoothing is not None:
         uniform = -jax.nn.log_softmax(logits).mean(axis=-1)
         loss = (1.0 - label_smoothing) * loss + label_smoothing * uniform
     hits = (logits.argmax(-1).astype(jnp.int32) == label).astype(jnp.float32)
+    if weight is not None:
+        return MetricSums(
+            loss=(loss * weight).sum(where=mask),
+            hits=(hits * weight).sum(where=mask),
+            count=weight.sum(where=mask),
+        )
     return MetricSums(
         loss=loss.sum(where=mask),
         hits=hits.sum(where=mask),
