@@ -16,6 +16,7 @@ from typing import Any
 
 from flaxcnn.backend import prepare
 from flaxcnn.data.arrays import Dataset
+from flaxcnn.data.datasets import require_resident
 from flaxcnn.engine.folder import runs_folder, stamp
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.train import fit
@@ -187,6 +188,8 @@ def search(
     prepare()
     tell = tell or Tell()
     planned = plan_search(found, folds, repeats, seeds, document)
+    for one in found:
+        require_resident(one.config, dataset, "a search")
     _say_if_none_is_read_off(found, planned, tell)
     folder = SearchDirectory(Path(search_dir or runs_folder() / "searches" / stamp()))
     plan = {

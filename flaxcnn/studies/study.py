@@ -103,6 +103,8 @@ def study(
         )
     data = load_for(config) if dataset is None else dataset
     _check_data(planned, config)
+    for run in planned:
+        require_resident(run.config, data, "a study")
     folder = StudyDirectory(Path(study_dir) if study_dir else runs_folder() / "studies" / stamp())
     plan = {
         "experiment": name, "config": config.to_dict(), "seeds": seeds,
@@ -126,8 +128,6 @@ def carry_out(
         ConfigError, DataError: a recipe does not fit the data, or the folder is of other data.
         InterruptedRun: a signal came.
     """
-    for run in planned:
-        require_resident(run.config, data, "a study")
     for row in folder.rows():
         check_data(data, row["data_digest"])
     ended = folder.tidy()
