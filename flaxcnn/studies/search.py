@@ -113,6 +113,7 @@ def contenders(
         if twin := next((c for c in found if c.config == config), None):
             dropped.append(Dropped(name, f"is the same recipe as {twin.label}"))
             continue
+        require_resident(config, dataset, "a search")
         found.append(Contender(settings, config, counts["params"]))
     if not found:
         why = "; ".join(f"{d.label}: {d.reason}" for d in dropped) or "there are none"
@@ -188,8 +189,6 @@ def search(
     prepare()
     tell = tell or Tell()
     planned = plan_search(found, folds, repeats, seeds, document)
-    for one in found:
-        require_resident(one.config, dataset, "a search")
     _say_if_none_is_read_off(found, planned, tell)
     folder = SearchDirectory(Path(search_dir or runs_folder() / "searches" / stamp()))
     plan = {

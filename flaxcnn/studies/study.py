@@ -102,9 +102,7 @@ def study(
             "on what lies beside it otherwise"
         )
     data = load_for(config) if dataset is None else dataset
-    _check_data(planned, config)
-    for run in planned:
-        require_resident(run.config, data, "a study")
+    _check_data(planned, config, data)
     folder = StudyDirectory(Path(study_dir) if study_dir else runs_folder() / "studies" / stamp())
     plan = {
         "experiment": name, "config": config.to_dict(), "seeds": seeds,
@@ -170,8 +168,9 @@ def recorded(folder: StudyDirectory, planned: int) -> Iterator[None]:
         raise
 
 
-def _check_data(planned: Sequence[PlannedRun], config: Config) -> None:
+def _check_data(planned: Sequence[PlannedRun], config: Config, data: Dataset) -> None:
     for run in planned:
+        require_resident(run.config, data, "a study")
         if run.config.dataset != config.dataset:
             raise ConfigError(
                 f"grid.dataset: got {run.config.dataset!r} in a study on {config.dataset!r}; "
