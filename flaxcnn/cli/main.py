@@ -9,6 +9,7 @@ import typer
 
 import flaxcnn
 from flaxcnn.cli import bench, compare, data, doctor, experiments, processes, runs, study, train
+from flaxcnn.cli import report as reports
 from flaxcnn.cli.output import report
 from flaxcnn.errors import ConfigError
 
@@ -41,6 +42,7 @@ app.command()(processes.launch)
 app.command()(study.study)
 app.command()(compare.compare)
 app.command()(compare.reproduce)
+app.command()(reports.report)
 app.command()(runs.evaluate)
 app.command()(runs.predict)
 app.add_typer(experiments.app, name="experiments")

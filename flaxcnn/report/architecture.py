@@ -51,8 +51,8 @@ def architecture(rows: Sequence[Row]) -> Picture:
     for x, text, side in ((0.1, "layer", "left"), (3.25, "output", "center"),
                           (WIDTH - 0.1, "parameters", "right")):  # fmt: skip
         axes.text(x, 0.16, text, ha=side, va="center", size=8, weight="bold")
-    first = rows[0].input if rows else ()
-    lines = [("input", "", first, None)]
+    first = rows[0].input
+    lines: list[tuple[str, str, Sequence[int], int | None]] = [("input", "", first, None)]
     lines += [(row.name, described(row), row.output, row.params) for row in shown]
     largest = max(math.log1p(math.prod(shape)) for _, _, shape, _ in lines)
     for place, (name, words, shape, params) in enumerate(lines):
@@ -61,8 +61,8 @@ def architecture(rows: Sequence[Row]) -> Picture:
         colour = TRAIN if params else INK if params is None else TEST
         axes.add_patch(
             FancyBboxPatch((3.25 - wide / 2, y - 0.1), wide, 0.2, facecolor=colour, alpha=0.22,
-                           boxstyle="round,pad=0,rounding_size=0.05", edgecolor="none")  # fmt: skip
-        )
+                           boxstyle="round,pad=0,rounding_size=0.05", edgecolor="none")
+        )  # fmt: skip
         axes.text(0.1, y, name, va="center", size=8.5)
         axes.text(0.1 + 0.068 * len(name) + 0.1, y, short(words, 30 - len(name)), va="center",
                   size=7)  # fmt: skip
@@ -72,13 +72,11 @@ def architecture(rows: Sequence[Row]) -> Picture:
                       size=8.5)  # fmt: skip
     title = f"{len(rows)} layers, {counts['params']:,} parameters"
     heading(axes, title)
-    told = "; ".join(
-        f"{row.name} {described(row)} to {size(row.output)}, {row.params:,} parameters".replace("  ", " ")
-        for row in shown
-    )
-    more = f"; and {len(rows) - MOST} layers more" if len(rows) > MOST else ""
+    heaviest = max(rows, key=lambda row: row.params)
+    more = f" The last {len(rows) - MOST} layers are not drawn." if len(rows) > MOST else ""
     alt = (
-        f"From {size(first)} pixels to {size(rows[-1].output) if rows else 'nothing'} logits, "
-        f"{counts['macs']:,} multiply-adds an image: {told}{more}."
+        f"From {size(first)} pixels to {size(rows[-1].output)} logits in {len(rows)} layers with "
+        f"{counts['macs']:,} multiply-adds an image; {heaviest.name} has the most parameters, "
+        f"{heaviest.params:,} of {counts['params']:,}. The table has every layer.{more}"
     )
     return Picture("architecture", title, alt, figure)

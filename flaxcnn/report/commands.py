@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 from collections.abc import Sequence
@@ -15,10 +16,8 @@ from flaxcnn.recipe.config import Config
 
 def place(path: Path) -> str:
     """A path as a word of a command: from the current folder where it lies below it."""
-    try:
+    with contextlib.suppress(ValueError, OSError):
         path = path.relative_to(Path.cwd())
-    except (ValueError, OSError):
-        pass
     return shlex.quote(str(path))
 
 
@@ -38,9 +37,7 @@ def recipe_words(name: str, recipe: Config, file: Path) -> list[str] | None:
         if recipe.protocol == "document":
             words += ["--protocol", "document"]
         try:
-            base, _ = catalog.resolve(
-                catalog.find(name), protocol=recipe.protocol, environ={}
-            )
+            base, _ = catalog.resolve(catalog.find(name), protocol=recipe.protocol, environ={})
             changed = _changes(base.to_dict(), recipe.to_dict())
             resolved, _ = catalog.resolve(
                 catalog.find(name), protocol=recipe.protocol, assignments=changed, environ={}
@@ -70,7 +67,9 @@ def _changes(base: dict[str, Any], plain: dict[str, Any]) -> list[str]:
     ]
 
 
-def of_run(path: Path, name: str, recipe: Config | None, revision: str | None) -> list[tuple[str, str]]:
+def of_run(
+    path: Path, name: str, recipe: Config | None, revision: str | None
+) -> list[tuple[str, str]]:
     """What to type to check a run, and to train it again."""
     found = _checkout(revision)
     found.append(("Train it again from its record, and compare every bit:",

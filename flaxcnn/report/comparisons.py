@@ -47,16 +47,16 @@ class Point:
 @styled
 def against_parameters(points: Sequence[Point], split: str = "test") -> Picture:
     """Accuracy over the number of parameters, logarithmic."""
-    shown = [point for point in points if point.params][:MOST]
+    shown = [(point, point.params) for point in points if point.params][:MOST]
     named = min(len(shown), 8)
     top = 0.4 + 0.16 * named
     figure = blank(2.7 + top)
     axes = panel(figure, 0.68, 0.48, top=top)
-    for number, point in enumerate(shown):
+    for number, (point, params) in enumerate(shown):
         colour, marker = pair_of(number)
         low, high = point.interval or (point.value, point.value)
         axes.errorbar(
-            [point.params], [point.value],
+            [params], [point.value],
             [[max(0.0, point.value - low)], [max(0.0, high - point.value)]],
             fmt=marker, color=colour, capsize=3, markersize=6,
             label=short(point.name, 60) if number < 8 else "_",
@@ -64,7 +64,7 @@ def against_parameters(points: Sequence[Point], split: str = "test") -> Picture:
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    counts = [point.params for point in shown if point.params]
+    counts = [params for _, params in shown]
     if max(counts) < 10 * min(counts):  # no power of ten may lie between them
         axes.set_xticks(sorted(set(counts)))
         axes.minorticks_off()
@@ -76,7 +76,7 @@ def against_parameters(points: Sequence[Point], split: str = "test") -> Picture:
     axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), borderpad=0)
     title = "Accuracy against parameters, 95 % intervals"
     heading(axes, title)
-    alt = "; ".join(f"{p.told()} with {p.params:,} parameters" for p in shown)
+    alt = "; ".join(f"{p.told()} with {params:,} parameters" for p, params in shown)
     return Picture("accuracy-parameters", title, f"{split} accuracy: {alt}.", figure)
 
 
@@ -92,7 +92,7 @@ def seed_distribution(
     for row, (point, values) in enumerate(shown):
         x = np.array(list(values.values()))
         # Equal values stand beside one another, not on one another.
-        order = {v: 0 for v in x}
+        order = dict.fromkeys(x, 0)
         lift = []
         for v in x:
             lift.append(order[v])
@@ -146,7 +146,7 @@ def heat_map(
     heading(axes, title)
     if not finite.size:
         return Picture("grid", title, "No setting has a complete run.", figure)
-    i, j = np.unravel_index(int(np.nanargmax(values)), values.shape)
+    i, j = divmod(int(np.nanargmax(values)), values.shape[1])
     alt = (
         f"Highest {high:.4f} at {clean(rows[0])}={clean(rows[1][i])}, {clean(columns[0])}="
         f"{clean(columns[1][j])}; lowest {low:.4f}."

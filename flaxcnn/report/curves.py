@@ -51,7 +51,7 @@ def _epochs_axis(axes: Axes, metric: str) -> None:
 
 @styled
 def learning(history: History, metric: str, best: int | None) -> Picture:
-    """"accuracy" or "loss" of each split over the epochs of one run, the best epoch marked."""
+    """Accuracy or loss of each split over the epochs of one run, the best epoch marked."""
     figure = blank(3.1)
     axes = panel(figure, 0.62, 0.48, top=0.62)
     words = []
@@ -75,7 +75,7 @@ def learning(history: History, metric: str, best: int | None) -> Picture:
     _epochs_axis(axes, metric)
     _legend(axes)
     heading(axes, title)
-    alt = f"{metric} per epoch: {'; '.join(words)}."
+    alt = f"{metric.capitalize()} per epoch: {'; '.join(words)}."
     return Picture(f"learning-{metric}", title, alt, figure)
 
 
@@ -118,8 +118,8 @@ def overlay(runs: Sequence[tuple[str, History]], metric: str) -> Picture:
     title = f"Validation {metric} of {len(shown)} runs"
     heading(axes, title)
     more = f" and {len(ends) - NAMED} more" if len(ends) > NAMED else ""
-    best = "highest" if metric == "accuracy" else "lowest"
-    alt = f"Validation {metric} per epoch; {best} value of {', '.join(ends[:NAMED])}{more}."
+    end = "highest" if metric == "accuracy" else "lowest"
+    alt = f"Validation {metric} per epoch; {end} value of {', '.join(ends[:NAMED])}{more}."
     return Picture(f"overlay-{metric}", title, alt, figure)
 
 
@@ -156,8 +156,8 @@ def bands(settings: Sequence[tuple[str, Sequence[History]]], metric: str) -> Pic
             axes.plot(x, y[1], style, color=colour, marker=marker if len(x) <= FEW else None,
                       label=split if alone else short(name, 60))  # fmt: skip
             words.append(
-                f"{split if alone else name}: median {y[1][0]:.4f} in epoch {x[0]} and "
-                f"{y[1][-1]:.4f} in epoch {x[-1]}, there from {y[0][-1]:.4f} to {y[2][-1]:.4f}"
+                f"{split.capitalize() if alone else name}: median {y[1][0]:.4f} in epoch {x[0]} "
+                f"and {y[1][-1]:.4f} in epoch {x[-1]}, there from {y[0][-1]:.4f} to {y[2][-1]:.4f}"
             )
     _epochs_axis(axes, metric)
     _legend(axes, 2 if alone else 1)

@@ -73,7 +73,8 @@ def _grid(
 def brief(names: Sequence[str]) -> list[str]:
     """Class names that fit under a small image: their numbers where one of them is too long."""
     plain = [clean(name) for name in names]
-    return plain if all(len(name) <= BRIEF for name in plain) else [str(i) for i in range(len(plain))]
+    fits = all(len(name) <= BRIEF for name in plain)
+    return plain if fits else [str(i) for i in range(len(plain))]
 
 
 def legend(names: Sequence[str]) -> str:
@@ -119,16 +120,14 @@ def first_predictions(
     return Picture("first-predictions", title, alt, drawn.figure)
 
 
-def first_predictions_text(
-    label: np.ndarray, predicted: np.ndarray, names: Sequence[str], colour: bool = False
-) -> str:
+def first_predictions_text(label: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> str:
     """The same for a terminal: predictions in rows of ten, an error with * before it."""
     called = brief(names)
     wide = max(map(len, called)) + 1
-    cells = []
-    for p, t in zip(predicted, label, strict=True):
-        text = f"{'*' if p != t else ''}{called[p]}".rjust(wide)
-        cells.append(f"\x1b[31m{text}\x1b[0m" if colour and p != t else text)
+    cells = [
+        f"{'*' if p != t else ''}{called[p]}".rjust(wide)
+        for p, t in zip(predicted, label, strict=True)
+    ]
     lines = [" ".join(cells[start : start + 10]) for start in range(0, len(cells), 10)]
     errors = int((predicted != label).sum())
     return "\n".join([*lines, f"* marks {errors} wrong of the first {len(label)} test rows"])
@@ -147,7 +146,8 @@ def mistakes_gallery(
     title = f"The {len(label)} most confident of {total} mistakes"
     drawn = _grid(images, texts, [True] * len(label), 4, title, size=8, lines=2)
     told = [
-        f"test row {n} is {clean(names[t])}, taken for {clean(names[p])} with probability {sure:.3f}"
+        f"Test row {n} is {clean(names[t])}, taken for {clean(names[p])} with probability "
+        f"{sure:.3f}"
         for n, t, p, sure in list(zip(row, label, predicted, probability, strict=True))[:8]
     ]
     more = f"; and {len(label) - 8} more" if len(label) > 8 else ""

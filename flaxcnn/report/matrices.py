@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
 
 from flaxcnn.report.numbers import Calibration, ClassFigures, error_rates
 from flaxcnn.report.style import (
@@ -41,9 +42,12 @@ def _cells(matrix: np.ndarray, texts: list[list[str]], names: Sequence[str], tit
     figure = blank(side + bottom + 0.36)
     axes = panel(figure, left, bottom)
     top = np.nanmax(matrix) if np.isfinite(matrix).any() else 0
-    axes.imshow(matrix, cmap=SHADES, vmin=0, vmax=top or 1, interpolation="none", aspect="auto")
+    # By the square root: next to a diagonal of thousands, a few errors are to be seen as well.
+    axes.imshow(matrix, cmap=SHADES, norm=PowerNorm(0.5, vmin=0, vmax=top or 1),
+                interpolation="none", aspect="auto")  # fmt: skip
     if count <= NUMBERED:
-        size = min(9.0, side / count * 72 / max(3.2, max(len(t) for row in texts for t in row)) * 1.5)
+        longest = max(len(text) for row in texts for text in row)
+        size = min(9.0, 1.5 * 72 * side / count / max(3.2, longest))
         for i, row in enumerate(texts):
             for j, text in enumerate(row):
                 axes.text(j, i, text, ha="center", va="center", size=size)
@@ -65,7 +69,7 @@ def _pairs(matrix: np.ndarray, names: Sequence[str]) -> list[tuple[int, str]]:
     off = matrix.copy()
     np.fill_diagonal(off, 0)
     order = np.argsort(-off, axis=None, kind="stable")[:NAMED]
-    places = [np.unravel_index(k, off.shape) for k in order]
+    places = [divmod(int(k), len(names)) for k in order]
     return [
         (int(off[i, j]), f"{clean(names[i])} taken for {clean(names[j])}")
         for i, j in places
@@ -96,7 +100,7 @@ def error_matrix(matrix: np.ndarray, names: Sequence[str], split: str = "test") 
     texts = [["" if not r > 0 else f"{100 * r:.1f}" for r in row] for row in rates]
     axes = _cells(rates, texts, names, title)
     if np.nansum(rates) > 0:
-        i, j = np.unravel_index(int(np.nanargmax(rates)), rates.shape)
+        i, j = divmod(int(np.nanargmax(rates)), len(names))
         worst = (
             f"The largest share is {rates[i, j]:.1%} of class {clean(names[i])}, taken for "
             f"{clean(names[j])}."
@@ -117,9 +121,9 @@ def class_figures(figures: Sequence[ClassFigures], split: str = "test") -> Pictu
     axes = panel(figure, max(0.5, margin(names) + 0.2), 0.48, top=0.62)
     kinds = (("precision", "o", VALIDATION), ("recall", "s", TEST), ("f1", "|", INK))
     for row, one in enumerate(shown):
-        ends = [value for value in (one.precision, one.recall) if value is not None]
-        if ends:
-            axes.plot([min(ends), max(ends)], [row, row], color=INK, linewidth=1, zorder=1)
+        both = [value for value in (one.precision, one.recall) if value is not None]
+        if both:
+            axes.plot([min(both), max(both)], [row, row], color=INK, linewidth=1, zorder=1)
     for kind, marker, colour in kinds:
         points = [
             (getattr(one, kind), row)
@@ -137,10 +141,11 @@ def class_figures(figures: Sequence[ClassFigures], split: str = "test") -> Pictu
     title = f"Precision, recall and F1 of each class ({split})"
     heading(axes, title)
     known = [one for one in ranked if one.f1 is not None]
-    alt = (
-        f"F1 lies between {known[0].f1:.4f} ({clean(known[0].name)}, {known[0].support} rows) and "
-        f"{known[-1].f1:.4f} ({clean(known[-1].name)}, {known[-1].support} rows)."
-    )
+    ends = [
+        f"{one.f1:.4f} (class {clean(one.name)}, {one.support} rows)"
+        for one in (known[0], known[-1])
+    ]
+    alt = f"F1 lies between {' and '.join(ends)}."
     if len(ranked) > len(shown):
         alt += f" The {len(shown)} lowest of {len(ranked)} classes are drawn."
     return Picture("classes", title, alt, figure)
@@ -158,10 +163,10 @@ def reliability(found: Calibration, split: str = "test") -> Picture:
     axes.bar(middle[filled], found.accuracy[filled], width[filled] * 0.92, color=TEST, alpha=0.45,
              edgecolor=TEST, label="accuracy of the bin")  # fmt: skip
     axes.plot(found.confidence[filled], found.accuracy[filled], "o", color=VALIDATION,
-              label="at its mean confidence")  # fmt: skip
+              clip_on=False, label="at its mean confidence")  # fmt: skip
     axes.set_ylabel("accuracy (share of rows)")
     axes.set_xlim(0, 1)
-    axes.set_ylim(0, 1.02)
+    axes.set_ylim(0, 1.04)
     axes.tick_params(labelbottom=False)
     axes.legend(loc="upper left")
     rows.bar(middle, found.count, width * 0.92, color=TEST, alpha=0.45, edgecolor=TEST)

@@ -79,9 +79,12 @@ class Page:
     doubtful: bool  # whether the flag is a warning
     facts: list[tuple[str, str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    text: str = ""  # for a terminal, beside the headline
     sections: list[Section] = field(default_factory=list)
 
-    def draw(self, section: Section, what: str, function: Callable[..., Picture], *args: Any) -> None:
+    def draw(
+        self, section: Section, what: str, function: Callable[..., Picture], *args: Any
+    ) -> None:
         """Add a picture; one that cannot be drawn becomes a warning, and the page goes on."""
         try:
             section.pictures.append(function(*args))
@@ -102,6 +105,7 @@ class Rendered:
     html: str
     svgs: dict[str, str]
     warnings: list[str]
+    text: str  # the headline and what else a terminal can show
 
 
 def render(page: Page) -> Rendered:
@@ -127,4 +131,5 @@ def render(page: Page) -> Rendered:
         page=page, svg=inlined, script=Markup(script), script_digest=digest,
         colours=style.COLOURS, version=flaxcnn.__version__,
     )  # fmt: skip
-    return Rendered(html, svgs, list(page.warnings))
+    text = f"{page.title}\n{page.figure}\n{page.flag}" + (f"\n\n{page.text}" if page.text else "")
+    return Rendered(html, svgs, list(page.warnings), style.clean(text))

@@ -115,7 +115,8 @@ def _check(folder: Folder, file: str, found: Any, needed: tuple[str, ...]) -> No
         raise CheckpointError(f"{folder.path / file}: is damaged (no object)")
     if lacking := [name for name in needed if name not in found]:
         raise CheckpointError(
-            f"{folder.path / file}: lacks {', '.join(lacking)}: it is damaged, or of another version"
+            f"{folder.path / file}: lacks {', '.join(lacking)}: it is damaged, or of another "
+            "version"
         )
 
 

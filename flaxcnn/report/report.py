@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from flaxcnn.data.arrays import Dataset
@@ -19,7 +19,7 @@ NAME = "report.html"
 PICTURES = "plots"
 
 Record = RunRecord | StudyRecord
-READ = {"run": read_run, "study": read_study}
+READ: dict[str, Callable[[Path], Record]] = {"run": read_run, "study": read_study}
 
 
 def read(path: Path) -> Record:

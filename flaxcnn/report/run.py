@@ -73,8 +73,8 @@ def _head(record: RunRecord) -> Page:
     return Page(
         title=f"{record.name}, seed {summary['seed']}",
         figure=f"{summary['test_accuracy']:.4f} [{low:.4f}, {high:.4f}]",
-        meaning=f"Test accuracy, with the 95 % interval that {rows:,} test rows allow (Wilson). One "
-        "seed says nothing of what another would give: `flaxcnn study` does.",
+        meaning=f"Test accuracy, with the 95 % interval that {rows:,} test rows allow (Wilson). "
+        "One seed says nothing of what another would give: `flaxcnn study` does.",
         flag=text, doubtful=doubtful, facts=facts, warnings=_warnings(record),
     )  # fmt: skip
 
@@ -120,6 +120,9 @@ def _predictions(page: Page, record: RunRecord) -> Predictions | None:
         return None
     if not np.isfinite(found.logits).all():
         page.warnings.append("Some test rows have logits that are not finite.")
+    page.text = images.first_predictions_text(
+        found.label[:FIRST], found.logits[:FIRST].argmax(axis=1), record.data["classes"]
+    )
     hits = float((found.logits.argmax(axis=1) == found.label).mean())
     if abs(hits - record.summary["test_accuracy"]) > 0.5 / len(found.label):
         page.warnings.append(
@@ -301,8 +304,8 @@ def _recipe(record: RunRecord) -> Section:
         ("fingerprint", "recipe and seed"), ("params_digest", "final parameters"),
         ("data_digest", "data"), ("split_digest", "rows of each split"),
     ]  # fmt: skip
-    table = Table("Fingerprint and digests (SHA-256)", ["of", "digest"],
-                  [[Cell(what), Cell(str(summary.get(key, "–")))] for key, what in digests])  # fmt: skip
+    rows = [[Cell(what), Cell(str(summary.get(key, "–")))] for key, what in digests]
+    table = Table("Fingerprint and digests (SHA-256)", ["of", "digest"], rows)
     return Section("recipe", "Recipe", "config.json holds it in full, split.json the rows.",
                    tables=[table], folded=[settings_table(record.config),
                                            environment_table(record.environment)])  # fmt: skip
@@ -310,5 +313,5 @@ def _recipe(record: RunRecord) -> Section:
 
 def _again(record: RunRecord) -> Section:
     revision = record.environment.get("source_revision")
-    return Section("again", "Reproduce",
-                   commands=of_run(record.path, record.summary["experiment"], record.recipe, revision))  # fmt: skip
+    lines = of_run(record.path, record.summary["experiment"], record.recipe, revision)
+    return Section("again", "Reproduce", commands=lines)

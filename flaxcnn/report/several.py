@@ -55,8 +55,8 @@ def several_page(records: Sequence[RunRecord | StudyRecord]) -> Page:
         Section("again", "Reproduce", commands=[
             ("Test the differences:", f"flaxcnn compare {paths}"),
             ("Write this page again:", f"flaxcnn report {paths}"),
-        ])  # fmt: skip
-    )
+        ])
+    )  # fmt: skip
     return page
 
 

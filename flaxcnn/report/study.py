@@ -15,6 +15,7 @@ from flaxcnn.report.page import Cell, Page, Section, Table, count, share
 from flaxcnn.report.records import StudyRecord
 from flaxcnn.report.run import environment_table, flag, settings_table
 from flaxcnn.studies.page import figure, variance_lines
+from flaxcnn.studies.plan import label
 
 MEASURED = "test_accuracy"
 CHOSEN_BY = "val_accuracy"  # the best of several settings; never by the test rows
@@ -27,8 +28,10 @@ def study_page(record: StudyRecord) -> Page:
     page.sections += [_seeds(page, record), _epochs(page, record), *_variance(record)]
     page.sections += [_runs(record), _recipe(record)]
     revision = record.environment.get("source_revision")
-    commands = of_study(record.path, record.summary["experiment"], record.plan, record.recipe, revision)
-    page.sections.append(Section("again", "Reproduce", commands=commands))
+    lines = of_study(
+        record.path, record.summary["experiment"], record.plan, record.recipe, revision
+    )
+    page.sections.append(Section("again", "Reproduce", commands=lines))
     return page
 
 
@@ -68,9 +71,9 @@ def _head(record: StudyRecord) -> Page:
         measured = best["metrics"][MEASURED]
         shown = figure(measured)
         meaning = (
-            f"Test accuracy over {measured['n']} seeds: mean ± standard deviation [95 % interval of "
-            "the mean, Student's t]. It says how well the mean over seeds is known, on these test "
-            "rows."
+            f"Test accuracy over {measured['n']} seeds: mean ± standard deviation [95 % interval "
+            "of the mean, Student's t]. It says how well the mean over seeds is known, on these "
+            "test rows."
         )
         if len(settings) > 1:
             meaning += (
@@ -119,9 +122,7 @@ def _seeds(page: Page, record: StudyRecord) -> Section:
     settings = complete(record)
     points = [point(record, one) for one in settings]
     if settings:
-        values = [
-            {row["seed"]: row[MEASURED] for row in rows_of(record, one)} for one in settings
-        ]
+        values = [{row["seed"]: row[MEASURED] for row in rows_of(record, one)} for one in settings]
         pairs = list(zip(points, values, strict=True))
         page.draw(section, "the seeds", comparisons.seed_distribution, pairs)
         _grid(page, section, record)
@@ -131,8 +132,8 @@ def _seeds(page: Page, record: StudyRecord) -> Section:
               "lowest", "highest", "parameters", "diverged", "dead"]  # fmt: skip
     section.tables.append(
         Table("Each setting, over its seeds", header,
-              [_setting_row(record, one) for one in record.summary["settings"]])  # fmt: skip
-    )
+              [_setting_row(record, one) for one in record.summary["settings"]])
+    )  # fmt: skip
     return section
 
 
@@ -199,8 +200,7 @@ def _runs(record: StudyRecord) -> Section:
               "kept epoch", "dead units", "fingerprint"]  # fmt: skip
     rows = []
     for row in record.rows:
-        name = ", ".join(f"{key}={json.dumps(value)}" for key, value in row["setting"].items())
-        name = ", ".join(word for word in (name, "" if row["vary"] == "all" else row["vary"]) if word)
+        name = label(row["setting"], row["vary"])
         dead = "dead" if row.get("dead_layers") else row["status"]
         rows.append([
             count(row["seed"]), Cell(name or "as it is"), Cell(dead), share(row.get(MEASURED)),

@@ -12,6 +12,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -34,7 +35,7 @@ MARKERS = "osD^vP*Xh<>p"  # with COLOURS' first four: 12 runs before a pair repe
 WIDTH = 4.8  # inches: as wide as a phone, so that text keeps its size there
 # Bold colour up to 80 % only: text in ink stays legible on the strongest cell in both modes.
 SHADES = LinearSegmentedColormap.from_list("shades", [(0, 0.447, 0.698, 0), (0, 0.447, 0.698, 0.8)])
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.hashsalt": "flaxcnn", "svg.fonttype": "none", "text.parse_math": False,
     "font.size": 9, "axes.titlesize": 10, "axes.labelsize": 9, "legend.fontsize": 8,
     "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "axes.titlecolor": INK,
