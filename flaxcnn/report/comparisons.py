@@ -25,8 +25,8 @@ from flaxcnn.report.style import (
     styled,
 )
 
-LONGEST = 26  # letters of a name at an axis
 MOST = 40  # recipes that a picture holds
+TOLD = 4  # of them in words
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,14 @@ def against_parameters(points: Sequence[Point], split: str = "test") -> Picture:
     top = 0.4 + 0.16 * named
     figure = blank(2.7 + top)
     axes = panel(figure, 0.68, 0.48, top=top)
+    sizes = [params for _, params in shown]
     for number, (point, params) in enumerate(shown):
         colour, marker = pair_of(number)
         low, high = point.interval or (point.value, point.value)
+        # Those of one size stand side by side, not on one another.
+        aside = sizes[:number].count(params) - (sizes.count(params) - 1) / 2
         axes.errorbar(
-            [params], [point.value],
+            [params * 1.02**aside], [point.value],
             [[max(0.0, point.value - low)], [max(0.0, high - point.value)]],
             fmt=marker, color=colour, capsize=3, markersize=6,
             label=short(point.name, 60) if number < 8 else "_",
@@ -64,20 +67,23 @@ def against_parameters(points: Sequence[Point], split: str = "test") -> Picture:
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    counts = [params for _, params in shown]
-    if max(counts) < 10 * min(counts):  # no power of ten may lie between them
-        axes.set_xticks(sorted(set(counts)))
+    lowest, highest = axes.get_ylim()
+    axes.set_ylim(max(lowest, 0.0), min(highest, 1.01))  # Student's intervals know no bounds
+    if max(sizes) < 10 * min(sizes):  # no power of ten may lie between them
+        axes.set_xticks(sorted(set(sizes)))
         axes.minorticks_off()
-        if len(set(counts)) > 4:
-            axes.set_xticks([min(counts), max(counts)])
-        axes.set_xlim(min(counts) / 1.25, max(counts) * 1.25)
+        if len(set(sizes)) > 4:
+            axes.set_xticks([min(sizes), max(sizes)])
+        axes.set_xlim(min(sizes) / 1.25, max(sizes) * 1.25)
     axes.set_xlabel("parameters (log scale)")
     axes.set_ylabel(f"{split} accuracy (share of rows)")
     axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), borderpad=0)
     title = "Accuracy against parameters, 95 % intervals"
     heading(axes, title)
-    alt = "; ".join(f"{p.told()} with {params:,} parameters" for p, params in shown)
-    return Picture("accuracy-parameters", title, f"{split} accuracy: {alt}.", figure)
+    alt = "; ".join(f"{p.told()} with {params:,} parameters" for p, params in shown[:TOLD])
+    more = f"; and {len(points) - TOLD} more" if len(points) > TOLD else ""
+    words = f"{split.capitalize()} accuracy: {alt}{more}."
+    return Picture("accuracy-parameters", title, words, figure)
 
 
 @styled
@@ -86,35 +92,49 @@ def seed_distribution(
 ) -> Picture:
     """The accuracy of every seed as a point, the mean and its interval beside them."""
     shown = settings[:MOST]
-    names = [short(point.name or "all seeds", LONGEST) for point, _ in shown]
-    figure = blank(1.15 + 0.5 * len(shown))
-    axes = panel(figure, max(0.3, margin(names)), 0.48)
+    alone = len(settings) == 1
+    step = 0.62 if alone else 0.72  # inches a setting, with its name above it
+    figure = blank(0.36 + 0.5 + step * len(shown))
+    axes = panel(figure, 0.2, 0.5)
     for row, (point, values) in enumerate(shown):
         x = np.array(list(values.values()))
-        # Equal values stand beside one another, not on one another.
-        order = dict.fromkeys(x, 0)
-        lift = []
-        for v in x:
-            lift.append(order[v])
-            order[v] += 1
-        y = row + 0.12 + 0.07 * np.minimum(np.array(lift, float), 5)
-        axes.plot(x, y, "o", color=TRAIN, alpha=0.75, markersize=4)
+        axes.plot(x, row + 0.15 + _lifted(x), "o", color=TRAIN, alpha=0.75, markersize=4)
         low, high = point.interval or (point.value, point.value)
-        axes.errorbar([point.value], [row - 0.15], xerr=[[point.value - low], [high - point.value]],
+        axes.errorbar([point.value], [row - 0.1], xerr=[[point.value - low], [high - point.value]],
                       fmt="D", color=TEST, capsize=4, markersize=5)  # fmt: skip
-    axes.set_yticks(range(len(shown)), names, size=8)
-    axes.set_ylim(len(shown) - 0.35, -0.5)
+        if not alone:
+            axes.text(0.01, row - 0.3, short(point.name, 60), size=8, va="bottom",
+                      transform=axes.get_yaxis_transform())  # fmt: skip
+    left, right = axes.get_xlim()
+    axes.set_xlim(max(left, 0.0), min(right, 1.004))  # Student's intervals know no bounds
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.set_ylim(len(shown) - 0.4, -0.35 if alone else -0.62)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xlabel(f"{split} accuracy (share of rows); diamond: mean, 95 %")
+    axes.set_xlabel(f"{split} accuracy (share of rows); points: seeds, diamond: mean, 95 %")
     title = f"{split.capitalize()} accuracy of every seed"
     heading(axes, title)
+    ranked = sorted(shown, key=lambda one: -one[0].value)
     told = "; ".join(
         f"{point.told()} over {len(values)} seeds, from {min(values.values()):.4f} to "
         f"{max(values.values()):.4f}"
-        for point, values in shown
+        for point, values in (ranked if len(ranked) < 3 else (ranked[0], ranked[-1]))
     )
-    more = f"; and {len(settings) - MOST} settings more" if len(settings) > MOST else ""
-    return Picture("seeds", title, f"Mean with 95 % interval: {told}{more}.", figure)
+    which = (
+        "Mean with 95 % interval" if len(ranked) < 3 else "Highest and lowest mean with interval"
+    )
+    more = f" {len(settings) - MOST} settings are not drawn." if len(settings) > MOST else ""
+    return Picture("seeds", title, f"{which}: {told}.{more}", figure)
+
+
+def _lifted(values: np.ndarray) -> np.ndarray:
+    """How far each point is moved aside, so that equal ones do not hide each other."""
+    seen: dict[float, int] = {}
+    places = []
+    for value in values:
+        places.append(min(seen.get(value, 0), 5))
+        seen[value] = places[-1] + 1
+    return 0.06 * np.array(places, float)
 
 
 @styled
@@ -158,19 +178,21 @@ def heat_map(
 def throughput(rates: Sequence[tuple[str, float]]) -> Picture:
     """Training speed of each run, images per second."""
     shown = rates[:MOST]
-    names = [short(name, LONGEST) for name, _ in shown]
-    figure = blank(0.9 + 0.3 * len(shown))
-    axes = panel(figure, margin(names), 0.48, right=0.75)
+    figure = blank(0.36 + 0.5 + 0.42 * len(shown))
+    axes = panel(figure, 0.2, 0.5, right=0.7)
     speeds = [rate for _, rate in shown]
-    axes.barh(range(len(shown)), speeds, 0.7, color=TRAIN, alpha=0.5, edgecolor=TRAIN)
-    for row, speed in enumerate(speeds):
+    axes.barh(range(len(shown)), speeds, 0.4, color=TRAIN, alpha=0.5, edgecolor=TRAIN)
+    for row, (name, speed) in enumerate(shown):
         axes.annotate(f"{speed:,.0f}", (speed, row), (4, 0), textcoords="offset points",
                       va="center", size=8, color=INK)  # fmt: skip
-    axes.set_yticks(range(len(shown)), names, size=8)
-    axes.set_ylim(len(shown) - 0.4, -0.6)
+        axes.text(0.0, row - 0.27, short(name, 60), size=8, va="bottom")
+    axes.set_yticks([])
+    axes.set_ylim(len(shown) - 0.6, -0.75)
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.set_xlabel("images per second in training")
     title = "Throughput of each run"
     heading(axes, title)
-    alt = "; ".join(f"{clean(name)} {rate:,.0f} images per second" for name, rate in shown)
-    return Picture("throughput", title, f"{alt}.", figure)
+    ranked = sorted(rates, key=lambda one: -one[1])
+    alt = "; ".join(f"{clean(name)} {rate:,.0f}" for name, rate in ranked[:TOLD])
+    more = f"; and {len(rates) - TOLD} more" if len(rates) > TOLD else ""
+    return Picture("throughput", title, f"Images per second: {alt}{more}.", figure)

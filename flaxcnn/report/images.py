@@ -111,10 +111,10 @@ def first_predictions(
         f"row {i + 1} is {clean(names[label[i]])}, taken for {clean(names[predicted[i]])}"
         for i in np.flatnonzero(wrong)
     ]
-    more = f"; and {len(errors) - 12} more" if len(errors) > 12 else ""
+    more = f"; and {len(errors) - 6} more" if len(errors) > 6 else ""
     alt = (
         f"{int(wrong.sum())} of the first {len(label)} test rows are predicted wrong"
-        + (f": {'; '.join(errors[:12])}{more}." if errors else ".")
+        + (f": {'; '.join(errors[:6])}{more}." if errors else ".")
         + f" Errors are marked {SIGN} and framed.{legend(names)}"
     )
     return Picture("first-predictions", title, alt, drawn.figure)
@@ -140,18 +140,17 @@ def mistakes_gallery(
 ) -> Picture:  # fmt: skip
     """Wrong predictions [N] by falling confidence: prediction, its probability, the truth."""
     texts = [
-        f"{SIGN} {short(names[p], 12)} {sure:.3f}\nis {short(names[t], 16)}"
+        f"{SIGN} {short(names[p], 11)} {sure:.3f}\nis {short(names[t], 16)}"
         for p, t, sure in zip(predicted, label, probability, strict=True)
     ]
     title = f"The {len(label)} most confident of {total} mistakes"
-    drawn = _grid(images, texts, [True] * len(label), 4, title, size=8, lines=2)
+    drawn = _grid(images, texts, [True] * len(label), 4, title, size=7.2, lines=2)
     told = [
-        f"Test row {n} is {clean(names[t])}, taken for {clean(names[p])} with probability "
-        f"{sure:.3f}"
-        for n, t, p, sure in list(zip(row, label, predicted, probability, strict=True))[:8]
+        f"row {n} is {clean(names[t])}, taken for {clean(names[p])} with probability {sure:.3f}"
+        for n, t, p, sure in list(zip(row, label, predicted, probability, strict=True))[:4]
     ]
-    more = f"; and {len(label) - 8} more" if len(label) > 8 else ""
-    return Picture("mistakes", title, f"{'; '.join(told)}{more}.", drawn.figure)
+    more = f"; and {len(label) - 4} more" if len(label) > 4 else ""
+    return Picture("mistakes", title, f"Test {'; '.join(told)}{more}.", drawn.figure)
 
 
 @styled

@@ -37,7 +37,7 @@ def _cells(matrix: np.ndarray, texts: list[list[str]], names: Sequence[str], tit
     labels = [short(name, LONGEST) for name in names] if count <= TICKED else []
     left = max(0.45, margin(labels) + 0.25)
     flat = all(len(label) <= 3 for label in labels)
-    bottom = 0.48 if flat else margin(labels) + 0.3
+    bottom = 0.48 if flat else 0.42 + 0.066 * max(map(len, labels))
     side = WIDTH - left - 0.12
     figure = blank(side + bottom + 0.36)
     axes = panel(figure, left, bottom)

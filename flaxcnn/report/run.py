@@ -10,6 +10,7 @@ import numpy as np
 
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.errors import FlaxcnnError
+from flaxcnn.recipe.config import Config
 from flaxcnn.report import curves, images, matrices, numbers
 from flaxcnn.report.architecture import architecture, described, size
 from flaxcnn.report.commands import of_run
@@ -37,7 +38,10 @@ def run_page(record: RunRecord, dataset: Dataset | None = None) -> Page:
     found = _predictions(page, record)
     page.sections += [_training(page, record), _test(page, record, found)]
     page.sections.append(_looks(page, record, found, dataset))
-    page.sections += [_network(page, record), _recipe(record), _again(record)]
+    page.sections.append(
+        network(page, record.recipe, record.data["shape"], len(record.data["classes"]))
+    )
+    page.sections += [_recipe(record), _again(record)]
     return page
 
 
@@ -256,12 +260,13 @@ def _samples(
         page.draw(section, "samples", images.samples, image, shown, record.data["classes"], columns)
 
 
-def _network(page: Page, record: RunRecord) -> Section:
+def network(page: Page, recipe: Config | None, shape: Sequence[int], classes: int) -> Section:
+    """The layers of a recipe on images [H, W, C], as a drawing and as a table."""
     section = Section("network", "Network")
-    if record.recipe is None:
+    if recipe is None:
         return section
-    height, width, channels = record.data["shape"]
-    rows = record.recipe.table((height, width, channels), len(record.data["classes"]))
+    height, width, channels = shape
+    rows = recipe.table((height, width, channels), classes)
     page.draw(section, "the network", architecture, rows)
     section.folded.append(
         Table(

@@ -75,7 +75,7 @@ def _sides(record: RunRecord | StudyRecord) -> list[Side]:
 
 def _setting(record: StudyRecord, setting: dict[str, Any]) -> Side:
     rows = study.rows_of(record, setting)
-    name = f"{record.name} {setting['label']}".rstrip()
+    name = " ".join(filter(None, (record.name, setting["label"], f"({len(rows)} seeds)")))
     speeds = sorted(row["images_per_second"] for row in rows if "images_per_second" in row)
     return Side(
         study.point(record, setting, name), len(rows),

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from flaxcnn.recipe.config import KNOWN_DATA
 from flaxcnn.report import comparisons, curves
 from flaxcnn.report.commands import of_study
 from flaxcnn.report.comparisons import Point
 from flaxcnn.report.page import Cell, Page, Section, Table, count, share
 from flaxcnn.report.records import StudyRecord
-from flaxcnn.report.run import environment_table, flag, settings_table
+from flaxcnn.report.run import environment_table, flag, network, settings_table
 from flaxcnn.studies.page import figure, variance_lines
 from flaxcnn.studies.plan import label
 
@@ -26,7 +27,10 @@ def study_page(record: StudyRecord) -> Page:
     """Everything a study's records say."""
     page = _head(record)
     page.sections += [_seeds(page, record), _epochs(page, record), *_variance(record)]
-    page.sections += [_runs(record), _recipe(record)]
+    page.sections.append(_runs(record))
+    if facts := KNOWN_DATA.get(str(record.plan["config"]["dataset"])):
+        page.sections.append(network(page, record.recipe, facts.shape, facts.classes))
+    page.sections.append(_recipe(record))
     revision = record.environment.get("source_revision")
     lines = of_study(
         record.path, record.summary["experiment"], record.plan, record.recipe, revision
@@ -89,6 +93,7 @@ def _head(record: StudyRecord) -> Page:
             ("Data", str(record.plan["config"]["dataset"])),
             ("Determinism", str(record.plan["config"].get("determinism"))),
             ("Device", str(record.environment.get("device"))),
+            ("Fingerprint", record.recipe.fingerprint() if record.recipe else "–"),
         ],
     )  # fmt: skip
 
