@@ -75,7 +75,7 @@ def against_parameters(points: Sequence[Point], split: str = "test") -> Picture:
         if len(set(sizes)) > 4:
             axes.set_xticks([min(sizes), max(sizes)])
         axes.set_xlim(min(sizes) / 1.25, max(sizes) * 1.25)
-    axes.set_xlabel("parameters (log scale)")
+    axes.set_xlabel("parameters (log scale; equal ones side by side)")
     axes.set_ylabel(f"{split} accuracy (share of rows)")
     axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), borderpad=0)
     title = "Accuracy against parameters, 95 % intervals"
