@@ -83,7 +83,9 @@ def _from_to(values: np.ndarray) -> str:
     first, last = float(values[0]), float(values[-1])
     if len(values) == 1:
         return f"is {first:.4f}"
-    way = "rises" if last > first else "falls" if last < first else "stays"
+    if last == first:
+        return f"is {first:.4f} in the first epoch and in the last"
+    way = "rises" if last > first else "falls"
     return f"{way} from {first:.4f} to {last:.4f}"
 
 

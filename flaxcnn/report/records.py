@@ -20,6 +20,8 @@ from flaxcnn.recipe.config import Config
 NEEDED = ("experiment", "protocol", "seed", "params", "kept_epoch", "best_epoch", "epochs_run",
           "test_accuracy", "val_accuracy", "fingerprint")  # fmt: skip
 
+OF_AN_EPOCH = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -76,10 +78,13 @@ def read_run(path: Path) -> RunRecord:
     folder = Folder(path)
     summary, config = folder.read_json("summary.json"), folder.read_json("config.json")
     _check(folder, "summary.json", summary, NEEDED)
+    history = folder.lines("metrics.jsonl")
+    for row in history:
+        _check(folder, "metrics.jsonl", row, OF_AN_EPOCH)
     data = folder.read_json("data.json")
     _check(folder, "data.json", data, ("shape", "classes", "digest", "rows"))
     return RunRecord(
-        folder.path, config, _recipe(config), summary, folder.lines("metrics.jsonl"), data,
+        folder.path, config, _recipe(config), summary, history, data,
         folder.read_json("env.json"), folder.read_json("status.json"),
     )  # fmt: skip
 
@@ -133,7 +138,7 @@ def _arrays(path: Path, names: tuple[str, ...]) -> tuple[np.ndarray, ...]:
             return tuple(found[name] for name in names)
     except FileNotFoundError:
         raise CheckpointError(f"{path.name} is missing") from None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path.name} is damaged ({error})") from None
 
 

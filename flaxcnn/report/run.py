@@ -266,7 +266,11 @@ def network(page: Page, recipe: Config | None, shape: Sequence[int], classes: in
     if recipe is None:
         return section
     height, width, channels = shape
-    rows = recipe.table((height, width, channels), classes)
+    try:
+        rows = recipe.table((height, width, channels), classes)
+    except FlaxcnnError as error:
+        page.warnings.append(f"The network is not shown: {error}.")
+        return section
     page.draw(section, "the network", architecture, rows)
     section.folded.append(
         Table(
