@@ -117,7 +117,7 @@ def class_figures(figures: Sequence[ClassFigures], split: str = "test") -> Pictu
     ranked = sorted(figures, key=lambda one: -1.0 if one.f1 is None else one.f1)
     shown = ranked[:TICKED]
     names = [short(one.name, LONGEST) for one in shown]
-    figure = blank(1.2 + 0.2 * len(shown))
+    figure = blank(1.2 + max(0.2 * len(shown), 1.2))
     axes = panel(figure, max(0.5, margin(names) + 0.2), 0.48, top=0.62)
     kinds = (("precision", "o", VALIDATION), ("recall", "s", TEST), ("f1", "|", INK))
     for row, one in enumerate(shown):
@@ -154,8 +154,8 @@ def class_figures(figures: Sequence[ClassFigures], split: str = "test") -> Pictu
 @styled
 def reliability(found: Calibration, split: str = "test") -> Picture:
     """Accuracy of the rows in each bin of confidence, against equality; rows a bin below."""
-    figure = blank(4.3)
-    axes, rows = panel(figure, 0.62, 1.5), panel(figure, 0.62, 0.48, top=3.05)
+    figure = blank(4.5)
+    axes, rows = panel(figure, 0.62, 1.5, top=0.62), panel(figure, 0.62, 0.48, top=3.25)
     width = np.diff(found.edges)
     middle = found.edges[:-1] + width / 2
     filled = found.count > 0
@@ -168,7 +168,7 @@ def reliability(found: Calibration, split: str = "test") -> Picture:
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.04)
     axes.tick_params(labelbottom=False)
-    axes.legend(loc="upper left")
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2, borderpad=0)
     rows.bar(middle, found.count, width * 0.92, color=TEST, alpha=0.45, edgecolor=TEST)
     rows.set_xlim(0, 1)
     rows.set_xlabel("confidence: probability of the predicted class")
@@ -178,10 +178,9 @@ def reliability(found: Calibration, split: str = "test") -> Picture:
     sure = int(found.count[-1])
     alt = (
         f"Expected calibration error {found.ece:.4f} over {len(middle)} bins; {sure:,} of "
-        f"{found.count.sum():,} rows have a confidence above {found.edges[-2]:.1f}, and "
+        f"{found.count.sum():,} rows have a confidence above {found.edges[-2]:.1f}"
     )
-    alt += (
-        f"{found.accuracy[-1]:.1%} of them are right, {found.confidence[-1]:.1%} on average "
-        "expected." if sure else "so none is right or wrong there."
-    )  # fmt: skip
-    return Picture("reliability", title, alt, figure)
+    if sure:
+        alt += f", of which {found.accuracy[-1]:.1%} are right and {found.confidence[-1]:.1%} "
+        alt += "would be by their confidence"
+    return Picture("reliability", title, f"{alt}.", figure)

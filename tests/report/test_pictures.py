@@ -162,7 +162,7 @@ def test_reliability_shows_accuracy_and_rows_of_each_bin():
     rows = [bar.get_height() for bar in picture.figure.axes[1].patches]
     assert rows == [0, 0, 0, 0, 0, 0, 4, 0, 0, 8]
     assert f"{found.ece:.4f}" in picture.title
-    assert "75.0% of them are right" in picture.alt
+    assert "of which 75.0% are right and 95.0% would be" in picture.alt
 
 
 # -- images --------------------------------------------------------------------------------------

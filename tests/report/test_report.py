@@ -14,8 +14,12 @@ from html.parser import HTMLParser
 import made
 import numpy as np
 import pytest
+from PIL import Image
 
 from flaxcnn.cli.report import report_after
+from flaxcnn.data.datasets import load_for
+from flaxcnn.data.images import Images
+from flaxcnn.data.splits import choose, to_json
 from flaxcnn.errors import CheckpointError, ConfigError, DataError
 from flaxcnn.recipe import catalog
 from flaxcnn.report import commands, curves, records
@@ -250,6 +254,34 @@ def test_other_data_is_not_shown(run):
     found = page(run)
     assert "digits is other data than the run was made on" in text(found)
     assert "first-predictions" not in found.svgs
+
+
+def test_images_of_a_folder_are_decoded_for_what_is_shown(tmp_path, monkeypatch):
+    draws, names = np.random.default_rng(0), ("its $5 <b>", "red & green")
+    for name in names:
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(30):
+            pixels = draws.integers(0, 256, (8, 8, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / name / f"{i}.png")
+    config = made.recipe(f"dataset=folder:{tmp_path}/data", 'layers=[{"type": "flatten"}, '
+                         '{"type": "dense", "units": 2}]', "input=stream")  # fmt: skip
+    data = load_for(config)
+    assert data.undecoded
+    rows, label = choose(data, config), data.test.label
+    path = made.run(tmp_path / "run", classes=names)
+    made.write(path, "config.json", config.to_dict())
+    made.write(path, "split.json", to_json(rows))
+    np.savez(path / "predictions.npz", row=rows.test, label=label,
+             logits=made.logits(label, classes=2, wrong=1))  # fmt: skip
+    read_rows = []
+    real = Images.read
+    monkeypatch.setattr(
+        Images, "read", lambda self, rows, *a: read_rows.append(len(rows)) or real(self, rows, *a)
+    )
+    found = page(path)
+    assert {"first-predictions", "mistakes", "samples"} <= set(found.svgs)
+    assert sum(read_rows) == 12 + 1 + 16  # the test rows, a mistake, 8 samples of each class
+    assert names[0] in text(found)
 
 
 def test_a_folder_that_is_gone_is_a_warning(run):
