@@ -77,11 +77,11 @@ def brief(names: Sequence[str]) -> list[str]:
     return plain if fits else [str(i) for i in range(len(plain))]
 
 
-def legend(names: Sequence[str]) -> str:
-    """What the numbers of `brief` stand for; nothing where it has the names themselves."""
+def legend(names: Sequence[str], used: np.ndarray) -> str:
+    """What numbers of `brief` stand for; nothing where it has the names themselves."""
     if brief(names) == list(names):
         return ""
-    return " " + ", ".join(f"{i} is {clean(name)}" for i, name in enumerate(names)) + "."
+    return " " + ", ".join(f"{i} is {clean(names[i])}" for i in np.unique(used)) + "."
 
 
 @styled
@@ -115,7 +115,7 @@ def first_predictions(
     alt = (
         f"{int(wrong.sum())} of the first {len(label)} test rows are predicted wrong"
         + (f": {'; '.join(errors[:6])}{more}." if errors else ".")
-        + f" Errors are marked {SIGN} and framed.{legend(names)}"
+        + f" Errors are marked {SIGN} and framed.{legend(names, np.concatenate([label, predicted]))}"
     )
     return Picture("first-predictions", title, alt, drawn.figure)
 

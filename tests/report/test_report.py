@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import time
+import webbrowser
 from html.parser import HTMLParser
 
 import made
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flaxcnn.cli.main import main
 from flaxcnn.cli.report import report_after
 from flaxcnn.data.datasets import load_for
 from flaxcnn.data.images import Images
@@ -407,6 +409,17 @@ def test_several_go_where_they_are_told(tmp_path, run, study):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "both.html").is_file()
     assert not (run / "plots").exists()
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_open_shows_the_page_where_there_is_a_browser(run, monkeypatch, capsys, found):
+    shown = []
+    monkeypatch.setattr(webbrowser, "open", lambda url: shown.append(url) or found)
+    with pytest.raises(SystemExit) as ended:
+        main(["report", str(run), "--open"])
+    assert not ended.value.code
+    assert shown == [(run / "report.html").as_uri()]
+    assert ("no browser was found" in capsys.readouterr().err) is not found
 
 
 @pytest.mark.parametrize(
