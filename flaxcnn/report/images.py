@@ -115,7 +115,8 @@ def first_predictions(
     alt = (
         f"{int(wrong.sum())} of the first {len(label)} test rows are predicted wrong"
         + (f": {'; '.join(errors[:6])}{more}." if errors else ".")
-        + f" Errors are marked {SIGN} and framed.{legend(names, np.concatenate([label, predicted]))}"
+        + f" Errors are marked {SIGN} and framed."
+        + legend(names, np.concatenate([label, predicted]))
     )
     return Picture("first-predictions", title, alt, drawn.figure)
 
