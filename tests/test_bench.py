@@ -20,7 +20,7 @@ from flaxcnn.recipe.layers import (
     Residual,
 )
 
-EVAL = eval_batch(shards=4)
+EVAL = eval_batch(devices=4)
 SMALL = Config(dataset="digits", layers=(Flatten(), Dense(10)), batch_size=100)
 
 

@@ -57,7 +57,8 @@ def test_it_holds_the_package_the_recipes_and_nothing_else(wheel):
     recipes = {f"flaxcnn/experiments/{p.name}" for p in (ROOT / "experiments").glob("*.py")}
     modules = {str(p.relative_to(ROOT)) for p in (ROOT / "flaxcnn").rglob("*.py")}
     assert recipes
-    assert recipes | modules | {"flaxcnn/py.typed"} <= set(names)
+    page = {"flaxcnn/report/page.html", "flaxcnn/report/page.js"}
+    assert recipes | modules | page | {"flaxcnn/py.typed"} <= set(names)
     outside = [n for n in names if not n.startswith("flaxcnn/") and ".dist-info/" not in n]
     assert not outside
     assert not [n for n in names if "__pycache__" in n or n.startswith("tests")]

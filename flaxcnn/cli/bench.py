@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import os
@@ -146,8 +145,6 @@ def _sizes(text: str | None) -> list[int]:
 
 def _check_files(output: Path | None, plot: Path | None, profile: Path | None) -> None:
     """What would fail after minutes of measuring fails now."""
-    if plot is not None and importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError("--plot: needs matplotlib; install it with `pip install 'flaxcnn[docs]'`")
     for option, path in (("--output", output), ("--plot", plot)):
         if path is None:
             continue

@@ -20,6 +20,7 @@ from flaxcnn.cli import (
     study,
     train,
 )
+from flaxcnn.cli import report as reports
 from flaxcnn.cli.output import report
 from flaxcnn.errors import ConfigError
 
@@ -53,6 +54,7 @@ app.command()(study.study)
 app.command()(search.search)
 app.command()(compare.compare)
 app.command()(compare.reproduce)
+app.command()(reports.report)
 app.command()(runs.evaluate)
 app.command()(runs.predict)
 app.add_typer(experiments.app, name="experiments")

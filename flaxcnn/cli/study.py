@@ -9,6 +9,7 @@ import typer
 
 from flaxcnn.cli.options import ASSIGNMENTS, CONFIG_FILE, EXPERIMENT, JSON, NO_CACHE, PROTOCOL
 from flaxcnn.cli.output import command, emit_json, note, quiet, report, say, table
+from flaxcnn.cli.report import report_after
 from flaxcnn.cli.train import check_environment
 from flaxcnn.engine.folder import runs_folder, stamp
 from flaxcnn.errors import CheckpointError, ConfigError, DivergedError
@@ -137,7 +138,8 @@ def _run(
     for found in result.summary["variance"]:
         say(f"variance {found['setting']}".rstrip() + "\n", as_json)
         table(page.variance_lines(found), as_json)
-    say(f"study  {result.path}\nreport {result.path / 'README.md'}", as_json)
+    page_ = report_after(result.path)
+    say(f"study  {result.path}\nreport {page_ or result.path / 'README.md'}", as_json)
     if as_json:
         emit_json({**result.summary, "study_dir": str(result.path)})
     if not result.summary["complete"]:

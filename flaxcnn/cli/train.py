@@ -29,6 +29,7 @@ from flaxcnn.cli.options import (
 )
 from flaxcnn.cli.output import command, emit_json, note, quiet, say
 from flaxcnn.cli.processes import Group, joined
+from flaxcnn.cli.report import report_after
 from flaxcnn.engine.folder import runs_folder, stamp
 from flaxcnn.errors import CheckpointError, near_miss
 from flaxcnn.recipe import catalog
@@ -121,7 +122,8 @@ def _run(
                 checkpoint_dir=checkpoint_dir, on_epoch=show, on_note=note,
             )  # fmt: skip
         if hosts.primary():
-            _conclude(result.summary, result.path, as_json)
+            page = report_after(result.path, dataset)
+            _conclude(result.summary, result.path, page, as_json)
 
 
 def check_environment() -> None:
@@ -225,7 +227,7 @@ def _progress(epochs: int, as_json: bool) -> Iterator[Callable[[dict[str, Any]],
         yield show
 
 
-def _conclude(summary: dict[str, Any], path: Path, as_json: bool) -> None:
+def _conclude(summary: dict[str, Any], path: Path, page: Path | None, as_json: bool) -> None:
     flag = " [document protocol]" if summary["protocol"] == "document" else ""
     say(
         f"\ntest accuracy {summary['test_accuracy']:.4f}, loss {summary['test_loss']:.4f}{flag}\n"
@@ -237,7 +239,7 @@ def _conclude(summary: dict[str, Any], path: Path, as_json: bool) -> None:
         f"{summary['images_per_second']:,.0f} images/s on {summary['device']}\n"
         f"dead relu units {summary['dead_units']} of {summary['relu_units']} "
         f"({summary['dead_units_init']} at initialisation)\n"
-        f"run    {path}\nreport {path / 'README.md'}",
+        f"run    {path}\nreport {page or path / 'README.md'}",
         as_json,
     )
     if as_json:

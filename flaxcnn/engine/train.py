@@ -40,7 +40,7 @@ from flaxcnn.engine.record import (
 from flaxcnn.engine.step import TrainState
 from flaxcnn.errors import DataError, DivergedError, InterruptedRun, PeerLostError
 from flaxcnn.recipe.config import Config
-from flaxcnn.recipe.layers import totals
+from flaxcnn.recipe.layers import Conv, totals
 
 log = logging.getLogger(__name__)
 
@@ -166,6 +166,7 @@ def _fit(
     dead = count_dead(job, state)
     summary = conclude(job, state, progress, history, name, before, dead)
     _write_predictions(job, run, state)
+    _write_filters(job, run, state)
     run.write_text("README.md", card.page(config, summary, history, dead))
     run.write_json("summary.json", summary)
     run.set_status("complete", epoch=progress.epoch)
@@ -263,6 +264,17 @@ def _write_predictions(job: Job, run: RunDirectory, state: TrainState) -> None:
     label = job.labels()[job.rows.test]
     np.savez_compressed(file, row=job.rows.test, label=label, logits=logits)
     run.write_bytes("predictions.npz", file.getvalue())
+
+
+def _write_filters(job: Job, run: RunDirectory, state: TrainState) -> None:
+    """filters.npz: layer and kernel [H, W, C, N] of a network that begins with a convolution."""
+    first = job.config.table(job.dataset.shape, job.dataset.num_classes)[0]
+    if not isinstance(first.layer, Conv):
+        return
+    file = io.BytesIO()
+    kernel = np.asarray(jax.device_get(state.params[first.name]["kernel"]), np.float32)
+    np.savez_compressed(file, layer=first.name, kernel=kernel)
+    run.write_bytes("filters.npz", file.getvalue())
 
 
 def count_dead(job: Job, state: TrainState) -> dict[str, tuple[int, int]]:

@@ -17,7 +17,6 @@ def test_a_point(tmp_path, monkeypatch):
 
 
 def test_the_chart(tmp_path):
-    pytest.importorskip("matplotlib", reason="needs flaxcnn[docs]")
     points = [{"model": "digits/quickstart", "how": "auto", "seeds": n, "ratio": 1 / n}
               for n in (1, 2)]  # fmt: skip
     study_scaling.draw(points, tmp_path / "chart.svg")

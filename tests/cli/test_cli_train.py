@@ -40,7 +40,9 @@ def test_text_goes_to_stdout_and_the_run_to_its_place(flaxcnn, home, monkeypatch
     (run,) = (home / "elsewhere" / "recipes" / "small").iterdir()
     assert run.name.endswith("-seed7")
     assert "epoch   1/1" in done.out
-    assert f"report {run / 'README.md'}" in done.out
+    assert f"report {run / 'report.html'}" in done.out
+    assert (run / "report.html").stat().st_size > 50_000
+    assert len(list(run.glob("plots/*.svg"))) >= 9
     assert done.err == (
         "warning: optimizer.epsilon=0.1: so large an epsilon all but stops Adam; "
         "the usual value is 1e-7\n"

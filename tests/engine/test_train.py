@@ -31,7 +31,8 @@ CONTRACT = {
 }  # fmt: skip
 FILES = {
     "config.json", "env.json", "split.json", "data.json", "metrics.jsonl", "history.csv",
-    "summary.json", "status.json", "README.md", "predictions.npz", "checkpoints", "run.lock",
+    "summary.json", "status.json", "README.md", "predictions.npz", "filters.npz", "checkpoints",
+    "run.lock",
 }  # fmt: skip
 
 

@@ -1,0 +1,113 @@
+"""The exact lines that do a recorded run or study again, tried before they are shown."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flaxcnn.errors import ConfigError
+from flaxcnn.recipe import catalog
+from flaxcnn.recipe.config import Config
+
+
+def place(path: Path) -> str:
+    """A path as a word of a command: from the current folder where it lies below it."""
+    with contextlib.suppress(ValueError, OSError):
+        path = path.relative_to(Path.cwd())
+    return shlex.quote(str(path))
+
+
+def line(*words: str) -> str:
+    """Words as a shell takes them."""
+    return shlex.join(["flaxcnn", *words])
+
+
+def recipe_words(name: str, recipe: Config, file: Path) -> list[str] | None:
+    """EXPERIMENT and options that resolve to exactly the recipe; None if none do.
+
+    A recipe of the catalog is told by what differs from it. Another one is read from `file`, its
+    config.json, over the default experiment.
+    """
+    if name in catalog.experiments():
+        words = [name]
+        if recipe.protocol == "document":
+            words += ["--protocol", "document"]
+        try:
+            base, _ = catalog.resolve(catalog.find(name), protocol=recipe.protocol, environ={})
+            changed = _changes(base.to_dict(), recipe.to_dict())
+            resolved, _ = catalog.resolve(
+                catalog.find(name), protocol=recipe.protocol, assignments=changed, environ={}
+            )
+        except ConfigError:
+            return None
+        if resolved == recipe:
+            return [*words, *(word for text in changed for word in ("-s", text))]
+    if file.is_file():
+        try:
+            resolved, _ = catalog.resolve(
+                catalog.find(catalog.DEFAULT_EXPERIMENT), config_file=file, environ={}
+            )
+        except ConfigError:
+            return None
+        if resolved == recipe:
+            return ["--config", str(file)]
+    return None
+
+
+def _changes(base: dict[str, Any], plain: dict[str, Any]) -> list[str]:
+    """KEY=VALUE for each setting that differs; one that follows from another kind is told too."""
+    return [
+        f"{key}={value if isinstance(value, str) else json.dumps(value)}"
+        for key, value in plain.items()
+        if base[key] != value
+    ]
+
+
+def of_run(
+    path: Path, name: str, recipe: Config | None, revision: str | None
+) -> list[tuple[str, str]]:
+    """What to type to check a run, and to train it again."""
+    found = _checkout(revision)
+    found.append(("Train it again from its record, and compare every bit:",
+                  f"flaxcnn reproduce {place(path)}"))  # fmt: skip
+    words = recipe and recipe_words(name, recipe, path / "config.json")
+    if words:
+        found.append(("Train it again as a new run:", line("train", *words)))
+    found.append(("Test its kept weights again:", f"flaxcnn evaluate {place(path)}"))
+    found.append(("Write this page again:", f"flaxcnn report {place(path)}"))
+    return found
+
+
+def of_study(path: Path, name: str, plan: dict[str, Any], recipe: Config | None,
+             revision: str | None) -> list[tuple[str, str]]:  # fmt: skip
+    """The same of a study."""
+    found = _checkout(revision)
+    found.append(("Train every run again from the record, and compare every bit:",
+                  f"flaxcnn reproduce {place(path)}"))  # fmt: skip
+    words = recipe and recipe_words(name, recipe, path / "config.json")
+    if recipe and words:
+        words += ["--seeds", _seeds(plan["seeds"], recipe.seed)]
+        for key, values in plan["grid"].items():
+            listed = (v if isinstance(v, str) else json.dumps(v) for v in values)
+            words += ["--grid", f"{key}={','.join(listed)}"]
+        if plan["vary"]:
+            words += ["--vary", ",".join(plan["vary"])]
+        found.append(("Do it again as a new study:", line("study", *words)))
+    found.append(("Write this page again:", f"flaxcnn report {place(path)}"))
+    return found
+
+
+def _seeds(seeds: Sequence[int], first: int) -> str:
+    if list(seeds) == list(range(first, first + len(seeds))):
+        return str(len(seeds))
+    return ",".join(map(str, seeds)) + ("," if len(seeds) == 1 else "")
+
+
+def _checkout(revision: str | None) -> list[tuple[str, str]]:
+    if not revision:
+        return []
+    return [("The source it ran from:", f"git checkout {shlex.quote(revision.rstrip('+'))}")]

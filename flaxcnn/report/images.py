@@ -1,0 +1,176 @@
+"""Pictures of images: samples, predictions, mistakes, and the filters of the first layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.patches import Rectangle
+
+from flaxcnn.report.style import (
+    ERROR,
+    INK,
+    WIDTH,
+    Picture,
+    blank,
+    clean,
+    heading,
+    short,
+    styled,
+)
+
+LARGEST = 64  # pixels a side that a page shows
+FILLED = 0.86  # of a cell's width, by its image
+BRIEF = 3  # letters of a class name that fits under a small image
+MOST_FILTERS = 64
+SIGN = "×"  # before a wrong prediction
+
+
+def _rgba(images: np.ndarray) -> np.ndarray:
+    """uint8 [N, H, W, 1, 3 or any] as [N, h, w, 4], every n-th pixel of what is large."""
+    step = math.ceil(max(images.shape[1:3]) / LARGEST)
+    small = images[:, ::step, ::step]
+    if small.shape[-1] != 3:
+        small = np.repeat(small[..., :1], 3, axis=-1)
+    return np.concatenate([small, np.full((*small.shape[:3], 1), 255, np.uint8)], axis=-1)
+
+
+def _grid(
+    images: np.ndarray, texts: Sequence[str], wrong: Sequence[bool], columns: int, title: str,
+    size: float = 7.0, lines: int = 1,
+) -> Picture:  # fmt: skip
+    """Images in rows, a text under each; what is wrong has a frame. The words come later."""
+    pixels = _rgba(images)
+    count, height, width = pixels.shape[:3]
+    rows = math.ceil(count / columns)
+    per_inch = width / (FILLED * (WIDTH - 0.2) / columns)
+    across = max(math.ceil(width / FILLED), width + 1)
+    down = height + math.ceil(lines * size * 1.45 / 72 * per_inch) + (across - width)
+    canvas = np.zeros((rows * down, columns * across, 4), np.uint8)
+    for place, image in enumerate(pixels):
+        y, x = place // columns * down, place % columns * across
+        canvas[y : y + height, x : x + width] = image
+    tall = (WIDTH - 0.2) * canvas.shape[0] / canvas.shape[1]
+    figure = blank(tall + 0.42)
+    axes = figure.add_axes(
+        (0.1 / WIDTH, 0.06 / (tall + 0.42), 1 - 0.2 / WIDTH, tall / (tall + 0.42))
+    )
+    box = (0, canvas.shape[1], canvas.shape[0], 0)
+    axes.imshow(canvas, interpolation="none", extent=box, aspect="auto")
+    axes.axis("off")
+    for place, (text, is_wrong) in enumerate(zip(texts, wrong, strict=True)):
+        y, x = place // columns * down, place % columns * across
+        axes.text(x + width / 2, y + height + 0.12 * (down - height), text, ha="center", va="top",
+                  size=size, color=ERROR if is_wrong else INK,
+                  weight="bold" if is_wrong else "normal", linespacing=1.15)  # fmt: skip
+        if is_wrong:
+            axes.add_patch(Rectangle((x, y), width, height, fill=False, color=ERROR, linewidth=1.6))
+    heading(axes, title)
+    return Picture("", title, "", figure)
+
+
+def brief(names: Sequence[str]) -> list[str]:
+    """Class names that fit under a small image: their numbers where one of them is too long."""
+    plain = [clean(name) for name in names]
+    fits = all(len(name) <= BRIEF for name in plain)
+    return plain if fits else [str(i) for i in range(len(plain))]
+
+
+def legend(names: Sequence[str], used: np.ndarray) -> str:
+    """What numbers of `brief` stand for; nothing where it has the names themselves."""
+    if brief(names) == list(names):
+        return ""
+    return " " + ", ".join(f"{i} is {clean(names[i])}" for i in np.unique(used)) + "."
+
+
+@styled
+def samples(images: np.ndarray, label: np.ndarray, names: Sequence[str], columns: int) -> Picture:
+    """Training images [N, H, W, C] with their labels, a class a row."""
+    texts = [short(names[i], 12) for i in label]
+    title = "Training images and their labels"
+    drawn = _grid(images, texts, [False] * len(label), columns, title, size=6.5)
+    present = [clean(names[i]) for i in dict.fromkeys(int(i) for i in label)]
+    alt = f"The first training rows of each class: {', '.join(present)}."
+    return Picture("samples", title, alt, drawn.figure)
+
+
+@styled
+def first_predictions(
+    images: np.ndarray, label: np.ndarray, predicted: np.ndarray, names: Sequence[str]
+) -> Picture:
+    """The first test images, what each is taken for; errors have a frame, a sign and the truth."""
+    called, wrong = brief(names), predicted != label
+    texts = [
+        f"{SIGN}{called[p]} is {called[t]}" if p != t else called[p]
+        for p, t in zip(predicted, label, strict=True)
+    ]
+    title = f"First {len(label)} test rows: {int(wrong.sum())} wrong"
+    drawn = _grid(images, texts, list(wrong), 10, title)
+    errors = [
+        f"row {i + 1} is {clean(names[label[i]])}, taken for {clean(names[predicted[i]])}"
+        for i in np.flatnonzero(wrong)
+    ]
+    more = f"; and {len(errors) - 6} more" if len(errors) > 6 else ""
+    alt = (
+        f"{int(wrong.sum())} of the first {len(label)} test rows are predicted wrong"
+        + (f": {'; '.join(errors[:6])}{more}." if errors else ".")
+        + f" Errors are marked {SIGN} and framed."
+        + legend(names, np.concatenate([label, predicted]))
+    )
+    return Picture("first-predictions", title, alt, drawn.figure)
+
+
+def first_predictions_text(label: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> str:
+    """The same for a terminal: predictions in rows of ten, an error with * before it."""
+    called = brief(names)
+    wide = max(map(len, called)) + 1
+    cells = [
+        f"{'*' if p != t else ''}{called[p]}".rjust(wide)
+        for p, t in zip(predicted, label, strict=True)
+    ]
+    lines = [" ".join(cells[start : start + 10]) for start in range(0, len(cells), 10)]
+    errors = int((predicted != label).sum())
+    return "\n".join([*lines, f"* marks {errors} wrong of the first {len(label)} test rows"])
+
+
+@styled
+def mistakes_gallery(
+    images: np.ndarray, label: np.ndarray, predicted: np.ndarray, probability: np.ndarray,
+    row: np.ndarray, names: Sequence[str], total: int,
+) -> Picture:  # fmt: skip
+    """Wrong predictions [N] by falling confidence: prediction, its probability, the truth."""
+    texts = [
+        f"{SIGN} {short(names[p], 11)} {sure:.3f}\nis {short(names[t], 16)}"
+        for p, t, sure in zip(predicted, label, probability, strict=True)
+    ]
+    title = f"The {len(label)} most confident of {total} mistakes"
+    drawn = _grid(images, texts, [True] * len(label), 4, title, size=7.2, lines=2)
+    told = [
+        f"row {n} is {clean(names[t])}, taken for {clean(names[p])} with probability {sure:.3f}"
+        for n, t, p, sure in list(zip(row, label, predicted, probability, strict=True))[:4]
+    ]
+    more = f"; and {len(label) - 4} more" if len(label) > 4 else ""
+    return Picture("mistakes", title, f"Test {'; '.join(told)}{more}.", drawn.figure)
+
+
+@styled
+def filters(kernel: np.ndarray, layer: str) -> Picture:
+    """Weights [H, W, C, N] of the first convolution on one scale: mid grey is 0, white positive."""
+    height, width, channels, count = kernel.shape
+    shown = np.moveaxis(kernel, -1, 0)[:MOST_FILTERS].astype(float)
+    if channels not in (1, 3):
+        shown = shown.mean(axis=-1, keepdims=True)
+    finite = shown[np.isfinite(shown)]
+    largest = float(np.abs(finite).max()) if finite.size else 0.0
+    grey = 127.5 + 127.5 * np.nan_to_num(shown) / (largest or 1.0)
+    columns = 8 if len(shown) <= 32 else 12
+    title = f"{len(shown)} of {count} filters of {clean(layer)}, {height}×{width} pixels"
+    texts = [str(i + 1) for i in range(len(shown))]
+    drawn = _grid(grey.round().astype(np.uint8), texts, [False] * len(shown), columns, title, 6.5)
+    how = {1: "", 3: " in the colours of their channels"}.get(channels, ", mean of their channels")
+    alt = (
+        f"The filters of the first layer{how}, on one scale from {-largest:.3f} (black) over 0 "
+        f"(mid grey) to {largest:.3f} (white)."
+    )
+    return Picture("filters", title, alt, drawn.figure)

@@ -1,0 +1,135 @@
+"""One HTML file that holds everything: what a report is made of, and how it is written.
+
+A kind of record (run, study, several of them) gives a `Page`; nothing here knows what it is about.
+Texts are plain; the template escapes them all.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+import flaxcnn
+from flaxcnn.report import style
+from flaxcnn.report.style import Picture
+
+TEMPLATE = Path(__file__).with_name("page.html")
+SCRIPT = Path(__file__).with_name("page.js")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a cell shows, and the number it is sorted by; without one, by its text."""
+
+    text: str
+    number: float | None = None
+
+
+def count(number: int | None) -> Cell:
+    """`12,345`."""
+    return Cell("–") if number is None else Cell(f"{number:,}", number)
+
+
+def share(number: float | None, digits: int = 4) -> Cell:
+    """`0.9812`."""
+    return Cell("–") if number is None else Cell(f"{number:.{digits}f}", number)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Lines of cells under sortable headers; a column is one of numbers if its first cell is."""
+
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+
+    def numeric(self, column: int) -> bool:
+        """Whether a column is aligned to the right."""
+        return any(row[column].number is not None for row in self.rows)
+
+
+@dataclass
+class Section:
+    """A part of the page under a heading."""
+
+    name: str  # in its address
+    title: str
+    text: str = ""
+    pictures: list[Picture] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    folded: list[Table] = field(default_factory=list)  # shown when asked for
+    commands: list[tuple[str, str]] = field(default_factory=list)  # what it does, the line
+
+
+@dataclass
+class Page:
+    """A report: the figure that counts, what to beware of, and then the rest."""
+
+    title: str
+    figure: str  # the headline's number
+    meaning: str  # what it is, in words
+    flag: str  # of the protocol
+    doubtful: bool  # whether the flag is a warning
+    facts: list[tuple[str, str]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    text: str = ""  # for a terminal, beside the headline
+    sections: list[Section] = field(default_factory=list)
+
+    def draw(
+        self, section: Section, what: str, function: Callable[..., Picture], *args: Any
+    ) -> None:
+        """Add a picture; one that cannot be drawn becomes a warning, and the page goes on."""
+        try:
+            section.pictures.append(function(*args))
+        except Exception as error:
+            cause = f"{type(error).__name__}: {error}"
+            self.warnings.append(f"The picture of {what} could not be drawn ({cause[:200]}).")
+
+    @property
+    def pictures(self) -> list[Picture]:
+        """All of them."""
+        return [picture for section in self.sections for picture in section.pictures]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """The page as HTML, and each picture as an SVG file of its own."""
+
+    html: str
+    svgs: dict[str, str]
+    warnings: list[str]
+    text: str  # the headline and what else a terminal can show
+
+
+def render(page: Page) -> Rendered:
+    """Write a page down; a picture that cannot be written becomes a warning."""
+    svgs, inlined = {}, {}
+    for section in page.sections:
+        for picture in list(section.pictures):
+            try:
+                svgs[picture.name] = style.svg(picture)
+                inlined[picture.name] = Markup(style.inline(picture, svgs[picture.name]))
+            except Exception as error:
+                section.pictures.remove(picture)
+                cause = f"{type(error).__name__}: {error}"
+                page.warnings.append(f"{picture.title}: could not be drawn ({cause[:200]}).")
+    page.sections = [s for s in page.sections if s.pictures or s.tables or s.folded or s.commands]
+    script = SCRIPT.read_text(encoding="utf-8").strip()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["clean"] = style.clean
+    html = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        page=page, svg=inlined, script=Markup(script), script_digest=digest,
+        colours=style.COLOURS, version=flaxcnn.__version__,
+    )  # fmt: skip
+    text = f"{page.title}\n{page.figure}\n{page.flag}" + (f"\n\n{page.text}" if page.text else "")
+    return Rendered(html, svgs, list(page.warnings), style.clean(text))

@@ -1,0 +1,198 @@
+"""What a report is made from: the records of a run or a study, read without jax."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flaxcnn.data import datasets
+from flaxcnn.data.archives import PUBLISHED
+from flaxcnn.data.arrays import Dataset
+from flaxcnn.engine.folder import Folder
+from flaxcnn.errors import CheckpointError, ConfigError, DataError, FlaxcnnError
+from flaxcnn.recipe.config import Config
+
+NEEDED = ("experiment", "protocol", "seed", "params", "kept_epoch", "best_epoch", "epochs_run",
+          "test_accuracy", "val_accuracy", "fingerprint")  # fmt: skip
+
+OF_AN_EPOCH = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Of the test rows: row number [N], label [N], logits [N, K] (predictions.npz)."""
+
+    row: np.ndarray
+    label: np.ndarray
+    logits: np.ndarray
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run directory."""
+
+    path: Path
+    config: dict[str, Any]
+    recipe: Config | None  # None: another version's, which this one cannot read
+    summary: dict[str, Any]
+    history: list[dict[str, Any]]
+    data: dict[str, Any]
+    environment: dict[str, Any]
+    status: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Of its experiment."""
+        return str(self.summary["experiment"] or self.path.name)
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """A study directory; rows and histories in the order of its plan's keys."""
+
+    path: Path
+    plan: dict[str, Any]
+    recipe: Config | None
+    summary: dict[str, Any]
+    rows: list[dict[str, Any]]
+    histories: dict[str, list[dict[str, Any]]]  # by the run's key
+    environment: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Of its experiment."""
+        return str(self.summary["experiment"] or self.path.name)
+
+
+def read_run(path: Path) -> RunRecord:
+    """The records of a finished run.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, or of another version.
+    """
+    folder = Folder(path)
+    summary, config = folder.read_json("summary.json"), folder.read_json("config.json")
+    _check(folder, "summary.json", summary, NEEDED)
+    history = folder.lines("metrics.jsonl")
+    for row in history:
+        _check(folder, "metrics.jsonl", row, OF_AN_EPOCH)
+    data = folder.read_json("data.json")
+    _check(folder, "data.json", data, ("shape", "classes", "digest", "rows"))
+    return RunRecord(
+        folder.path, config, _recipe(config), summary, history, data,
+        folder.read_json("env.json"), folder.read_json("status.json"),
+    )  # fmt: skip
+
+
+def read_study(path: Path) -> StudyRecord:
+    """The records of a finished study.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, or of another version.
+    """
+    folder = Folder(path)
+    summary, plan = folder.read_json("study.json"), folder.read_json("plan.json")
+    _check(folder, "study.json", summary, ("experiment", "planned", "complete", "settings"))
+    _check(folder, "plan.json", plan, ("experiment", "config", "seeds", "grid", "vary"))
+    rows = folder.lines("runs.jsonl")
+    for row in rows:
+        _check(folder, "runs.jsonl", row, ("run", "seed", "setting", "vary", "status", "protocol"))
+    histories: dict[str, list[dict[str, Any]]] = {}
+    for line in folder.lines("epochs.jsonl"):
+        histories.setdefault(line["run"], []).append(line)
+    settings = [(one["setting"], one["vary"]) for one in summary["settings"]]
+    place = {json.dumps(one): number for number, one in enumerate(settings)}
+    last = len(settings)
+    rows.sort(key=lambda r: (place.get(json.dumps((r["setting"], r["vary"])), last), r["seed"]))
+    return StudyRecord(
+        folder.path, plan, _recipe(plan["config"]), summary, rows, histories,
+        folder.read_json("env.json"),
+    )  # fmt: skip
+
+
+def _check(folder: Folder, file: str, found: Any, needed: tuple[str, ...]) -> None:
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{folder.path / file}: is damaged (no object)")
+    if lacking := [name for name in needed if name not in found]:
+        raise CheckpointError(
+            f"{folder.path / file}: lacks {', '.join(lacking)}: it is damaged, or of another "
+            "version"
+        )
+
+
+def _recipe(config: dict[str, Any]) -> Config | None:
+    try:
+        return Config.from_dict(config)
+    except ConfigError:
+        return None
+
+
+def _arrays(path: Path, names: tuple[str, ...]) -> tuple[np.ndarray, ...]:
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            return tuple(found[name] for name in names)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path.name} is missing") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path.name} is damaged ({error})") from None
+
+
+def predictions(record: RunRecord) -> Predictions:
+    """The run's predictions.npz.
+
+    Raises:
+        CheckpointError: missing, damaged, or not of this run's classes.
+    """
+    found = Predictions(*_arrays(record.path / "predictions.npz", ("row", "label", "logits")))
+    shape = (len(found.label), len(record.data["classes"]))
+    if found.logits.shape != shape or found.row.shape != shape[:1] or not len(found.label):
+        raise CheckpointError(f"predictions.npz has logits {found.logits.shape}, not {shape}")
+    return found
+
+
+def first_filters(record: RunRecord) -> tuple[str, np.ndarray] | None:
+    """(layer, weights [H, W, C, N]) of the first convolution, where the run wrote them."""
+    path = record.path / "filters.npz"
+    if not path.is_file():
+        return None
+    layer, kernel = _arrays(path, ("layer", "kernel"))
+    return str(layer), kernel
+
+
+def load_images(record: RunRecord) -> Dataset:
+    """The data of a run, as far as it is there already: nothing is downloaded or prepared.
+
+    Folders and sets of tfds are opened undecoded, so that only the images shown are read.
+
+    Raises:
+        DataError: not there, or not what the run was made on.
+    """
+    name = str(record.config["dataset"])
+    if name in PUBLISHED and not (datasets.cache_path(name) / "meta.json").is_file():
+        raise DataError(f"{name} is not prepared here; `flaxcnn data prepare {name}` does that")
+    on_demand = name.startswith(("folder:", "tfds:"))
+    resize = record.recipe.resize if record.recipe else None
+    try:
+        found = datasets.load(name, resize, 0 if on_demand else None)
+    except FlaxcnnError as error:
+        raise DataError(str(error)) from error
+    if not on_demand and found.digest != record.data["digest"]:
+        raise DataError(f"{name} is other data than the run was made on")
+    return found
+
+
+def pixels(dataset: Dataset, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(images [n, H, W, C], labels [n]) by row number; those of the train archive come first."""
+    split, first = dataset.train, len(dataset.train)
+    image = np.empty((len(rows), *split.image.shape[1:]), np.uint8)
+    label = np.empty(len(rows), np.int32)
+    for part, own, base in ((rows < first, split, 0), (rows >= first, dataset.test, first)):
+        if part.any():
+            image[part] = own.image[rows[part] - base]
+            label[part] = own.label[rows[part] - base]
+    return image, label

@@ -1,0 +1,80 @@
+"""Reports written: of one folder into that folder, of several where it is told."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from flaxcnn.data.arrays import Dataset
+from flaxcnn.engine.folder import finished, write_atomic
+from flaxcnn.errors import ConfigError, WriteError
+from flaxcnn.report.page import Page, Rendered, render
+from flaxcnn.report.records import RunRecord, StudyRecord, read_run, read_study
+from flaxcnn.report.run import run_page
+from flaxcnn.report.several import several_page
+from flaxcnn.report.study import study_page
+
+NAME = "report.html"
+PICTURES = "plots"
+
+Record = RunRecord | StudyRecord
+READ: dict[str, Callable[[Path], Record]] = {"run": read_run, "study": read_study}
+
+
+def read(path: Path) -> Record:
+    """The record of whichever kind lies there.
+
+    Raises:
+        CheckpointError: none, nothing finished, or a damaged one.
+    """
+    return READ[finished(path)](path.expanduser().absolute())
+
+
+def page_of(record: Record, dataset: Dataset | None = None) -> Page:
+    """The page of one record."""
+    return run_page(record, dataset) if isinstance(record, RunRecord) else study_page(record)
+
+
+def make(records: Sequence[Record], dataset: Dataset | None = None) -> Rendered:
+    """The page of one record, or of several side by side.
+
+    Raises:
+        ConfigError: none.
+    """
+    if not records:
+        raise ConfigError("report: got no folder; allowed is one run or study directory or more")
+    with warnings.catch_warnings():
+        # A name in a script that matplotlib's own font lacks: the browser has another one.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        page = several_page(records) if len(records) > 1 else page_of(records[0], dataset)
+        return render(page)
+
+
+def write(
+    paths: Sequence[Path], output: Path | None = None, dataset: Dataset | None = None
+) -> tuple[Path, Rendered]:
+    """Write the page of the folders, and its pictures beside one that lies in its own folder.
+
+    Args:
+        paths: run and study directories.
+        output: the HTML file; by default report.html, in the folder if it is one, else here.
+        dataset: of a run, where it is loaded already.
+
+    Raises:
+        CheckpointError: a folder that holds nothing finished.
+        WriteError: the file cannot be written.
+    """
+    records = [read(path) for path in paths]
+    made = make(records, dataset)
+    own = records[0].path if len(records) == 1 else None
+    target = (output or (own or Path.cwd()) / NAME).expanduser().absolute()
+    write_atomic(target, made.html.encode())
+    if own is not None and output is None:
+        try:
+            (own / PICTURES).mkdir(exist_ok=True)
+        except OSError as error:
+            raise WriteError(f"{own / PICTURES}: cannot be written ({error.strerror})") from error
+        for name, text in made.svgs.items():
+            write_atomic(own / PICTURES / f"{name}.svg", text.encode())
+    return target, made

@@ -1,0 +1,326 @@
+"""The page of one run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from flaxcnn.data.arrays import Dataset
+from flaxcnn.errors import FlaxcnnError
+from flaxcnn.recipe.config import Config
+from flaxcnn.report import curves, images, matrices, numbers
+from flaxcnn.report.architecture import architecture, described, size
+from flaxcnn.report.commands import of_run
+from flaxcnn.report.page import Cell, Page, Section, Table, count, share
+from flaxcnn.report.records import (
+    Predictions,
+    RunRecord,
+    first_filters,
+    load_images,
+    pixels,
+    predictions,
+)
+
+FIRST = 100  # test rows whose predictions are shown
+GALLERY = 24  # mistakes
+SAMPLES = 8  # training images of a class
+SAMPLED = 10  # classes
+SPLITS = (("test", "test"), ("validation", "val"), ("training", "train"))
+UNTOLD = ("layers",)  # of the recipe: they have a table of their own
+
+
+def run_page(record: RunRecord, dataset: Dataset | None = None) -> Page:
+    """Everything a run's records say; `dataset` saves loading its images."""
+    page = _head(record)
+    found = _predictions(page, record)
+    page.sections += [_training(page, record), _test(page, record, found)]
+    page.sections.append(_looks(page, record, found, dataset))
+    page.sections.append(
+        network(page, record.recipe, record.data["shape"], len(record.data["classes"]))
+    )
+    page.sections += [_recipe(record), _again(record)]
+    return page
+
+
+# -- what comes first ----------------------------------------------------------------------------
+
+
+def flag(protocols: set[str], validation: Any) -> tuple[str, bool]:
+    """What the protocol means for the figures, and whether it is a warning."""
+    if "document" not in protocols:
+        return "honest protocol: epoch chosen on held-out rows, test rows used once", False
+    where = "on the test rows themselves" if validation == "test" else "as its document chose it"
+    return f"document protocol: epoch chosen {where}", True
+
+
+def _head(record: RunRecord) -> Page:
+    summary = record.summary
+    rows = summary.get("test_rows") or record.data["rows"]["test"]
+    low, high = numbers.wilson(summary["test_accuracy"], rows)
+    text, doubtful = flag({summary["protocol"]}, record.config.get("validation"))
+    facts = [
+        ("Validation accuracy", f"{summary['val_accuracy']:.4f}"),
+        ("Weights kept", f"epoch {summary['kept_epoch']} of {summary['epochs_run']}"),
+        ("Parameters", f"{summary['params']:,}"),
+        ("Data", f"{record.config['dataset']}, {record.data['rows']['train']:,} training rows"),
+    ]
+    if "seconds" in summary:
+        facts += [
+            ("Training time", f"{summary['seconds']:.1f} s"),
+            ("Speed", f"{summary['images_per_second']:,.0f} images/s"),
+            ("Device", str(summary["device"])),
+        ]
+    facts.append(("Fingerprint", summary["fingerprint"]))
+    return Page(
+        title=f"{record.name}, seed {summary['seed']}",
+        figure=f"{summary['test_accuracy']:.4f} [{low:.4f}, {high:.4f}]",
+        meaning=f"Test accuracy, with the 95 % interval that {rows:,} test rows allow (Wilson). "
+        "One seed says nothing of what another would give: `flaxcnn study` does.",
+        flag=text, doubtful=doubtful, facts=facts, warnings=_warnings(record),
+    )  # fmt: skip
+
+
+def _warnings(record: RunRecord) -> list[str]:
+    """Failures first, then what makes the figures doubtful."""
+    summary, found = record.summary, []
+    if record.status.get("status") != "complete":
+        found.append(f"The run's status is {record.status.get('status')}, not complete.")
+    if layers := summary.get("dead_layers"):
+        found.append(f"No unit of {', '.join(layers)} ever gives anything: nothing passes it.")
+    elif summary.get("dead_units"):
+        found.append(
+            f"{summary['dead_units']} of {summary['relu_units']} relu units give nothing on the "
+            f"first training rows ({summary['dead_units_init']} at initialisation)."
+        )
+    if any(row.get(key) is None for row in record.history for key in ("train_loss", "val_loss")):
+        found.append("Some epochs have a loss that is not finite; they never count as best.")
+    if summary["best_epoch"] == summary["epochs_run"] and not summary.get("stopped_early"):
+        found.append(
+            f"The best epoch is the last one, {summary['best_epoch']}: training may have ended too "
+            "early."
+        )
+    if record.data.get("test_origin") == "held out":
+        found.append(
+            "The data set has no test split of its own: a fixed fifth of its rows, the same for "
+            "every run, is the test split."
+        )
+    if record.recipe is None:
+        found.append("The recipe is of another version of flaxcnn: its network is not drawn.")
+    else:
+        found += [f"{text}." for text in record.recipe.warnings()]
+    if str(record.environment.get("source_revision") or "").endswith("+"):
+        found.append("The source was changed since its commit: the run has no exact source.")
+    return found
+
+
+def _predictions(page: Page, record: RunRecord) -> Predictions | None:
+    try:
+        found = predictions(record)
+    except FlaxcnnError as error:
+        page.warnings.append(f"Nothing is shown of single test rows: {error}.")
+        return None
+    if not np.isfinite(found.logits).all():
+        page.warnings.append("Some test rows have logits that are not finite.")
+    page.text = images.first_predictions_text(
+        found.label[:FIRST], found.logits[:FIRST].argmax(axis=1), record.data["classes"]
+    )
+    hits = float((found.logits.argmax(axis=1) == found.label).mean())
+    if abs(hits - record.summary["test_accuracy"]) > 0.5 / len(found.label):
+        page.warnings.append(
+            f"predictions.npz has an accuracy of {hits:.4f}, the summary "
+            f"{record.summary['test_accuracy']:.4f}: they are not of one run."
+        )
+    return found
+
+
+# -- sections ------------------------------------------------------------------------------------
+
+
+def _training(page: Page, record: RunRecord) -> Section:
+    section = Section("training", "Training", "Training figures are running means over an epoch "
+                      "with dropout active, so they may lie below validation.")  # fmt: skip
+    best = record.summary["best_epoch"]
+    if record.history:
+        page.draw(section, "accuracy", curves.learning, record.history, "accuracy", best)
+        page.draw(section, "loss", curves.learning, record.history, "loss", best)
+        section.folded.append(epochs_table(record.history))
+    return section
+
+
+def epochs_table(history: Sequence[dict[str, Any]]) -> Table:
+    """A line an epoch."""
+    keys = [key for key in dict.fromkeys(key for row in history for key in row) if key != "epoch"]
+    keys = [key for key in keys if key != "best"]
+    rows = []
+    for row in history:
+        cells = [Cell(f"{row['epoch']}{' *' if row.get('best') else ''}", row["epoch"])]
+        for key in keys:
+            digits = 0 if key == "images_per_second" else 2 if key == "seconds" else 4
+            cells.append(share(row.get(key), digits))
+        rows.append(cells)
+    return Table(f"All {len(rows)} epochs (* a new best)",
+                 ["epoch", *(key.replace("_", " ") for key in keys)], rows)  # fmt: skip
+
+
+def _test(page: Page, record: RunRecord, found: Predictions | None) -> Section:
+    section = Section("test", "Test", "Rows of every matrix are the truth, columns the prediction.")
+    summary, names = record.summary, record.data["classes"]
+    section.tables.append(
+        Table(
+            "Accuracy and loss of the kept weights on each split",
+            ["split", "accuracy", "95 % interval", "loss", "rows"],
+            [_split_row(name, key, summary) for name, key in SPLITS if f"{key}_loss" in summary],
+        )
+    )
+    if found is None:
+        return section
+    matrix = numbers.confusion(found.label, found.logits.argmax(axis=1), len(names))
+    figures = numbers.per_class(matrix, names)
+    calibration = numbers.calibration(numbers.probabilities(found.logits), found.label)
+    page.draw(section, "the confusion matrix", matrices.confusion_matrix, matrix, names)
+    page.draw(section, "the errors", matrices.error_matrix, matrix, names)
+    page.draw(section, "the classes", matrices.class_figures, figures)
+    page.draw(section, "reliability", matrices.reliability, calibration)
+    section.tables.append(class_table(figures, "test"))
+    return section
+
+
+def _split_row(name: str, key: str, summary: dict[str, Any]) -> list[Cell]:
+    rows, accuracy = summary.get(f"{key}_rows"), summary[f"{key}_accuracy"]
+    interval = Cell("–")
+    if rows and accuracy is not None:
+        interval = Cell("[{:.4f}, {:.4f}]".format(*numbers.wilson(accuracy, rows)))
+    return [Cell(name), share(accuracy), interval, share(summary[f"{key}_loss"]), count(rows)]
+
+
+def class_table(figures: Sequence[numbers.ClassFigures], split: str) -> Table:
+    """Precision, recall, F1, support: a line a class."""
+    return Table(
+        f"Each class of the {split} rows",
+        ["class", "precision", "recall", "F1", "support", "predicted"],
+        [
+            [Cell(one.name), share(one.precision), share(one.recall), share(one.f1),
+             count(one.support), count(one.predicted)]
+            for one in figures
+        ],
+    )  # fmt: skip
+
+
+def _looks(
+    page: Page, record: RunRecord, found: Predictions | None, dataset: Dataset | None
+) -> Section:
+    section = Section("images", "Images")
+    try:
+        data = dataset or load_images(record)
+        train = json.loads((record.path / "split.json").read_text(encoding="utf-8"))["train"]
+        if found is not None:
+            _predicted_images(page, section, record, found, data)
+        _samples(page, section, record, data, np.array(train, np.int64))
+    except (FlaxcnnError, OSError, ValueError, KeyError, IndexError) as error:
+        page.warnings.append(f"Images of the data are not shown: {error}.")
+    try:
+        if kernel := first_filters(record):
+            page.draw(section, "the filters", images.filters, kernel[1], kernel[0])
+    except FlaxcnnError as error:
+        page.warnings.append(f"The first layer's filters are not shown: {error}.")
+    return section
+
+
+def _predicted_images(
+    page: Page, section: Section, record: RunRecord, found: Predictions, data: Dataset
+) -> None:
+    names = record.data["classes"]
+    probability, predicted = numbers.probabilities(found.logits), found.logits.argmax(axis=1)
+    image, label = pixels(data, found.row[:FIRST])
+    if not np.array_equal(label, found.label[:FIRST]):
+        raise ValueError("their labels are not those of predictions.npz")
+    page.draw(section, "the first predictions", images.first_predictions,
+              image, label, predicted[:FIRST], names)  # fmt: skip
+    wrong = numbers.mistakes(probability, found.label, GALLERY)
+    if len(wrong):
+        sure = probability[wrong, predicted[wrong]]
+        total = int((predicted != found.label).sum())
+        page.draw(section, "the mistakes", images.mistakes_gallery,
+                  pixels(data, found.row[wrong])[0], found.label[wrong], predicted[wrong], sure,
+                  wrong + 1, names, total)  # fmt: skip
+
+
+def _samples(
+    page: Page, section: Section, record: RunRecord, data: Dataset, train: np.ndarray
+) -> None:
+    label = data.train.label[train[train < len(data.train)]]
+    chosen = [np.flatnonzero(label == k)[:SAMPLES] for k in range(min(data.num_classes, SAMPLED))]
+    columns = max((len(rows) for rows in chosen), default=0)
+    places = np.concatenate([rows for rows in chosen if len(rows) == columns])
+    if columns:
+        image, shown = pixels(data, train[places])
+        page.draw(section, "samples", images.samples, image, shown, record.data["classes"], columns)
+
+
+def network(page: Page, recipe: Config | None, shape: Sequence[int], classes: int) -> Section:
+    """The layers of a recipe on images [H, W, C], as a drawing and as a table."""
+    section = Section("network", "Network")
+    if recipe is None:
+        return section
+    height, width, channels = shape
+    try:
+        rows = recipe.table((height, width, channels), classes)
+    except FlaxcnnError as error:
+        page.warnings.append(f"The network is not shown: {error}.")
+        return section
+    page.draw(section, "the network", architecture, rows)
+    section.folded.append(
+        Table(
+            "Every layer",
+            ["layer", "what", "output", "parameters", "not trained", "multiply-adds"],
+            [
+                [Cell(row.name), Cell(described(row)), Cell(size(row.output)), count(row.params),
+                 count(row.non_trainable), count(row.macs)]
+                for row in rows
+            ],
+        )
+    )  # fmt: skip
+    return section
+
+
+def settings_table(config: dict[str, Any]) -> Table:
+    """The recipe, without its layers."""
+    return Table(
+        "Settings of the recipe",
+        ["setting", "value"],
+        [[Cell(key), Cell(v if isinstance(v, str) else json.dumps(v))]
+         for key, v in config.items() if key not in UNTOLD],
+    )  # fmt: skip
+
+
+def environment_table(environment: dict[str, Any]) -> Table:
+    """env.json, flat."""
+    flat = {**environment.get("versions", {}),
+            **{k: v for k, v in environment.items() if k != "versions"}}  # fmt: skip
+    return Table(
+        "Software and machine",
+        ["what", "value"],
+        [[Cell(key), Cell("" if value is None else str(value))] for key, value in flat.items()],
+    )
+
+
+def _recipe(record: RunRecord) -> Section:
+    summary = record.summary
+    digests = [
+        ("fingerprint", "recipe and seed"), ("params_digest", "final parameters"),
+        ("data_digest", "data"), ("split_digest", "rows of each split"),
+    ]  # fmt: skip
+    rows = [[Cell(what), Cell(str(summary.get(key, "–")))] for key, what in digests]
+    table = Table("Fingerprint and digests (SHA-256)", ["of", "digest"], rows)
+    return Section("recipe", "Recipe", "config.json holds it in full, split.json the rows.",
+                   tables=[table], folded=[settings_table(record.config),
+                                           environment_table(record.environment)])  # fmt: skip
+
+
+def _again(record: RunRecord) -> Section:
+    revision = record.environment.get("source_revision")
+    lines = of_run(record.path, record.summary["experiment"], record.recipe, revision)
+    return Section("again", "Reproduce", commands=lines)

@@ -1,0 +1,135 @@
+"""One look for every picture: a fixed colour for each split, and ink that suits any background.
+
+Pictures are drawn without background and with `INK`, which is legible on white and on black. In a
+page the ink becomes the colour of the text around it, and each colour of `COLOURS` a CSS variable
+with a lighter value for dark mode. Colours are Okabe and Ito's, told apart by the colour-blind, and
+never alone: line styles, markers and signs say the same in print without colour.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+
+INK = "#767676"  # contrast of 4.5 to both white and black
+# Name -> (on white and in print, on black).
+COLOURS = {
+    "train": ("#0072b2", "#56b4e9"),
+    "clean_train": ("#a8558a", "#cc79a7"),
+    "validation": ("#c85800", "#f0842c"),
+    "test": ("#00805e", "#2fb592"),
+    "error": ("#b3261e", "#ff8a80"),
+}
+TRAIN, CLEAN_TRAIN, VALIDATION, TEST, ERROR = (light for light, _ in COLOURS.values())
+LINES = {"train": "-", "clean_train": ":", "val": "--", "test": "-."}  # by prefix in the records
+MARKERS = "osD^vP*Xh<>p"  # with COLOURS' first four: 12 runs before a pair repeats
+WIDTH = 4.8  # inches: as wide as a phone, so that text keeps its size there
+# Bold colour up to 80 % only: text in ink stays legible on the strongest cell in both modes.
+SHADES = LinearSegmentedColormap.from_list("shades", [(0, 0.447, 0.698, 0), (0, 0.447, 0.698, 0.8)])
+STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "flaxcnn", "svg.fonttype": "none", "text.parse_math": False,
+    "font.size": 9, "axes.titlesize": 10, "axes.labelsize": 9, "legend.fontsize": 8,
+    "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "axes.titlecolor": INK,
+    "xtick.color": INK, "ytick.color": INK, "grid.color": INK, "grid.alpha": 0.25,
+    "grid.linewidth": 0.6, "axes.grid": True, "axes.axisbelow": True, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.facecolor": "none", "figure.facecolor": "none",
+    "legend.frameon": False, "lines.linewidth": 1.6, "lines.markersize": 4,
+    "axes.formatter.useoffset": False, "image.cmap": "gray",
+}  # fmt: skip
+
+styled = matplotlib.rc_context(STYLE)  # decorates each function that draws
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A drawing with what it says in words, computed from the data it shows."""
+
+    name: str  # of its file
+    title: str
+    alt: str
+    figure: Figure
+
+
+def blank(height: float, width: float = WIDTH) -> Figure:
+    """An empty figure, in inches."""
+    return Figure(figsize=(width, height))
+
+
+def panel(
+    figure: Figure, left: float, bottom: float, right: float = 0.12, top: float = 0.36
+) -> Axes:
+    """Axes with margins in inches: a layout engine would take longer than the drawing."""
+    width, height = figure.get_size_inches()
+    return figure.add_axes(
+        (left / width, bottom / height, 1 - (left + right) / width, 1 - (bottom + top) / height)
+    )
+
+
+def pair_of(number: int) -> tuple[str, str]:
+    """(colour, marker) of a run among several."""
+    shades = list(COLOURS.values())[:4]
+    return shades[number % len(shades)][0], MARKERS[number % len(MARKERS)]
+
+
+def clean(text: str) -> str:
+    """Text that XML can hold: control characters become a sign."""
+    return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]", "�", text)
+
+
+def short(text: str, most: int) -> str:
+    """At most so many characters, the end of longer ones cut."""
+    text = clean(" ".join(text.split()))
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def heading(axes: Axes, title: str) -> None:
+    """The title, above the whole picture's left edge."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    height = figure.get_size_inches()[1]
+    figure.text(0.02, 1 - 0.06 / height, clean(title), va="top", ha="left", weight="bold", size=10)
+
+
+def margin(names: Sequence[str]) -> float:
+    """Inches that tick labels of size 8 need."""
+    return 0.12 + 0.075 * max((len(name) for name in names), default=0)
+
+
+@styled
+def svg(picture: Picture) -> str:
+    """The drawing as SVG text, equal for equal data."""
+    file = io.StringIO()
+    FigureCanvasSVG(picture.figure).print_svg(
+        file, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+    )
+    return file.getvalue()
+
+
+def inline(picture: Picture, text: str) -> str:
+    """SVG text as an element of a page: no prologue, ids of its own, colours of the page."""
+    body = text[text.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", body, flags=re.DOTALL)
+    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', body))
+    body = re.sub(
+        r' id="([^"]+)"',
+        lambda found: f' id="{picture.name}-{found[1]}"' if found[1] in used else "",
+        body,
+    )
+    body = re.sub(r'(href="#|url\(#)', rf"\g<1>{picture.name}-", body)
+    body = re.sub(r" font-family: [^;]*;", "", body)
+    body = body.replace(INK, "currentColor")
+    for name, (light, _) in COLOURS.items():
+        body = body.replace(light, f"var(--{name.replace('_', '-')})")
+    # A size in CSS, so that it can shrink; the words go to who cannot see it.
+    body = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", body, count=1)
+    body = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", body, count=1)
+    return body.replace("<svg", f'<svg role="img" aria-labelledby="{picture.name}-alt"', 1)

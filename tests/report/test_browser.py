@@ -1,0 +1,175 @@
+"""Pages in headless Chromium: nothing fails, nothing overflows, everything can be seen and used."""
+
+import made
+import pytest
+from browser import browser, program
+
+from flaxcnn.report.report import write
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(program() is None, reason="needs Chromium (Debian: apt install chromium)"),
+]
+
+# A rule set of our own, after WCAG 2.2: what is found is a sentence each.
+RULES = """
+(() => {
+  const found = [];
+  const parse = (text) => {
+    const numbers = text.match(/[\\d.]+/g).map(Number);
+    return numbers.length === 3 ? [...numbers, 1] : numbers;
+  };
+  const luminance = (rgb) => rgb.slice(0, 3).map((c) => c / 255)
+    .map((c) => (c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+  const contrast = (a, b) => {
+    const [high, low] = [luminance(a), luminance(b)].sort((x, y) => y - x);
+    return (high + 0.05) / (low + 0.05);
+  };
+  const behind = (element) => {
+    for (let e = element; e; e = e.parentElement) {
+      const colour = parse(getComputedStyle(e).backgroundColor);
+      if (colour[3] === 1) return colour;
+      if (colour[3] > 0) found.push(`${e.tagName}: a background that is half transparent`);
+    }
+    return [255, 255, 255, 1];
+  };
+  let texts = 0;
+  for (const e of document.querySelectorAll("body *")) {
+    if (["SCRIPT", "STYLE"].includes(e.tagName)) continue;
+    const own = [...e.childNodes].filter((n) => n.nodeType === 3)
+      .map((n) => n.textContent).join("");
+    if (!own.trim() || !e.checkVisibility()) continue;
+    texts += 1;
+    const style = getComputedStyle(e);
+    const ink = parse(e instanceof SVGElement ? style.fill : style.color);
+    const ratio = contrast(ink, behind(e));
+    if (ratio < 4.5) found.push(`contrast ${ratio.toFixed(2)}: ${own.trim().slice(0, 40)}`);
+  }
+  if (texts < 50) found.push(`only ${texts} texts were looked at`);
+  if (!document.documentElement.lang) found.push("no language");
+  if (!document.title) found.push("no title");
+  if (document.querySelectorAll("h1").length !== 1) found.push("not one h1");
+  if (document.querySelectorAll("main").length !== 1) found.push("not one main");
+  let level = 1;
+  for (const h of document.querySelectorAll("h1,h2,h3,h4")) {
+    const now = Number(h.tagName[1]);
+    if (now > level + 1) found.push(`heading ${now} after ${level}`);
+    level = now;
+  }
+  const ids = [...document.querySelectorAll("[id]")].map((e) => e.id);
+  for (const id of ids) if (ids.indexOf(id) !== ids.lastIndexOf(id)) found.push(`id ${id} twice`);
+  for (const e of document.querySelectorAll("svg")) {
+    const name = document.getElementById(e.getAttribute("aria-labelledby"));
+    if (!name || !name.textContent.trim()) found.push("a picture without words");
+  }
+  for (const e of document.querySelectorAll("button, a, summary"))
+    if (!e.textContent.trim()) found.push(`${e.tagName} without a name`);
+  for (const e of document.querySelectorAll("a"))
+    if (!document.querySelector(e.getAttribute("href"))) found.push(`nothing at ${e.href}`);
+  for (const e of document.querySelectorAll("*"))
+    if (e.checkVisibility() && e.scrollWidth > e.clientWidth + 1
+        && ["auto", "scroll"].includes(getComputedStyle(e).overflowX) && e.tabIndex < 0)
+      found.push(`${e.tagName} scrolls, but not by keyboard`);
+  for (const table of document.querySelectorAll("table")) {
+    if (!table.getAttribute("aria-label")) found.push("a table without a name");
+    for (const th of table.querySelectorAll("th"))
+      if (th.scope !== "col") found.push("a header without scope");
+  }
+  for (const e of document.querySelectorAll("button, summary, nav a")) {
+    const box = e.getBoundingClientRect();
+    if (e.checkVisibility() && (box.height < 24 || box.width < 24))
+      found.push(`${e.textContent.trim()}: ${box.width}x${box.height} is too small a target`);
+  }
+  return found;
+})()
+"""
+IMAGES = """
+Promise.all([...document.querySelectorAll("image")].map((e) => {
+  const image = new Image();
+  image.src = e.href.baseVal;
+  return image.decode().then(() => image.naturalWidth);
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory):
+    with browser(tmp_path_factory.mktemp("chromium")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """Kind -> its HTML file."""
+    folder = tmp_path_factory.mktemp("reports")
+    run, grid = made.run(folder / "run"), made.study(folder / "grid", seeds=4, diverged={1},
+        grid={"learning_rate": [0.1, 0.01], "batch_size": [32, 64, 128]})  # fmt: skip
+    paths = {"run": [run], "study": [made.study(folder / "study")], "grid": [grid]}
+    found = {kind: write(own)[0] for kind, own in paths.items()}
+    return {**found, "several": write([run, grid], folder / "several.html")[0]}
+
+
+KINDS = ["run", "study", "grid", "several"]
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [375, 1440])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_page_can_be_seen_and_used_by_everyone(tab, pages, kind, width, dark):
+    tab.messages.clear()
+    tab.requests.clear()
+    tab.open(pages[kind], width, dark)
+    assert tab.run("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    tab.run("document.querySelectorAll('details').forEach((e) => (e.open = true))")
+    assert tab.run("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    assert tab.run(RULES) == []
+    assert tab.messages == []
+    assert [url for url in tab.requests if not url.startswith("data:")] == [pages[kind].as_uri()]
+    assert tab.run("getComputedStyle(document.body).backgroundColor") == (
+        "rgb(20, 23, 26)" if dark else "rgb(255, 255, 255)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("document.querySelector('.meaning').style.color = '#aaa'", "contrast 2."),
+        ("document.querySelector('figure svg').style.color = '#999'", "contrast 2."),
+        ("document.querySelector('figcaption').textContent = ''", "a picture without words"),
+        ("document.querySelector('.scroll').removeAttribute('tabindex')", "not by keyboard"),
+        ("document.querySelector('h2').id = 'content'", "id content twice"),
+        ("document.querySelector('th button').textContent = ''", "BUTTON without a name"),
+    ],
+)
+def test_the_rules_find_what_is_wrong(tab, pages, fault, says):
+    tab.open(pages["grid"], 375)
+    tab.run(fault)
+    assert any(says in text for text in tab.run(RULES))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_image_is_whole(tab, pages, kind):
+    tab.open(pages[kind])
+    widths = tab.run(IMAGES)
+    assert all(widths)
+    assert len(widths) >= {"run": 6, "study": 0, "grid": 1, "several": 0}[kind]
+
+
+def test_tables_sort_by_keyboard(tab, pages):
+    tab.open(pages["run"])
+    column = """[...document.querySelectorAll("table")].find((t) => t.ariaLabel.startsWith("Each"))
+      .querySelectorAll("tbody td:nth-child(3)")"""
+    recall = f"[...{column}].map((cell) => Number(cell.textContent))"
+    before = tab.run(recall)
+    assert before != sorted(before)
+    tab.run(
+        """document.querySelector('table[aria-label^="Each"] th:nth-child(3) button').focus()"""
+    )
+    for order, said in ((sorted(before), "ascending"), (sorted(before)[::-1], "descending")):
+        for kind in ("keyDown", "keyUp"):
+            tab.call("Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", text="\r",
+                     windowsVirtualKeyCode=13)  # fmt: skip
+        assert tab.run(recall) == order
+        sort = """document.querySelector('table[aria-label^="Each"] th:nth-child(3)').ariaSort"""
+        assert tab.run(sort) == said
