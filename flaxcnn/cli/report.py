@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 @command
 def report(
     paths: list[Path] = typer.Argument(
-        ..., help="Run and study directories; several are put side by side.", metavar="RUN|STUDY..."
+        ..., metavar="RUN|STUDY|SEARCH...",
+        help="Run, study and search directories; several are put side by side.",
     ),
     output: Path = typer.Option(
         None, "--output", metavar="FILE",

@@ -11,6 +11,7 @@ import typer
 
 from flaxcnn.cli.options import ASSIGNMENTS, CONFIG_FILE, EXPERIMENT, JSON, NO_CACHE, PROTOCOL
 from flaxcnn.cli.output import command, emit_json, note, quiet, report, say, table
+from flaxcnn.cli.report import report_after
 from flaxcnn.cli.train import check_environment
 from flaxcnn.engine.folder import runs_folder, stamp
 from flaxcnn.errors import CheckpointError, ConfigError, DivergedError
@@ -120,7 +121,8 @@ def _conclude(summary: Mapping[str, Any], path: Path, as_json: bool) -> None:
     if refit := summary.get("refit"):
         say(f"\nwinner {summary['winner']}, trained on the whole training split: test accuracy "
             f"{refit['test_accuracy']:.4f}", as_json)  # fmt: skip
-    say(f"search {path}\nreport {path / 'README.md'}", as_json)
+    page = report_after(path)
+    say(f"search {path}\nreport {page or path / 'README.md'}", as_json)
     if as_json:
         emit_json({**summary, "search_dir": str(path)})
     if summary["winner"] is None:

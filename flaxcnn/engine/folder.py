@@ -25,20 +25,36 @@ def stamp() -> str:
     return datetime.now().strftime("%Y%m%d-%H%M%S")
 
 
-def finished(path: Path) -> Literal["run", "study"]:
-    """Which of the two lies there, all done.
+def finished(path: Path) -> Literal["run", "study", "search"]:
+    """Which of the three lies there, all done.
 
     Raises:
         CheckpointError: neither.
     """
+    if (path / "search.json").is_file():
+        return "search"
     if (path / "study.json").is_file():
         return "study"
     if (path / "summary.json").is_file():
         return "run"
     raise CheckpointError(
-        f"{path}: holds no finished run or study (no summary.json or study.json); "
+        f"{path}: holds no finished run, study or search (no summary.json, study.json or "
+        "search.json); "
         "--resume finishes one"
     )
+
+
+def run_or_study(path: Path, what: str) -> Literal["run", "study"]:
+    """The same for `what`, which does not take searches.
+
+    Raises:
+        CheckpointError: neither.
+    """
+    kind = finished(path)
+    if kind == "search":
+        raise CheckpointError(f"{path}: holds a search; {what} takes runs and studies, such as its "
+                              "refit/")  # fmt: skip
+    return kind
 
 
 def plain(value: Any) -> Any:

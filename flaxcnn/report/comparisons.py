@@ -88,9 +88,11 @@ def against_parameters(points: Sequence[Point], split: str = "test") -> Picture:
 
 @styled
 def seed_distribution(
-    settings: Sequence[tuple[Point, Mapping[int, float]]], split: str = "test"
+    settings: Sequence[tuple[Point, Mapping[int, float]]],
+    split: str = "test",
+    unit: str = "seed",
 ) -> Picture:
-    """The accuracy of every seed as a point, the mean and its interval beside them."""
+    """The accuracy of every seed (or fold) as a point, the mean and its interval beside them."""
     shown = settings[:MOST]
     alone = len(settings) == 1
     step = 0.62 if alone else 0.72  # inches a setting, with its name above it
@@ -111,12 +113,12 @@ def seed_distribution(
     axes.spines["left"].set_visible(False)
     axes.set_ylim(len(shown) - 0.4, -0.35 if alone else -0.62)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xlabel(f"{split} accuracy (share of rows); points: seeds, diamond: mean, 95 %")
-    title = f"{split.capitalize()} accuracy of every seed"
+    axes.set_xlabel(f"{split} accuracy (share of rows); points: {unit}s, diamond: mean, 95 %")
+    title = f"{split.capitalize()} accuracy of every {unit}"
     heading(axes, title)
     ranked = sorted(shown, key=lambda one: -one[0].value)
     told = "; ".join(
-        f"{point.told()} over {len(values)} seeds, from {min(values.values()):.4f} to "
+        f"{point.told()} over {len(values)} {unit}s, from {min(values.values()):.4f} to "
         f"{max(values.values()):.4f}"
         for point, values in (ranked if len(ranked) < 3 else (ranked[0], ranked[-1]))
     )

@@ -1,4 +1,4 @@
-"""What a report is made from: the records of a run or a study, read without jax."""
+"""What a report is made from: the records of a run, study or search, read without jax."""
 
 from __future__ import annotations
 
@@ -69,6 +69,21 @@ class StudyRecord:
         return str(self.summary["experiment"] or self.path.name)
 
 
+@dataclass(frozen=True)
+class SearchRecord:
+    """A search directory."""
+
+    path: Path
+    plan: dict[str, Any]
+    summary: dict[str, Any]
+    environment: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Of its experiment."""
+        return str(self.summary["experiment"] or self.path.name)
+
+
 def read_run(path: Path) -> RunRecord:
     """The records of a finished run.
 
@@ -113,6 +128,20 @@ def read_study(path: Path) -> StudyRecord:
         folder.path, plan, _recipe(plan["config"]), summary, rows, histories,
         folder.read_json("env.json"),
     )  # fmt: skip
+
+
+def read_search(path: Path) -> SearchRecord:
+    """The records of a finished search.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, or of another version.
+    """
+    folder = Folder(path)
+    summary, plan = folder.read_json("search.json"), folder.read_json("plan.json")
+    needed = ("experiment", "candidates", "winner", "incumbent", "dropped", "protocol")
+    _check(folder, "search.json", summary, needed)
+    _check(folder, "plan.json", plan, ("candidates", "folds"))
+    return SearchRecord(folder.path, plan, summary, folder.read_json("env.json"))
 
 
 def _check(folder: Folder, file: str, found: Any, needed: tuple[str, ...]) -> None:

@@ -10,16 +10,26 @@ from flaxcnn.data.arrays import Dataset
 from flaxcnn.engine.folder import finished, write_atomic
 from flaxcnn.errors import ConfigError, WriteError
 from flaxcnn.report.page import Page, Rendered, render
-from flaxcnn.report.records import RunRecord, StudyRecord, read_run, read_study
+from flaxcnn.report.records import (
+    RunRecord,
+    SearchRecord,
+    StudyRecord,
+    read_run,
+    read_search,
+    read_study,
+)
 from flaxcnn.report.run import run_page
+from flaxcnn.report.search import search_page
 from flaxcnn.report.several import several_page
 from flaxcnn.report.study import study_page
 
 NAME = "report.html"
 PICTURES = "plots"
 
-Record = RunRecord | StudyRecord
-READ: dict[str, Callable[[Path], Record]] = {"run": read_run, "study": read_study}
+Record = RunRecord | StudyRecord | SearchRecord
+READ: dict[str, Callable[[Path], Record]] = {
+    "run": read_run, "study": read_study, "search": read_search,
+}  # fmt: skip
 
 
 def read(path: Path) -> Record:
@@ -33,22 +43,32 @@ def read(path: Path) -> Record:
 
 def page_of(record: Record, dataset: Dataset | None = None) -> Page:
     """The page of one record."""
-    return run_page(record, dataset) if isinstance(record, RunRecord) else study_page(record)
+    match record:
+        case RunRecord():
+            return run_page(record, dataset)
+        case StudyRecord():
+            return study_page(record)
+        case SearchRecord():
+            return search_page(record)
 
 
 def make(records: Sequence[Record], dataset: Dataset | None = None) -> Rendered:
     """The page of one record, or of several side by side.
 
     Raises:
-        ConfigError: none.
+        ConfigError: none, or a search among others.
     """
     if not records:
         raise ConfigError("report: got no folder; allowed is one run or study directory or more")
     with warnings.catch_warnings():
         # A name in a script that matplotlib's own font lacks: the browser has another one.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        page = several_page(records) if len(records) > 1 else page_of(records[0], dataset)
-        return render(page)
+        if len(records) == 1:
+            return render(page_of(records[0], dataset))
+        sides = [record for record in records if not isinstance(record, SearchRecord)]
+        if len(sides) < len(records):
+            raise ConfigError("report: got a search beside others; allowed is a search alone")
+        return render(several_page(sides))
 
 
 def write(

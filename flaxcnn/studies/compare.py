@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from flaxcnn.engine.folder import Folder, finished
+from flaxcnn.engine.folder import Folder, run_or_study
 from flaxcnn.errors import CheckpointError, ConfigError, near_miss
 from flaxcnn.studies.contrasts import (
     Superiority,
@@ -227,7 +227,7 @@ def _add(side: Side, row: dict[str, Any], metric: str) -> None:
 def _rows(path: Path) -> list[tuple[Any, str, dict[str, Any]]]:
     """(recipe without seed, label, row) of every run in the folder."""
     folder = Folder(path)
-    if finished(folder.path) == "run":
+    if run_or_study(folder.path, "compare") == "run":
         row, config = folder.read_json("summary.json"), folder.read_json("config.json")
         _check_record(row, path)
         return [([_seedless(config), {}, EVERYTHING], row["experiment"] or path.name, row)]

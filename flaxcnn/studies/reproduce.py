@@ -10,7 +10,7 @@ from typing import Any
 
 from flaxcnn.backend import prepare
 from flaxcnn.data.datasets import load_for
-from flaxcnn.engine.folder import finished
+from flaxcnn.engine.folder import run_or_study
 from flaxcnn.engine.record import RunDirectory, environment
 from flaxcnn.engine.saved import check_data
 from flaxcnn.engine.train import fit
@@ -55,7 +55,7 @@ def reproduce(
     prepare()
     path = path.expanduser()
     try:
-        return _run(path) if finished(path) == "run" else _study(path, on_run)
+        return _run(path) if run_or_study(path, "reproduce") == "run" else _study(path, on_run)
     except InterruptedRun as error:
         said = "stopped before everything was done again; nothing was changed"
         raise InterruptedRun(error.signal, said, error.exit_code) from None

@@ -1,0 +1,154 @@
+"""The page of a search: candidates in order, what the folds show, and the winner's test."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+
+from flaxcnn.report import comparisons
+from flaxcnn.report.commands import place
+from flaxcnn.report.comparisons import Point
+from flaxcnn.report.page import Cell, Page, Section, Table, count, share
+from flaxcnn.report.records import SearchRecord
+from flaxcnn.report.run import environment_table, flag, settings_table
+
+SPLIT = "held-out"  # what accuracies are taken on
+
+
+def search_page(record: SearchRecord) -> Page:
+    """Everything a search's records say."""
+    page = _head(record)
+    page.sections.append(_candidates(page, record))
+    if dropped := record.summary["dropped"]:
+        rows = [[Cell(one["label"]), Cell(one["reason"])] for one in dropped]
+        table = Table(f"{len(dropped)} candidates", ["candidate", "reason"], rows)
+        page.sections.append(Section("dropped", "Not tried", tables=[table]))
+    page.sections.append(_recipe(record))
+    here = place(record.path)
+    commands = [("Write this page again:", f"flaxcnn report {here}")]
+    if "refit" in record.summary:
+        commands.insert(0, ("Train the winner again, and compare every bit:",
+                            f"flaxcnn reproduce {here}/refit"))  # fmt: skip
+    page.sections.append(Section("again", "Reproduce", commands=commands))
+    return page
+
+
+def _head(record: SearchRecord) -> Page:
+    summary = record.summary
+    document = summary["protocol"] == "document"
+    text, doubtful = flag({summary["protocol"]}, None)
+    if document:
+        text = "document protocol: epochs chosen on the folds that score them"
+    best = next((row for row in summary["candidates"] if row["label"] == summary["winner"]), None)
+    shown, meaning = "no winner", "Every candidate has a training that diverged."
+    if best is not None:
+        shown = f"{best['mean']:.4f}"
+        if best["low"] is not None:
+            shown += f" [{best['low']:.4f}, {best['high']:.4f}]"
+        meaning = (
+            f"Accuracy of {best['label']} on the folds it was not trained on: mean and 95 % "
+            "interval, which allows for folds sharing their training rows (Nadeau and Bengio "
+            "2003). The best of several is likely to be better on these folds than elsewhere."
+        )
+    facts = [
+        ("Candidates", str(len(summary["candidates"]))),
+        ("Folds", f"{summary['folds']}, dealt {summary['repeats']} times"),
+        ("Seeds", str(len(summary["seeds"]))),
+        ("Trainings", f"{summary['trained']} for {summary['planned']} runs"),
+    ]
+    if refit := summary.get("refit"):
+        facts.append(("Winner on the test rows", f"{refit['test_accuracy']:.4f}"))
+    return Page(
+        title=f"Search of {record.name}", figure=shown, meaning=meaning, flag=text,
+        doubtful=doubtful, facts=facts, warnings=_warnings(summary),
+    )  # fmt: skip
+
+
+def _warnings(summary: dict[str, Any]) -> list[str]:
+    return [
+        f"{row['label']}: {row['diverged']} trainings diverged; it cannot win."
+        for row in summary["candidates"]
+        if row["diverged"]
+    ]
+
+
+def _candidates(page: Page, record: SearchRecord) -> Section:
+    section = Section("candidates", "Candidates")
+    scored = [row for row in record.summary["candidates"] if row["mean"] is not None]
+    points = [_point(row) for row in scored]
+    if points:
+        pairs = [(point, _by_fold(row)) for point, row in zip(points, scored, strict=True)]
+        page.draw(section, "the folds", comparisons.seed_distribution, pairs, SPLIT, "fold")
+        _grid(page, section, scored)
+        if len({point.params for point in points}) > 1:
+            page.draw(section, "accuracy and parameters", comparisons.against_parameters, points,
+                      SPLIT)  # fmt: skip
+    header = ["candidate", "parameters", "mean", "sd", "95 % interval", "against the incumbent",
+              "p (Holm)", "verdict", "seconds", "on the front"]  # fmt: skip
+    rows = [_row(row, record.summary) for row in record.summary["candidates"]]
+    section.tables.append(Table("Accuracy on the folds, the best first", header, rows))
+    return section
+
+
+def _point(row: dict[str, Any]) -> Point:
+    interval = None if row["low"] is None else (row["low"], row["high"])
+    return Point(row["label"], row["mean"], interval, row["params"])
+
+
+def _by_fold(row: dict[str, Any]) -> dict[int, float]:
+    """Mean over seeds of every fold of every repeat, numbered."""
+    return {number: float(np.mean(one["values"])) for number, one in enumerate(row["scores"])}
+
+
+def _row(row: dict[str, Any], summary: dict[str, Any]) -> list[Cell]:
+    test = row.get("against_incumbent") or {}
+    name = row["label"] + (" (winner)" if row["label"] == summary["winner"] else "")
+    interval = Cell("–")
+    if row["low"] is not None:
+        interval = Cell(f"[{row['low']:.4f}, {row['high']:.4f}]", row["low"])
+    verdict = "incumbent" if row["label"] == summary["incumbent"] else test.get("verdict", "–")
+    difference, seconds = test.get("difference"), row["seconds"]
+    return [
+        Cell(name), count(row["params"]), share(row["mean"]), share(row["sd"]), interval,
+        Cell("–") if difference is None else Cell(f"{difference:+.4f}", difference),
+        share(test.get("p_corrected"), 3), Cell(verdict),
+        Cell("–") if seconds is None else Cell(f"{seconds:.1f}", seconds),
+        Cell("yes" if row["on_front"] else "no"),
+    ]  # fmt: skip
+
+
+def _grid(page: Page, section: Section, rows: list[dict[str, Any]]) -> None:
+    """A heat map where the candidates differ in two settings."""
+    found = [
+        {key.removeprefix("setting."): value for key, value in row.items()
+         if key.startswith("setting.") and key != "setting.incumbent"}
+        for row in rows
+    ]  # fmt: skip
+    names = list(dict.fromkeys(key for one in found for key in one))
+    values = {name: list(dict.fromkeys(_text(one[name]) for one in found if name in one))
+              for name in names}  # fmt: skip
+    axes = [name for name in names if len(values[name]) > 1]
+    if len(axes) != 2:
+        return
+    down, along = axes
+    means = np.full((len(values[down]), len(values[along])), np.nan)
+    for one, row in zip(found, rows, strict=True):
+        if down in one and along in one:
+            i, j = (values[axis].index(_text(one[axis])) for axis in axes)
+            means[i, j] = row["mean"]
+    page.draw(section, "the grid", comparisons.heat_map, (down, values[down]),
+              (along, values[along]), means, SPLIT)  # fmt: skip
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _recipe(record: SearchRecord) -> Section:
+    first = record.plan["candidates"][0]
+    return Section(
+        "recipe", "Recipe", "plan.json holds every candidate in full.",
+        folded=[settings_table(first["config"]), environment_table(record.environment)],
+    )  # fmt: skip
