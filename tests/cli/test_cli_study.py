@@ -81,7 +81,7 @@ def test_what_cannot_be_compared(flaxcnn, studied, home):
     assert "did you mean 'test_accuracy'" in done.err
     done = flaxcnn("compare", "good", "nowhere")
     assert done.code == 5
-    assert "holds no finished run or study" in done.err
+    assert "holds no finished run, study or search" in done.err
     other = flaxcnn("study", *SMALL, "-s", "split_seed=1", "--seeds", 2, "--study-dir", "other")
     assert other.code == 0
     done = flaxcnn("compare", "good", "other")
@@ -185,7 +185,7 @@ class TestReproduce:
     def test_nothing_there(self, flaxcnn):
         done = flaxcnn("reproduce", "nowhere")
         assert done.code == 5
-        assert "holds no finished run or study" in done.err
+        assert "holds no finished run, study or search" in done.err
 
 
 @pytest.mark.slow

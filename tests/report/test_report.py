@@ -316,7 +316,7 @@ def test_a_recipe_of_another_version_is_shown_without_its_network(run):
 def test_what_is_no_finished_run(tmp_path, name):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="holds no finished run or study"):
+    with pytest.raises(CheckpointError, match="holds no finished run, study or search"):
         read(tmp_path / name)
 
 
@@ -426,7 +426,7 @@ def test_open_shows_the_page_where_there_is_a_browser(run, monkeypatch, capsys, 
     ("words", "code", "says"),
     [
         ((), 2, "Missing argument"),
-        (("nowhere",), 5, "nowhere: holds no finished run or study"),
+        (("nowhere",), 5, "nowhere: holds no finished run, study or search"),
         (("RUN", "--output", "."), 2, "--output: . is a folder"),
         (("RUN", "--output", "no/such/file.html"), 6, "file.html: cannot be written"),
     ],
