@@ -70,8 +70,9 @@ class RunDirectory(Folder):
     def checkpoint_folder(self, chosen: str | Path | None = None) -> str | Path:
         """Where its checkpoints are; one that is `chosen` is noted for later."""
         if chosen is not None:
-            self.write_json(ELSEWHERE, {"folder": str(chosen)})
-            return chosen
+            place = chosen if "://" in str(chosen) else Path(chosen).expanduser().absolute()
+            self.write_json(ELSEWHERE, {"folder": str(place)})
+            return place
         if (self.path / ELSEWHERE).is_file():
             return str(self.read_json(ELSEWHERE)["folder"])
         return self.path / "checkpoints"

@@ -265,3 +265,24 @@ def test_dead_units_are_said_and_counted(digits, tmp_path):
     found = fit(one_filter(alive), digits, tmp_path / "alive", on_note=notes.append).summary
     assert notes == []
     assert (found["dead_units_init"], found["dead_units"]) == (0, 0)
+
+
+def test_checkpoints_elsewhere_outlive_the_records(digits, tmp_path, compile_once):
+    """A new run directory gets its records from the newest checkpoint."""
+    from flaxcnn.engine.saved import evaluate_run, open_run
+    from flaxcnn.errors import ConfigError
+
+    config = dataclasses.replace(TINY, epochs=2, evaluate_train=False)
+    place = tmp_path / "bucket"
+    fit(config, digits, tmp_path / "first", checkpoint_dir=place)
+    longer = dataclasses.replace(config, epochs=3)
+    found = fit(longer, digits, tmp_path / "second", resume=True, checkpoint_dir=place)
+    lines = (tmp_path / "second" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
+    whole = fit(longer, digits, tmp_path / "whole")
+    assert found.summary["params_digest"] == whole.summary["params_digest"]
+    measured = evaluate_run(open_run(tmp_path / "second"))
+    assert measured["loss"] == found.summary["test_loss"]
+    other = dataclasses.replace(longer, learning_rate=0.5)
+    with pytest.raises(ConfigError, match="checkpoint: holds a different recipe: learning_rate"):
+        fit(other, digits, tmp_path / "third", resume=True, checkpoint_dir=place)
