@@ -156,8 +156,8 @@ class Job:
                 function = jax.vmap(function, stacked)
             train = program == "train_epoch"
             donated = (0,) if train else ()
-            # All results on all devices, so that every process can read them.
-            out = (self.placement(state), self.place) if train else self.place
+            each = parallel.readable(self.place)
+            out = (self.placement(state), each) if train else each
             jitted = jax.jit(function, donate_argnums=donated, out_shardings=out)
             self._compiled[key] = jitted.lower(*args).compile()
             self.compile_seconds += time.perf_counter() - began

@@ -111,6 +111,7 @@ def one_epoch(job: Job, state: TrainState, interrupt: Interrupt) -> tuple[TrainS
     if len(job.rows.validation):
         sums["val"] = job.run("evaluate", state, "validation", interrupt.check)
     if job.config.evaluate_train:
+        interrupt.wait(sums)  # two programs that exchange at once could wait for one another
         sums["clean_train"] = job.run("evaluate", state, "train", interrupt.check)
     interrupt.wait(sums)
     host = jax.device_get(sums)

@@ -133,6 +133,15 @@ def everywhere(devices: int) -> Sharding:
     return NamedSharding(mesh(devices), PartitionSpec())
 
 
+def readable(place: Sharding) -> Sharding | None:
+    """Where results lie: where each device has its own, unless other processes must read them.
+
+    No exchange where none is needed: many short programs under way at once that exchange would wait
+    for one another in XLA's CPU runtime.
+    """
+    return None if place.is_fully_addressable else place
+
+
 def put(tree: Tree, place: Sharding) -> Tree:
     """The arrays of `tree` on `place`, also where some of its devices are another process's."""
     if place.is_fully_addressable:

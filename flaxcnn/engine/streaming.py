@@ -134,13 +134,17 @@ class Streaming:
             ))  # type: ignore[arg-type]  # fmt: skip
             count = jax.ShapeDtypeStruct((), jnp.int32, sharding=self.place)
             if training:
-                out: Tree = (jax.tree.map(lambda x: x.sharding, state), self.place)
+                out: Tree = (
+                    jax.tree.map(lambda x: x.sharding, state),
+                    parallel.readable(self.place),
+                )
                 lowered = jax.jit(
                     functools.partial(train_chunk, self.plan), donate_argnums=0, out_shardings=out
                 ).lower(state, hypers, scaling, count, like)
             else:
                 lowered = jax.jit(
-                    functools.partial(eval_chunk, self.plan, program), out_shardings=self.place
+                    functools.partial(eval_chunk, self.plan, program),
+                    out_shardings=parallel.readable(self.place),
                 ).lower(state, scaling, count, like)
             self._compiled[key] = lowered.compile()
             self.compile_seconds += time.perf_counter() - began
