@@ -5,6 +5,7 @@ import re
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -161,7 +162,8 @@ def entry_point(folder, script, **environment):
     command = folder / "flaxcnn"
     command.write_text(f"#!/usr/bin/env bash\n{script}\n")
     command.chmod(0o700)
-    environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", **environment}
+    path = os.pathsep.join([str(folder), str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, **environment}
     return subprocess.Popen([CLOUD / "entrypoint.sh", "train"], env=environment)
 
 
