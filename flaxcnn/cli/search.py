@@ -74,6 +74,7 @@ def search(
         raise ConfigError(f"--protocol: got {protocol!r}; allowed are honest, document")
     layer = Layer(assignments, config_file, seed)
     wanted, incumbent = _wanted(found, parse_grid(grid), layer)
+    chosen = parse_seeds(seeds, wanted[0][1].seed)
     memory = None if max_memory is None else parse_memory(max_memory)
     folder = _folder(found.name, search_dir, resume)
     from flaxcnn.data.datasets import load_for
@@ -103,11 +104,10 @@ def search(
     for key, why in found.inferred.items():
         if any(key in settings for settings, _ in wanted):
             note(f"{key}: inferred, not the document's own: {why}")
-    first = wanted[0][1].seed if seed is None else seed
     say(f"{found.name}: {len(tried)} candidates, {folds} folds, {repeats} repeats on "
         f"{dataset.name}, {protocol or 'honest'} protocol", as_json)  # fmt: skip
     result = run(
-        tried, dropped, dataset, folds=folds, repeats=repeats, seeds=parse_seeds(seeds, first),
+        tried, dropped, dataset, folds=folds, repeats=repeats, seeds=chosen,
         incumbent=incumbent, how=way, max_memory=memory, refit=not no_refit, search_dir=folder,
         document=protocol == "document",
         resume=resume, name=found.name, tell=Tell(note=note, run=tell_run),

@@ -130,7 +130,7 @@ def described() -> str:
 
 
 def agree(facts: Mapping[str, str]) -> None:
-    """Every process holds the same facts.
+    """Every process holds the same facts, and runs the same code.
 
     Args:
         facts: name -> text, the same names everywhere.
@@ -140,6 +140,7 @@ def agree(facts: Mapping[str, str]) -> None:
     """
     if not several():
         return
+    facts = {**facts, "code": code_digest()}
     own = b"".join(hashlib.sha256(text.encode()).digest() for text in facts.values())
     every = np.asarray(multihost_utils.process_allgather(np.frombuffer(own, np.uint8)))
     every = every.reshape(jax.process_count(), len(facts), DIGEST_BYTES)

@@ -85,7 +85,7 @@ def choose(config: Config, devices: int | None = None) -> Spread:
         mode = "jit"  # where the partitioner moves gradients and weights to and from the parts
     return Spread(
         several, mode, config.virtual_shards if exact and config.virtual_shards > 1 else 0,
-        config.accumulate, config.shard_optimizer,
+        config.accumulate, config.shard_optimizer and several > 1,
     )  # fmt: skip
 
 
@@ -292,13 +292,11 @@ def _total(how: Spread, tree: Tree) -> Tree:
 
 
 def optimizer_placement(how: Spread, state: Tree) -> Tree:
-    """Where each array of an optimizer's state lies: whole everywhere, or a part on each device.
+    """Where each array of a sharded optimizer's state lies: a part on each device.
 
     A part is cut along the first axis that the devices divide (Rajbhandari et al. 2020, ZeRO stage
     1); an array with no such axis lies whole everywhere.
     """
-    if not how.shard_optimizer or how.devices == 1:
-        return jax.tree.map(lambda _: everywhere(how.devices), state)
 
     def place(leaf: Any) -> Sharding:
         fits = (axis for axis, n in enumerate(leaf.shape) if n and n % how.devices == 0)
@@ -320,7 +318,7 @@ def whole(tree: Tree) -> Tree:
 
 def in_parts(how: Spread, state: Tree) -> Tree:
     """An optimizer's state, kept where `optimizer_placement` says."""
-    if not how.shard_optimizer or how.devices == 1:
+    if not how.shard_optimizer:
         return state
     return jax.lax.with_sharding_constraint(state, optimizer_placement(how, state))
 

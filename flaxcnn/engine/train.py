@@ -89,8 +89,9 @@ def fit(
     """
     prepare()
     with hosts.lost_peers():
-        hosts.agree({"recipe": config.fingerprint(), "code": hosts.code_digest(),
-                     "data": dataset.digest, "folder": str(run_dir)})  # fmt: skip
+        hosts.agree({
+            "recipe": config.fingerprint(), "data": dataset.digest, "folder": str(run_dir)
+        })  # fmt: skip
         job = make_job(config, dataset)
     speaks = hosts.primary()
     if not speaks:
