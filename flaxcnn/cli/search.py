@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
@@ -17,7 +17,9 @@ from flaxcnn.engine.folder import runs_folder, stamp
 from flaxcnn.errors import CheckpointError, ConfigError, DivergedError
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
+from flaxcnn.studies.candidates import AS_IT_IS, Wanted, of_grid
 from flaxcnn.studies.plan import (
+    Scoring,
     check_how,
     label,
     parse_grid,
@@ -26,8 +28,14 @@ from flaxcnn.studies.plan import (
     settings_of,
     with_setting,
 )
+from flaxcnn.studies.samplers import Sampling
+from flaxcnn.studies.space import parse_space, read_space
 
-Wanted = list[tuple[Mapping[str, Any], Config]]
+if TYPE_CHECKING:  # they import jax
+    from flaxcnn.data.arrays import Dataset
+    from flaxcnn.studies.runs import Outcome
+    from flaxcnn.studies.search import SearchResult
+    from flaxcnn.studies.study import Tell
 
 
 @command
@@ -42,6 +50,16 @@ def search(
     max_params: int = typer.Option(
         None, "--max-params", help="Leave out candidates with more parameters."
     ),
+    sampler: str = typer.Option(
+        None, "--sampler", help="Draw candidates with Optuna: tpe or random."
+    ),
+    trials: int = typer.Option(None, "--trials", help="How many are drawn; 50 by default."),
+    space: Path = typer.Option(
+        None, "--space", metavar="FILE", help="TOML: choices or ranges of settings, to draw from."
+    ),
+    pruner: str = typer.Option(
+        None, "--pruner", help="Give drawn ones up early: median (default), hyperband or none."
+    ),
     how: str = typer.Option("auto", "--how", help="auto, vmap (side by side) or map (in turn)."),
     max_memory: str = typer.Option(
         None, "--max-memory", metavar="SIZE", help="For the arrays of runs, such as 2G."
@@ -53,7 +71,9 @@ def search(
     config_file: Path = CONFIG_FILE,
     seed: int = typer.Option(None, "--seed", help="The first seed."),
     search_dir: Path = typer.Option(None, "--search-dir", help="Default runs/NAME/search-ID."),
-    resume: bool = typer.Option(False, "--resume", help="Go on with an interrupted search."),
+    resume: bool = typer.Option(
+        False, "--resume", help="Go on with an interrupted search, or join one with a sampler."
+    ),
     protocol: str = PROTOCOL,
     no_cache: bool = NO_CACHE,
     as_json: bool = JSON,
@@ -66,55 +86,126 @@ def search(
       flaxcnn search fashion-slim/grid --max-params 50000
       flaxcnn search fashion-budget/grid --folds 5 --search-dir runs/budget
       flaxcnn search mnist-archs/grid-kernel -s epochs=3
+      flaxcnn search mnist-ladder/model10 --sampler tpe --trials 50 --space file.toml
     """
     found = catalog.find(experiment)
     check_environment()
-    way = check_how(how)
     if protocol not in (None, "honest", "document"):
         raise ConfigError(f"--protocol: got {protocol!r}; allowed are honest, document")
-    layer = Layer(assignments, config_file, seed)
-    wanted, incumbent = _wanted(found, parse_grid(grid), layer)
-    chosen = parse_seeds(seeds, wanted[0][1].seed)
-    memory = None if max_memory is None else parse_memory(max_memory)
-    folder = _folder(found.name, search_dir, resume)
+    values, layer = parse_grid(grid), Layer(assignments, config_file, seed)
+    sampling = _sampling(found, values, sampler, trials, space, pruner)
+    wanted, incumbent = _wanted(found, {} if sampling else values, layer, sampling is not None)
+    scoring = Scoring(
+        folds, repeats, tuple(parse_seeds(seeds, wanted[0][1].seed)), protocol == "document",
+        check_how(how), None if max_memory is None else parse_memory(max_memory),
+    )  # fmt: skip
+    todo = Todo(found, wanted, incumbent, scoring, max_params, not no_refit,
+                _folder(found.name, search_dir, resume), resume, as_json)  # fmt: skip
+    if sampling is not None:
+        sampling.check(wanted[0][1])
     from flaxcnn.data.datasets import load_for
 
     dataset = load_for(wanted[0][1])
     from flaxcnn.backend import prepare
-    from flaxcnn.studies import ranking
-    from flaxcnn.studies.runs import Outcome
-    from flaxcnn.studies.search import contenders
-    from flaxcnn.studies.search import search as run
-    from flaxcnn.studies.study import Tell
 
     quiet()
     prepare(not no_cache)
-    tried, dropped = contenders(wanted, dataset, max_params)
-    for one in dropped:
-        note(f"{one.label} is not tried: {one.reason}")
+    result = _try(todo, dataset) if sampling is None else _draw(todo, sampling, dataset)
+    if result is None:
+        say(f"search {todo.folder}\nother processes are still at work on it; the last one writes "
+            "the table", as_json)  # fmt: skip
+        return
+    from flaxcnn.studies import ranking
 
-    def tell_run(outcome: Outcome, ended: int, planned: int) -> None:
-        row, name = outcome.row, outcome.run.label
-        if row["status"] == "diverged":
-            note(f"{name} seed {row['seed']}: {row['reason']}")
-            return
-        say(f"run {ended:>3}/{planned}  {name}  seed {row['seed']}  "
-            f"fold accuracy {row['test_accuracy']:.4f}", as_json)  # fmt: skip
-
-    for key, why in found.inferred.items():
-        if any(key in settings for settings, _ in wanted):
-            note(f"{key}: inferred, not the document's own: {why}")
-    say(f"{found.name}: {len(tried)} candidates, {folds} folds, {repeats} repeats on "
-        f"{dataset.name}, {protocol or 'honest'} protocol", as_json)  # fmt: skip
-    result = run(
-        tried, dropped, dataset, folds=folds, repeats=repeats, seeds=chosen,
-        incumbent=incumbent, how=way, max_memory=memory, refit=not no_refit, search_dir=folder,
-        document=protocol == "document",
-        resume=resume, name=found.name, tell=Tell(note=note, run=tell_run),
-    )  # fmt: skip
     say("", as_json)
     table(ranking.lines(result.summary), as_json)
     _conclude(result.summary, result.path, as_json)
+
+
+class Todo(NamedTuple):
+    """What the options say."""
+
+    experiment: catalog.Experiment
+    wanted: Wanted
+    incumbent: str | None
+    scoring: Scoring
+    max_params: int | None
+    refit: bool
+    folder: Path
+    resume: bool
+    as_json: bool
+
+    def say_what(self, count: str, dataset: Dataset) -> None:
+        """The first line."""
+        one = self.scoring
+        protocol = "document" if one.document else "honest"
+        say(f"{self.experiment.name}: {count}, {one.folds} folds, {one.repeats} repeats on "
+            f"{dataset.name}, {protocol} protocol", self.as_json)  # fmt: skip
+
+    def tell(self) -> Tell:
+        """What is said of each run."""
+        from flaxcnn.studies.study import Tell
+
+        def tell_run(outcome: Outcome, ended: int, planned: int) -> None:
+            row, name = outcome.row, outcome.run.label
+            if row["status"] == "diverged":
+                note(f"{name} seed {row['seed']}: {row['reason']}")
+                return
+            say(f"run {ended:>3}/{planned}  {name}  seed {row['seed']}  "
+                f"fold accuracy {row['test_accuracy']:.4f}", self.as_json)  # fmt: skip
+
+        return Tell(note=note, run=tell_run)
+
+
+def _try(todo: Todo, dataset: Dataset) -> SearchResult:
+    """Every candidate."""
+    from flaxcnn.studies.candidates import contenders
+    from flaxcnn.studies.search import search_candidates
+
+    tried, dropped = contenders(todo.wanted, dataset, todo.max_params)
+    for one in dropped:
+        note(f"{one.label} is not tried: {one.reason}")
+    for key, why in todo.experiment.inferred.items():
+        if any(key in settings for settings, _ in todo.wanted):
+            note(f"{key}: inferred, not the document's own: {why}")
+    todo.say_what(f"{len(tried)} candidates", dataset)
+    return search_candidates(
+        tried, dropped, dataset, todo.scoring, incumbent=todo.incumbent, refit=todo.refit,
+        search_dir=todo.folder, resume=todo.resume, name=todo.experiment.name, tell=todo.tell(),
+    )  # fmt: skip
+
+
+def _draw(todo: Todo, sampling: Sampling, dataset: Dataset) -> SearchResult | None:
+    """As many as are wanted; None where other processes are still at work."""
+    from flaxcnn.studies.sampled import sampled_search
+
+    todo.say_what(f"{sampling.trials} trials by {sampling.sampler}", dataset)
+    return sampled_search(
+        todo.wanted[0][1], sampling, todo.scoring, max_params=todo.max_params, refit=todo.refit,
+        search_dir=todo.folder, resume=todo.resume, name=todo.experiment.name, dataset=dataset,
+        tell=todo.tell(), say=lambda text: say(text, todo.as_json),
+    )  # fmt: skip
+
+
+def _sampling(
+    found: catalog.Experiment, grid: Mapping[str, Sequence[Any]], sampler: str | None,
+    trials: int | None, space: Path | None, pruner: str | None,
+) -> Sampling | None:  # fmt: skip
+    """What is drawn; None: all candidates are tried."""
+    if sampler is None:
+        others = {"--trials": trials, "--space": space, "--pruner": pruner}
+        if given := [name for name, value in others.items() if value is not None]:
+            raise ConfigError(f"{given[0]}: is for --sampler; allowed there are tpe, random")
+        return None
+    if found.candidates:
+        raise ConfigError(
+            f"--sampler: {found.name} is a grid, whose candidates are all tried; allowed is an "
+            f"experiment of one recipe{f', such as {found.incumbent}' if found.incumbent else ''}"
+        )
+    if not grid and space is None:
+        raise ConfigError("--sampler: draws from what? say --space FILE, or --grid KEY=A,B")
+    chosen = {**(read_space(space) if space else {}), **parse_space(grid)}
+    return Sampling(chosen, sampler, 50 if trials is None else trials, pruner or "median")  # type: ignore[arg-type]  # checked
 
 
 def _conclude(summary: Mapping[str, Any], path: Path, as_json: bool) -> None:
@@ -146,32 +237,32 @@ class Layer:
 
 
 def _wanted(
-    found: catalog.Experiment, grid: Mapping[str, Sequence[Any]], layer: Layer
+    found: catalog.Experiment, grid: Mapping[str, Sequence[Any]], layer: Layer, drawn: bool
 ) -> tuple[Wanted, str | None]:
-    """Settings and recipe of every candidate, and the label of the incumbent."""
-    wanted: Wanted = []
-    points: list[tuple[Mapping[str, Any], Config | None]]
-    if found.candidates:
-        points = [(point.settings, point.config) for point in found.candidates if point.config]
-        for point in found.candidates:
-            if point.config is None:
-                note(f"{label(point.settings)} cannot be built: {point.reason}")
-    else:
-        points = [({}, found.config)]
-    for settings, config in points:
-        if config is None:
+    """Settings and recipe of every candidate, and the label of the incumbent.
+
+    The recipe as it stands where the others are `drawn`.
+    """
+    if not found.candidates:
+        if found.config is None:
             raise ConfigError(f"{found.name} cannot be searched: {found.refusal}")
-        one = layer.over(replace(found, config=config))
+        one = layer.over(found)
+        if drawn:
+            return [({}, one)], AS_IT_IS
+        if not grid:
+            raise ConfigError(
+                f"--grid: {found.name} is one recipe; allowed is KEY=VALUE,VALUE, such as "
+                "--grid learning_rate=0.1,0.01"
+            )
+        return of_grid(one, grid), AS_IT_IS
+    wanted: Wanted = []
+    for point in found.candidates:
+        if point.config is None:
+            note(f"{label(point.settings)} cannot be built: {point.reason}")
+            continue
+        one = layer.over(replace(found, config=point.config))
         for extra in settings_of(grid):
-            wanted.append(({**settings, **extra}, with_setting(one, extra)))
-    if not found.candidates and not grid:
-        raise ConfigError(
-            f"--grid: {found.name} is one recipe; allowed is KEY=VALUE,VALUE, such as "
-            "--grid learning_rate=0.1,0.01"
-        )
-    if not found.candidates:  # the recipe as it stands, which the others must beat
-        wanted.insert(0, ({}, layer.over(found)))
-        return wanted, "as it is"
+            wanted.append(({**point.settings, **extra}, with_setting(one, extra)))
     if not found.incumbent:
         return wanted, None
     hand_made = layer.over(catalog.find(found.incumbent))

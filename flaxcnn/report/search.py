@@ -24,7 +24,8 @@ def search_page(record: SearchRecord) -> Page:
     if dropped := record.summary["dropped"]:
         rows = [[Cell(one["label"]), Cell(one["reason"])] for one in dropped]
         table = Table(f"{len(dropped)} candidates", ["candidate", "reason"], rows)
-        page.sections.append(Section("dropped", "Not tried", tables=[table]))
+        heading = "Not scored" if "sampler" in record.summary else "Not tried"
+        page.sections.append(Section("dropped", heading, tables=[table]))
     page.sections.append(_recipe(record))
     here = place(record.path)
     commands = [("Write this page again:", f"flaxcnn report {here}")]
@@ -58,6 +59,9 @@ def _head(record: SearchRecord) -> Page:
         ("Seeds", str(len(summary["seeds"]))),
         ("Trainings", f"{summary['trained']} for {summary['planned']} runs"),
     ]
+    if "sampler" in summary:
+        drawn = f"{summary['trials']} by {summary['sampler']}, pruner {summary['pruner']}"
+        facts.insert(1, ("Drawn", drawn))
     if refit := summary.get("refit"):
         facts.append(("Winner on the test rows", f"{refit['test_accuracy']:.4f}"))
     return Page(
@@ -81,7 +85,8 @@ def _candidates(page: Page, record: SearchRecord) -> Section:
     if points:
         pairs = [(point, _by_fold(row)) for point, row in zip(points, scored, strict=True)]
         page.draw(section, "the folds", comparisons.seed_distribution, pairs, SPLIT, "fold")
-        _grid(page, section, scored)
+        if "sampler" not in record.summary:  # drawn points make no grid
+            _grid(page, section, scored)
         if len({point.params for point in points}) > 1:
             page.draw(section, "accuracy and parameters", comparisons.against_parameters, points,
                       SPLIT)  # fmt: skip

@@ -28,6 +28,39 @@ How = Literal["auto", "vmap", "map"]  # runs on a device: as is fastest, side by
 
 
 @dataclass(frozen=True)
+class Scoring:
+    """How a search scores a recipe: on each of `folds` parts of the training rows in turn.
+
+    `repeats`: how often the rows are dealt into folds anew; `seeds`: of the trainings, the scores
+    of a fold are averaged over them; `document`: the epoch is chosen on the fold that is scored, as
+    the documents' searches did; `how` and `max_memory`: as in a study.
+
+    Raises:
+        ConfigError: fewer than 2 folds, fewer than 1 repeat, or wrong seeds.
+    """
+
+    folds: int = 5
+    repeats: int = 1
+    seeds: tuple[int, ...] = (0,)
+    document: bool = False
+    how: How = "auto"
+    max_memory: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.folds < 2:
+            raise ConfigError(f"--folds: got {self.folds}; allowed is 2 or more")
+        if self.repeats < 1:
+            raise ConfigError(f"--repeats: got {self.repeats}; allowed is 1 or more")
+        check_seeds(self.seeds)
+        check_how(self.how)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For plan.json: what decides the scores."""
+        return {"folds": self.folds, "repeats": self.repeats, "seeds": list(self.seeds),
+                "document": self.document}  # fmt: skip
+
+
+@dataclass(frozen=True)
 class PlannedRun:
     """One run of a study; `setting` holds what the grid sets, `vary` what its seed drives."""
 

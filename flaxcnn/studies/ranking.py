@@ -162,11 +162,11 @@ def page(summary: Mapping[str, Any]) -> str:
         "on.\n"
         if refit else ""
     )  # fmt: skip
-    untried = f"\n## Not tried\n\n{dropped}" if dropped else ""
+    heading = "Not scored" if "sampler" in summary else "Not tried"
+    untried = f"\n## {heading}\n\n{dropped}" if dropped else ""
     return f"""# Search of {summary["experiment"] or "recipes"}
 
-{flag}{summary["planned"]} runs planned, {summary["trained"]} trained: runs with fewer epochs are
-read off longer ones. {summary["folds"]} folds, {summary["repeats"]} repeats,
+{flag}{_trained(summary)} {summary["folds"]} folds, {summary["repeats"]} repeats,
 {len(summary["seeds"])} seeds.
 
 {table}
@@ -176,3 +176,31 @@ held out of the other folds. Intervals and p values allow for folds sharing thei
 (Nadeau and Bengio 2003), p values for the number of candidates (Holm). "front": no candidate has
 fewer parameters and a higher score.
 {untried}"""
+
+
+def _trained(summary: Mapping[str, Any]) -> str:
+    if "sampler" in summary:
+        return (
+            f"{summary['trials']} recipes drawn by {summary['sampler']} from the space in "
+            f"plan.json, pruner {summary['pruner']}: {len(summary['candidates']) - 1} are ranked "
+            f"beside the recipe as it stands, {len(summary['dropped'])} were not scored."
+        )
+    return (
+        f"{summary['planned']} runs planned, {summary['trained']} trained: runs with fewer epochs "
+        "are read off longer ones."
+    )
+
+
+def columns(candidates: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Column -> values of all candidates (None where one has none), a column for every setting."""
+    flat = [
+        {
+            **{key: value for key, value in row.items() if not isinstance(value, dict | list)},
+            **{f"against_incumbent.{key}": value
+               for key, value in (row.get("against_incumbent") or {}).items()},
+        }
+        for row in candidates
+    ]  # fmt: skip
+    names = dict.fromkeys(key for row in flat for key in row)
+    names.pop("against_incumbent", None)  # of the incumbent itself: None
+    return {name: [row.get(name) for row in flat] for name in names}

@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flaxcnn.engine.folder import Folder
@@ -135,7 +135,11 @@ def columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
 
 def table_csv(rows: Sequence[dict[str, Any]]) -> str:
     """The same as CSV."""
-    table = columns(rows)
+    return csv_text(columns(rows))
+
+
+def csv_text(table: Mapping[str, Sequence[Any]]) -> str:
+    """Columns as CSV, their names first."""
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(table)

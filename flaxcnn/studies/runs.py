@@ -44,6 +44,9 @@ from flaxcnn.studies.stats import METRICS
 Tree = Any
 POLL_SECONDS = 0.1  # between looks for a signal
 
+# Told of each epoch of each run; what it raises ends all of them.
+Watch = Callable[["PlannedRun", dict[str, Any]], None]
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -133,6 +136,7 @@ def run_group(
     width: int,
     interrupt: Interrupt,
     done: Callable[[Outcome], None],
+    watch: Watch = lambda run, metrics: None,
 ) -> None:
     """Train every run of the group, `width` of them side by side in each job.
 
@@ -143,6 +147,7 @@ def run_group(
         width: 1 for one by one.
         interrupt: heard between epochs.
         done: called with each outcome, in the order in which runs end, never twice at a time.
+        watch: called with a run and the metrics of an epoch, never twice at a time.
 
     Raises:
         InterruptedRun: a signal came; the runs under way are lost, the others are done.
@@ -153,13 +158,17 @@ def run_group(
         with lock:
             done(outcome)
 
+    def look(run: PlannedRun, metrics: dict[str, Any]) -> None:
+        with lock:
+            watch(run, metrics)
+
     def work(job: Job) -> None:
         try:
             if width == 1:
                 while run := queue.take():
-                    _one(_of(job, run.config), run, name, interrupt, tell)
+                    _one(_of(job, run.config), run, name, interrupt, tell, look)
             else:
-                _side_by_side(job, queue, width, name, interrupt, tell)
+                _side_by_side(job, queue, width, name, interrupt, tell, look)
         except BaseException:
             queue.stop()
             raise
@@ -180,11 +189,12 @@ def _of(job: Job, config: Config) -> Job:
 
 
 def _one(
-    job: Job, run: PlannedRun, name: str, interrupt: Interrupt, tell: Callable[[Outcome], None]
-) -> None:
+    job: Job, run: PlannedRun, name: str, interrupt: Interrupt, tell: Callable[[Outcome], None],
+    watch: Watch,
+) -> None:  # fmt: skip
     """A run from its first epoch to its row."""
     state = job.init()
-    slot = Slot(run, job, name, count_dead(job, state))
+    slot = Slot(run, job, name, watch, count_dead(job, state))
     for report in epochs(job, state, Progress(), interrupt):
         # The next epoch uses the state up.
         keep = functools.partial(jax.tree.map, jnp.copy, report.state)
@@ -201,6 +211,7 @@ class Slot:
     run: PlannedRun
     job: Job
     name: str  # of the experiment
+    watch: Watch
     before: dict[str, tuple[int, int]]
     progress: Progress = field(default_factory=Progress)
     kept: TrainState | None = None
@@ -213,6 +224,7 @@ class Slot:
         """Note an epoch -> what ends with it: the run, and shorter ones that it is the rest of."""
         config, self.progress = self.job.config, progress
         self.history.append(metrics)
+        self.watch(self.run, metrics)
         waiting = [*self.run.shorter, self.run]
         try:
             check_finite(metrics, progress, config)
@@ -255,7 +267,7 @@ def _identity(run: PlannedRun) -> dict[str, Any]:
 
 def _side_by_side(
     job: Job, queue: Queue, width: int, name: str, interrupt: Interrupt,
-    tell: Callable[[Outcome], None],
+    tell: Callable[[Outcome], None], watch: Watch,
 ) -> None:  # fmt: skip
     """Train stacks of `width` runs until the queue is empty."""
     slots: list[Slot | None] = []
@@ -267,7 +279,7 @@ def _side_by_side(
             return None
         own = _of(job, run.config)
         state = own.init()
-        return Slot(run, own, name, count_dead(own, state)), state
+        return Slot(run, own, name, watch, count_dead(own, state)), state
 
     while len(slots) < width and (begun := start()):
         slots.append(begun[0])

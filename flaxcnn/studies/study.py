@@ -23,7 +23,7 @@ from flaxcnn.recipe.config import Config
 from flaxcnn.studies import page
 from flaxcnn.studies.plan import Grid, How, PlannedRun, check_how, longest, plan_runs
 from flaxcnn.studies.record import StudyDirectory, aggregate, columns, table_csv
-from flaxcnn.studies.runs import Group, Outcome, grouped, make_jobs, run_group
+from flaxcnn.studies.runs import Group, Outcome, Watch, grouped, make_jobs, run_group
 from flaxcnn.studies.width import choose_width
 
 log = logging.getLogger(__name__)
@@ -118,9 +118,13 @@ def study(
 
 def carry_out(
     planned: Sequence[PlannedRun], data: Dataset, folder: StudyDirectory, name: str, how: How,
-    max_memory: int | None, tell: Tell, interrupt: Interrupt,
+    max_memory: int | None, tell: Tell, interrupt: Interrupt, jobs: list[Job] | None = None,
+    watch: Watch = lambda run, metrics: None,
 ) -> None:  # fmt: skip
     """Train what is planned and has not ended yet, and record each run as it ends.
+
+    `jobs` of an earlier call give their programs and data, and are replaced by the last ones of
+    this call; `watch` is told of every epoch.
 
     Raises:
         ConfigError, DataError: a recipe does not fit the data, or the folder is of other data.
@@ -141,14 +145,14 @@ def carry_out(
         ended.add(outcome.run.key)
         tell.run(outcome, len(ended), len(planned))
 
-    jobs: list[Job] = []
+    jobs = [] if jobs is None else jobs
     for group in grouped(longest(planned), data):
         if not (left := group.without(ended)).runs:
             continue
-        jobs = make_jobs(group, data, jobs)
+        jobs[:] = make_jobs(group, data, jobs)
         width = choose_width(left, jobs, how, max_memory)
         tell.group(left, jobs, width)
-        run_group(left, jobs, name, width, interrupt, done)
+        run_group(left, jobs, name, width, interrupt, done, watch)
 
 
 @contextlib.contextmanager

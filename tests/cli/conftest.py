@@ -4,9 +4,11 @@ import contextlib
 import io
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
+import time
 from typing import NamedTuple
 
 import numpy as np
@@ -119,3 +121,42 @@ def digit():
 
     image = load("digits").test.image[..., 0]
     return np.array(image[0]), image
+
+
+@pytest.fixture
+def killed_at_random(home):
+    """(command, option of its folder, kills) -> kills by SIGKILL before it ended, in `killed`.
+
+    It is started again with --resume after each, and once more at the end.
+    """
+
+    def ended():
+        return sum(p.read_bytes().count(b"\n") for p in (home / "killed").rglob("runs.jsonl"))
+
+    def run(command, option, wanted):
+        seed = random.randrange(2**32)
+        print(f"seed of the moments: {seed}")  # shown if the test fails
+        moments, kills = random.Random(seed), 0
+        while kills < wanted:
+            resume = ["--resume"] if (home / "killed" / "plan.json").is_file() else []
+            child = subprocess.Popen(
+                [*command, option, "killed", *resume],
+                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+            # While it starts, or when one or two more runs have ended, however fast the machine.
+            awaited = ended() + moments.randrange(3)
+            time.sleep(moments.uniform(0, 1))
+            while child.poll() is None and ended() < awaited:
+                time.sleep(0.01)
+            time.sleep(moments.uniform(0, 0.1))
+            if child.poll() is not None:
+                break  # it had nothing left to do
+            child.kill()
+            child.wait()
+            kills += 1
+        last = subprocess.run([*command, option, "killed", "--resume"], capture_output=True,
+                              text=True, check=False)  # fmt: skip
+        assert last.returncode == 0, last.stderr
+        return kills
+
+    return run

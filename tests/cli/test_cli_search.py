@@ -1,6 +1,8 @@
 """`flaxcnn search` as a user types it."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -42,6 +44,14 @@ def test_a_search_says_what_it_found(flaxcnn, home):
         (["digits/quickstart", "--grid", "epochs=1", "--how", "vmp"], "did you mean 'vmap'"),
         (["digits/quickstart", "--grid", "epochs=1", "--max-params", "5"], "no candidate is left"),
         (["digits/quickstart", "--grid", "epochs=1", "--resume"], "which search?"),
+        (
+            ["digits/quickstart", "--grid", "epochs=1", "--trials", "5"],
+            "--trials: is for",
+        ),
+        (["digits/quickstart", "--sampler", "tpe"], "draws from what?"),
+        (["digits/quickstart", "--sampler", "tpr", "--grid", "epochs=1,2"], "did you mean 'tpe'"),
+        (["digits/quickstart", "--sampler", "tpe", "--space", "none.toml"], "--space none.toml"),
+        (["fashion-budget/grid", "--sampler", "tpe"], "such as fashion-budget/final"),
     ],
 )
 def test_what_cannot_be_searched(flaxcnn, arguments, message):
@@ -59,8 +69,58 @@ def test_documented_grids_have_an_incumbent(name):
     from flaxcnn.recipe import catalog
 
     layer = search.Layer([], None, None)
-    wanted, incumbent = search._wanted(catalog.find(name), {}, layer)
+    wanted, incumbent = search._wanted(catalog.find(name), {}, layer, drawn=False)
     from flaxcnn.studies.plan import label
 
     assert incumbent in [label(settings) for settings, _ in wanted]
     assert len(wanted) >= len([c for c in catalog.find(name).candidates if c.config])
+
+
+DRAWN = ("--sampler", "tpe", "--trials", "5", "--grid", "learning_rate=0.5,0.1,0.02,0.004",
+         "--folds", "3", "-s", "epochs=10")  # fmt: skip
+
+
+def test_drawn_candidates(flaxcnn, home):
+    done = flaxcnn("search", "recipes.py:small", *DRAWN, "--search-dir", "found", "--json")
+    assert done.code == 0, done.err
+    assert done.json["sampler"] == "tpe"
+    assert "trial   4  learning_rate=" in done.err
+    assert (home / "found" / "report.html").is_file()
+
+
+def test_processes_share_the_trials(flaxcnn, home):
+    """Two at once: no trial twice, one table, and that of the last to end."""
+    trained = ("search", "recipes.py:small", *DRAWN, "--pruner", "none", "--search-dir", "found")
+    first = flaxcnn(*trained, "--trials", "1", "--no-refit")
+    assert first.code == 0, first.err
+    more = [sys.executable, "-m", "flaxcnn", *trained, "--trials", "12", "--resume"]
+    both = [subprocess.Popen(more, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            for _ in range(2)]  # fmt: skip
+    said = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    trials = [int(line.split()[1]) for text in said for line in text.splitlines()
+              if line.startswith("trial ")]  # fmt: skip
+    assert sorted(trials) == list(range(1, 12))
+    found = json.loads((home / "found" / "search.json").read_text())
+    assert len(found["candidates"]) + len(found["dropped"]) == 13
+    assert any("winner " in text for text in said)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", [("--grid", "learning_rate=0.5,0.1,0.02,0.004", "--folds", "6"),
+                                 (*DRAWN[:2], "--trials", "8", *DRAWN[4:])],
+                         ids=["grid", "drawn"])  # fmt: skip
+def test_killed_five_times_it_ends_the_same(home, killed_at_random, way):
+    """SIGKILL at random moments: the table of a search nobody touched, and no run twice."""
+    command = [sys.executable, "-m", "flaxcnn", "search", "recipes.py:small", *way,
+               "-s", "determinism=exact", "-s", "epochs=40"]  # fmt: skip
+    subprocess.run([*command, "--search-dir", "quiet"], check=True, capture_output=True)
+    assert killed_at_random(command, "--search-dir", 5) >= 3
+    tables = []
+    for name in ("quiet", "killed"):
+        found = json.loads((home / name / "search.json").read_text())
+        tables.append([{**row, "seconds": 0} for row in found["candidates"]])
+        rows = [json.loads(line)["run"] for file in (home / name).rglob("runs.jsonl")
+                for line in file.read_text().splitlines()]  # fmt: skip
+        assert len(set(rows)) == len(rows)
+    assert tables[0] == tables[1]

@@ -1,12 +1,8 @@
 """`flaxcnn study`, `compare` and `reproduce` as a user types them."""
 
 import json
-import os
-import random
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -189,38 +185,13 @@ class TestReproduce:
 
 
 @pytest.mark.slow
-def test_killed_ten_times_it_ends_the_same(home):
+def test_killed_ten_times_it_ends_the_same(home, killed_at_random):
     """SIGKILL at random moments; `study.json` is that of a study nobody touched, to the byte."""
     command = [sys.executable, "-m", "flaxcnn", "study", "recipes.py:small", "-s", "epochs=40",
                "-s", "determinism=exact", "--seeds", "24"]  # fmt: skip
     quiet = subprocess.run([*command, "--study-dir", "quiet"], check=True, capture_output=True)
     assert quiet.returncode == 0
-    seed = random.randrange(2**32)
-    print(f"seed of the moments: {seed}")  # shown if the test fails
-    moments, kills = random.Random(seed), 0
-
-    def ended() -> int:
-        rows = home / "killed/runs.jsonl"
-        return rows.read_bytes().count(b"\n") if rows.is_file() else 0
-
-    while kills < 10:
-        resume = ["--resume"] if (home / "killed" / "plan.json").is_file() else []
-        child = subprocess.Popen([*command, "--study-dir", "killed", *resume],
-                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-        # While it starts, or when one or two more runs have ended, however fast the machine.
-        awaited = ended() + moments.randrange(3)
-        time.sleep(moments.uniform(0, 1))
-        while child.poll() is None and ended() < awaited:
-            time.sleep(0.01)
-        time.sleep(moments.uniform(0, 0.1))
-        if child.poll() is not None:
-            break  # it had nothing left to do
-        os.kill(child.pid, signal.SIGKILL)
-        child.wait()
-        kills += 1
-    last = subprocess.run([*command, "--study-dir", "killed", "--resume"], capture_output=True,
-                          text=True, check=False)  # fmt: skip
-    assert last.returncode == 0, last.stderr
+    kills = killed_at_random(command, "--study-dir", 10)
     assert kills >= 3
     assert (home / "killed/study.json").read_bytes() == (home / "quiet/study.json").read_bytes()
     rows = (home / "killed/runs.jsonl").read_text().splitlines()

@@ -17,8 +17,9 @@ from flaxcnn.recipe.config import Archive, Config, Fold, Ranges
 from flaxcnn.recipe.layers import Conv, Dense, Flatten, MaxPool
 from flaxcnn.recipe.optimizers import Cosine
 from flaxcnn.studies import ranking
-from flaxcnn.studies.plan import longest
-from flaxcnn.studies.search import contenders, plan_search, search
+from flaxcnn.studies.candidates import contenders
+from flaxcnn.studies.plan import Scoring, longest
+from flaxcnn.studies.search import plan_search, search_candidates
 from flaxcnn.studies.study import Tell
 
 SMALL = dataclasses.replace(
@@ -32,6 +33,9 @@ def wanted(**changes):
     for key, values in changes.items():
         found += [({key: v}, dataclasses.replace(SMALL, **{key: v})) for v in values]
     return found
+
+
+FOLDS = Scoring(folds=3)
 
 
 # -- rows ----------------------------------------------------------------------------------------
@@ -97,7 +101,7 @@ def test_the_same_recipe_is_tried_once(digits):
 
 def test_shorter_runs_are_read_off_longer_ones(digits):
     found, _ = contenders(wanted(epochs=[1, 3]), digits, None)
-    runs = plan_search(found, 3, 2, [0, 1])
+    runs = plan_search(found, Scoring(3, 2, (0, 1)))
     assert len(runs) == 3 * 3 * 2 * 2
     trained = longest(runs)
     assert len(trained) == len(runs) / 3
@@ -108,18 +112,17 @@ def test_shorter_runs_are_read_off_longer_ones(digits):
 def test_a_schedule_over_all_epochs_is_not_cut_short(digits):
     spanned = [(s, dataclasses.replace(c, schedule=Cosine())) for s, c in wanted(epochs=[1, 3])]
     found, _ = contenders(spanned, digits, None)
-    runs = plan_search(found, 2, 1, [0])
+    runs = plan_search(found, Scoring(2))
     assert len(longest(runs)) == len(runs)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [((1, 1, [0]), "--folds: got 1"), ((2, 0, [0]), "--repeats: got 0"), ((2, 1, []), "seeds")],
+    [((1, 1, (0,)), "--folds: got 1"), ((2, 0, (0,)), "--repeats: got 0"), ((2, 1, ()), "seeds")],
 )
-def test_plans_that_are_none(digits, arguments, message):
-    found, _ = contenders(wanted(), digits, None)
+def test_scorings_that_are_none(arguments, message):
     with pytest.raises(ConfigError, match=message):
-        plan_search(found, *arguments)
+        Scoring(*arguments)
 
 
 # -- the whole -----------------------------------------------------------------------------------
@@ -131,7 +134,7 @@ TRIED = {"learning_rate": [0.2, 3e38], "epochs": [1]}
 def whole(digits, tmp_path_factory):
     """A search that nobody touched: the recipe, a better rate, one that diverges, a shorter run."""
     found, dropped = contenders(wanted(**TRIED), digits, None)
-    return search(found, dropped, digits, folds=3, incumbent="as it is", name="tiny",
+    return search_candidates(found, dropped, digits, FOLDS, incumbent="as it is", name="tiny",
                   search_dir=tmp_path_factory.mktemp("whole") / "search")  # fmt: skip
 
 
@@ -154,7 +157,7 @@ def test_what_a_search_finds(whole):
 
 def test_a_shorter_run_has_the_bits_of_its_own_training(whole, digits, tmp_path):
     alone, _ = contenders([({}, dataclasses.replace(SMALL, epochs=1))], digits, None)
-    own = search(alone, [], digits, folds=3, refit=False, search_dir=tmp_path / "own")
+    own = search_candidates(alone, [], digits, FOLDS, refit=False, search_dir=tmp_path / "own")
     read_off = {row["seed"]: row for row in whole.rows if row["setting"].get("epochs") == 1}
     assert len(read_off) == 1
     pairs = [(row["setting"]["fold"], row["params_digest"]) for row in own.rows]
@@ -172,10 +175,10 @@ def test_killed_and_resumed_nothing_is_repeated_or_lost(whole, digits, tmp_path)
         if ended == 4:
             signal.raise_signal(signal.SIGTERM)
 
-    arguments = {"folds": 3, "incumbent": "as it is", "name": "tiny", "search_dir": tmp_path / "s"}
+    arguments = {"incumbent": "as it is", "name": "tiny", "search_dir": tmp_path / "s"}
     with contextlib.suppress(InterruptedRun):  # a fast machine is done before it hears
-        search(found, dropped, digits, **arguments, tell=Tell(run=stop))
-    again = search(found, dropped, digits, **arguments, resume=True,
+        search_candidates(found, dropped, digits, FOLDS, **arguments, tell=Tell(run=stop))
+    again = search_candidates(found, dropped, digits, FOLDS, **arguments, resume=True,
                    tell=Tell(run=lambda outcome, *_: told.append(outcome.run.key)))  # fmt: skip
     assert len(told) == len(set(told)) == 12
     digests = lambda result: [row.get("params_digest") for row in result.rows]  # noqa: E731
@@ -187,7 +190,7 @@ def test_killed_and_resumed_nothing_is_repeated_or_lost(whole, digits, tmp_path)
 def test_another_search_is_refused(whole, digits):
     found, dropped = contenders(wanted(learning_rate=[0.3]), digits, None)
     with pytest.raises(ConfigError, match=r"holds another search \(candidates differ\)"):
-        search(found, dropped, digits, folds=3, incumbent="as it is", name="tiny",
+        search_candidates(found, dropped, digits, FOLDS, incumbent="as it is", name="tiny",
                search_dir=whole.path, resume=True)  # fmt: skip
 
 

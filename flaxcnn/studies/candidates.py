@@ -1,0 +1,102 @@
+"""Recipes that a search tries: which there are, and which of them can be built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from flaxcnn.errors import ConfigError
+from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.layers import totals
+from flaxcnn.studies.plan import Grid, label, settings_of, with_setting
+
+if TYPE_CHECKING:  # data bring numpy along, and commands that search nothing import this file
+    from flaxcnn.data.arrays import Dataset
+
+AS_IT_IS = "as it is"  # label of a recipe with no setting changed
+Wanted = list[tuple[Mapping[str, Any], Config]]  # settings and recipe of each candidate
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A recipe that is tried; `label` tells it from the others."""
+
+    settings: Mapping[str, Any]
+    config: Config
+    params: int
+
+    @property
+    def label(self) -> str:
+        """`learning_rate=0.1, epochs=20`."""
+        return name_of(self.settings)
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A candidate that is not tried, and why."""
+
+    label: str
+    reason: str
+
+
+def name_of(settings: Mapping[str, Any]) -> str:
+    """`learning_rate=0.1, epochs=20`: what tells a candidate from the others."""
+    return label(settings) or AS_IT_IS
+
+
+def of_grid(config: Config, grid: Grid) -> Wanted:
+    """The recipe as it stands, which the others must beat, and all combinations of the grid.
+
+    Raises:
+        ConfigError: the grid is empty, or names what is not there.
+    """
+    if not grid:
+        raise ConfigError(
+            "grid: is empty; allowed is values of at least one setting, such as "
+            "--grid learning_rate=0.1,0.01"
+        )
+    return [({}, config), *((found, with_setting(config, found)) for found in settings_of(grid))]
+
+
+def contender(
+    settings: Mapping[str, Any], config: Config, dataset: Dataset, max_params: int | None
+) -> Contender:
+    """The recipe as one to be tried.
+
+    Raises:
+        ConfigError: it cannot be built on the data, or has too many parameters.
+    """
+    params = totals(config.table(dataset.shape, dataset.num_classes))["params"]
+    if max_params is not None and params > max_params:
+        raise ConfigError(f"{params:,} parameters; allowed are {max_params:,}")
+    return Contender(settings, config, params)
+
+
+def contenders(
+    wanted: Sequence[tuple[Mapping[str, Any], Config]], dataset: Dataset, max_params: int | None
+) -> tuple[list[Contender], list[Dropped]]:
+    """The recipes that can be built on the data, within the budget of parameters; and the others.
+
+    Raises:
+        ConfigError: none is left, or one is to be streamed.
+    """
+    from flaxcnn.data.datasets import require_resident
+
+    found: list[Contender] = []
+    dropped: list[Dropped] = []
+    for settings, config in wanted:
+        try:
+            one = contender(settings, config, dataset, max_params)
+        except ConfigError as error:
+            dropped.append(Dropped(name_of(settings), str(error)))
+            continue
+        if twin := next((other for other in found if other.config == config), None):
+            dropped.append(Dropped(one.label, f"is the same recipe as {twin.label}"))
+            continue
+        require_resident(config, dataset, "a search")
+        found.append(one)
+    if not found:
+        why = "; ".join(f"{d.label}: {d.reason}" for d in dropped) or "there are none"
+        raise ConfigError(f"search: no candidate is left ({why})")
+    return found, dropped

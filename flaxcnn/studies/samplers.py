@@ -1,0 +1,120 @@
+"""Optuna: where drawn values come from, and when a trial is given up.
+
+optuna is imported when it is asked for: it is the extra `search`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from flaxcnn.errors import ConfigError, near_miss
+from flaxcnn.recipe.config import Config
+from flaxcnn.studies.space import Axis, Choices, Space, check_space
+
+Sampler = Literal["tpe", "random"]
+Pruner = Literal["median", "hyperband", "none"]
+JOURNAL = "optuna.log"
+NAME = "flaxcnn"  # of Optuna's study
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What is drawn, how, how often, and when a trial is given up.
+
+    Samplers: "tpe" (Bergstra et al. 2011) or "random" (Bergstra and Bengio 2012). Pruners:
+    "median" gives up what is below the median of earlier trials after as many epochs, "hyperband"
+    (Li et al. 2018) all but the best third at each of several depths.
+    """
+
+    space: Space
+    sampler: Sampler = "tpe"
+    trials: int = 50
+    pruner: Pruner = "median"
+
+    def check(self, config: Config) -> None:
+        """ConfigError where a name or number is wrong, the space does not fit, or Optuna lacks."""
+        known: tuple[str, ...]
+        for name, value, known in (("sampler", self.sampler, get_args(Sampler)),
+                                   ("pruner", self.pruner, get_args(Pruner))):  # fmt: skip
+            if value not in known:
+                raise ConfigError(
+                    f"--{name}: got {value!r}; allowed are {', '.join(known)}"
+                    f"{near_miss(value, known)}"
+                )
+        if self.trials < 1:
+            raise ConfigError(f"--trials: got {self.trials}; allowed is 1 or more")
+        check_space(self.space, config)
+        if importlib.util.find_spec("optuna") is None:
+            raise ConfigError("--sampler: needs Optuna; pip install 'flaxcnn[search]'")
+
+    def to_dict(self) -> dict[str, Any]:
+        """For plan.json."""
+        space = {key: axis.to_dict() for key, axis in self.space.items()}
+        return {"sampler": self.sampler, "pruner": self.pruner, "trials": self.trials,
+                "space": space}  # fmt: skip
+
+    def settings(self, drawn: dict[str, Any]) -> dict[str, Any]:
+        """A trial's parameters as settings of a recipe."""
+        return {key: _value(axis, drawn[key]) for key, axis in self.space.items()}
+
+    def distributions(self) -> dict[str, Any]:
+        """Optuna's, by setting."""
+        return {key: _distribution(axis) for key, axis in self.space.items()}
+
+    def seeded(self, seed: int, number: int) -> Any:
+        """The sampler for trial `number`: what it draws depends on the trials there are alone.
+
+        So a search that was killed draws what it would have drawn.
+        """
+        import numpy as np
+        from optuna.samplers import RandomSampler, TPESampler
+
+        own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+        return TPESampler(seed=own) if self.sampler == "tpe" else RandomSampler(seed=own)
+
+
+def open_study(folder: Path, sampling: Sampling, epochs: int) -> Any:
+    """Optuna's study in `folder`, made or opened; `epochs` is the most that a trial can have."""
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    pruner = {
+        "median": lambda: optuna.pruners.MedianPruner(),
+        "hyperband": lambda: optuna.pruners.HyperbandPruner(max_resource=epochs),
+        "none": optuna.pruners.NopPruner,
+    }[sampling.pruner]()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        storage = JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+    return optuna.create_study(
+        storage=storage, pruner=pruner, study_name=NAME, direction="maximize", load_if_exists=True
+    )
+
+
+def _distribution(axis: Axis) -> Any:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if isinstance(axis, Choices):
+        return CategoricalDistribution([_choice(value) for value in axis.values])
+    if axis.whole:
+        return IntDistribution(int(axis.low), int(axis.high), axis.log, int(axis.step or 1))
+    return FloatDistribution(float(axis.low), float(axis.high), axis.log, axis.step)
+
+
+def _choice(value: Any) -> Any:
+    """As Optuna keeps it: a list, such as layers, as its JSON."""
+    plain = value is None or isinstance(value, bool | int | float | str)
+    return value if plain else json.dumps(value)
+
+
+def _value(axis: Axis, drawn: Any) -> Any:
+    if isinstance(axis, Choices):
+        return next(value for value in axis.values if _choice(value) == drawn)
+    return axis.rounded(drawn)

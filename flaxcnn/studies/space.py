@@ -1,0 +1,192 @@
+"""Which values a sampler may draw for the settings of a recipe."""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flaxcnn.errors import ConfigError, near_miss
+from flaxcnn.recipe.config import Config
+from flaxcnn.studies.plan import SEED_KEYS, with_setting
+
+SIGNIFICANT = 4  # digits of a drawn number: more make no difference to a training, and none to read
+FIELDS = ("choices", "low", "high", "step", "log")
+
+
+@dataclass(frozen=True)
+class Choices:
+    """One of these."""
+
+    values: tuple[Any, ...]
+
+    def ends(self) -> tuple[Any, ...]:
+        """All of them."""
+        return self.values
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"choices": list(self.values)}
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`, both included; integers where both are.
+
+    `step` is their distance from one another; `log` draws evenly over magnitudes.
+    """
+
+    low: float
+    high: float
+    step: float | None = None
+    log: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether its numbers are integers."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+    def ends(self) -> tuple[Any, ...]:
+        """The smallest and the largest."""
+        return self.low, self.high
+
+    def rounded(self, number: float) -> float:
+        """A drawn number as it is used, still within the range."""
+        if self.whole:
+            return int(number)
+        return min(max(float(f"{number:.{SIGNIFICANT}g}"), self.low), self.high)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, without what was not said."""
+        step = {} if self.step is None else {"step": self.step}
+        return {"low": self.low, "high": self.high, **step, **({"log": True} if self.log else {})}
+
+
+Axis = Choices | Range
+Space = Mapping[str, Axis]  # dotted key of Config -> its values
+
+
+def read_space(path: Path) -> dict[str, Axis]:
+    """A TOML or JSON file of settings to choices or ranges.
+
+        learning_rate = { low = 1e-4, high = 1e-1, log = true }
+        batch_size = [32, 64, 128]
+        [optimizer.momentum]
+        low = 0.0
+        high = 0.99
+
+    Raises:
+        ConfigError: the file is missing, not valid, or says something else.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        plain = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"--space {path}: {error}") from None
+    if not isinstance(plain, dict):
+        raise ConfigError(f"--space {path}: allowed is a table of settings")
+    return parse_space(plain)
+
+
+def parse_space(plain: Mapping[str, Any]) -> dict[str, Axis]:
+    """Dotted keys, or nested tables, to a list of choices or a table with `low` and `high`.
+
+    Raises:
+        ConfigError: a setting with neither, or ends that do not make a range.
+    """
+    found: dict[str, Axis] = {}
+    for key, value in plain.items():
+        if isinstance(value, Choices | Range):
+            found[key] = value
+        elif not isinstance(value, Mapping):
+            found[key] = _choices(key, value)
+        elif value.keys() & set(FIELDS) or not value:
+            found[key] = _axis(key, value)
+        else:
+            found.update(parse_space({f"{key}.{name}": item for name, item in value.items()}))
+    return found
+
+
+def _choices(key: str, values: Any) -> Choices:
+    if not isinstance(values, list | tuple) or not values:
+        raise ConfigError(
+            f"space.{key}: got {values!r}; allowed is a list of choices or a table with low and "
+            "high"
+        )
+    if len({json.dumps(value) for value in values}) < len(values):
+        raise ConfigError(f"space.{key}: got {values!r}; allowed are distinct choices")
+    return Choices(tuple(values))
+
+
+def _axis(key: str, value: Mapping[str, Any]) -> Axis:
+    for name in value:
+        if name not in FIELDS:
+            raise ConfigError(
+                f"space.{key}.{name}: allowed are {', '.join(FIELDS)}{near_miss(name, FIELDS)}"
+            )
+    if "choices" in value:
+        if len(value) > 1:
+            raise ConfigError(f"space.{key}: got choices and a range; allowed is one of the two")
+        return _choices(key, value["choices"])
+    low, high = (_number(f"space.{key}.{name}", value.get(name)) for name in ("low", "high"))
+    step = value.get("step")
+    if step is not None:
+        step = _number(f"space.{key}.step", step)
+    log = value.get("log", False)
+    if not low < high:
+        raise ConfigError(f"space.{key}: got low {low} and high {high}; allowed is low below high")
+    if not isinstance(log, bool):
+        raise ConfigError(f"space.{key}.log: got {log!r}; allowed is true or false")
+    if log and (low <= 0 or step is not None):
+        raise ConfigError(f"space.{key}: log = true needs low above 0 and no step")
+    found = Range(low, high, step, log)
+    if step is not None and (step <= 0 or (found.whole and not isinstance(step, int))):
+        kind = "an integer of 1 or more" if found.whole else "a number above 0"
+        raise ConfigError(f"space.{key}.step: got {step}; allowed is {kind}")
+    return found
+
+
+def _number(name: str, value: Any) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value):
+        got = "is missing" if value is None else f"got {value!r}"
+        raise ConfigError(f"{name}: {got}; allowed is a finite number")
+    number: float = value
+    return number
+
+
+def check_space(space: Space, base: Config) -> None:
+    """Every setting exists and takes its ends, with one kind of optimizer at least.
+
+    Raises:
+        ConfigError: the first that does not, or there is none.
+    """
+    if not space:
+        raise ConfigError(
+            "space: is empty; allowed is at least one setting, such as "
+            "learning_rate = { low = 1e-4, high = 1e-1, log = true }"
+        )
+    kinds = space["optimizer"].ends() if "optimizer" in space else ()
+    for key, axis in space.items():
+        if key in SEED_KEYS:
+            raise ConfigError(f"space.{key}: seeds are what --seeds is for")
+        for value in axis.ends():
+            _check_value(base, key, value, kinds)
+
+
+def _check_value(base: Config, key: str, value: Any, kinds: Sequence[Any]) -> None:
+    settings: list[dict[str, Any]] = [{key: value}]
+    if key.startswith("optimizer."):
+        settings += [{"optimizer": kind, key: value} for kind in kinds]
+    first: ConfigError | None = None
+    for setting in settings:
+        try:
+            with_setting(base, setting)
+            return
+        except ConfigError as error:
+            first = first or error
+    assert first is not None
+    raise ConfigError(f"space.{first}")

@@ -1,0 +1,181 @@
+"""Recipes drawn by Optuna: scored as a grid's candidates are, and nothing lost or done twice."""
+
+import contextlib
+import dataclasses
+import json
+import signal
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from small_runs import TINY
+
+from flaxcnn.errors import ConfigError, InterruptedRun
+from flaxcnn.recipe.layers import Dense, Flatten
+from flaxcnn.studies.candidates import contenders
+from flaxcnn.studies.plan import Scoring
+from flaxcnn.studies.sampled import sampled_search
+from flaxcnn.studies.samplers import JOURNAL, NAME, Sampling, open_study
+from flaxcnn.studies.search import search_candidates
+from flaxcnn.studies.space import parse_space
+from flaxcnn.studies.study import Tell
+
+SMALL = dataclasses.replace(
+    TINY, layers=(Flatten(), Dense(10)), epochs=2, determinism="exact", evaluate_train=False
+)
+FOLDS = Scoring(folds=2)
+RATES = parse_space({"learning_rate": {"low": 1e-4, "high": 1.0, "log": True}})
+DRAWN = Sampling(RATES, "tpe", trials=4, pruner="none")
+
+
+def journal(path):
+    """Optuna's study as another program reads it."""
+    storage = optuna.storages.JournalStorage(
+        optuna.storages.journal.JournalFileBackend(str(path / JOURNAL))
+    )
+    return optuna.load_study(study_name=NAME, storage=storage)
+
+
+def timeless(result):
+    """The table without times."""
+    return [
+        {k: v for k, v in row.items() if k != "seconds"} for row in result.summary["candidates"]
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole(digits, tmp_path_factory):
+    """A search that nobody touched."""
+    place = tmp_path_factory.mktemp("whole") / "search"
+    return sampled_search(SMALL, DRAWN, FOLDS, dataset=digits, search_dir=place, name="tiny")
+
+
+def test_what_is_drawn_is_ranked_beside_the_recipe(whole):
+    rows = {row["label"]: row for row in whole.summary["candidates"]}
+    assert len(rows) == 5
+    assert rows["as it is"]["label"] == whole.summary["incumbent"]
+    rates = [row["setting.learning_rate"] for label, row in rows.items() if label != "as it is"]
+    assert all(1e-4 <= rate <= 1 for rate in rates)
+    assert all(row["folds"] == 2 for row in rows.values())
+    assert whole.summary["refit"]["test_rows"] == 360
+    assert json.loads((whole.path / "search.json").read_text())["sampler"] == "tpe"
+    assert "drawn by tpe" in (whole.path / "README.md").read_text()
+
+
+def test_a_trial_has_the_scores_of_a_grids_candidate(whole, digits, tmp_path):
+    best = next(r for r in whole.summary["candidates"] if r["label"] != "as it is")
+    rate = best["setting.learning_rate"]
+    config = dataclasses.replace(SMALL, learning_rate=rate)
+    found, _ = contenders([({"learning_rate": rate}, config)], digits, None)
+    own = search_candidates(found, [], digits, FOLDS, refit=False, search_dir=tmp_path / "grid")
+    assert own.summary["candidates"][0]["scores"] == best["scores"]
+
+
+def test_others_read_the_journal(whole):
+    study = journal(whole.path)
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 4
+    means = {row["label"]: row["mean"] for row in whole.summary["candidates"]}
+    assert study.best_value == max(mean for label, mean in means.items() if label != "as it is")
+    steps = [sorted(trial.intermediate_values) for trial in study.trials]
+    assert steps == [[1, 2, 3, 4]] * 4  # 2 epochs of 2 runs
+
+
+@pytest.mark.parametrize("stop_after", [1, 4, 5])
+def test_stopped_and_resumed_it_ends_the_same(whole, digits, tmp_path, stop_after):
+    """In the recipe's own runs, between the runs of a trial, at a trial's end."""
+    told = []
+
+    def stop(outcome, ended, planned):
+        told.append(outcome.run.key)
+        if len(told) == stop_after:
+            signal.raise_signal(signal.SIGTERM)
+
+    arguments = {"dataset": digits, "search_dir": tmp_path / "s", "name": "tiny"}
+    with contextlib.suppress(InterruptedRun):  # a fast machine is done before it hears
+        sampled_search(SMALL, DRAWN, FOLDS, **arguments, tell=Tell(run=stop))
+    note = Tell(run=lambda outcome, *_: told.append(outcome.run.key))
+    again = sampled_search(SMALL, DRAWN, FOLDS, **arguments, resume=True, tell=note)
+    assert len(told) == len(set(told)) == 10
+    assert timeless(again) == timeless(whole)
+
+
+def test_a_trial_lost_while_it_was_drawn_is_drawn_again(whole, digits, tmp_path):
+    def stop(outcome, ended, planned):
+        raise RuntimeError("power cut")
+
+    arguments = {"dataset": digits, "search_dir": tmp_path / "s", "name": "tiny"}
+    with pytest.raises(RuntimeError, match="power cut"):
+        sampled_search(SMALL, DRAWN, FOLDS, **arguments, tell=Tell(run=stop))
+    open_study(tmp_path / "s", DRAWN, 4).ask()  # in the journal, without values
+    again = sampled_search(SMALL, DRAWN, FOLDS, **arguments, resume=True)
+    assert timeless(again) == timeless(whole)
+
+
+def test_more_trials_go_on_from_there(digits, tmp_path):
+    arguments = {"dataset": digits, "search_dir": tmp_path / "s", "refit": False}
+    few = dataclasses.replace(DRAWN, trials=2)
+    sampled_search(SMALL, few, FOLDS, **arguments)
+    more = sampled_search(SMALL, dataclasses.replace(DRAWN, trials=3), FOLDS, **arguments,
+                          resume=True)  # fmt: skip
+    assert len(more.summary["candidates"]) == 4
+    with pytest.raises(ConfigError, match="--trials: got 2, but search directory"):
+        sampled_search(SMALL, few, FOLDS, **arguments, resume=True)
+    with pytest.raises(ConfigError, match=r"another search \(sampler differ\)"):
+        sampled_search(SMALL, dataclasses.replace(DRAWN, sampler="random", trials=3), FOLDS,
+                       **arguments, resume=True)  # fmt: skip
+
+
+@pytest.mark.parametrize("pruner", ["median", "hyperband"])
+def test_what_does_badly_is_given_up(digits, tmp_path, pruner):
+    """Learning rates of which half learn nothing in these epochs."""
+    space = parse_space({"learning_rate": [1e-6, 1e-5, 2e-6, 5e-6, 0.05, 0.1, 0.06, 0.2]})
+    config = dataclasses.replace(SMALL, epochs=3)
+    result = sampled_search(config, Sampling(space, "random", 16, pruner), FOLDS, dataset=digits,
+                            search_dir=tmp_path / "s", refit=False)  # fmt: skip
+    reasons = [one["reason"] for one in result.summary["dropped"]]
+    assert any("given up in epoch" in reason for reason in reasons)
+    assert any("is the same recipe as" in reason for reason in reasons)  # 16 draws of 8
+    states = {trial.state for trial in journal(result.path).trials}
+    assert states == {TrialState.COMPLETE, TrialState.PRUNED}
+    assert float(result.summary["winner"].partition("=")[2] or 1) > 0.01
+
+
+def test_what_cannot_be_built_or_is_too_large_is_told(digits, tmp_path):
+    layers = [[{"type": "flatten"}, {"type": "dense", "units": units}] for units in (10, 11)]
+    wide = [{"type": "flatten"}, {"type": "dense", "units": 99}, {"type": "dense", "units": 10}]
+    space = parse_space({"layers": [*layers, wide]})
+    result = sampled_search(SMALL, Sampling(space, "random", 8, "none"), FOLDS, dataset=digits,
+                            max_params=1000, search_dir=tmp_path / "s", refit=False)  # fmt: skip
+    reasons = " ".join(one["reason"] for one in result.summary["dropped"])
+    assert "parameters; allowed are 1,000" in reasons
+    assert "is the same recipe as that of the recipe as it stands" in reasons
+    assert "11" in reasons
+
+
+def test_a_rate_that_diverges_cannot_win(digits, tmp_path):
+    space = parse_space({"learning_rate": [3e38, 2e38]})
+    result = sampled_search(SMALL, Sampling(space, "random", 1, "none"), FOLDS, dataset=digits,
+                            search_dir=tmp_path / "s", refit=False)  # fmt: skip
+    assert result.summary["winner"] == "as it is"
+    assert result.summary["candidates"][-1]["diverged"] == 2
+    assert journal(result.path).trials[0].state == TrialState.PRUNED
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sampler": "tpee"}, "--sampler: got 'tpee'; .*did you mean 'tpe'"),
+        ({"pruner": "meidan"}, "--pruner: got 'meidan'; .*did you mean 'median'"),
+        ({"trials": 0}, "--trials: got 0"),
+        ({"space": {}}, "space: is empty"),
+    ],
+)
+def test_samplings_that_are_none(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(DRAWN, **changes).check(SMALL)
+
+
+def test_without_optuna_it_is_said(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'flaxcnn\[search\]'"):
+        DRAWN.check(SMALL)
