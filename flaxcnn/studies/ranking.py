@@ -46,7 +46,8 @@ def rank(found: Sequence[Scored], incumbent: str | None, ratio: float) -> dict[s
     if against is not None:
         tests = {one.label: _test(one, against, ratio) for one in found if one is not against}
         known = {label: test for label, test in tests.items() if test and test["p"] is not None}
-        corrected = dict(zip(known, holm([test["p"] for test in known.values()]), strict=True))
+        p_values = [test["p"] for test in known.values()]
+        corrected = dict(zip(known, holm(p_values) if p_values else [], strict=True))
         for row in rows:
             test = tests.get(row["label"])
             row["against_incumbent"] = test and _verdict(test, corrected.get(row["label"]))

@@ -139,8 +139,7 @@ class Work:
         from optuna.trial import Trial, TrialState
 
         with self.folder.turn():
-            trials = self._trials()
-            for left in trials:
+            for left in self._trials():
                 if left.state.is_finished():
                     continue
                 if left.params.keys() != self.sampling.space.keys():  # killed while it was drawn
@@ -149,7 +148,7 @@ class Work:
                 with contextlib.suppress(WriteError):  # another process is at work on it
                     own = self._take_trial(left)
                     return Trial(self.study, left._trial_id), own
-            drawn = [one for one in trials if one.state != TrialState.FAIL]
+            drawn = [one for one in self._trials() if one.state != TrialState.FAIL]
             if len(drawn) >= self.sampling.trials:
                 return None
             self.study.sampler = self.sampling.seeded(self.scoring.seeds[0], len(drawn))

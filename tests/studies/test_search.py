@@ -215,6 +215,13 @@ def test_figures_by_hand():
     assert test["verdict"] == "not shown"
 
 
+def test_where_only_the_incumbent_has_scores_nothing_is_compared():
+    lost = ranking.Scored("lost", {}, 10, diverged=5)
+    found = ranking.rank([scored("kept", [0.8, 0.9]), lost], "kept", 1 / 4)
+    assert found["winner"] == "kept"
+    assert found["candidates"][1]["against_incumbent"] is None
+
+
 def test_seeds_are_no_further_folds():
     one, three = scored("a", [0.8, 0.9]), scored("a", [0.8, 0.9])
     three.scores = {place: values * 3 for place, values in three.scores.items()}
