@@ -1,11 +1,12 @@
-"""Keep the records of finished runs and studies, and write experiments/RESULTS.md from them.
+"""Keep the records of finished runs, studies and searches, and write experiments/RESULTS.md.
 
-    python benchmarks/results.py RUN|STUDY...   take in these directories, then write the tables
-    python benchmarks/results.py                write the tables only
+    python benchmarks/results.py RUN|STUDY|SEARCH...   take in these, then write the tables
+    python benchmarks/results.py                       write the tables only
 
 One JSON line a run lies in experiments/results/<module>.jsonl: its summary, where and from which
 source revision it was made. A run of the same recipe, seed and revision replaces its older line.
-Of a study its records lie in experiments/results/studies/<experiment>, fit for `flaxcnn compare`.
+Of a study its records lie in experiments/results/studies/<experiment>, fit for `flaxcnn compare`,
+of a search in experiments/results/searches/<experiment>, fit for `flaxcnn report`.
 """
 
 import json
@@ -14,14 +15,16 @@ import sys
 from pathlib import Path
 
 from flaxcnn.recipe import catalog
+from flaxcnn.studies import ranking
 from flaxcnn.studies.compare import Compared, compare
 from flaxcnn.studies.contrasts import holm
 from flaxcnn.studies.page import figure
 
 FOLDER = catalog.experiments_folder()
 RECORDS = FOLDER / "results"
-STUDIES = RECORDS / "studies"
+STUDIES, SEARCHES = RECORDS / "studies", RECORDS / "searches"
 KEPT_OF_A_STUDY = ("plan.json", "env.json", "study.json", "runs.jsonl")
+KEPT_OF_A_SEARCH = ("plan.json", "env.json", "search.json", "runs.jsonl", "candidates.csv")
 PAGE = FOLDER / "RESULTS.md"
 HEAD = """# Results
 
@@ -39,6 +42,15 @@ a relu layer of which nothing comes; it counts like any other here. Each study i
 `flaxcnn study EXPERIMENT --seeds 16 --how map -s determinism=exact`; its records lie in
 `results/studies`, and `flaxcnn compare` reads them.
 
+"""
+SEARCHES_HEAD = """
+## Searches
+
+Accuracy on the folds that a candidate was not trained on: mean and standard deviation over folds,
+with the 95 % interval that allows for folds sharing their training rows (Nadeau and Bengio 2003);
+p values are corrected (Holm) over the candidates. Seconds are of one training of one fold; where
+candidates differ in epochs, the shorter ones are read off the longer. "front": no candidate has
+fewer parameters and a higher score. Records: `results/searches`.
 """
 CLAIMS_HEAD = """
 ## Do the documents' conclusions hold?
@@ -74,7 +86,10 @@ def take_in(runs: list[Path]) -> None:
     """Add the records of `runs` to their files."""
     for run in runs:
         if (run / "study.json").is_file():
-            take_in_study(run)
+            keep(run, STUDIES, KEPT_OF_A_STUDY)
+            continue
+        if (run / "search.json").is_file():
+            keep(run, SEARCHES, KEPT_OF_A_SEARCH)
             continue
         row = record(run)
         if row["environment"]["source_revision"] is None:
@@ -86,13 +101,13 @@ def take_in(runs: list[Path]) -> None:
         file.write_text("".join(json.dumps(each, sort_keys=True) + "\n" for each in rows))
 
 
-def take_in_study(study: Path) -> None:
-    """Keep the records of a finished study, in the place of an older one."""
+def keep(study: Path, folder: Path, names: tuple[str, ...]) -> None:
+    """Keep the records of a finished study or search, in the place of an older one."""
     if json.loads((study / "env.json").read_text())["source_revision"] is None:
         raise SystemExit(f"{study}: was not made from a checkout; its source is unknown")
-    place = STUDIES / json.loads((study / "plan.json").read_text())["experiment"]
+    place = folder / json.loads((study / "plan.json").read_text())["experiment"]
     place.mkdir(parents=True, exist_ok=True)
-    for name in KEPT_OF_A_STUDY:
+    for name in names:
         shutil.copyfile(study / name, place / name)
 
 
@@ -122,7 +137,7 @@ def page() -> str:
             f"| {env['cpus']}, {env['device']} "
             f"| {env['source_revision'][:9]} |"
         )
-    return HEAD + "\n".join(lines) + "\n" + studies() + claims()
+    return HEAD + "\n".join(lines) + "\n" + studies() + claims() + searches()
 
 
 def studies() -> str:
@@ -144,6 +159,40 @@ def studies() -> str:
             f"| {env['cpus']}, {env['device']} | {env['source_revision'][:9]} |"
         )
     return STUDIES_HEAD + "\n".join(lines) + "\n"
+
+
+def searches() -> str:
+    """A table a search, in the order of the catalog."""
+    text = ""
+    for name, experiment in catalog.experiments().items():
+        if not (SEARCHES / name).is_dir():
+            continue
+        summary, plan, env = (
+            json.loads((SEARCHES / name / f"{file}.json").read_text())
+            for file in ("search", "plan", "env")
+        )
+        header, *rows = ranking.lines(summary)
+        lines = [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)]
+        refit = summary["refit"]
+        text += (
+            f"\n### {name}\n\n{summary['folds']} folds, {summary['repeats']} repeats, "
+            f"{len(summary['seeds'])} seeds; {summary['trained']} trainings for "
+            f"{summary['planned']} runs.{_changed(experiment, plan)} {env['cpus']} CPU cores, "
+            f"{env['device']}; source {env['source_revision'][:9]}.\n\n" + "\n".join(lines)
+            + f"\n\nThe winner, {summary['winner']}, trained on the whole training split: test "
+            f"accuracy {refit['test_accuracy']:.4f} on {refit['test_rows']} rows.\n"
+        )  # fmt: skip
+    return SEARCHES_HEAD + text if text else ""
+
+
+def _changed(experiment: catalog.Experiment, plan: dict) -> str:
+    """What was laid over the candidates, such as fewer epochs."""
+    known = {json.dumps(dict(point.settings)): point.config for point in experiment.candidates}
+    first = next(one for one in plan["candidates"] if json.dumps(one["settings"]) in known)
+    own = json.loads(json.dumps(known[json.dumps(first["settings"])].to_dict()))
+    differ = [f"`{key}={json.dumps(value)}` instead of `{json.dumps(own[key])}`"
+              for key, value in first["config"].items() if value != own[key]]  # fmt: skip
+    return f" With {', '.join(differ)}." if differ else ""
 
 
 def claims() -> str:

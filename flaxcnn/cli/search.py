@@ -254,7 +254,10 @@ def _wanted(
                 f"--grid: {found.name} is one recipe; allowed is KEY=VALUE,VALUE, such as "
                 "--grid learning_rate=0.1,0.01"
             )
-        return of_grid(one, grid), AS_IT_IS
+        tried = of_grid(one, grid)
+        if one not in [config for _, config in tried[1:]]:
+            note("no combination of --grid is the recipe as it stands, which is tried beside them")
+        return tried, AS_IT_IS
     wanted: Wanted = []
     for point in found.candidates:
         if point.config is None:
@@ -268,9 +271,20 @@ def _wanted(
     hand_made = layer.over(catalog.find(found.incumbent))
     twin = next((settings for settings, config in wanted if config == hand_made), None)
     if twin is None:
+        nearest = min((_differing(config, hand_made) for _, config in wanted), key=len)
+        note(
+            f"the grid cannot contain {found.incumbent}, the hand-made model: every candidate "
+            f"differs from it, the nearest in {', '.join(nearest)}; it is tried beside them"
+        )
         twin = {"incumbent": found.incumbent}
         wanted.insert(0, (twin, hand_made))
     return wanted, label(twin)
+
+
+def _differing(one: Config, other: Config) -> list[str]:
+    """Settings in which two recipes differ."""
+    mine, yours = one.to_dict(), other.to_dict()
+    return [key for key in mine if mine[key] != yours[key]]
 
 
 def _folder(name: str, chosen: Path | None, resume: bool) -> Path:

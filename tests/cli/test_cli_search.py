@@ -40,6 +40,7 @@ def test_a_search_says_what_it_found(flaxcnn, home):
         (["recipes.py:small"], "--grid: "),
         (["digits/quickstart", "--grid", "epochs=1", "--folds", "0"], "--folds: got 0"),
         (["digits/quickstart", "--grid", "learning_rat=1"], "did you mean 'learning_rate'"),
+        (["digits/quickstart", "--grid", "epochs=1", "--folds", "1"], "--folds: got 1"),
         (["digits/quickstart", "--grid", "epochs=1", "--protocol", "fair"], "--protocol: got"),
         (["digits/quickstart", "--grid", "epochs=1", "--how", "vmp"], "did you mean 'vmap'"),
         (["digits/quickstart", "--grid", "epochs=1", "--max-params", "5"], "no candidate is left"),
@@ -60,6 +61,13 @@ def test_what_cannot_be_searched(flaxcnn, arguments, message):
     assert message in done.err
 
 
+def test_more_folds_than_rows_of_a_class(flaxcnn):
+    done = flaxcnn("search", "digits/quickstart", "--grid", "epochs=1", "--folds", "200")
+    assert done.code == 2, done.err
+    assert "folds: got 200; allowed are at most the rows of a class: class 8 has 139" in done.err
+    assert "Traceback" not in done.err
+
+
 @pytest.mark.parametrize(
     "name",
     ["fashion-slim/grid", "cifar-tuning/grid-a", "cifar-tuning/grid-b", "mnist-archs/grid-kernel",
@@ -74,6 +82,26 @@ def test_documented_grids_have_an_incumbent(name):
 
     assert incumbent in [label(settings) for settings, _ in wanted]
     assert len(wanted) >= len([c for c in catalog.find(name).candidates if c.config])
+
+
+def test_a_grid_that_cannot_contain_the_incumbent_says_so(capsys):
+    """Document 004's grid gives both dropout layers one rate; its own model has two."""
+    from flaxcnn.recipe import catalog
+
+    layer = search.Layer([], None, None)
+    wanted, incumbent = search._wanted(catalog.find("fashion-budget/grid"), {}, layer, drawn=False)
+    said = capsys.readouterr().err
+    assert "the grid cannot contain fashion-budget/final" in said
+    assert "the nearest in layers; it is tried beside them" in said
+    assert incumbent == 'incumbent="fashion-budget/final"'
+    assert len(wanted) == 25
+    search._wanted(catalog.find("mnist-archs/grid-kernel"), {}, layer, drawn=False)
+    assert "cannot contain" not in capsys.readouterr().err
+    one = catalog.find("digits/quickstart")
+    search._wanted(one, {"learning_rate": [0.1]}, layer, drawn=False)
+    assert "no combination of --grid is the recipe as it stands" in capsys.readouterr().err
+    search._wanted(one, {"learning_rate": [0.1, one.config.learning_rate]}, layer, drawn=False)
+    assert not capsys.readouterr().err
 
 
 DRAWN = ("--sampler", "tpe", "--trials", "5", "--grid", "learning_rate=0.5,0.1,0.02,0.004",

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from small_runs import TINY
 
 from flaxcnn.data import splits
+from flaxcnn.data.arrays import dataset
 from flaxcnn.errors import ConfigError, InterruptedRun
 from flaxcnn.recipe.config import Archive, Config, Fold, Ranges
 from flaxcnn.recipe.layers import Conv, Dense, Flatten, MaxPool
@@ -192,6 +193,35 @@ def test_another_search_is_refused(whole, digits):
     with pytest.raises(ConfigError, match=r"holds another search \(candidates differ\)"):
         search_candidates(found, dropped, digits, FOLDS, incumbent="as it is", name="tiny",
                search_dir=whole.path, resume=True)  # fmt: skip
+
+
+CHANCE = 0.1  # of ten classes
+SIGMAS = 4  # of a share of all training rows: one good search in 15,000 is called a leak
+
+
+def test_a_planted_leak_is_not_used(digits, tmp_path):
+    """Labels drawn at random: only who looks at the scoring fold can be better than chance there.
+
+    The documents' way looks, since it keeps the epoch that is best on it.
+    """
+    draw = np.random.default_rng(0)
+    train = dataclasses.replace(
+        digits.train, label=draw.permutation(digits.train.label).astype(np.int32)
+    )
+    data = dataset("shuffled", train, digits.test, digits.classes)
+    config = dataclasses.replace(SMALL, epochs=25, learning_rate=0.2)
+    found, dropped = contenders([({}, config)], data, None)
+    means = {}
+    for document in (False, True):
+        result = search_candidates(
+            found, dropped, data, Scoring(folds=4, document=document), refit=False,
+            search_dir=tmp_path / str(document),
+        )  # fmt: skip
+        means[document] = result.summary["candidates"][0]["mean"]
+        assert result.summary["protocol"] == ("document" if document else "honest")
+    sigma = np.sqrt(CHANCE * (1 - CHANCE) / len(train.label))
+    assert abs(means[False] - CHANCE) < SIGMAS * sigma
+    assert means[True] > means[False]
 
 
 # -- ranking -------------------------------------------------------------------------------------
