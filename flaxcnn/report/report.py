@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from flaxcnn.data.arrays import Dataset
-from flaxcnn.engine.folder import finished, write_atomic
 from flaxcnn.errors import ConfigError, WriteError
+from flaxcnn.files import finished, write_atomic
 from flaxcnn.report.page import Page, Rendered, render
 from flaxcnn.report.records import (
     RunRecord,
