@@ -5,15 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["FlaxCNNClassifier", "study"]
+__all__ = ["FlaxCNNClassifier", "history", "study"]
 
 
 def __getattr__(name: str) -> Any:
-    """What brings jax along, imported when it is asked for."""
+    """What is imported when it is asked for: nearly all of it brings jax along."""
     if name == "FlaxCNNClassifier":
         from flaxcnn.estimator import FlaxCNNClassifier
 
         return FlaxCNNClassifier
+    if name == "history":
+        from flaxcnn.report.history import history
+
+        return history
     if name == "study":
         from flaxcnn.studies.study import study
 

@@ -35,6 +35,7 @@ from flaxcnn.errors import CheckpointError, near_miss
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import totals
+from flaxcnn.report.tensorboard import EventFiles, require
 
 SETTINGS_OF_OURS = (
     "ARCHIVES", "DATA_DIR", "CACHE_DIR", "RUNS_DIR", "START_SECONDS", "DEBUG",
@@ -57,6 +58,9 @@ def train(
     processes: int = PROCESSES,
     process: int = PROCESS,
     protocol: str = PROTOCOL,
+    tensorboard: bool = typer.Option(
+        False, "--tensorboard", help="Write event files to RUN/tensorboard, epoch by epoch."
+    ),
     print_config: bool = typer.Option(
         False, "--print-config", help="Show every value with its origin, and train nothing."
     ),
@@ -72,6 +76,7 @@ def train(
       flaxcnn train mnist-ladder/model10 -s epochs=3 -s optimizer=sgd -s optimizer.momentum=0.9
       flaxcnn train my_models.py:small -s dataset=folder:~/flowers --run-dir runs/flowers
       flaxcnn train mnist-ladder/model10 --run-dir runs/m10 --resume
+      flaxcnn train mnist-ladder/model10 --tensorboard
       flaxcnn train mnist-ladder/model10 --parallel pmap
       flaxcnn train mnist-ladder/model10 --distributed --run-dir runs/m10 --resume-if-any
     """
@@ -85,16 +90,20 @@ def train(
     if print_config:
         _print_config(config, origins, as_json)
         return
+    if tensorboard:
+        require("--tensorboard")
     path, resume = _run_directory(
         found.name, config, run_dir, checkpoint_dir, resume, resume_if_any
     )
     group = Group(distributed, coordinator, processes, process)
-    _run(found.name, config, path, resume, checkpoint_dir, group, not no_cache, as_json)
+    _run(
+        found.name, config, path, resume, checkpoint_dir, tensorboard, group, not no_cache, as_json
+    )  # fmt: skip
 
 
 def _run(
-    name: str, config: Config, path: Path, resume: bool, checkpoint_dir: str | None, group: Group,
-    cache: bool, as_json: bool,
+    name: str, config: Config, path: Path, resume: bool, checkpoint_dir: str | None,
+    tensorboard: bool, group: Group, cache: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Load, join the other processes, train and tell."""
     from flaxcnn.data.datasets import load_for
@@ -116,7 +125,15 @@ def _run(
                 f"{config.protocol} protocol{hosts.described()}",
                 as_json,
             )
-        with _progress(config.epochs, as_json) as show:
+        with contextlib.ExitStack() as watching:
+            watchers = [watching.enter_context(_progress(config.epochs, as_json))]
+            if tensorboard and hosts.primary():
+                watchers.append(watching.enter_context(EventFiles(path, note)))
+
+            def show(metrics: dict[str, Any]) -> None:
+                for watch in watchers:
+                    watch(metrics)
+
             result = fit(
                 config, dataset, path, name=name, resume=resume,
                 checkpoint_dir=checkpoint_dir, on_epoch=show, on_note=note,
