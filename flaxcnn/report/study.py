@@ -38,6 +38,13 @@ def study_page(record: StudyRecord) -> Page:
     return page
 
 
+def study_brief(record: StudyRecord) -> Page:
+    """What a notebook shows of it."""
+    page = _head(record)
+    page.sections.append(_seeds(page, record))
+    return page
+
+
 def complete(record: StudyRecord) -> list[dict[str, Any]]:
     """The settings that have figures."""
     return [one for one in record.summary["settings"] if one["metrics"]]

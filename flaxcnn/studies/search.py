@@ -62,6 +62,12 @@ class SearchResult:
     summary: dict[str, Any]
     path: Path
 
+    def _repr_html_(self) -> str | None:
+        """How a notebook shows it."""
+        from flaxcnn.report.report import fragment  # not before it is to be seen: it draws
+
+        return fragment(self.path)
+
 
 class SearchDirectory(StudyDirectory):
     """`plan.json` (candidates, folds, seeds), `runs.jsonl`, `epochs.jsonl`, `search.json`, ...
