@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["FlaxCNNClassifier", "history", "study"]
+__all__ = ["FlaxCNNClassifier", "history", "study", "train"]
 
 
 def __getattr__(name: str) -> Any:
@@ -22,4 +22,8 @@ def __getattr__(name: str) -> Any:
         from flaxcnn.studies.study import study
 
         return study
+    if name == "train":
+        from flaxcnn.engine.start import train
+
+        return train
     raise AttributeError(f"module 'flaxcnn' has no attribute {name!r}")

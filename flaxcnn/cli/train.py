@@ -30,7 +30,8 @@ from flaxcnn.cli.options import (
 from flaxcnn.cli.output import command, emit_json, note, quiet, say
 from flaxcnn.cli.processes import Group, joined
 from flaxcnn.cli.report import report_after
-from flaxcnn.engine.folder import runs_folder, stamp
+from flaxcnn.engine.card import epoch_line
+from flaxcnn.engine.folder import new_run, runs_folder
 from flaxcnn.errors import CheckpointError, near_miss
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
@@ -183,12 +184,7 @@ def _run_directory(
         except CheckpointError:
             if resume:
                 raise
-    own = f"{stamp()}-seed{config.seed}"
-    path, number = folder / own, 2
-    while path.exists():
-        path = folder / f"{own}-{number}"
-        number += 1
-    return path, if_any
+    return new_run(name, config.seed), if_any
 
 
 def _newest(folder: Path, config: Config) -> Path:
@@ -203,26 +199,12 @@ def _newest(folder: Path, config: Config) -> Path:
     )
 
 
-def _line(metrics: dict[str, Any], epochs: int) -> str:
-    value = {key: float("nan") if item is None else item for key, item in metrics.items()}
-    text = (
-        f"epoch {value['epoch']:>3}/{epochs}  loss {value['train_loss']:.4f}  "
-        f"accuracy {value['train_accuracy']:.4f}  val_loss {value['val_loss']:.4f}  "
-        f"val_accuracy {value['val_accuracy']:.4f}  {value['seconds']:.2f} s"
-    )
-    if "clean_train_accuracy" in value:
-        text += f"  clean {value['clean_train_accuracy']:.4f}"
-    if "stall" in value:
-        text += f"  stall {value['stall']:.1%}"
-    return text + ("  best" if value["best"] else "")
-
-
 @contextlib.contextmanager
 def _progress(epochs: int, as_json: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
     """One line an epoch; on a terminal a bar under them."""
     stream = sys.stderr if as_json else sys.stdout
     if not stream.isatty():
-        yield lambda metrics: say(_line(metrics, epochs), as_json)
+        yield lambda metrics: say(epoch_line(metrics, epochs), as_json)
         return
     from rich.console import Console
     from rich.progress import (
@@ -238,7 +220,7 @@ def _progress(epochs: int, as_json: bool) -> Iterator[Callable[[dict[str, Any]],
         task = bar.add_task("epochs", total=epochs)
 
         def show(metrics: dict[str, Any]) -> None:
-            bar.console.print(_line(metrics, epochs), highlight=False)
+            bar.console.print(epoch_line(metrics, epochs), highlight=False)
             bar.update(task, completed=metrics["epoch"])
 
         yield show

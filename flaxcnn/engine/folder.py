@@ -24,6 +24,16 @@ def stamp() -> str:
     return datetime.now().strftime("%Y%m%d-%H%M%S")
 
 
+def new_run(name: str, seed: int) -> Path:
+    """Where a run goes that was not told: runs/NAME/20261120-101500-seed0, or a number after it."""
+    own = f"{stamp()}-seed{seed}"
+    path, number = runs_folder() / name / own, 2
+    while path.exists():
+        path = path.with_name(f"{own}-{number}")
+        number += 1
+    return path
+
+
 def run_or_study(path: Path, what: str) -> Literal["run", "study"]:
     """The same for `what`, which does not take searches.
 
