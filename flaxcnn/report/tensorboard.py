@@ -2,7 +2,7 @@
 
 `tensorboard/train` and `tensorboard/validation` share the tags `epoch_loss` and `epoch_accuracy`,
 so that a chart overlays the two; a step is an epoch as the records count it, from 1. metrics.jsonl
-stays the truth: a start writes new files from it and removes those of earlier starts, whose last
+stays the truth: a start writes new files from it and empties those of earlier starts, whose last
 epochs may be computed again. tensorboardX is imported only where event files are wanted.
 """
 
@@ -143,7 +143,7 @@ def _runs(path: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 class _Writer:
-    """A new event file in a folder; once it is there, those of earlier starts are gone."""
+    """A new event file in a folder; once it is there, those of earlier starts are empty."""
 
     def __init__(self, folder: Path):
         from tensorboardX.event_file_writer import EventsWriter
@@ -158,7 +158,12 @@ class _Writer:
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._file.write_event(event_pb2.Event(session_log=start, step=0, wall_time=time.time()))
         for path in before:
-            path.unlink(missing_ok=True)
+            # Emptied, and removed at the next start: a TensorBoard that is open reads a file to its
+            # end before it looks for a later one, and stays for good at one that has vanished.
+            if path.stat().st_size:
+                os.truncate(path, 0)
+            else:
+                path.unlink()
 
     def add(self, epoch: int, values: Mapping[str, float], when: float) -> None:
         """The values of an epoch by tag."""

@@ -5,9 +5,14 @@ import struct
 from tensorboardX.proto import event_pb2
 
 
+def files(folder):
+    """Those that hold events."""
+    return [path for path in folder.glob("events.out.tfevents.*") if path.stat().st_size]
+
+
 def events(folder):
-    """The events of a folder's only file."""
-    (file,) = folder.glob("events.out.tfevents.*")
+    """The events of a folder, all in one file."""
+    (file,) = files(folder)
     data, found, at = file.read_bytes(), [], 0
     while at < len(data):  # length, its checksum, the event, its checksum
         (size,) = struct.unpack_from("<Q", data, at)

@@ -10,7 +10,7 @@ import time
 import made
 import numpy as np
 import pytest
-from events import events, scalars
+from events import events, files, scalars
 
 import flaxcnn
 from flaxcnn.cli.main import main
@@ -90,6 +90,18 @@ def test_epochs_that_are_computed_again_are_there_once(young):
     assert (second.session_log.status, second.step) == (second.session_log.START, 0)
 
 
+def test_files_of_earlier_starts_are_emptied_and_then_removed(young):
+    """An open TensorBoard would stay at a file that vanishes while it reads it."""
+    folder, rows, there = young / "tensorboard" / "train", made.history(3), []
+    for row in rows:
+        grow(young, [row])
+        there.append({path.name: path.stat().st_size for path in folder.iterdir()})
+    assert [len(sizes) for sizes in there] == [1, 2, 2]
+    (first,) = there[0]
+    assert there[1][first] == 0
+    assert first not in there[2]
+
+
 def test_starts_within_one_second_have_files_of_their_own(young, monkeypatch):
     """tensorboardX names files by the second: the later one would empty the earlier one."""
     monkeypatch.setattr("time.time", lambda: 1_800_000_000.0)
@@ -97,10 +109,10 @@ def test_starts_within_one_second_have_files_of_their_own(young, monkeypatch):
     with EventFiles(young) as first:
         add_line(young, made.history()[0])
         first(made.history()[0])
-        (before,) = folder.iterdir()
+        (before,) = files(folder)
         with EventFiles(young):
             pass
-        (after,) = folder.iterdir()
+        (after,) = files(folder)
         assert before.name != after.name
         assert before.stem == after.stem, "one second, one host, one process"
 
