@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["FlaxCNNClassifier", "sampled_search", "search", "study"]
+# Name -> where it lies: imported when it is asked for, since nearly all of it brings jax along.
+_LAZY = {
+    "FlaxCNNClassifier": "flaxcnn.estimator",
+    "history": "flaxcnn.report.history",
+    "sampled_search": "flaxcnn.studies.sampled",
+    "search": "flaxcnn.studies.search",
+    "study": "flaxcnn.studies.study",
+    "train": "flaxcnn.engine.start",
+}
+__all__ = list(_LAZY)
 
 
 def __getattr__(name: str) -> Any:
-    """What brings jax along, imported when it is asked for."""
-    if name == "FlaxCNNClassifier":
-        from flaxcnn.estimator import FlaxCNNClassifier
-
-        return FlaxCNNClassifier
-    if name == "study":
-        from flaxcnn.studies.study import study
-
-        return study
-    if name == "search":
-        from flaxcnn.studies.search import search
-
-        return search
-    if name == "sampled_search":
-        from flaxcnn.studies.sampled import sampled_search
-
-        return sampled_search
-    raise AttributeError(f"module 'flaxcnn' has no attribute {name!r}")
+    """What `_LAZY` tells of."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'flaxcnn' has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)

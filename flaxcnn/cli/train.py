@@ -30,11 +30,13 @@ from flaxcnn.cli.options import (
 from flaxcnn.cli.output import command, emit_json, note, quiet, say
 from flaxcnn.cli.processes import Group, joined
 from flaxcnn.cli.report import report_after
-from flaxcnn.engine.folder import runs_folder, stamp
+from flaxcnn.engine.card import epoch_line
+from flaxcnn.engine.folder import new_run, runs_folder
 from flaxcnn.errors import CheckpointError, near_miss
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import totals
+from flaxcnn.report.tensorboard import EventFiles, require
 
 SETTINGS_OF_OURS = (
     "ARCHIVES", "DATA_DIR", "CACHE_DIR", "RUNS_DIR", "START_SECONDS", "DEBUG",
@@ -57,6 +59,9 @@ def train(
     processes: int = PROCESSES,
     process: int = PROCESS,
     protocol: str = PROTOCOL,
+    tensorboard: bool = typer.Option(
+        False, "--tensorboard", help="Write event files to RUN/tensorboard, epoch by epoch."
+    ),
     print_config: bool = typer.Option(
         False, "--print-config", help="Show every value with its origin, and train nothing."
     ),
@@ -72,6 +77,7 @@ def train(
       flaxcnn train mnist-ladder/model10 -s epochs=3 -s optimizer=sgd -s optimizer.momentum=0.9
       flaxcnn train my_models.py:small -s dataset=folder:~/flowers --run-dir runs/flowers
       flaxcnn train mnist-ladder/model10 --run-dir runs/m10 --resume
+      flaxcnn train mnist-ladder/model10 --tensorboard
       flaxcnn train mnist-ladder/model10 --parallel pmap
       flaxcnn train mnist-ladder/model10 --distributed --run-dir runs/m10 --resume-if-any
     """
@@ -85,16 +91,20 @@ def train(
     if print_config:
         _print_config(config, origins, as_json)
         return
+    if tensorboard:
+        require("--tensorboard")
     path, resume = _run_directory(
         found.name, config, run_dir, checkpoint_dir, resume, resume_if_any
     )
     group = Group(distributed, coordinator, processes, process)
-    _run(found.name, config, path, resume, checkpoint_dir, group, not no_cache, as_json)
+    _run(
+        found.name, config, path, resume, checkpoint_dir, tensorboard, group, not no_cache, as_json
+    )  # fmt: skip
 
 
 def _run(
-    name: str, config: Config, path: Path, resume: bool, checkpoint_dir: str | None, group: Group,
-    cache: bool, as_json: bool,
+    name: str, config: Config, path: Path, resume: bool, checkpoint_dir: str | None,
+    tensorboard: bool, group: Group, cache: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Load, join the other processes, train and tell."""
     from flaxcnn.data.datasets import load_for
@@ -116,7 +126,15 @@ def _run(
                 f"{config.protocol} protocol{hosts.described()}",
                 as_json,
             )
-        with _progress(config.epochs, as_json) as show:
+        with contextlib.ExitStack() as watching:
+            watchers = [watching.enter_context(_progress(config.epochs, as_json))]
+            if tensorboard and hosts.primary():
+                watchers.append(watching.enter_context(EventFiles(path, note)))
+
+            def show(metrics: dict[str, Any]) -> None:
+                for watch in watchers:
+                    watch(metrics)
+
             result = fit(
                 config, dataset, path, name=name, resume=resume,
                 checkpoint_dir=checkpoint_dir, on_epoch=show, on_note=note,
@@ -166,12 +184,7 @@ def _run_directory(
         except CheckpointError:
             if resume:
                 raise
-    own = f"{stamp()}-seed{config.seed}"
-    path, number = folder / own, 2
-    while path.exists():
-        path = folder / f"{own}-{number}"
-        number += 1
-    return path, if_any
+    return new_run(name, config.seed), if_any
 
 
 def _newest(folder: Path, config: Config) -> Path:
@@ -186,26 +199,12 @@ def _newest(folder: Path, config: Config) -> Path:
     )
 
 
-def _line(metrics: dict[str, Any], epochs: int) -> str:
-    value = {key: float("nan") if item is None else item for key, item in metrics.items()}
-    text = (
-        f"epoch {value['epoch']:>3}/{epochs}  loss {value['train_loss']:.4f}  "
-        f"accuracy {value['train_accuracy']:.4f}  val_loss {value['val_loss']:.4f}  "
-        f"val_accuracy {value['val_accuracy']:.4f}  {value['seconds']:.2f} s"
-    )
-    if "clean_train_accuracy" in value:
-        text += f"  clean {value['clean_train_accuracy']:.4f}"
-    if "stall" in value:
-        text += f"  stall {value['stall']:.1%}"
-    return text + ("  best" if value["best"] else "")
-
-
 @contextlib.contextmanager
 def _progress(epochs: int, as_json: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
     """One line an epoch; on a terminal a bar under them."""
     stream = sys.stderr if as_json else sys.stdout
     if not stream.isatty():
-        yield lambda metrics: say(_line(metrics, epochs), as_json)
+        yield lambda metrics: say(epoch_line(metrics, epochs), as_json)
         return
     from rich.console import Console
     from rich.progress import (
@@ -221,7 +220,7 @@ def _progress(epochs: int, as_json: bool) -> Iterator[Callable[[dict[str, Any]],
         task = bar.add_task("epochs", total=epochs)
 
         def show(metrics: dict[str, Any]) -> None:
-            bar.console.print(_line(metrics, epochs), highlight=False)
+            bar.console.print(epoch_line(metrics, epochs), highlight=False)
             bar.update(task, completed=metrics["epoch"])
 
         yield show

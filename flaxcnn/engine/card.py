@@ -1,4 +1,4 @@
-"""README.md of a run: what was trained, how well, and how to get the same bits again."""
+"""A run in words: a line an epoch, and its README.md, which says how to get the same bits again."""
 
 from __future__ import annotations
 
@@ -55,3 +55,18 @@ Training figures are running means over the epoch, dropout active; * marks a new
 `config.json` holds it in full (fingerprint `{summary["fingerprint"]}`); `split.json` the rows, \
 `env.json` the software. Digest of the parameters: `{summary["params_digest"]}`.
 """
+
+
+def epoch_line(metrics: dict[str, Any], epochs: int) -> str:
+    """What is told of an epoch, of so many, when it has ended."""
+    value = {key: float("nan") if item is None else item for key, item in metrics.items()}
+    text = (
+        f"epoch {value['epoch']:>3}/{epochs}  loss {value['train_loss']:.4f}  "
+        f"accuracy {value['train_accuracy']:.4f}  val_loss {value['val_loss']:.4f}  "
+        f"val_accuracy {value['val_accuracy']:.4f}  {value['seconds']:.2f} s"
+    )
+    if "clean_train_accuracy" in value:
+        text += f"  clean {value['clean_train_accuracy']:.4f}"
+    if "stall" in value:
+        text += f"  stall {value['stall']:.1%}"
+    return text + ("  best" if value["best"] else "")

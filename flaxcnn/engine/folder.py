@@ -1,18 +1,17 @@
-"""A locked folder of records: files written whole or not at all, lines that survive a crash."""
+"""A locked folder of records, and where such folders lie."""
 
 from __future__ import annotations
 
 import fcntl
 import json
-import math
 import os
 import socket
-import tempfile
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, Literal, Self
 
 from flaxcnn.errors import CheckpointError, ConfigError, WriteError
+from flaxcnn.files import finished, plain, read_json, read_lines, write_atomic
 
 
 def runs_folder() -> Path:
@@ -25,23 +24,14 @@ def stamp() -> str:
     return datetime.now().strftime("%Y%m%d-%H%M%S")
 
 
-def finished(path: Path) -> Literal["run", "study", "search"]:
-    """Which of the three lies there, all done.
-
-    Raises:
-        CheckpointError: neither.
-    """
-    if (path / "search.json").is_file():
-        return "search"
-    if (path / "study.json").is_file():
-        return "study"
-    if (path / "summary.json").is_file():
-        return "run"
-    raise CheckpointError(
-        f"{path}: holds no finished run, study or search (no summary.json, study.json or "
-        "search.json); "
-        "--resume finishes one"
-    )
+def new_run(name: str, seed: int) -> Path:
+    """Where a run goes that was not told: runs/NAME/20261120-101500-seed0, or a number after it."""
+    own = f"{stamp()}-seed{seed}"
+    path, number = runs_folder() / name / own, 2
+    while path.exists():
+        path = path.with_name(f"{own}-{number}")
+        number += 1
+    return path
 
 
 def run_or_study(path: Path, what: str) -> Literal["run", "study"]:
@@ -55,39 +45,6 @@ def run_or_study(path: Path, what: str) -> Literal["run", "study"]:
         raise CheckpointError(f"{path}: holds a search; {what} takes runs and studies, such as its "
                               "refit/")  # fmt: skip
     return kind
-
-
-def plain(value: Any) -> Any:
-    """The value with NaN and infinities as None: JSON has no other word for them."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write beside the target, flush to disk, rename.
-
-    Raises:
-        WriteError: the folder or the disk does not take it.
-    """
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise WriteError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 class Folder:
@@ -176,12 +133,7 @@ class Folder:
 
     def read_json(self, name: str) -> Any:
         """A JSON file; CheckpointError if it is missing or damaged."""
-        try:
-            return json.loads((self.path / name).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise CheckpointError(f"{self.path / name}: {error.strerror}") from error
-        except ValueError as error:
-            raise CheckpointError(f"{self.path / name}: is damaged ({error})") from error
+        return read_json(self.path / name)
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file, whole or not at all."""
@@ -197,24 +149,8 @@ class Folder:
             write_atomic(self.path / name, data)
 
     def lines(self, name: str) -> list[dict[str, Any]]:
-        """The objects of a JSON-lines file; a last line that a crash cut short does not count.
-
-        Raises:
-            CheckpointError: another line is damaged, or the file cannot be read.
-        """
-        try:
-            *lines, _ = (self.path / name).read_bytes().split(b"\n")
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise CheckpointError(f"{self.path / name}: {error.strerror}") from error
-        rows = []
-        for number, line in enumerate(lines, start=1):
-            try:
-                rows.append(dict(json.loads(line)))
-            except (ValueError, TypeError):
-                raise CheckpointError(f"{self.path / name}: line {number} is damaged") from None
-        return rows
+        """The objects of a JSON-lines file, as `flaxcnn.files.read_lines`."""
+        return read_lines(self.path / name)
 
     def write_lines(self, name: str, rows: list[dict[str, Any]]) -> None:
         """A JSON-lines file anew."""

@@ -13,7 +13,7 @@ import dataclasses
 import io
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,14 @@ class Result:
     """A finished run: summary.json as a dict, the kept state, and where the run lies."""
 
     summary: dict[str, Any]
-    state: TrainState
+    state: TrainState = field(repr=False)  # pages of numbers
     path: Path
+
+    def _repr_html_(self) -> str | None:
+        """How a notebook shows it."""
+        from flaxcnn.report.report import fragment  # not before it is to be seen: it draws
+
+        return fragment(self.path)
 
 
 def fit(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,13 @@ from markupsafe import Markup
 
 import flaxcnn
 from flaxcnn.report import style
+from flaxcnn.report.commands import place
 from flaxcnn.report.style import Picture
 
 TEMPLATE = Path(__file__).with_name("page.html")
 SCRIPT = Path(__file__).with_name("page.js")
+FRAGMENT = Path(__file__).with_name("fragment.html")
+MOST = 12  # lines of a table in a fragment
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,39 @@ class Rendered:
 
 def render(page: Page) -> Rendered:
     """Write a page down; a picture that cannot be written becomes a warning."""
+    svgs, inlined = _drawn(page)
+    page.sections = [s for s in page.sections if s.pictures or s.tables or s.folded or s.commands]
+    script = SCRIPT.read_text(encoding="utf-8").strip()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    html = _fill(TEMPLATE, page=page, svg=inlined, script=Markup(script), script_digest=digest)
+    text = f"{page.title}\n{page.figure}\n{page.flag}" + (f"\n\n{page.text}" if page.text else "")
+    return Rendered(html, svgs, list(page.warnings), style.clean(text))
+
+
+def render_fragment(page: Page, path: Path) -> str:
+    """A short page as a part of another one, such as a notebook: no script, colours of around it.
+
+    Args:
+        page: with the pictures and tables that are to be seen at once.
+        path: of the records; ids of pictures are told apart by it.
+    """
+    own = hashlib.sha256(str(path).encode()).hexdigest()[:8]
+    for section in page.sections:
+        section.pictures = [replace(p, name=f"{p.name}-{own}") for p in section.pictures]
+        section.tables = [_cut(table) for table in section.tables]
+    _, inlined = _drawn(page)
+    return _fill(FRAGMENT, page=page, svg=inlined, command=f"flaxcnn report {place(path)}")
+
+
+def _cut(table: Table) -> Table:
+    if len(table.rows) <= MOST:
+        return table
+    caption = f"{table.caption} (the first {MOST} of {len(table.rows)})"
+    return replace(table, caption=caption, rows=table.rows[:MOST])
+
+
+def _drawn(page: Page) -> tuple[dict[str, str], dict[str, Markup]]:
+    """Each picture by name, as a file and as an element of the page."""
     svgs, inlined = {}, {}
     for section in page.sections:
         for picture in list(section.pictures):
@@ -120,16 +156,13 @@ def render(page: Page) -> Rendered:
                 section.pictures.remove(picture)
                 cause = f"{type(error).__name__}: {error}"
                 page.warnings.append(f"{picture.title}: could not be drawn ({cause[:200]}).")
-    page.sections = [s for s in page.sections if s.pictures or s.tables or s.folded or s.commands]
-    script = SCRIPT.read_text(encoding="utf-8").strip()
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return svgs, inlined
+
+
+def _fill(template: Path, **values: Any) -> str:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["clean"] = style.clean
-    html = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        page=page, svg=inlined, script=Markup(script), script_digest=digest,
-        colours=style.COLOURS, version=flaxcnn.__version__,
-    )  # fmt: skip
-    text = f"{page.title}\n{page.figure}\n{page.flag}" + (f"\n\n{page.text}" if page.text else "")
-    return Rendered(html, svgs, list(page.warnings), style.clean(text))
+    found = environment.from_string(template.read_text(encoding="utf-8"))
+    return found.render(colours=style.COLOURS, version=flaxcnn.__version__, **values)

@@ -13,8 +13,8 @@ import numpy as np
 from flaxcnn.data import datasets
 from flaxcnn.data.archives import PUBLISHED
 from flaxcnn.data.arrays import Dataset
-from flaxcnn.engine.folder import Folder
 from flaxcnn.errors import CheckpointError, ConfigError, DataError, FlaxcnnError
+from flaxcnn.files import read_json, read_lines
 from flaxcnn.recipe.config import Config
 
 NEEDED = ("experiment", "protocol", "seed", "params", "kept_epoch", "best_epoch", "epochs_run",
@@ -90,17 +90,17 @@ def read_run(path: Path) -> RunRecord:
     Raises:
         CheckpointError: a file is missing, damaged, or of another version.
     """
-    folder = Folder(path)
-    summary, config = folder.read_json("summary.json"), folder.read_json("config.json")
-    _check(folder, "summary.json", summary, NEEDED)
-    history = folder.lines("metrics.jsonl")
+    path = path.expanduser().absolute()
+    summary, config = read_json(path / "summary.json"), read_json(path / "config.json")
+    _check(path / "summary.json", summary, NEEDED)
+    history = read_lines(path / "metrics.jsonl")
     for row in history:
-        _check(folder, "metrics.jsonl", row, OF_AN_EPOCH)
-    data = folder.read_json("data.json")
-    _check(folder, "data.json", data, ("shape", "classes", "digest", "rows"))
+        _check(path / "metrics.jsonl", row, OF_AN_EPOCH)
+    data = read_json(path / "data.json")
+    _check(path / "data.json", data, ("shape", "classes", "digest", "rows"))
     return RunRecord(
-        folder.path, config, _recipe(config), summary, history, data,
-        folder.read_json("env.json"), folder.read_json("status.json"),
+        path, config, _recipe(config), summary, history, data,
+        read_json(path / "env.json"), read_json(path / "status.json"),
     )  # fmt: skip
 
 
@@ -110,23 +110,23 @@ def read_study(path: Path) -> StudyRecord:
     Raises:
         CheckpointError: a file is missing, damaged, or of another version.
     """
-    folder = Folder(path)
-    summary, plan = folder.read_json("study.json"), folder.read_json("plan.json")
-    _check(folder, "study.json", summary, ("experiment", "planned", "complete", "settings"))
-    _check(folder, "plan.json", plan, ("experiment", "config", "seeds", "grid", "vary"))
-    rows = folder.lines("runs.jsonl")
+    path = path.expanduser().absolute()
+    summary, plan = read_json(path / "study.json"), read_json(path / "plan.json")
+    _check(path / "study.json", summary, ("experiment", "planned", "complete", "settings"))
+    _check(path / "plan.json", plan, ("experiment", "config", "seeds", "grid", "vary"))
+    rows = read_lines(path / "runs.jsonl")
     for row in rows:
-        _check(folder, "runs.jsonl", row, ("run", "seed", "setting", "vary", "status", "protocol"))
+        _check(path / "runs.jsonl", row, ("run", "seed", "setting", "vary", "status", "protocol"))
     histories: dict[str, list[dict[str, Any]]] = {}
-    for line in folder.lines("epochs.jsonl"):
+    for line in read_lines(path / "epochs.jsonl"):
         histories.setdefault(line["run"], []).append(line)
     settings = [(one["setting"], one["vary"]) for one in summary["settings"]]
     place = {json.dumps(one): number for number, one in enumerate(settings)}
     last = len(settings)
     rows.sort(key=lambda r: (place.get(json.dumps((r["setting"], r["vary"])), last), r["seed"]))
     return StudyRecord(
-        folder.path, plan, _recipe(plan["config"]), summary, rows, histories,
-        folder.read_json("env.json"),
+        path, plan, _recipe(plan["config"]), summary, rows, histories,
+        read_json(path / "env.json"),
     )  # fmt: skip
 
 
@@ -136,21 +136,20 @@ def read_search(path: Path) -> SearchRecord:
     Raises:
         CheckpointError: a file is missing, damaged, or of another version.
     """
-    folder = Folder(path)
-    summary, plan = folder.read_json("search.json"), folder.read_json("plan.json")
+    path = path.expanduser().absolute()
+    summary, plan = read_json(path / "search.json"), read_json(path / "plan.json")
     needed = ("experiment", "candidates", "winner", "incumbent", "dropped", "protocol")
-    _check(folder, "search.json", summary, needed)
-    _check(folder, "plan.json", plan, ("candidates", "folds"))
-    return SearchRecord(folder.path, plan, summary, folder.read_json("env.json"))
+    _check(path / "search.json", summary, needed)
+    _check(path / "plan.json", plan, ("candidates", "folds"))
+    return SearchRecord(path, plan, summary, read_json(path / "env.json"))
 
 
-def _check(folder: Folder, file: str, found: Any, needed: tuple[str, ...]) -> None:
+def _check(file: Path, found: Any, needed: tuple[str, ...]) -> None:
     if not isinstance(found, dict):
-        raise CheckpointError(f"{folder.path / file}: is damaged (no object)")
+        raise CheckpointError(f"{file}: is damaged (no object)")
     if lacking := [name for name in needed if name not in found]:
         raise CheckpointError(
-            f"{folder.path / file}: lacks {', '.join(lacking)}: it is damaged, or of another "
-            "version"
+            f"{file}: lacks {', '.join(lacking)}: it is damaged, or of another version"
         )
 
 

@@ -1,15 +1,16 @@
-"""Reports written: of one folder into that folder, of several where it is told."""
+"""Reports written: of one folder into that folder, of several where it is told; notebooks' too."""
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from flaxcnn.data.arrays import Dataset
-from flaxcnn.engine.folder import finished, write_atomic
-from flaxcnn.errors import ConfigError, WriteError
-from flaxcnn.report.page import Page, Rendered, render
+from flaxcnn.errors import ConfigError, FlaxcnnError, WriteError
+from flaxcnn.files import finished, write_atomic
+from flaxcnn.report.page import Page, Rendered, render, render_fragment
 from flaxcnn.report.records import (
     RunRecord,
     SearchRecord,
@@ -18,10 +19,10 @@ from flaxcnn.report.records import (
     read_search,
     read_study,
 )
-from flaxcnn.report.run import run_page
-from flaxcnn.report.search import search_page
+from flaxcnn.report.run import run_brief, run_page
+from flaxcnn.report.search import search_brief, search_page
 from flaxcnn.report.several import several_page
-from flaxcnn.report.study import study_page
+from flaxcnn.report.study import study_brief, study_page
 
 NAME = "report.html"
 PICTURES = "plots"
@@ -52,6 +53,37 @@ def page_of(record: Record, dataset: Dataset | None = None) -> Page:
             return search_page(record)
 
 
+def fragment(path: Path) -> str | None:
+    """A result as a notebook shows it: headline, one picture, one table, as HTML without scripts.
+
+    None where its records are gone or of another version; the notebook then shows its text.
+    """
+    try:
+        record = read(path)
+    except FlaxcnnError:
+        return None
+    with _any_name():
+        match record:
+            case RunRecord():
+                page = run_brief(record)
+            case StudyRecord():
+                page = study_brief(record)
+            case SearchRecord():
+                page = search_brief(record)
+        page.facts = [fact for fact in page.facts if fact[0] != "Fingerprint"]
+        for section in page.sections:
+            section.pictures = section.pictures[:1]
+        return render_fragment(page, record.path)
+
+
+@contextlib.contextmanager
+def _any_name() -> Iterator[None]:
+    """A name in a script that matplotlib's own font lacks is no matter: the browser has another."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        yield
+
+
 def make(records: Sequence[Record], dataset: Dataset | None = None) -> Rendered:
     """The page of one record, or of several side by side.
 
@@ -60,9 +92,7 @@ def make(records: Sequence[Record], dataset: Dataset | None = None) -> Rendered:
     """
     if not records:
         raise ConfigError("report: got no folder; allowed is one run or study directory or more")
-    with warnings.catch_warnings():
-        # A name in a script that matplotlib's own font lacks: the browser has another one.
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+    with _any_name():
         if len(records) == 1:
             return render(page_of(records[0], dataset))
         sides = [record for record in records if not isinstance(record, SearchRecord)]

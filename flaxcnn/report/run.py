@@ -45,6 +45,17 @@ def run_page(record: RunRecord, dataset: Dataset | None = None) -> Page:
     return page
 
 
+def run_brief(record: RunRecord) -> Page:
+    """What a notebook shows of it."""
+    page, section = _head(record), Section("run", "")
+    best = record.summary["best_epoch"]
+    if record.history:
+        page.draw(section, "accuracy", curves.learning, record.history, "accuracy", best)
+    section.tables.append(splits_table(record.summary))
+    page.sections.append(section)
+    return page
+
+
 # -- what comes first ----------------------------------------------------------------------------
 
 
@@ -168,13 +179,7 @@ def epochs_table(history: Sequence[dict[str, Any]]) -> Table:
 def _test(page: Page, record: RunRecord, found: Predictions | None) -> Section:
     section = Section("test", "Test", "Rows of every matrix are the truth, columns the prediction.")
     summary, names = record.summary, record.data["classes"]
-    section.tables.append(
-        Table(
-            "Accuracy and loss of the kept weights on each split",
-            ["split", "accuracy", "95 % interval", "loss", "rows"],
-            [_split_row(name, key, summary) for name, key in SPLITS if f"{key}_loss" in summary],
-        )
-    )
+    section.tables.append(splits_table(summary))
     if found is None:
         return section
     matrix = numbers.confusion(found.label, found.logits.argmax(axis=1), len(names))
@@ -186,6 +191,15 @@ def _test(page: Page, record: RunRecord, found: Predictions | None) -> Section:
     page.draw(section, "reliability", matrices.reliability, calibration)
     section.tables.append(class_table(figures, "test"))
     return section
+
+
+def splits_table(summary: dict[str, Any]) -> Table:
+    """Accuracy and loss of the kept weights: a line a split."""
+    return Table(
+        "Accuracy and loss of the kept weights on each split",
+        ["split", "accuracy", "95 % interval", "loss", "rows"],
+        [_split_row(name, key, summary) for name, key in SPLITS if f"{key}_loss" in summary],
+    )
 
 
 def _split_row(name: str, key: str, summary: dict[str, Any]) -> list[Cell]:

@@ -36,6 +36,13 @@ def search_page(record: SearchRecord) -> Page:
     return page
 
 
+def search_brief(record: SearchRecord) -> Page:
+    """What a notebook shows of it."""
+    page = _head(record)
+    page.sections.append(_candidates(page, record))
+    return page
+
+
 def _head(record: SearchRecord) -> Page:
     summary = record.summary
     document = summary["protocol"] == "document"

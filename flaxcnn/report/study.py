@@ -15,8 +15,7 @@ from flaxcnn.report.comparisons import Point
 from flaxcnn.report.page import Cell, Page, Section, Table, count, share
 from flaxcnn.report.records import StudyRecord
 from flaxcnn.report.run import environment_table, flag, network, settings_table
-from flaxcnn.studies.page import figure, variance_lines
-from flaxcnn.studies.plan import label
+from flaxcnn.report.words import figure, label, variance_lines
 
 MEASURED = "test_accuracy"
 CHOSEN_BY = "val_accuracy"  # the best of several settings; never by the test rows
@@ -36,6 +35,13 @@ def study_page(record: StudyRecord) -> Page:
         record.path, record.summary["experiment"], record.plan, record.recipe, revision
     )
     page.sections.append(Section("again", "Reproduce", commands=lines))
+    return page
+
+
+def study_brief(record: StudyRecord) -> Page:
+    """What a notebook shows of it."""
+    page = _head(record)
+    page.sections.append(_seeds(page, record))
     return page
 
 

@@ -58,6 +58,10 @@ class Picture:
     alt: str
     figure: Figure
 
+    def _repr_svg_(self) -> str:
+        """How a notebook shows it."""
+        return svg(self)
+
 
 def blank(height: float, width: float = WIDTH) -> Figure:
     """An empty figure, in inches."""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from flaxcnn.errors import ConfigError
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import totals
-from flaxcnn.studies.plan import Grid, label, settings_of, with_setting
+from flaxcnn.report.words import label
+from flaxcnn.studies.plan import Grid, settings_of, with_setting
 
 if TYPE_CHECKING:  # data bring numpy along, and commands that search nothing import this file
     from flaxcnn.data.arrays import Dataset

@@ -5,17 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flaxcnn.report.words import figure, variance_lines
+
 SHOWN = ("test_accuracy", "val_accuracy")
-
-
-def figure(summary: Mapping[str, Any]) -> str:
-    """`0.9894 ± 0.0007 [0.9888, 0.9899]`: mean, standard deviation, 95 % interval of the mean."""
-    text = f"{summary['mean']:.4f}"
-    if summary["sd"] is not None:
-        text += f" ± {summary['sd']:.4f}"
-    if (interval := summary["t_interval"]) is not None:
-        text += f" [{interval[0]:.4f}, {interval[1]:.4f}]"
-    return text
 
 
 def lines(summary: Mapping[str, Any]) -> list[list[str]]:
@@ -32,19 +24,6 @@ def lines(summary: Mapping[str, Any]) -> list[list[str]]:
             str(len(setting["diverged"])), str(len(setting["dead"])),
         ])  # fmt: skip
     return found
-
-
-def variance_lines(found: Mapping[str, Any]) -> list[list[str]]:
-    """Cells of the table of one setting's sources of randomness."""
-    lines = [["source", "runs", f"sd of {found['metric']} [95 %]", "share of the variance"]]
-    for each in found["components"]:
-        interval = each["sd_interval"]
-        lines.append([
-            each["source"], str(each["n"]),
-            f"{each['sd']:.5f}" + (f" [{interval[0]:.5f}, {interval[1]:.5f}]" if interval else ""),
-            "-" if each["share"] is None else f"{each['share']:.0%}",
-        ])  # fmt: skip
-    return lines
 
 
 def _markdown(header: list[str], *body: list[str]) -> str:

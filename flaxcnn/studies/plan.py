@@ -17,8 +17,8 @@ from flaxcnn.recipe.config import MAX_SEED, STREAMS, Config
 from flaxcnn.recipe.leaves import dropout_rates
 from flaxcnn.recipe.optimizers import Cosine
 from flaxcnn.recipe.settings import Source, layered
+from flaxcnn.report.words import EVERYTHING, label
 
-EVERYTHING = "all"
 SOURCES = {name.removesuffix("_seed"): name for name in STREAMS}  # init, order, augment, dropout
 UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 MAX_SEEDS = 100_000  # of a study: enough for years, and a list that fits
@@ -85,12 +85,6 @@ class PlannedRun:
     def label(self) -> str:
         """What tells its setting from the others of the study."""
         return label(self.setting, self.vary)
-
-
-def label(setting: Mapping[str, Any], vary: str = EVERYTHING) -> str:
-    """The setting, and the source where only one varies: `learning_rate=0.1, init`."""
-    words = [f"{key}={json.dumps(value)}" for key, value in setting.items()]
-    return ", ".join([*words, *([vary] if vary != EVERYTHING else [])])
 
 
 def plan_runs(

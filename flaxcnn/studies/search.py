@@ -61,6 +61,12 @@ class SearchResult:
         """The table as a CSV file."""
         Path(path).write_text(csv_text(self.to_dict()), encoding="utf-8")
 
+    def _repr_html_(self) -> str | None:
+        """How a notebook shows it."""
+        from flaxcnn.report.report import fragment  # not before it is to be seen: it draws
+
+        return fragment(self.path)
+
 
 class SearchDirectory(StudyDirectory):
     """`plan.json` (candidates, folds, seeds), `runs.jsonl`, `epochs.jsonl`, `search.json`, ...

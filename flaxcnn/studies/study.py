@@ -45,6 +45,12 @@ class StudyResult:
         """The table as a CSV file."""
         Path(path).write_text(table_csv(self.rows), encoding="utf-8")
 
+    def _repr_html_(self) -> str | None:
+        """How a notebook shows it."""
+        from flaxcnn.report.report import fragment  # not before it is to be seen: it draws
+
+        return fragment(self.path)
+
 
 @dataclass(frozen=True)
 class Tell:

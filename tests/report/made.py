@@ -10,6 +10,7 @@ from flaxcnn.data.splits import choose, to_json
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import KNOWN_DATA
 from flaxcnn.recipe.layers import totals
+from flaxcnn.studies import ranking
 from flaxcnn.studies.plan import plan_runs
 from flaxcnn.studies.record import aggregate
 
@@ -123,4 +124,34 @@ def study(path, seeds=8, grid=None, diverged=(), epochs=6):
     lines(path, "runs.jsonl", rows)
     lines(path, "epochs.jsonl", told)
     write(path, "study.json", {"experiment": NAME, **aggregate(rows, planned)})
+    return path
+
+
+SETTINGS = [{"learning_rate": rate, "epochs": e} for rate in (0.1, 0.01) for e in (5, 10)]
+
+
+def search(path):
+    """What a search leaves behind: five candidates on four folds, one of which diverged."""
+    path.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(0)
+    found = [ranking.Scored("as it is", {}, 1000)]
+    found += [ranking.Scored(f"a <b> {i}", one, 1000 + i) for i, one in enumerate(SETTINGS)]
+    for number, one in enumerate(found[:-1]):
+        one.scores = {(0, k): [0.9 + 0.01 * number + 0.001 * random.normal()] for k in range(4)}
+        one.seconds = [1.0]
+    found[-1].diverged = 4
+    config = catalog.experiments()["digits/quickstart"].config.to_dict()
+    plan = {
+        "experiment": "digits/quickstart", "folds": 4, "repeats": 1, "seeds": [0],
+        "candidates": [{"label": one.label, "settings": dict(one.settings), "params": one.params,
+                        "config": config} for one in found],
+        "dropped": [{"label": "wide=<i>", "reason": "9 parameters; allowed are 8"}],
+    }  # fmt: skip
+    summary = {
+        **plan, "protocol": "honest", "planned": 20, "trained": 10,
+        **ranking.rank(found, "as it is", 1 / 3), "refit": {"test_accuracy": 0.9321},
+    }  # fmt: skip
+    env = {"versions": {}, "device": "cpu", "source_revision": "abc"}
+    for name, value in (("plan", plan), ("search", summary), ("env", env)):
+        (path / f"{name}.json").write_text(json.dumps(value))
     return path

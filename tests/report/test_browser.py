@@ -106,11 +106,12 @@ def pages(tmp_path_factory):
     run, grid = made.run(folder / "run"), made.study(folder / "grid", seeds=4, diverged={1},
         grid={"learning_rate": [0.1, 0.01], "batch_size": [32, 64, 128]})  # fmt: skip
     paths = {"run": [run], "study": [made.study(folder / "study")], "grid": [grid]}
+    paths["search"] = [made.search(folder / "search")]
     found = {kind: write(own)[0] for kind, own in paths.items()}
     return {**found, "several": write([run, grid], folder / "several.html")[0]}
 
 
-KINDS = ["run", "study", "grid", "several"]
+KINDS = ["run", "study", "grid", "search", "several"]
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
@@ -153,7 +154,7 @@ def test_every_image_is_whole(tab, pages, kind):
     tab.open(pages[kind])
     widths = tab.run(IMAGES)
     assert all(widths)
-    assert len(widths) >= {"run": 6, "study": 0, "grid": 1, "several": 0}[kind]
+    assert len(widths) >= {"run": 6, "study": 0, "grid": 1, "search": 1, "several": 0}[kind]
 
 
 def test_tables_sort_by_keyboard(tab, pages):

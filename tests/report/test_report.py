@@ -10,11 +10,11 @@ import subprocess
 import sys
 import time
 import webbrowser
-from html.parser import HTMLParser
 
 import made
 import numpy as np
 import pytest
+from elements import Elements
 from PIL import Image
 
 from flaxcnn.cli.main import main
@@ -28,33 +28,6 @@ from flaxcnn.report import commands, curves, records
 from flaxcnn.report.report import make, read, write
 
 HOSTILE = ["<script>alert(1)</script>", "a & b", "$x^2$", *map(str, range(7))]
-VOID = {"meta", "link", "br", "img"}
-
-
-class Elements(HTMLParser):
-    """Tags with their attributes, and the text outside of script and style."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.open, self.tags, self.text = [], [], ""
-        self.feed(html)
-        self.close()
-        assert not self.open, f"{self.open} are not closed"
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if not {"script", "style"} & set(self.open):
-            self.text += data
 
 
 def page(path, dataset=None):

@@ -1,0 +1,73 @@
+"""`flaxcnn.train`: what the command does, from Python and in one call."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flaxcnn.backend import prepare
+from flaxcnn.data.arrays import Dataset
+from flaxcnn.data.datasets import load_for
+from flaxcnn.engine import hosts
+from flaxcnn.engine.card import epoch_line
+from flaxcnn.engine.folder import new_run
+from flaxcnn.engine.train import Result, fit
+from flaxcnn.recipe import catalog
+from flaxcnn.recipe.config import Config
+from flaxcnn.report.tensorboard import EventFiles, require
+
+
+def train(
+    recipe: Config | str = catalog.DEFAULT_EXPERIMENT,
+    *,
+    run_dir: Path | str | None = None,
+    resume: bool = False,
+    name: str = "",
+    dataset: Dataset | None = None,
+    tensorboard: bool = False,
+    verbose: bool = True,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+) -> Result:
+    """Load the data, train a recipe, keep its best epoch by validation and test that once.
+
+    Args:
+        recipe: a Config, or the name of an experiment, such as "mnist-ladder/model10".
+        run_dir: a new folder, or with `resume` that of an earlier start; by default
+            `runs/NAME/TIME-seedN`.
+        resume: go on from the newest checkpoint in `run_dir`.
+        name: for the records; by default that of the experiment.
+        dataset: what `flaxcnn.data.datasets.load_for(config)` gives, if it is there already.
+        tensorboard: write event files to `tensorboard` in the run directory.
+        verbose: print a line an epoch.
+        on_epoch: called with each epoch's metrics after they are written, such as a tracker's log.
+
+    Raises:
+        ConfigError: the recipe is wrong, or does not fit the data or the run directory.
+        DataError: the data is missing or damaged.
+        DivergedError, WriteError, InterruptedRun, ...: as `flaxcnn.engine.train.fit`.
+    """
+    if tensorboard:
+        require("tensorboard=True")
+    if isinstance(recipe, Config):
+        config = recipe
+    else:
+        found = catalog.find(recipe)
+        config, _ = catalog.resolve(found, environ={})
+        name = name or found.name
+    data = load_for(config) if dataset is None else dataset
+    path = Path(run_dir) if run_dir else new_run(name or "unnamed", config.seed)
+    prepare()
+    with contextlib.ExitStack() as watching:
+        watchers = [on_epoch] if on_epoch else []
+        if tensorboard and hosts.primary():
+            watchers.append(watching.enter_context(EventFiles(path)))
+
+        def show(metrics: dict[str, Any]) -> None:
+            if verbose:
+                print(epoch_line(metrics, config.epochs), flush=True)
+            for watch in watchers:
+                watch(metrics)
+
+        return fit(config, data, path, name=name, resume=resume, on_epoch=show)

@@ -1,0 +1,95 @@
+"""Records on disk: read strictly, written whole or not at all. No jax, no lock."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+from flaxcnn.errors import CheckpointError, WriteError
+
+
+def finished(path: Path) -> Literal["run", "study", "search"]:
+    """Which of the three lies there, all done.
+
+    Raises:
+        CheckpointError: neither.
+    """
+    if (path / "search.json").is_file():
+        return "search"
+    if (path / "study.json").is_file():
+        return "study"
+    if (path / "summary.json").is_file():
+        return "run"
+    raise CheckpointError(
+        f"{path}: holds no finished run, study or search (no summary.json, study.json or "
+        "search.json); "
+        "--resume finishes one"
+    )
+
+
+def plain(value: Any) -> Any:
+    """The value with NaN and infinities as None: JSON has no other word for them."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write beside the target, flush to disk, rename.
+
+    Raises:
+        WriteError: the folder or the disk does not take it.
+    """
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise WriteError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file; CheckpointError if it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path}: is damaged ({error})") from error
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file; a last line that a crash cut short does not count.
+
+    Raises:
+        CheckpointError: another line is damaged, or the file cannot be read.
+    """
+    try:
+        *lines, _ = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}") from error
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(dict(json.loads(line)))
+        except (ValueError, TypeError):
+            raise CheckpointError(f"{path}: line {number} is damaged") from None
+    return rows

@@ -1,0 +1,38 @@
+"""The epochs of a run as plain numbers, for trackers and for one's own pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from flaxcnn.errors import CheckpointError
+from flaxcnn.files import read_lines
+
+EPOCHS = "metrics.jsonl"
+
+
+def history(run: str | Path) -> list[dict[str, Any]]:
+    """Each epoch of a run, under way or ended, as metrics.jsonl has it: `epoch`, `train_loss`, ...
+
+    A value that was not finite, null in the file, is `nan`. A line that is being written does not
+    count yet.
+
+    Args:
+        run: its directory.
+
+    Raises:
+        CheckpointError: no metrics.jsonl there, or a damaged one.
+    """
+    path = Path(run).expanduser().absolute()
+    if not (path / EPOCHS).is_file():
+        raise CheckpointError(
+            f"{path}: holds no {EPOCHS}; allowed is a run directory, such as `flaxcnn train` writes"
+        )
+    return numbers(read_lines(path / EPOCHS))
+
+
+def numbers(lines: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Lines of a record with nan where they have null."""
+    return [{k: math.nan if v is None else v for k, v in line.items()} for line in lines]
