@@ -9,7 +9,25 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
-from flaxcnn.cli.options import ASSIGNMENTS, CONFIG_FILE, EXPERIMENT, JSON, NO_CACHE, PROTOCOL
+from flaxcnn.cli.options import (
+    ASSIGNMENTS,
+    CONFIG_FILE,
+    EXPERIMENT,
+    FOLDS,
+    GRID,
+    HOW,
+    JSON,
+    MAX_MEMORY,
+    MAX_PARAMS,
+    NO_CACHE,
+    NO_REFIT,
+    PROTOCOL,
+    PRUNER,
+    REPEATS,
+    SAMPLER,
+    SPACE,
+    TRIALS,
+)
 from flaxcnn.cli.output import command, emit_json, note, quiet, report, say, table
 from flaxcnn.cli.report import report_after
 from flaxcnn.cli.train import check_environment
@@ -41,32 +59,18 @@ if TYPE_CHECKING:  # they import jax
 @command
 def search(
     experiment: str = EXPERIMENT,
-    grid: list[str] = typer.Option(
-        [], "--grid", metavar="KEY=A,B", help="Values of a setting; all combinations are tried."
-    ),
-    folds: int = typer.Option(5, "--folds", help="Parts of the training rows, each scored once."),
-    repeats: int = typer.Option(1, "--repeats", help="How often rows are dealt into folds anew."),
+    grid: list[str] = GRID,
+    folds: int = FOLDS,
+    repeats: int = REPEATS,
     seeds: str = typer.Option("1", "--seeds", metavar="N|A,B,...", help="Trainings of each fold."),
-    max_params: int = typer.Option(
-        None, "--max-params", help="Leave out candidates with more parameters."
-    ),
-    sampler: str = typer.Option(
-        None, "--sampler", help="Draw candidates with Optuna: tpe or random."
-    ),
-    trials: int = typer.Option(None, "--trials", help="How many are drawn; 50 by default."),
-    space: Path = typer.Option(
-        None, "--space", metavar="FILE", help="TOML: choices or ranges of settings, to draw from."
-    ),
-    pruner: str = typer.Option(
-        None, "--pruner", help="Give drawn ones up early: median (default), hyperband or none."
-    ),
-    how: str = typer.Option("auto", "--how", help="auto, vmap (side by side) or map (in turn)."),
-    max_memory: str = typer.Option(
-        None, "--max-memory", metavar="SIZE", help="For the arrays of runs, such as 2G."
-    ),
-    no_refit: bool = typer.Option(
-        False, "--no-refit", help="Choose only: do not train and test the winner."
-    ),
+    max_params: int = MAX_PARAMS,
+    sampler: str = SAMPLER,
+    trials: int = TRIALS,
+    space: Path = SPACE,
+    pruner: str = PRUNER,
+    how: str = HOW,
+    max_memory: str = MAX_MEMORY,
+    no_refit: bool = NO_REFIT,
     assignments: list[str] = ASSIGNMENTS,
     config_file: Path = CONFIG_FILE,
     seed: int = typer.Option(None, "--seed", help="The first seed."),
@@ -102,24 +106,8 @@ def search(
     todo = Todo(found, wanted, incumbent, scoring, max_params, not no_refit,
                 _folder(found.name, search_dir, resume), resume, as_json)  # fmt: skip
     if sampling is not None:
-        sampling.check(wanted[0][1])
-    from flaxcnn.data.datasets import load_for
-
-    dataset = load_for(wanted[0][1])
-    from flaxcnn.backend import prepare
-
-    quiet()
-    prepare(not no_cache)
-    result = _try(todo, dataset) if sampling is None else _draw(todo, sampling, dataset)
-    if result is None:
-        say(f"search {todo.folder}\nother processes are still at work on it; the last one writes "
-            "the table", as_json)  # fmt: skip
-        return
-    from flaxcnn.studies import ranking
-
-    say("", as_json)
-    table(ranking.lines(result.summary), as_json)
-    _conclude(result.summary, result.path, as_json)
+        sampling.check(todo.wanted[0][1])
+    _run(todo, sampling, not no_cache)
 
 
 class Todo(NamedTuple):
@@ -155,6 +143,26 @@ class Todo(NamedTuple):
                 f"fold accuracy {row['test_accuracy']:.4f}", self.as_json)  # fmt: skip
 
         return Tell(note=note, run=tell_run)
+
+
+def _run(todo: Todo, sampling: Sampling | None, cache: bool) -> None:
+    """Load, search and tell."""
+    from flaxcnn.data.datasets import load_for
+
+    dataset = load_for(todo.wanted[0][1])  # before jax is imported: missing data is said at once
+    from flaxcnn.backend import prepare
+    from flaxcnn.studies import ranking
+
+    quiet()
+    prepare(cache)
+    result = _try(todo, dataset) if sampling is None else _draw(todo, sampling, dataset)
+    if result is None:
+        say(f"search {todo.folder}\nother processes are still at work on it; the last one writes "
+            "the table", todo.as_json)  # fmt: skip
+        return
+    say("", todo.as_json)
+    table(ranking.lines(result.summary), todo.as_json)
+    _conclude(result.summary, result.path, todo.as_json)
 
 
 def _try(todo: Todo, dataset: Dataset) -> SearchResult:

@@ -7,7 +7,17 @@ from typing import Any, NamedTuple
 
 import typer
 
-from flaxcnn.cli.options import ASSIGNMENTS, CONFIG_FILE, EXPERIMENT, JSON, NO_CACHE, PROTOCOL
+from flaxcnn.cli.options import (
+    ASSIGNMENTS,
+    CONFIG_FILE,
+    EXPERIMENT,
+    GRID,
+    HOW,
+    JSON,
+    MAX_MEMORY,
+    NO_CACHE,
+    PROTOCOL,
+)
 from flaxcnn.cli.output import command, emit_json, note, quiet, report, say, table
 from flaxcnn.cli.report import report_after
 from flaxcnn.cli.train import check_environment
@@ -22,17 +32,13 @@ from flaxcnn.studies.plan import check_how, parse_grid, parse_memory, parse_seed
 def study(
     experiment: str = EXPERIMENT,
     seeds: str = typer.Option(..., "--seeds", metavar="N|A,B,...", help="How many, or which."),
-    grid: list[str] = typer.Option(
-        [], "--grid", metavar="KEY=A,B", help="Values of a setting; all combinations are run."
-    ),
+    grid: list[str] = GRID,
     vary: str = typer.Option(
         "", "--vary", metavar="SOURCES",
         help="Let the seed drive one source at a time: init,order,augment,dropout,all.",
     ),
-    how: str = typer.Option("auto", "--how", help="auto, vmap (side by side) or map (in turn)."),
-    max_memory: str = typer.Option(
-        None, "--max-memory", metavar="SIZE", help="For the arrays of runs, such as 2G."
-    ),
+    how: str = HOW,
+    max_memory: str = MAX_MEMORY,
     assignments: list[str] = ASSIGNMENTS,
     config_file: Path = CONFIG_FILE,
     seed: int = typer.Option(None, "--seed", help="The first seed, and what is fixed has it."),

@@ -65,11 +65,10 @@ def sampled_search(
         InterruptedRun: SIGTERM or SIGINT; what has ended is kept.
     """
     prepare()
-    scoring = scoring or Scoring(seeds=(config.seed,))
+    began, scoring = time.perf_counter(), scoring or Scoring(seeds=(config.seed,))
     sampling.check(config)
     data = load_for(config) if dataset is None else dataset
     (hand_made,), _ = contenders([({}, config)], data, None)
-    planned = plan_search([hand_made], scoring)
     plan = {
         "experiment": name, **scoring.to_dict(), **sampling.to_dict(), "incumbent": AS_IT_IS,
         "candidates": [{"label": AS_IT_IS, "settings": {}, "params": hand_made.params,
@@ -77,9 +76,8 @@ def sampled_search(
     }  # fmt: skip
     folder = SampledDirectory(Path(search_dir or runs_folder() / "searches" / stamp()))
     _begin(folder, plan, resume)
-    began = time.perf_counter()
     longest = _longest(config, sampling)
-    study = open_study(folder.path, sampling, longest * len(planned))
+    study = open_study(folder.path, sampling, longest * len(plan_search([hand_made], scoring)))
     work = Work(hand_made, sampling, scoring, max_params, data, folder, name, study, longest,
                 tell or Tell(), say)  # fmt: skip
     with work.recorded(), Interrupt() as interrupt:
@@ -87,17 +85,23 @@ def sampled_search(
         while (trial := work.next_trial()) is not None:
             work.carry_out(*trial, interrupt)
         with folder.turn():
-            found = work.found()
-            if found is None:
-                return None
-            tried, dropped, rows = found
-            summary = {
-                **plan, "dropped": dropped, "protocol": planned[0].config.protocol,
-                "planned": len(tried) * len(planned), "trained": len(rows),
-                **ranking.rank(scores(tried, rows), AS_IT_IS, 1 / (scoring.folds - 1)),
-            }  # fmt: skip
-            return conclude(folder, summary, rows, tried, data if refit else None, work.tell,
-                            began)  # fmt: skip
+            return _conclude(work, plan, refit, began)
+
+
+def _conclude(work: Work, plan: dict[str, Any], refit: bool, began: float) -> SearchResult | None:
+    """The tables, and the winner's test; None where a process is still at work."""
+    found = work.found()
+    if found is None:
+        return None
+    tried, dropped, rows = found
+    planned = work.planned(work.hand_made)
+    summary = {
+        **plan, "dropped": dropped, "protocol": planned[0].config.protocol,
+        "planned": len(tried) * len(planned), "trained": len(rows),
+        **ranking.rank(scores(tried, rows), AS_IT_IS, 1 / (work.scoring.folds - 1)),
+    }  # fmt: skip
+    data = work.data if refit else None
+    return conclude(work.folder, summary, rows, tried, data, work.tell, began)
 
 
 def _begin(folder: SampledDirectory, plan: dict[str, Any], resume: bool) -> None:
