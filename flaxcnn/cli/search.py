@@ -178,7 +178,8 @@ def _try(todo: Todo, dataset: Dataset) -> SearchResult:
             note(f"{key}: inferred, not the document's own: {why}")
     todo.say_what(f"{len(tried)} candidates", dataset)
     return search_candidates(
-        tried, dropped, dataset, todo.scoring, incumbent=todo.incumbent, refit=todo.refit,
+        tried, dropped, dataset, todo.scoring, incumbent=todo.incumbent,
+        max_params=todo.max_params, refit=todo.refit,
         search_dir=todo.folder, resume=todo.resume, name=todo.experiment.name, tell=todo.tell(),
     )  # fmt: skip
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -91,14 +92,82 @@ def of_study(path: Path, name: str, plan: dict[str, Any], recipe: Config | None,
     words = recipe and recipe_words(name, recipe, path / "config.json")
     if recipe and words:
         words += ["--seeds", _seeds(plan["seeds"], recipe.seed)]
-        for key, values in plan["grid"].items():
-            listed = (v if isinstance(v, str) else json.dumps(v) for v in values)
-            words += ["--grid", f"{key}={','.join(listed)}"]
+        words += _grid_words(plan["grid"])
         if plan["vary"]:
             words += ["--vary", ",".join(plan["vary"])]
         found.append(("Do it again as a new study:", line("study", *words)))
     found.append(("Write this page again:", f"flaxcnn report {place(path)}"))
     return found
+
+
+def of_search(
+    path: Path, name: str, plan: dict[str, Any], revision: str | None, refit: bool
+) -> list[tuple[str, str]]:
+    """The same of a search, `refit` where its winner was trained once more."""
+    found = _checkout(revision)
+    try:
+        words = _search_words(path, name, plan)
+    except ConfigError:
+        words = None  # another version's
+    if words:
+        found.append(("Do it again as a new search:", line("search", *words)))
+    if refit:
+        found.append(("Train the winner again, and compare every bit:",
+                      f"flaxcnn reproduce {place(path)}/refit"))  # fmt: skip
+    found.append(("Write this page again:", f"flaxcnn report {place(path)}"))
+    return found
+
+
+def _search_words(path: Path, name: str, plan: dict[str, Any]) -> list[str] | None:
+    """None where the candidates are not those of the experiment, or of a whole grid."""
+    if name not in catalog.experiments():
+        return None
+    first = plan["candidates"][0]
+    words = _of_candidates(name, plan) if catalog.find(name).candidates else recipe_words(
+        name, Config.from_dict(first["config"]), path / "config.json"
+    )  # fmt: skip
+    if words is None:
+        return None
+    if "sampler" in plan:
+        words += ["--sampler", plan["sampler"], "--trials", str(plan["trials"]), "--pruner",
+                  plan["pruner"], "--space", str(path / "space.json")]  # fmt: skip
+    elif not catalog.find(name).candidates:
+        settings = [one["settings"] for one in plan["candidates"][1:]]
+        grid: dict[str, list[Any]] = {}
+        for key, value in (pair for setting in settings for pair in setting.items()):
+            if value not in grid.setdefault(key, []):
+                grid[key].append(value)
+        if settings != [dict(zip(grid, each, strict=True)) for each in product(*grid.values())]:
+            return None
+        words += _grid_words(grid)
+    for option, default in (("folds", 5), ("repeats", 1), ("max_params", None)):
+        if plan.get(option, default) != default:
+            words += [f"--{option.replace('_', '-')}", str(plan[option])]
+    if plan["seeds"] != [first["config"]["seed"]]:
+        words += ["--seeds", _seeds(plan["seeds"], first["config"]["seed"])]
+    return [*words, *(["--protocol", "document"] if plan["document"] else [])]
+
+
+def _of_candidates(name: str, plan: dict[str, Any]) -> list[str] | None:
+    """The experiment and what was laid over each of its candidates."""
+    known = {json.dumps(dict(point.settings)): point.config
+             for point in catalog.find(name).candidates if point.config}  # fmt: skip
+    changed: list[list[str]] = []
+    for one in plan["candidates"]:
+        own = known.get(json.dumps(one["settings"]))
+        if own is None and "incumbent" not in one["settings"]:
+            return None
+        if own is not None:
+            changed.append(_changes(json.loads(json.dumps(own.to_dict())), one["config"]))
+    if any(each != changed[0] for each in changed):
+        return None
+    return [name, *(word for text in changed[0] for word in ("-s", text))]
+
+
+def _grid_words(grid: Mapping[str, Sequence[Any]]) -> list[str]:
+    listed = ((key, [v if isinstance(v, str) else json.dumps(v) for v in values])
+              for key, values in grid.items())  # fmt: skip
+    return [word for key, values in listed for word in ("--grid", f"{key}={','.join(values)}")]
 
 
 def _seeds(seeds: Sequence[int], first: int) -> str:

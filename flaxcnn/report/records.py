@@ -140,7 +140,8 @@ def read_search(path: Path) -> SearchRecord:
     summary, plan = read_json(path / "search.json"), read_json(path / "plan.json")
     needed = ("experiment", "candidates", "winner", "incumbent", "dropped", "protocol")
     _check(path / "search.json", summary, needed)
-    _check(path / "plan.json", plan, ("candidates", "folds"))
+    planned = ("experiment", "candidates", "folds", "repeats", "seeds", "document")
+    _check(path / "plan.json", plan, planned)
     return SearchRecord(path, plan, summary, read_json(path / "env.json"))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from flaxcnn.report import comparisons
-from flaxcnn.report.commands import place
+from flaxcnn.report.commands import of_search
 from flaxcnn.report.comparisons import Point
 from flaxcnn.report.page import Cell, Page, Section, Table, count, share
 from flaxcnn.report.records import SearchRecord
@@ -27,11 +27,10 @@ def search_page(record: SearchRecord) -> Page:
         heading = "Not scored" if "sampler" in record.summary else "Not tried"
         page.sections.append(Section("dropped", heading, tables=[table]))
     page.sections.append(_recipe(record))
-    here = place(record.path)
-    commands = [("Write this page again:", f"flaxcnn report {here}")]
-    if "refit" in record.summary:
-        commands.insert(0, ("Train the winner again, and compare every bit:",
-                            f"flaxcnn reproduce {here}/refit"))  # fmt: skip
+    commands = of_search(
+        record.path, record.plan["experiment"], record.plan,
+        record.environment.get("source_revision"), "refit" in record.summary,
+    )  # fmt: skip
     page.sections.append(Section("again", "Reproduce", commands=commands))
     return page
 
@@ -56,13 +55,13 @@ def _head(record: SearchRecord) -> Page:
         if best["low"] is not None:
             shown += f" [{best['low']:.4f}, {best['high']:.4f}]"
         meaning = (
-            f"Accuracy of {best['label']} on the folds it was not trained on: mean and 95 % "
+            f"Accuracy of “{best['label']}” on the folds it was not trained on: mean and 95 % "
             "interval, which allows for folds sharing their training rows (Nadeau and Bengio "
             "2003). The best of several is likely to be better on these folds than elsewhere."
         )
     facts = [
         ("Candidates", str(len(summary["candidates"]))),
-        ("Folds", f"{summary['folds']}, dealt {summary['repeats']} times"),
+        ("Folds", f"{summary['folds']}, dealt {_times(summary['repeats'])}"),
         ("Seeds", str(len(summary["seeds"]))),
         ("Trainings", f"{summary['trained']} for {summary['planned']} runs"),
     ]
@@ -75,6 +74,10 @@ def _head(record: SearchRecord) -> Page:
         title=f"Search of {record.name}", figure=shown, meaning=meaning, flag=text,
         doubtful=doubtful, facts=facts, warnings=_warnings(summary),
     )  # fmt: skip
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def _warnings(summary: dict[str, Any]) -> list[str]:

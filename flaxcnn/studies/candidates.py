@@ -32,6 +32,11 @@ class Contender:
         """`learning_rate=0.1, epochs=20`."""
         return name_of(self.settings)
 
+    def to_dict(self) -> dict[str, Any]:
+        """For plan.json."""
+        return {"label": self.label, "settings": dict(self.settings), "params": self.params,
+                "config": self.config.to_dict()}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Dropped:

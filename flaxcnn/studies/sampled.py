@@ -70,9 +70,8 @@ def sampled_search(
     data = load_for(config) if dataset is None else dataset
     (hand_made,), _ = contenders([({}, config)], data, None)
     plan = {
-        "experiment": name, **scoring.to_dict(), **sampling.to_dict(), "incumbent": AS_IT_IS,
-        "candidates": [{"label": AS_IT_IS, "settings": {}, "params": hand_made.params,
-                        "config": config.to_dict()}],
+        "experiment": name, **scoring.to_dict(), **sampling.to_dict(), "max_params": max_params,
+        "incumbent": AS_IT_IS, "candidates": [hand_made.to_dict()],
     }  # fmt: skip
     folder = SampledDirectory(Path(search_dir or runs_folder() / "searches" / stamp()))
     _begin(folder, plan, resume)
@@ -109,6 +108,7 @@ def _begin(folder: SampledDirectory, plan: dict[str, Any], resume: bool) -> None
     there = resume and (folder.path / folder.proof).is_file()
     with folder.turn() if there else contextlib.nullcontext(), folder.take(plan, resume):
         (folder.path / "search.json").unlink(missing_ok=True)  # of fewer trials
+        folder.write_json("space.json", plan["space"])  # for the command that does it again
         folder.write_json("env.json", environment())
         folder.set_status("running")
 

@@ -150,6 +150,7 @@ def search(
     found, dropped = contenders(wanted, data, max_params)
     return search_candidates(
         found, dropped, data, scoring or Scoring(seeds=(config.seed,)), incumbent=AS_IT_IS,
+        max_params=max_params,
         refit=refit, search_dir=search_dir, resume=resume, name=name, tell=tell,
     )  # fmt: skip
 
@@ -161,6 +162,7 @@ def search_candidates(
     scoring: Scoring,
     *,
     incumbent: str | None = None,
+    max_params: int | None = None,
     refit: bool = True,
     search_dir: Path | str | None = None,
     resume: bool = False,
@@ -175,6 +177,7 @@ def search_candidates(
         dataset: of them all.
         scoring: how each is scored.
         incumbent: label of the one that the others must beat; None for none.
+        max_params: what the contenders were held to, for the record.
         refit: train the winner on the whole training split, and test it, once.
         search_dir: a new folder, or with `resume` that of an earlier start.
         resume: keep the runs that have ended and do the others.
@@ -190,9 +193,9 @@ def search_candidates(
     _say_if_none_is_read_off(found, planned, tell)
     folder = SearchDirectory(Path(search_dir or runs_folder() / "searches" / stamp()))
     plan = {
-        "experiment": name, **scoring.to_dict(), "incumbent": incumbent,
-        "candidates": [{"label": one.label, "settings": dict(one.settings), "params": one.params,
-                        "config": one.config.to_dict()} for one in found],
+        "experiment": name, **scoring.to_dict(), "max_params": max_params,
+        "incumbent": incumbent,
+        "candidates": [one.to_dict() for one in found],
         "dropped": [vars(one) for one in dropped],
     }  # fmt: skip
     with folder.take(plan, resume), recorded(folder, len(planned)):

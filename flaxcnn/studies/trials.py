@@ -48,7 +48,8 @@ class SampledDirectory(SearchDirectory):
         WriteError: it cannot be written.
     """
 
-    fixed = (*SearchDirectory.fixed, "repeats", "seeds", "sampler", "pruner", "space")
+    fixed = (*SearchDirectory.fixed, "repeats", "seeds", "max_params", "sampler", "pruner",
+             "space")  # fmt: skip
 
     def check(self, recipe: dict[str, Any]) -> None:
         """ConfigError for another search; more trials are welcome."""

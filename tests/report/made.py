@@ -143,6 +143,7 @@ def search(path):
     config = catalog.experiments()["digits/quickstart"].config.to_dict()
     plan = {
         "experiment": "digits/quickstart", "folds": 4, "repeats": 1, "seeds": [0],
+        "document": False, "max_params": 8,
         "candidates": [{"label": one.label, "settings": dict(one.settings), "params": one.params,
                         "config": config} for one in found],
         "dropped": [{"label": "wide=<i>", "reason": "9 parameters; allowed are 8"}],

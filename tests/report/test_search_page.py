@@ -1,12 +1,21 @@
 """The page of a search says what its records say."""
 
 import json
+import shlex
+from dataclasses import replace
+from pathlib import Path
 
 import made
 import pytest
 
 from flaxcnn.errors import CheckpointError, ConfigError
+from flaxcnn.recipe import catalog
+from flaxcnn.report.commands import of_search
 from flaxcnn.report.report import make, read, write
+from flaxcnn.studies.candidates import of_grid
+from flaxcnn.studies.plan import parse_grid
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -47,3 +56,59 @@ def test_a_damaged_search_is_named(folder):
 def test_a_search_stands_alone(folder):
     with pytest.raises(ConfigError, match="got a search beside others"):
         make([read(folder)] * 2)
+
+
+# -- the command that does it again --------------------------------------------------------------
+
+KERNELS = ROOT / "experiments" / "results" / "searches" / "mnist-archs" / "grid-kernel"
+
+
+def again(path, plan):
+    lines = dict(of_search(path, plan["experiment"], plan, None, refit=False))
+    return lines.get("Do it again as a new search:")
+
+
+def planned(wanted, **more):
+    """plan.json as a search writes it."""
+    return {
+        "experiment": "digits/quickstart", "folds": 5, "repeats": 1, "seeds": [0],
+        "document": False, "max_params": None, **more,
+        "candidates": [{"settings": settings, "config": config.to_dict()}
+                       for settings, config in wanted],
+    }  # fmt: skip
+
+
+def test_a_documented_grid_with_fewer_epochs():
+    plan = json.loads((KERNELS / "plan.json").read_text())
+    assert again(KERNELS, plan) == "flaxcnn search mnist-archs/grid-kernel -s epochs=2"
+    plan["candidates"][2]["config"]["epochs"] = 3  # no one setting does that
+    assert again(KERNELS, plan) is None
+
+
+def test_a_grid_of_ones_own(tmp_path):
+    base = catalog.find("digits/quickstart").config
+    grid = {"learning_rate": [0.1, 0.01], "optimizer": ["sgd", "adam"]}
+    plan = planned(of_grid(base, grid), folds=3, seeds=[0, 1], max_params=50_000, document=True)
+    line = again(tmp_path, plan)
+    assert line == (
+        "flaxcnn search digits/quickstart --grid learning_rate=0.1,0.01 --grid optimizer=sgd,adam "
+        "--folds 3 --max-params 50000 --seeds 2 --protocol document"
+    )
+    words = shlex.split(line)
+    assert parse_grid([words[4], words[6]]) == grid
+    plan["candidates"].pop()  # one was dropped: the grid does not give these
+    assert again(tmp_path, plan) is None
+
+
+def test_a_drawn_search(tmp_path):
+    base = replace(catalog.find("digits/quickstart").config, epochs=3)
+    plan = planned([({}, base)], sampler="tpe", trials=7, pruner="none")
+    assert again(tmp_path, plan) == (
+        "flaxcnn search digits/quickstart -s epochs=3 --sampler tpe --trials 7 --pruner none "
+        f"--space {tmp_path / 'space.json'}"
+    )
+
+
+def test_an_experiment_of_a_users_file_has_no_line(tmp_path):
+    plan = planned([({}, catalog.find("digits/quickstart").config)], experiment="mine/own")
+    assert again(tmp_path, plan) is None
