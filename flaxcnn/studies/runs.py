@@ -59,7 +59,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that share a compiled program and rows."""
+    """Runs that share a compiled program; on different rows, as many of them."""
 
     plan: Plan
     runs: tuple[PlannedRun, ...]
@@ -70,9 +70,21 @@ class Group:
             self, runs=tuple(run for run in self.runs if not run.keys <= ended)
         )
 
+    def by_rows(self) -> list[list[PlannedRun]]:
+        """The runs that have the same rows, which can be stacked."""
+        found: dict[Any, list[PlannedRun]] = {}
+        for run in self.runs:
+            found.setdefault(_rows_of(run.config), []).append(run)
+        return list(found.values())
+
+
+def _rows_of(config: Config) -> tuple[Any, ...]:
+    """What decides which rows a run uses."""
+    return config.split, config.validation, config.split_seed
+
 
 def grouped(runs: Sequence[PlannedRun], dataset: Dataset) -> list[Group]:
-    """The runs by what is compiled in and by the rows and pixels they use, in their order.
+    """The runs by what is compiled in and by how pixels are scaled, in their order.
 
     Raises:
         ConfigError, DataError: a recipe does not fit the data.
@@ -82,16 +94,10 @@ def grouped(runs: Sequence[PlannedRun], dataset: Dataset) -> list[Group]:
     for run in runs:
         config = run.config
         config.table(dataset.shape, dataset.num_classes)
-        split = (config.split, config.validation, config.split_seed)
-        if split not in rows:
-            rows[split] = len(splits.choose(dataset, config).train)
-        key = (
-            make_plan(config, rows[split], devices=1),
-            config.normalize,
-            config.evaluate_train,
-            config.determinism,
-            split,
-        )
+        if (own := _rows_of(config)) not in rows:
+            rows[own] = len(splits.choose(dataset, config).train)
+        plan = make_plan(config, rows[own], devices=1)
+        key = (plan, config.normalize, config.evaluate_train, config.determinism)
         found.setdefault(key, []).append(run)
     return [Group(key[0], tuple(members)) for key, members in found.items()]
 
@@ -152,7 +158,8 @@ def run_group(
     Raises:
         InterruptedRun: a signal came; the runs under way are lost, the others are done.
     """
-    queue, lock = Queue(deque(group.runs)), threading.Lock()
+    parts = [list(group.runs)] if width == 1 else group.by_rows()
+    queues, lock = [Queue(deque(part)) for part in parts], threading.Lock()
 
     def tell(outcome: Outcome) -> None:
         with lock:
@@ -163,14 +170,17 @@ def run_group(
             watch(run, metrics)
 
     def work(job: Job) -> None:
+        own = OnRows(job)
         try:
-            if width == 1:
+            for queue in queues:
+                if width > 1:
+                    _side_by_side(own, queue, width, name, interrupt, tell, look)
+                    continue
                 while run := queue.take():
-                    _one(_of(job, run.config), run, name, interrupt, tell, look)
-            else:
-                _side_by_side(job, queue, width, name, interrupt, tell, look)
+                    _one(own.of(run.config), run, name, interrupt, tell, look)
         except BaseException:
-            queue.stop()
+            for queue in queues:
+                queue.stop()
             raise
 
     with ThreadPoolExecutor(len(jobs)) as pool:
@@ -182,10 +192,21 @@ def run_group(
             future.result()
 
 
-def _of(job: Job, config: Config) -> Job:
-    """The job of another run of the group: programs, data and rows are shared."""
-    hypers = jax.device_put(make_hypers(config), job.place)
-    return dataclasses.replace(job, config=config, hypers=hypers, compile_seconds=0.0)
+class OnRows:
+    """A job for the runs of a group: programs and pixels are shared, by equal splits rows too."""
+
+    def __init__(self, job: Job):
+        self._known = {_rows_of(job.config): job}
+        self._any = job
+
+    def of(self, config: Config) -> Job:
+        """The job of one run."""
+        rows = _rows_of(config)
+        if rows not in self._known:
+            self._known[rows] = self._any.on_rows_of(config)
+        job = self._known[rows]
+        hypers = jax.device_put(make_hypers(config), job.place)
+        return dataclasses.replace(job, config=config, hypers=hypers, compile_seconds=0.0)
 
 
 def _one(
@@ -266,10 +287,10 @@ def _identity(run: PlannedRun) -> dict[str, Any]:
 
 
 def _side_by_side(
-    job: Job, queue: Queue, width: int, name: str, interrupt: Interrupt,
+    on_rows: OnRows, queue: Queue, width: int, name: str, interrupt: Interrupt,
     tell: Callable[[Outcome], None], watch: Watch,
 ) -> None:  # fmt: skip
-    """Train stacks of `width` runs until the queue is empty."""
+    """Train stacks of `width` runs, all on the same rows, until the queue is empty."""
     slots: list[Slot | None] = []
     starts: list[tuple[TrainState, Any]] = []
 
@@ -277,20 +298,21 @@ def _side_by_side(
         run = queue.take()
         if run is None:
             return None
-        own = _of(job, run.config)
+        own = on_rows.of(run.config)
         state = own.init()
         return Slot(run, own, name, watch, count_dead(own, state)), state
 
     while len(slots) < width and (begun := start()):
         slots.append(begun[0])
         starts.append((begun[1], begun[0].job.hypers))
-    if not slots:
+    if not slots or slots[0] is None:
         return
+    one = slots[0].job
     while len(slots) < width:  # fewer runs than places: the others repeat the first, for nothing
         slots.append(None)
         starts.append(starts[0])
     states, hypers = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
-    stack = dataclasses.replace(job, hypers=hypers, width=width)
+    stack = dataclasses.replace(one, hypers=hypers, width=width)
     stack.compile("train_epoch", states, "train")  # before the first clock starts
     stack.compile("evaluate", states, "validation")
     while running := sum(slot is not None for slot in slots):

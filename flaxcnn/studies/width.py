@@ -59,7 +59,7 @@ def choose_width(group: Group, jobs: list[Job], how: How, max_memory: int | None
     memory = free_memory() if max_memory is None else max_memory
     if how == "map" and max_memory is None:
         return 1  # as much as `flaxcnn train` takes, and that asks no one
-    most = -(-len(group.runs) // len(jobs))
+    most = -(-max(map(len, group.by_rows())) // len(jobs))
     devices = len(jobs) * jobs[0].plan.spread.devices
     if max_memory is not None and (needed := _bytes(jobs[0], 1) * devices) > max_memory:
         raise ConfigError(
@@ -73,7 +73,8 @@ def choose_width(group: Group, jobs: list[Job], how: How, max_memory: int | None
     if how == "auto":
         seconds = _seconds_of_a_run(short, 1)
         rows = len(short[0].rows.train)
-        epochs = most * jobs[0].config.epochs * jobs[0].plan.train_rows / rows
+        epochs = len(group.runs) / len(jobs) * jobs[0].config.epochs
+        epochs *= jobs[0].plan.train_rows / rows
         if seconds * epochs < LEAST_SECONDS:
             return 1
     for width in _widths(most):

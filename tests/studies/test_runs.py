@@ -96,7 +96,23 @@ def test_what_is_compiled_in_makes_groups(digits):
     assert [len(g.runs) for g in grouped(plan_runs(RECIPE, [0, 1], grid), digits)] == [4] * 4
     cosine = dataclasses.replace(RECIPE, schedule=Cosine())
     assert len(grouped(plan_runs(cosine, [0], {"epochs": [2, 3]}), digits)) == 2
-    assert len(grouped(plan_runs(RECIPE, [0], {"split_seed": [0, 1]}), digits)) == 2
+
+
+def test_runs_on_other_rows_share_a_program(digits):
+    """And have the bits that they have alone."""
+    runs = plan_runs(EXACT, [0, 1], {"split_seed": [0, 1, 2]})
+    (group,) = grouped(runs, digits)
+    assert [len(part) for part in group.by_rows()] == [2, 2, 2]
+    together = outcomes(runs, digits)
+    assert len({o.row["params_digest"] for o in together}) == len(runs)
+    for run, outcome in list(zip(runs, together, strict=True))[::3]:
+        alone = outcomes([run], digits)[0]
+        assert alone.row["params_digest"] == outcome.row["params_digest"]
+        assert alone.row["split_digest"] == outcome.row["split_digest"]
+    stacked = outcomes(plan_runs(RECIPE, [0, 1], {"split_seed": [0, 1, 2]}), digits, width=2)
+    for one, other in zip(together, stacked, strict=True):
+        assert one.row["split_digest"] == other.row["split_digest"]
+        np.testing.assert_allclose(one.row["val_loss"], other.row["val_loss"], **CLOSE)
 
 
 def test_exact_and_fast_runs_are_not_stacked_together(digits):
