@@ -22,7 +22,7 @@ def test_it_is_the_run_of_fit(trained, tmp_path, capsys):
     assert found.path.name.endswith("-seed0")
     assert [row["epoch"] for row in seen] == list(range(1, TINY.epochs + 1))
     lines = capsys.readouterr().out.splitlines()
-    assert [line[:13] for line in lines] == [f"epoch   {e}/8  l" for e in range(1, 9)]
+    assert [line[:15] for line in lines] == [f"epoch   {e}/8  lo" for e in range(1, 9)]
     assert f"{found.summary['test_accuracy']:.4f} [" in found._repr_html_()
 
 

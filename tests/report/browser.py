@@ -8,6 +8,7 @@ import select
 import shutil
 import subprocess
 import time
+import warnings
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 QUIET = (
@@ -100,10 +101,13 @@ def browser(folder):
         os.dup2(reading, 3)
         os.dup2(writing, 4)
 
-    process = subprocess.Popen(
-        [program(), *QUIET, f"--user-data-dir={folder}", "about:blank"],
-        preexec_fn=ends, close_fds=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    with warnings.catch_warnings():
+        # jax, begun by an earlier test, warns of every fork; this child is another program at once
+        warnings.filterwarnings("ignore", "os.fork.* was called", RuntimeWarning)
+        process = subprocess.Popen(
+            [program(), *QUIET, f"--user-data-dir={folder}", "about:blank"],
+            preexec_fn=ends, close_fds=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
     os.close(to_child)
     os.close(from_child)
     try:
