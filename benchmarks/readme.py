@@ -19,6 +19,7 @@ ACCURACY = RESULTS.with_name("accuracy-model10.json")
 PARALLEL = RESULTS.with_name("parallel-cpu.json")
 STREAMING = RESULTS.with_name("streaming-cpu.json")
 STUDIES = RESULTS.with_name("study-scaling-cpu.json")
+SEARCH = RESULTS.with_name("search-cost-cpu.json")
 # Okabe and Ito's colours, told apart by the colour-blind and visible on white and on black. The
 # bars of a model stand in the order of the legend, which tells them apart where there is no colour.
 COLOURS = {
@@ -135,6 +136,43 @@ def streaming(document: dict[str, Any]) -> str:
     return "\n".join([*lines, "", text])
 
 
+def search_cost(document: dict[str, Any]) -> str:
+    """A whole search beside GridSearchCV over Keras: a table, and what it means."""
+    lines = ["| | whole search | images/s of the grid | images trained | trained images/s |",
+             "|---|---:|---:|---:|---:|"]  # fmt: skip
+    for side, one in document["sides"].items():
+        name = "GridSearchCV over Keras" if side == "keras-tensorflow" else side
+        lines.append(
+            f"| {name} | {one['seconds']['median']:.0f} s "
+            f"| {one['images_per_second']['median']:,.0f} | {one['images_trained']:,} "
+            f"| {one['trained_per_second']['median']:,.0f} |"
+        )
+    ratios = {
+        key: f"{one['median']:.2f} ({one['lowest']:.2f} to {one['highest']:.2f})"
+        for key, one in document["ratios"]["flaxcnn"].items()
+    }
+    where, used = document["environment"], document["peer"]["settings"]
+    versions = ", ".join(f"{name} {where['versions'][name]}" for name in (
+        "jax", "keras", "tensorflow", "tensorflow-cpu", "scikit-learn")
+        if name in where["versions"])  # fmt: skip
+    pairs = zip(document["epochs"], document["epochs_of_the_document"], strict=True)
+    text = (
+        f"{document['experiment']}: {document['candidates']} candidates on {document['folds']} "
+        f"folds of {document['rows']:,} images, "
+        f"{' and '.join(f'{own} epochs for {theirs}' for own, theirs in pairs)}, no early stopping "
+        f"and no refit; processes from start to end, in turn, {document['turns']} times, flaxcnn "
+        f"with no programs kept from before. flaxcnn's images/s over the other's, median and "
+        f"range: {ratios['search']} of what the grid asks for, and {ratios['images_trained']} of "
+        f"what was trained, since runs with fewer epochs are read off longer ones; "
+        f"{ratios['without_start']} of what the grid asks for without the start of the processes. "
+        f"Keras's fastest settings: {used['data']}, {used['steps_per_execution']} steps per "
+        f"execution, jit_compile {'on' if used['jit_compile'] else 'off'}, n_jobs={used['jobs']}. "
+        f"{where['processor']}, {where['threads']} of {where['cores']} cores; {versions}; source "
+        f"{short(document['source_revision'])}."
+    )
+    return "\n".join([*lines, "", text])
+
+
 def parallel(document: dict[str, Any]) -> str:
     """Images per second of each way of sharing a batch, over those of one device."""
     names = list(document["models"])
@@ -168,6 +206,7 @@ BLOCKS = {
     "accuracy": (ACCURACY, accuracy),
     "studies": (STUDIES, studies),
     "streaming": (STREAMING, streaming),
+    "search-cost": (SEARCH, search_cost),
 }
 
 

@@ -19,7 +19,7 @@ from flaxcnn.engine.record import source_revision
 
 FOLDER = Path(__file__).resolve().parents[1] / "results"
 PACKAGES = ("flaxcnn", "jax", "jaxlib", "flax", "optax", "keras", "tensorflow", "tensorflow-cpu",
-            "torch", "numpy")  # fmt: skip
+            "torch", "numpy", "scikit-learn")  # fmt: skip
 Row = dict[str, Any]
 
 

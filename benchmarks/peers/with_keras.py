@@ -83,6 +83,36 @@ def make_optimizer(config: Config) -> Any:
             return keras.optimizers.Adagrad(rate, o.initial_accumulator, o.epsilon)
 
 
+def compiled(
+    config: Config, shape: tuple[int, ...], settings: dict[str, Any], dtype: str = "float32"
+) -> keras.Model:
+    """The recipe's network, ready to be trained in the way that `settings` say."""
+    image = keras.Input(shape)
+    logits = run(config.layers, image, spec.Names())
+    if dtype == "bfloat16":
+        logits = keras.layers.Activation("linear", dtype="float32")(logits)
+    network = keras.Model(image, logits)
+    network.compile(
+        optimizer=make_optimizer(config),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        jit_compile=settings["jit_compile"],
+        steps_per_execution=settings["steps_per_execution"],
+    )
+    return network
+
+
+def fit_arguments(image: Any, label: Any, batch: int, settings: dict[str, Any]) -> dict[str, Any]:
+    """The rows as fit is given them: arrays, or what tf.data's performance guide recommends."""
+    if settings.get("data") != "tf.data":
+        return {"x": image, "y": label, "batch_size": batch}
+    import tensorflow as tf
+
+    rows = tf.data.Dataset.from_tensor_slices((image, label))
+    batches = rows.cache().shuffle(len(label)).batch(batch)
+    return {"x": batches.prefetch(tf.data.AUTOTUNE)}
+
+
 class KerasPeer(Peer):
     """`data` is what fit is given: arrays, or a cached and prefetched tf.data pipeline."""
 
@@ -94,34 +124,13 @@ class KerasPeer(Peer):
 
     def configure(self, settings: dict[str, Any]) -> None:
         keras.backend.clear_session()
-        self.as_dataset = settings.get("data") == "tf.data"
-        image = keras.Input(self.data.shape)
-        logits = run(self.config.layers, image, spec.Names())
-        if self.task.dtype == "bfloat16":
-            logits = keras.layers.Activation("linear", dtype="float32")(logits)
-        self.network = keras.Model(image, logits)
-        self.network.compile(
-            optimizer=make_optimizer(self.config),
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=["accuracy"],
-            jit_compile=settings["jit_compile"],
-            steps_per_execution=settings["steps_per_execution"],
-        )
+        self.way = settings
+        self.network = compiled(self.config, self.data.shape, settings, self.task.dtype)
 
     def take_rows(self, train: Split, test: Split) -> None:
         image, self.test_image = scaled(train, test, self.config)
-        self.label, self.test_label = train.label, test.label
-        self.arguments = {"x": image, "y": train.label, "batch_size": self.config.batch_size}
-        if self.as_dataset:
-            self.arguments = {"x": self.pipeline(image, train.label)}
-
-    def pipeline(self, image: Any, label: Any) -> Any:
-        """The tf.data form that its performance guide recommends."""
-        import tensorflow as tf
-
-        rows = tf.data.Dataset.from_tensor_slices((image, label))
-        batches = rows.cache().shuffle(len(label)).batch(self.config.batch_size)
-        return batches.prefetch(tf.data.AUTOTUNE)
+        self.test_label = test.label
+        self.arguments = fit_arguments(image, train.label, self.config.batch_size, self.way)
 
     def train(self, passes: int) -> None:
         self.network.fit(**self.arguments, epochs=passes, verbose=0)
