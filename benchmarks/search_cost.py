@@ -129,7 +129,9 @@ def images_needed(points: Sequence[tuple[Point, Config]], rows: int) -> int:
 
 def search(plan: Plan) -> dict[str, Any]:
     """flaxcnn's side: what `flaxcnn search --protocol document --no-refit` does."""
-    from flaxcnn.studies import search as searches
+    from flaxcnn.studies.candidates import contenders
+    from flaxcnn.studies.plan import Scoring
+    from flaxcnn.studies.search import search_candidates
     from flaxcnn.studies.study import Tell
 
     (data, pixels), points = cut(plan.rows), points_of(plan)
@@ -137,10 +139,10 @@ def search(plan: Plan) -> dict[str, Any]:
     tell = Tell(note=print, group=lambda group, jobs, width: ways.append((len(jobs), width)))
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        found, dropped = searches.contenders(points, data, max_params=50_000)
-        done = searches.search(
-            found, dropped, data, folds=FOLDS, refit=False, document=True, name=EXPERIMENT,
-            search_dir=Path(folder) / "search", tell=tell,
+        found, dropped = contenders(points, data, max_params=50_000)
+        done = search_candidates(
+            found, dropped, data, Scoring(folds=FOLDS, document=True), refit=False,
+            name=EXPERIMENT, search_dir=Path(folder) / "search", tell=tell,
         )  # fmt: skip
         seconds = time.perf_counter() - began
         lines = (done.path / "epochs.jsonl").read_text().splitlines()
