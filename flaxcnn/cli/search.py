@@ -106,7 +106,7 @@ def search(
     todo = Todo(found, wanted, incumbent, scoring, max_params, not no_refit,
                 _folder(found.name, search_dir, resume), resume, as_json)  # fmt: skip
     if sampling is not None:
-        sampling.check(todo.wanted[0][1])
+        sampling.check(todo.wanted[0][1], scoring.how)
     _run(todo, sampling, not no_cache)
 
 

@@ -66,7 +66,7 @@ def sampled_search(
     """
     prepare()
     began, scoring = time.perf_counter(), scoring or Scoring(seeds=(config.seed,))
-    sampling.check(config)
+    sampling.check(config, scoring.how)
     data = load_for(config) if dataset is None else dataset
     (hand_made,), _ = contenders([({}, config)], data, None)
     plan = {

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 
 from flaxcnn.errors import ConfigError, near_miss
 from flaxcnn.recipe.config import Config
+from flaxcnn.studies.plan import How
 from flaxcnn.studies.space import Axis, Choices, Space, check_space
 
 Sampler = Literal["tpe", "random"]
@@ -36,7 +37,7 @@ class Sampling:
     trials: int = 50
     pruner: Pruner = "median"
 
-    def check(self, config: Config) -> None:
+    def check(self, config: Config, how: How = "auto") -> None:
         """ConfigError where a name or number is wrong, the space does not fit, or Optuna lacks."""
         known: tuple[str, ...]
         for name, value, known in (("sampler", self.sampler, get_args(Sampler)),
@@ -48,6 +49,11 @@ class Sampling:
                 )
         if self.trials < 1:
             raise ConfigError(f"--trials: got {self.trials}; allowed is 1 or more")
+        if how == "vmap" and self.pruner != "none":
+            raise ConfigError(
+                f"--how: got 'vmap' with pruner {self.pruner}; allowed are auto, map, or pruner "
+                "none: what a trial is given up by must not depend on which of its runs is ahead"
+            )
         check_space(self.space, config)
         if importlib.util.find_spec("optuna") is None:
             raise ConfigError("--sampler: needs Optuna; pip install 'flaxcnn[search]'")

@@ -30,10 +30,8 @@ from flaxcnn.studies.search import SearchDirectory, plan_search, scores
 from flaxcnn.studies.study import Tell, carry_out
 
 Say = Callable[[str], None]
-REASON, FINGERPRINT = (
-    "reason",
-    "fingerprint",
-)  # kept with a trial: why it was not scored, its recipe's
+REASON = "reason"  # kept with a trial: why it has no score of its own
+FINGERPRINT = "fingerprint"  # and that of its recipe
 
 
 class Pruned(Exception):
@@ -132,7 +130,11 @@ class Work:
 
     def score_incumbent(self, interrupt: Interrupt) -> None:
         """Train the recipe as it stands on all folds, unless another process does."""
-        with contextlib.suppress(WriteError), self._take("incumbent", {}) as own:
+        try:
+            own = self._take("incumbent", {})
+        except WriteError:
+            return
+        with own:
             self._train(self.planned(self.hand_made), own, interrupt)
 
     def next_trial(self) -> tuple[Any, TrialDirectory] | None:
@@ -234,7 +236,9 @@ class Work:
             return "the recipe as it stands", self._score(self.hand_made, "incumbent")
         for other in self._trials()[: trial.number]:
             if other.user_attrs.get(FINGERPRINT) == own:
-                return f"trial {other.number}", other.value
+                # Of one that was given up, Optuna has the value at that time.
+                scored = other.state.name == "COMPLETE"
+                return f"trial {other.number}", other.value if scored else None
         return None
 
     def _score(self, one: Contender, place: str) -> float | None:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import re
 import signal
 
 import optuna
@@ -135,8 +136,12 @@ def test_what_does_badly_is_given_up(digits, tmp_path, pruner):
     reasons = [one["reason"] for one in result.summary["dropped"]]
     assert any("given up in epoch" in reason for reason in reasons)
     assert any("is the same recipe as" in reason for reason in reasons)  # 16 draws of 8
-    states = {trial.state for trial in journal(result.path).trials}
-    assert states == {TrialState.COMPLETE, TrialState.PRUNED}
+    trials = journal(result.path).trials
+    assert {trial.state for trial in trials} == {TrialState.COMPLETE, TrialState.PRUNED}
+    for trial in trials:  # one that is that of a trial given up has no score either
+        reason = trial.user_attrs.get("reason", "")
+        if found := re.search(r"same recipe as trial (\d+)", reason):
+            assert trial.state == trials[int(found[1])].state
     assert float(result.summary["winner"].partition("=")[2] or 1) > 0.01
 
 
@@ -182,6 +187,13 @@ def test_a_rate_that_diverges_cannot_win(digits, tmp_path):
 def test_samplings_that_are_none(changes, message):
     with pytest.raises(ConfigError, match=message):
         dataclasses.replace(DRAWN, **changes).check(SMALL)
+
+
+def test_runs_side_by_side_cannot_be_given_up(digits, tmp_path):
+    pruned = dataclasses.replace(DRAWN, pruner="median")
+    with pytest.raises(ConfigError, match="how: got 'vmap' with pruner median"):
+        sampled_search(SMALL, pruned, Scoring(folds=2, how="vmap"), dataset=digits,
+                       search_dir=tmp_path / "s")  # fmt: skip
 
 
 def test_without_optuna_it_is_said(monkeypatch):
