@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for editors; when the program runs, `_LAZY` is what counts
+    from flaxcnn.engine.start import train
+    from flaxcnn.estimator import FlaxCNNClassifier
+    from flaxcnn.report.history import history
+    from flaxcnn.studies.sampled import sampled_search
+    from flaxcnn.studies.search import search
+    from flaxcnn.studies.study import study
 
 __version__ = "0.1.0"
+__all__ = ["FlaxCNNClassifier", "history", "sampled_search", "search", "study", "train"]
 # Name -> where it lies: imported when it is asked for, since nearly all of it brings jax along.
 _LAZY = {
     "FlaxCNNClassifier": "flaxcnn.estimator",
@@ -15,7 +24,6 @@ _LAZY = {
     "study": "flaxcnn.studies.study",
     "train": "flaxcnn.engine.start",
 }
-__all__ = list(_LAZY)
 
 
 def __getattr__(name: str) -> Any:

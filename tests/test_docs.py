@@ -114,3 +114,12 @@ def test_import_is_light():
     code = f"import flaxcnn, flaxcnn.cli.main, sys; print({heavy} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"
+
+
+def test_every_public_name_is_there():
+    assert sorted(flaxcnn._LAZY) == sorted(flaxcnn.__all__)
+    for name in flaxcnn.__all__:
+        assert callable(getattr(flaxcnn, name)), name
+        assert getattr(flaxcnn, name).__doc__, name
+    with pytest.raises(AttributeError, match="no attribute 'tarin'"):
+        flaxcnn.tarin  # noqa: B018

@@ -159,6 +159,8 @@ def _run(todo: Todo, sampling: Sampling | None, cache: bool) -> None:
     if result is None:
         say(f"search {todo.folder}\nother processes are still at work on it; the last one writes "
             "the table", todo.as_json)  # fmt: skip
+        if todo.as_json:
+            emit_json({"complete": False, "search_dir": str(todo.folder)})
         return
     say("", todo.as_json)
     table(ranking.lines(result.summary), todo.as_json)

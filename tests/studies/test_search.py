@@ -1,6 +1,7 @@
 """A search scores candidates on rows they have not seen, and loses nothing."""
 
 import contextlib
+import csv
 import dataclasses
 import json
 import signal
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_runs import TINY
 
+import flaxcnn
 from flaxcnn.data import splits
 from flaxcnn.data.arrays import dataset
 from flaxcnn.errors import ConfigError, InterruptedRun
@@ -186,6 +188,24 @@ def test_killed_and_resumed_nothing_is_repeated_or_lost(whole, digits, tmp_path)
     assert digests(again) == digests(whole)
     timeless = lambda rows: [{k: v for k, v in row.items() if k != "seconds"} for row in rows]  # noqa: E731
     assert timeless(again.summary["candidates"]) == timeless(whole.summary["candidates"])
+
+
+def test_from_python_the_recipe_is_the_one_to_beat(digits, tmp_path):
+    found = flaxcnn.search(SMALL, {"learning_rate": [0.2, 0.3]}, FOLDS, dataset=digits,
+                           search_dir=tmp_path / "s", refit=False)  # fmt: skip
+    table = found.to_dict()
+    assert set(table["label"]) == {"as it is", "learning_rate=0.2", "learning_rate=0.3"}
+    assert {len(column) for column in table.values()} == {3}
+    assert table["mean"] == sorted(table["mean"], reverse=True)
+    found.to_csv(tmp_path / "table.csv")
+    with open(tmp_path / "table.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["label"] for row in rows] == table["label"]
+    assert (tmp_path / "table.csv").read_text() == (found.path / "candidates.csv").read_text()
+    incumbent = table["label"].index("as it is")
+    assert table["against_incumbent.verdict"][incumbent] is None
+    with pytest.raises(ConfigError, match="grid: is empty"):
+        flaxcnn.search(SMALL, {}, FOLDS, dataset=digits)
 
 
 def test_another_search_is_refused(whole, digits):
