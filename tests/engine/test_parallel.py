@@ -34,6 +34,11 @@ MODES = pytest.mark.parametrize("mode", ["shard_map", "pmap", "jit"])
 ROWS = jnp.arange(38)
 
 
+def slowly(*values):
+    """A case for CI: what it adds to the quick ones is compiled for long."""
+    return pytest.param(*values, marks=pytest.mark.slow, id="-".join(map(str, values)))
+
+
 @functools.cache
 def on(how, layers, batch_size=8, per_shard=False, **settings):
     """(weights after an epoch, its sums; sums, logits and live units of an evaluation)."""
@@ -60,7 +65,7 @@ def close(a, b):
 @MODELS
 @pytest.mark.parametrize(
     ("how", "batch_size"),
-    [(Spread(4), 8), (Spread(3), 10), (Spread(3, "pmap"), 10), (Spread(3, "jit"), 10)],
+    [(Spread(4), 8), (Spread(3), 10), slowly(Spread(3, "pmap"), 10), slowly(Spread(3, "jit"), 10)],
     ids=str,
 )
 def test_devices_change_nothing_but_the_order_of_sums(layers, how, batch_size):
@@ -72,7 +77,9 @@ def test_devices_change_nothing_but_the_order_of_sums(layers, how, batch_size):
 
 
 @pytest.mark.parametrize("layers", [PLAIN, DROPPED], ids=["plain", "dropout"])
-@pytest.mark.parametrize("how", [Spread(), Spread(2), Spread(2, "jit"), Spread(2, "pmap")], ids=str)
+@pytest.mark.parametrize(
+    "how", [Spread(), Spread(2), slowly(Spread(2, "jit")), slowly(Spread(2, "pmap"))], ids=str
+)
 def test_a_batch_in_parts_gives_the_same_update(layers, how):
     close(on(how, layers), on(dataclasses.replace(how, accumulate=2), layers))
 

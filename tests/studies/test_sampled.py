@@ -81,7 +81,10 @@ def test_others_read_the_journal(whole):
     assert steps == [[1, 2, 3, 4]] * 4  # 2 epochs of 2 runs
 
 
-@pytest.mark.parametrize("stop_after", [1, 4, 5])
+@pytest.mark.parametrize(
+    "stop_after",
+    [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(5, marks=pytest.mark.slow)],
+)
 def test_stopped_and_resumed_it_ends_the_same(whole, digits, tmp_path, stop_after):
     """In the recipe's own runs, between the runs of a trial, at a trial's end."""
     told = []
@@ -126,7 +129,7 @@ def test_more_trials_go_on_from_there(digits, tmp_path):
                        **arguments, resume=True)  # fmt: skip
 
 
-@pytest.mark.parametrize("pruner", ["median", "hyperband"])
+@pytest.mark.parametrize("pruner", ["median", pytest.param("hyperband", marks=pytest.mark.slow)])
 def test_what_does_badly_is_given_up(digits, tmp_path, pruner):
     """Learning rates of which half learn nothing in these epochs."""
     space = parse_space({"learning_rate": [1e-6, 1e-5, 2e-6, 5e-6, 0.05, 0.1, 0.06, 0.2]})
