@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from flaxcnn.studies import page
 from flaxcnn.studies.plan import Grid, How, PlannedRun, check_how, longest, plan_runs
 from flaxcnn.studies.record import StudyDirectory, aggregate, columns, table_csv
 from flaxcnn.studies.runs import Group, Outcome, Watch, grouped, make_jobs, run_group
-from flaxcnn.studies.width import choose_width
+from flaxcnn.studies.width import alike, choose_width
 
 log = logging.getLogger(__name__)
 
@@ -152,11 +152,14 @@ def carry_out(
         tell.run(outcome, len(ended), len(planned))
 
     jobs = [] if jobs is None else jobs
+    widths: dict[Hashable, int] = {}
     for group in grouped(longest(planned), data):
         if not (left := group.without(ended)).runs:
             continue
         jobs[:] = make_jobs(group, data, jobs)
-        width = choose_width(left, jobs, how, max_memory)
+        if (kind := alike(left, jobs)) not in widths or max_memory is not None:
+            widths[kind] = choose_width(left, jobs, how, max_memory)
+        width = widths[kind]
         tell.group(left, jobs, width)
         run_group(left, jobs, name, width, interrupt, done, watch)
 

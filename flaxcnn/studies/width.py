@@ -8,7 +8,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -87,6 +87,19 @@ def choose_width(group: Group, jobs: list[Job], how: How, max_memory: int | None
             seconds = now
         best = width
     return best
+
+
+def alike(group: Group, jobs: list[Job]) -> Hashable:
+    """Equal for groups that do well with the same width: to measure it takes a compilation.
+
+    They have as many runs of networks of the same shapes; another activation or optimizer makes
+    little difference to what a run leaves idle.
+    """
+    config, data = group.runs[0].config, jobs[0].dataset
+    shapes = [(type(row.layer), row.output) for row in config.table(data.shape, data.num_classes)]
+    runs = (len(group.runs), max(map(len, group.by_rows())), len(jobs))
+    return (*runs, config.batch_size, config.epochs, config.precision, config.determinism,
+            tuple(shapes))  # fmt: skip
 
 
 def _widths(most: int) -> Iterator[int]:

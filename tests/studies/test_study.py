@@ -10,6 +10,7 @@ from test_runs import EXACT
 
 from flaxcnn.errors import CheckpointError, ConfigError, DataError, InterruptedRun
 from flaxcnn.recipe.layers import Dense, Flatten, MaxPool
+from flaxcnn.studies import study as studies_study
 from flaxcnn.studies import width as widths
 from flaxcnn.studies.plan import parse_memory
 from flaxcnn.studies.study import Tell, study
@@ -238,6 +239,19 @@ class TestWidth:
         assert short.plan.steps_per_epoch == job.plan.steps_per_epoch
         short.compile("train_epoch", short.init(), "train")
         assert not job._compiled
+
+    def test_it_is_measured_once_for_networks_alike(self, digits, tmp_path, monkeypatch):
+        """Another activation or optimizer is no reason to measure again; another size is."""
+        measured = []
+        monkeypatch.setattr(studies_study, "choose_width", lambda *args: measured.append(args) or 1)
+        layers = (Flatten(), Dense(8, activation="relu"), Dense(10))
+        fast = dataclasses.replace(TINY, layers=layers, determinism="fast", epochs=1)
+        grid = {"optimizer": ["sgd", "adam"], "layers.1.activation": ["relu", "sigmoid"]}
+        study(fast, range(2), grid=grid, study_dir=tmp_path / "a", dataset=digits)
+        assert len(measured) == 1
+        study(fast, range(2), grid={"layers.1.units": [4, 5]}, study_dir=tmp_path / "b",
+              dataset=digits)  # fmt: skip
+        assert len(measured) == 3
 
     def test_exact_runs_are_never_side_by_side(self, digits):
         from flaxcnn.studies.plan import plan_runs
