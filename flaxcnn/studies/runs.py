@@ -127,9 +127,11 @@ def make_jobs(group: Group, dataset: Dataset, earlier: Sequence[Job] = ()) -> li
     `earlier` jobs of the same plan, for other rows, give their data and programs.
     """
     config, devices = group.runs[0].config, jax.local_devices()[: len(group.runs)]
-    if len(earlier) == len(devices) and earlier[0].serves(group.plan, config):
+    several = len(devices) > 1
+    plan = group.plan if several else make_plan(config, group.plan.train_rows)
+    if len(earlier) == len(devices) and earlier[0].serves(plan, config):
         return [job.on_rows_of(config) for job in earlier]
-    if len(devices) == 1:
+    if not several:
         return [make_job(config, dataset)]
     first = make_job(config, dataset, devices[0])
     return [first, *(first.on(device) for device in devices[1:])]

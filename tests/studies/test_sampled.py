@@ -12,7 +12,9 @@ from optuna.trial import TrialState
 from small_runs import TINY
 
 from flaxcnn.errors import ConfigError, InterruptedRun
+from flaxcnn.recipe.config import Ranges
 from flaxcnn.recipe.layers import Dense, Flatten
+from flaxcnn.studies import runs as studies_runs
 from flaxcnn.studies.candidates import contenders
 from flaxcnn.studies.plan import Scoring
 from flaxcnn.studies.sampled import sampled_search
@@ -127,6 +129,18 @@ def test_more_trials_go_on_from_there(digits, tmp_path):
     with pytest.raises(ConfigError, match=r"another search \(sampler differ\)"):
         sampled_search(SMALL, dataclasses.replace(DRAWN, sampler="random", trials=3), FOLDS,
                        **arguments, resume=True)  # fmt: skip
+
+
+def test_trials_of_one_program_compile_it_once(digits, tmp_path, monkeypatch):
+    """Learning rates are numbers of a program; runs in turn are spread over all devices."""
+    made = []
+    honest = studies_runs.make_job
+    monkeypatch.setattr(studies_runs, "make_job", lambda *args: made.append(args) or honest(*args))
+    # As many rows in each fold: that number is compiled in.
+    config = dataclasses.replace(SMALL, determinism="fast", split=Ranges(700, 100, 300))
+    sampled_search(config, Sampling(RATES, "tpe", 2, "median"), FOLDS, dataset=digits,
+                   search_dir=tmp_path / "s", refit=False)  # fmt: skip
+    assert len(made) == 1
 
 
 @pytest.mark.parametrize("pruner", ["median", pytest.param("hyperband", marks=pytest.mark.slow)])
