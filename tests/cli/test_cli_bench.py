@@ -48,8 +48,10 @@ def test_the_default_experiment_as_json(process):
         assert row["spread"][0] <= row["images_per_second"] <= row["spread"][1]
         assert row["repeats"] == 2
         assert row["steps"] >= 2
-        assert 0 < row["share_of_peak"] < 1
-    assert done.json["peak"][0]["peak_flops_per_second"] > 0
+        # Not below 1: other work on the machine may fall on the matrix product alone.
+        peak = done.json["peak"][0]["peak_flops_per_second"]
+        assert row["share_of_peak"] == pytest.approx(row["flops_per_second"] / peak)
+        assert row["share_of_peak"] > 0
     assert done.json["environment"]["versions"]["jax"]
     assert "digits/quickstart" in done.err  # the table, for people
 
