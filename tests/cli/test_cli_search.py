@@ -116,6 +116,7 @@ def test_drawn_candidates(flaxcnn, home):
     assert (home / "found" / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_processes_share_the_trials(flaxcnn, home):
     """Two at once: no trial twice, one table, and that of the last to end."""
     trained = ("search", "recipes.py:small", *DRAWN, "--pruner", "none", "--search-dir", "found")

@@ -131,7 +131,7 @@ def test_a_last_metric_that_is_not_finite_is_a_diverged_run(digits, monkeypatch)
     assert "test_loss is nan" in outcome.row["reason"]
 
 
-@pytest.mark.parametrize("width", [2, 3])
+@pytest.mark.parametrize("width", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_side_by_side_is_close_to_alone(width, digits):
     """Five runs in stacks: some end early and give their places away."""
     base = dataclasses.replace(RECIPE, epochs=2)
