@@ -76,14 +76,23 @@ def from_file(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file is missing, not text, or not valid TOML or JSON.
     """
+    return dict(_flat(read_table(path, "--config"), ""))
+
+
+def read_table(path: Path, option: str) -> dict[str, Any]:
+    """The table in a TOML or JSON file; `option` named it.
+
+    Raises:
+        ConfigError: the file is missing, not text, or not valid TOML or JSON.
+    """
     try:
         text = path.read_text(encoding="utf-8")
         plain = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"--config {path}: {error}") from None
+        raise ConfigError(f"{option} {path}: {error}") from None
     if not isinstance(plain, dict):
-        raise ConfigError(f"--config {path}: allowed is a table of settings")
-    return dict(_flat(plain, ""))
+        raise ConfigError(f"{option} {path}: allowed is a table of settings")
+    return plain
 
 
 def _flat(plain: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:

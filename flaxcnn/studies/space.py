@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from flaxcnn.errors import ConfigError, near_miss
 from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.settings import read_table
 from flaxcnn.studies.plan import SEED_KEYS, with_setting
 
 SIGNIFICANT = 4  # digits of a drawn number: more make no difference to a training, and none to read
@@ -82,14 +82,7 @@ def read_space(path: Path) -> dict[str, Axis]:
     Raises:
         ConfigError: the file is missing, not valid, or says something else.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        plain = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"--space {path}: {error}") from None
-    if not isinstance(plain, dict):
-        raise ConfigError(f"--space {path}: allowed is a table of settings")
-    return parse_space(plain)
+    return parse_space(read_table(path, "--space"))
 
 
 def parse_space(plain: Mapping[str, Any]) -> dict[str, Axis]:

@@ -125,12 +125,13 @@ def study(
 def carry_out(
     planned: Sequence[PlannedRun], data: Dataset, folder: StudyDirectory, name: str, how: How,
     max_memory: int | None, tell: Tell, interrupt: Interrupt, jobs: list[Job] | None = None,
-    watch: Watch = lambda run, metrics: None,
+    watch: Watch = lambda run, metrics: None, in_turn: bool = False,
 ) -> None:  # fmt: skip
     """Train what is planned and has not ended yet, and record each run as it ends.
 
     `jobs` of an earlier call give their programs and data, and are replaced by the last ones of
-    this call; `watch` is told of every epoch.
+    this call; `watch` is told of every epoch; `in_turn` trains one run after the other, in the
+    order of the plan.
 
     Raises:
         ConfigError, DataError: a recipe does not fit the data, or the folder is of other data.
@@ -153,7 +154,8 @@ def carry_out(
 
     jobs = [] if jobs is None else jobs
     widths: dict[Hashable, int] = {}
-    for group in grouped(longest(planned), data):
+    parts = [[run] for run in planned] if in_turn else [planned]
+    for group in (group for part in parts for group in grouped(longest(part), data)):
         if not (left := group.without(ended)).runs:
             continue
         jobs[:] = make_jobs(group, data, jobs)

@@ -12,7 +12,7 @@ import fcntl
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -253,14 +253,12 @@ class Work:
         self, planned: Sequence[PlannedRun], own: TrialDirectory, interrupt: Interrupt,
         watch: Watch = lambda run, metrics: None,
     ) -> None:  # fmt: skip
-        # What a trial is given up by must not depend on which of its runs is ahead.
-        in_turn = self.sampling.pruner != "none"
-        tell = replace(self.tell, run=lambda one, ended, _: self.tell.run(one, ended, len(planned)))
-        for runs in [[run] for run in planned] if in_turn else [planned]:
-            carry_out(
-                runs, self.data, own, self.name, self.scoring.how, self.scoring.max_memory, tell,
-                interrupt, self.jobs, watch,
-            )  # fmt: skip
+        carry_out(
+            planned, self.data, own, self.name, self.scoring.how, self.scoring.max_memory,
+            self.tell, interrupt, self.jobs, watch,
+            # What a trial is given up by must not depend on which of its runs is ahead.
+            in_turn=self.sampling.pruner != "none",
+        )  # fmt: skip
         own.set_status("complete")
 
 
