@@ -105,7 +105,8 @@ def _run(
     from flaxcnn.backend import prepare
     from flaxcnn.engine.job import Job
     from flaxcnn.studies import page
-    from flaxcnn.studies.runs import Group, Outcome
+    from flaxcnn.studies.groups import Group
+    from flaxcnn.studies.runs import Outcome
     from flaxcnn.studies.study import Tell, study
 
     quiet()

@@ -28,6 +28,7 @@ from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.leaves import compiled_layers, compiled_optimizer, dropout_rates
 from flaxcnn.recipe.optimizers import Cosine
 
+PROGRAM_OF = ("normalize", "evaluate_train", "determinism")  # settings, beside the plan
 PROBE_ROWS = 2000  # training rows on which a unit must stay silent to be called dead
 
 
@@ -84,12 +85,13 @@ class Job:
         hypers, data = jax.device_put((self.hypers, self.data), place)
         return dataclasses.replace(self, hypers=hypers, data=data, place=place, _compiled={})
 
-    def serves(self, plan: Plan, config: Config) -> bool:
-        """Whether programs and data do for another split of the rows."""
-        same = ("normalize", "evaluate_train", "determinism")
-        return self.plan == plan and all(
-            getattr(self.config, name) == getattr(config, name) for name in same
-        )
+    def for_plan(self, plan: Plan, config: Config) -> Job:
+        """Another recipe on the same pixels and devices, with the same programs where they do."""
+        found = self.on_rows_of(config)
+        same = all(getattr(self.config, name) == getattr(config, name) for name in PROGRAM_OF)
+        return found if same and self.plan == plan else dataclasses.replace(
+            found, plan=plan, compile_seconds=0.0, _compiled={}
+        )  # fmt: skip
 
     def on_rows_of(self, config: Config) -> Job:
         """The same programs and pixels with the rows that `config` chooses."""

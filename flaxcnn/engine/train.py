@@ -44,6 +44,8 @@ from flaxcnn.recipe.layers import Conv, totals
 
 log = logging.getLogger(__name__)
 
+Counts = dict[str, tuple[int, int]]  # layer -> (dead relu units, relu units)
+
 
 @dataclass(frozen=True)
 class Result:
@@ -171,7 +173,7 @@ def _fit(
             interrupt.stop()
     state, _ = checkpoints.restore(progress.kept(config), state)
     dead = count_dead(job, state)
-    summary = conclude(job, state, progress, history, name, before, dead)
+    summary = conclude(job, state, progress, history, name, (before, dead))
     _write_predictions(job, run, state)
     _write_filters(job, run, state)
     run.write_text("README.md", card.page(config, summary, history, dead))
@@ -214,8 +216,7 @@ def conclude(
     progress: Progress,
     history: list[dict[str, Any]],
     name: str,
-    before: dict[str, tuple[int, int]],
-    dead: dict[str, tuple[int, int]],
+    dead: tuple[Counts, Counts] | None,
 ) -> dict[str, Any]:
     """Test the kept weights, once -> summary.json.
 
@@ -225,13 +226,13 @@ def conclude(
         progress: after the last epoch.
         history: the epochs' lines.
         name: of the experiment.
-        before: `count_dead` at initialisation.
-        dead: and of `state`.
+        dead: `count_dead` at initialisation and of `state`. None: only what scores the run is
+            wanted, so the training rows, a long pass more, are not evaluated either.
     """
     config = job.config
     measured = {
-        split: finalize(jax.device_get(job.run("evaluate", state, rows)))
-        for split, rows in (("train", "train"), ("test", "test"))
+        split: finalize(jax.device_get(job.run("evaluate", state, split)))
+        for split in (("test",) if dead is None else ("train", "test"))
     }
     # The documents' protocol validates on the test rows: once is enough.
     same = np.array_equal(job.rows.validation, job.rows.test)
@@ -255,10 +256,7 @@ def conclude(
         "seconds": sum(row["seconds"] for row in history),
         "compile_seconds": job.compile_seconds,
         "images_per_second": float(np.median([row["images_per_second"] for row in history])),
-        "dead_units_init": sum(n for n, _ in before.values()),
-        "dead_units": sum(n for n, _ in dead.values()),
-        "dead_layers": [layer for layer, (n, units) in dead.items() if n == units],
-        "relu_units": sum(n for _, n in dead.values()),
+        **({} if dead is None else _dead_units(*dead)),
         "params_digest": tree_digest(jax.device_get(state.params)),
         "data_digest": job.dataset.digest,
         "split_digest": splits.digest(job.rows),
@@ -266,6 +264,15 @@ def conclude(
         "device": jax.devices()[0].device_kind,
         "backend": jax.default_backend(),
         "versions": versions(),
+    }
+
+
+def _dead_units(before: Counts, after: Counts) -> dict[str, Any]:
+    return {
+        "dead_units_init": sum(n for n, _ in before.values()),
+        "dead_units": sum(n for n, _ in after.values()),
+        "dead_layers": [layer for layer, (n, units) in after.items() if n == units],
+        "relu_units": sum(units for _, units in after.values()),
     }
 
 
@@ -289,13 +296,13 @@ def _write_filters(job: Job, run: RunDirectory, state: TrainState) -> None:
     run.write_bytes("filters.npz", file.getvalue())
 
 
-def count_dead(job: Job, state: TrainState) -> dict[str, tuple[int, int]]:
-    """Layer -> (dead relu units, relu units), on the first training rows."""
+def count_dead(job: Job, state: TrainState) -> Counts:
+    """Dead relu units of each layer, on the first training rows."""
     alive = jax.device_get(job.run("alive_units", state, "probe"))
     return {layer: (int((~units).sum()), units.size) for layer, units in alive.items()}
 
 
-def dead_layers(dead: dict[str, tuple[int, int]]) -> list[str]:
+def dead_layers(dead: Counts) -> list[str]:
     """A sentence for every layer none of whose units gives anything."""
     return [
         f"{layer}: all {count} relu units are dead at initialisation: nothing passes this layer, "

@@ -29,6 +29,7 @@ class StudyDirectory(Folder):
 
     kind = "study"
     proof = "plan.json"
+    scores_only = False  # rows without training accuracy and dead units
 
     def check(self, recipe: dict[str, Any]) -> None:
         """ConfigError for another recipe; more seeds of the same one are welcome."""

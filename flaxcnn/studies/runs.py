@@ -1,5 +1,8 @@
 """Runs in groups that share compiled programs: a thread a device, runs one by one or side by side.
 
+Each device compiles the programs of a group anew, so the devices go to different groups while there
+are enough, and help one another at the end.
+
 One by one ("map") a run is the loop of `flaxcnn train` on one device, so it has the same bits in
 any study, at any place in it, and alone where determinism is exact. Side by side ("vmap") runs are
 stacked along an axis of the same program, which pays where a single run leaves a device idle. A run
@@ -13,7 +16,6 @@ import dataclasses
 import functools
 import math
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -34,10 +36,11 @@ from flaxcnn.engine.loop import (
     epochs,
     one_epoch,
 )
-from flaxcnn.engine.step import Plan, TrainState
-from flaxcnn.engine.train import conclude, count_dead
+from flaxcnn.engine.step import TrainState
+from flaxcnn.engine.train import Counts, conclude, count_dead
 from flaxcnn.errors import DivergedError
 from flaxcnn.recipe.config import Config
+from flaxcnn.studies.groups import Group, Queue, Share, Shares, rows_of
 from flaxcnn.studies.plan import PlannedRun
 from flaxcnn.studies.stats import METRICS
 
@@ -57,136 +60,97 @@ class Outcome:
     history: list[dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class Group:
-    """Runs that share a compiled program; on different rows, as many of them."""
-
-    plan: Plan
-    runs: tuple[PlannedRun, ...]
-
-    def without(self, ended: set[str]) -> Group:
-        """The runs that have something left to tell, by the keys that are in `ended`."""
-        return dataclasses.replace(
-            self, runs=tuple(run for run in self.runs if not run.keys <= ended)
-        )
-
-    def by_rows(self) -> list[list[PlannedRun]]:
-        """The runs that have the same rows, which can be stacked."""
-        found: dict[Any, list[PlannedRun]] = {}
-        for run in self.runs:
-            found.setdefault(_rows_of(run.config), []).append(run)
-        return list(found.values())
-
-
-def _rows_of(config: Config) -> tuple[Any, ...]:
-    """What decides which rows a run uses."""
-    return config.split, config.validation, config.split_seed
-
-
-def grouped(runs: Sequence[PlannedRun], dataset: Dataset) -> list[Group]:
-    """The runs by what is compiled in and by how pixels are scaled, in their order.
-
-    Raises:
-        ConfigError, DataError: a recipe does not fit the data.
-    """
-    found: dict[Any, list[PlannedRun]] = {}
-    rows: dict[Any, int] = {}
-    for run in runs:
-        config = run.config
-        config.table(dataset.shape, dataset.num_classes)
-        if (own := _rows_of(config)) not in rows:
-            rows[own] = len(splits.choose(dataset, config).train)
-        plan = make_plan(config, rows[own], devices=1)
-        key = (plan, config.normalize, config.evaluate_train, config.determinism)
-        found.setdefault(key, []).append(run)
-    return [Group(key[0], tuple(members)) for key, members in found.items()]
-
-
-@dataclass
-class Queue:
-    """Runs that are still to be started; shared by the threads."""
-
-    runs: deque[PlannedRun]
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def take(self) -> PlannedRun | None:
-        """The next run, or None."""
-        with self.lock:
-            return self.runs.popleft() if self.runs else None
-
-    def stop(self) -> None:
-        """No further run is started."""
-        with self.lock:
-            self.runs.clear()
-
-
-def make_jobs(group: Group, dataset: Dataset, earlier: Sequence[Job] = ()) -> list[Job]:
+def make_jobs(
+    group: Group, dataset: Dataset, earlier: Sequence[Job] = (), runs: int | None = None
+) -> list[Job]:
     """What runs the group: a job a device, or one that spreads the batches of a single run.
 
-    `group` is the whole of it, also where some runs have ended: a resumed study has the same bits.
-    `earlier` jobs of the same plan, for other rows, give their data and programs.
+    Args:
+        group: the whole of it, also where some runs have ended: a resumed study has the same bits.
+        dataset: of its runs.
+        earlier: jobs whose pixels are used again, and whose programs where they do.
+        runs: of all groups that share the devices; by default of this one.
     """
-    config, devices = group.runs[0].config, jax.local_devices()[: len(group.runs)]
+    config, devices = group.runs[0].config, jax.local_devices()[: runs or len(group.runs)]
     several = len(devices) > 1
     plan = group.plan if several else make_plan(config, group.plan.train_rows)
-    if len(earlier) == len(devices) and earlier[0].serves(plan, config):
-        return [job.on_rows_of(config) for job in earlier]
+    if len(earlier) == len(devices) and earlier[0].plan.spread == plan.spread:
+        return [job.for_plan(plan, config) for job in earlier]
     if not several:
         return [make_job(config, dataset)]
-    first = make_job(config, dataset, devices[0])
-    return [first, *(first.on(device) for device in devices[1:])]
+    one = make_job(config, dataset, devices[0])
+    return [one, *(one.on(device) for device in devices[1:])]
 
 
-def run_group(
-    group: Group,
-    jobs: list[Job],
-    name: str,
-    width: int,
-    interrupt: Interrupt,
-    done: Callable[[Outcome], None],
-    watch: Watch = lambda run, metrics: None,
+@dataclass(frozen=True)
+class Recorder:
+    """Who is told of runs, and how much.
+
+    `name` is the experiment's, for the rows; `done` is called with each outcome, in the order in
+    which runs end, and `watch` with a run and the metrics of an epoch; `scores_only` leaves
+    training accuracy and dead units out of the rows, since each takes a pass.
+    """
+
+    name: str
+    done: Callable[[Outcome], None]
+    watch: Watch = lambda run, metrics: None
+    scores_only: bool = False
+
+    def one_at_a_time(self) -> Recorder:
+        """The same for several threads."""
+        lock = threading.Lock()
+
+        def locked(function: Callable[..., None]) -> Callable[..., None]:
+            @functools.wraps(function)
+            def called(*args: Any) -> None:
+                with lock:
+                    function(*args)
+
+            return called
+
+        return dataclasses.replace(self, done=locked(self.done), watch=locked(self.watch))
+
+    def count_dead(self, job: Job, state: TrainState) -> Counts | None:
+        """None where it is not wanted."""
+        return None if self.scores_only else count_dead(job, state)
+
+
+def run_groups(
+    groups: Sequence[tuple[Group, int]], jobs: list[Job], interrupt: Interrupt, recorder: Recorder
 ) -> None:
-    """Train every run of the group, `width` of them side by side in each job.
+    """Train every run of the groups.
 
     Args:
-        group: of `grouped`.
-        jobs: of `make_jobs`.
-        name: of the experiment, for the rows.
-        width: 1 for one by one.
+        groups: of `grouped`, each with its number of runs side by side in a job; 1: one by one.
+        jobs: of `make_jobs`; replaced by those of the groups that each did last.
         interrupt: heard between epochs.
-        done: called with each outcome, in the order in which runs end, never twice at a time.
-        watch: called with a run and the metrics of an epoch, never twice at a time.
+        recorder: is told of one thing at a time.
 
     Raises:
         InterruptedRun: a signal came; the runs under way are lost, the others are done.
     """
-    parts = [list(group.runs)] if width == 1 else group.by_rows()
-    queues, lock = [Queue(deque(part)) for part in parts], threading.Lock()
+    shares = Shares([Share(group, width) for group, width in groups])
+    recorder = recorder.one_at_a_time()
 
-    def tell(outcome: Outcome) -> None:
-        with lock:
-            done(outcome)
-
-    def look(run: PlannedRun, metrics: dict[str, Any]) -> None:
-        with lock:
-            watch(run, metrics)
-
-    def work(job: Job) -> None:
-        own = OnRows(job)
+    def work(place: int) -> None:
         try:
-            for queue in queues:
-                if width > 1:
-                    _side_by_side(own, queue, width, name, interrupt, tell, look)
-                    continue
-                while run := queue.take():
-                    _one(own.of(run.config), run, name, interrupt, tell, look)
+            while share := shares.take():
+                if jobs[place].plan.spread.devices == 1:  # over several there is a single run
+                    jobs[place] = jobs[place].for_plan(share.plan, share.config)
+                own = OnRows(jobs[place])
+                for queue in share.queues:
+                    if share.width > 1:
+                        _side_by_side(own, queue, share.width, interrupt, recorder)
+                        continue
+                    while run := queue.take():
+                        _one(own.of(run.config), run, interrupt, recorder)
+                shares.give_back(share)
         except BaseException:
-            for queue in queues:
-                queue.stop()
+            shares.stop()
             raise
 
     with ThreadPoolExecutor(len(jobs)) as pool:
-        futures = [pool.submit(work, job) for job in jobs]
+        futures = [pool.submit(work, place) for place in range(len(jobs))]
         # Python hears a signal in its main thread only, and only when that wakes up.
         while wait(futures, POLL_SECONDS).not_done:
             pass
@@ -198,12 +162,12 @@ class OnRows:
     """A job for the runs of a group: programs and pixels are shared, by equal splits rows too."""
 
     def __init__(self, job: Job):
-        self._known = {_rows_of(job.config): job}
+        self._known = {rows_of(job.config): job}
         self._any = job
 
     def of(self, config: Config) -> Job:
         """The job of one run."""
-        rows = _rows_of(config)
+        rows = rows_of(config)
         if rows not in self._known:
             self._known[rows] = self._any.on_rows_of(config)
         job = self._known[rows]
@@ -211,18 +175,15 @@ class OnRows:
         return dataclasses.replace(job, config=config, hypers=hypers, compile_seconds=0.0)
 
 
-def _one(
-    job: Job, run: PlannedRun, name: str, interrupt: Interrupt, tell: Callable[[Outcome], None],
-    watch: Watch,
-) -> None:  # fmt: skip
+def _one(job: Job, run: PlannedRun, interrupt: Interrupt, recorder: Recorder) -> None:
     """A run from its first epoch to its row."""
     state = job.init()
-    slot = Slot(run, job, name, watch, count_dead(job, state))
+    slot = Slot(run, job, recorder, recorder.count_dead(job, state))
     for report in epochs(job, state, Progress(), interrupt):
         # The next epoch uses the state up.
         keep = functools.partial(jax.tree.map, jnp.copy, report.state)
         for outcome in slot.after(report.metrics, report.progress, keep):
-            tell(outcome)
+            recorder.done(outcome)
         if slot.diverged:
             return
 
@@ -233,9 +194,8 @@ class Slot:
 
     run: PlannedRun
     job: Job
-    name: str  # of the experiment
-    watch: Watch
-    before: dict[str, tuple[int, int]]
+    recorder: Recorder
+    before: Counts | None  # dead units
     progress: Progress = field(default_factory=Progress)
     kept: TrainState | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -247,7 +207,7 @@ class Slot:
         """Note an epoch -> what ends with it: the run, and shorter ones that it is the rest of."""
         config, self.progress = self.job.config, progress
         self.history.append(metrics)
-        self.watch(self.run, metrics)
+        self.recorder.watch(self.run, metrics)
         waiting = [*self.run.shorter, self.run]
         try:
             check_finite(metrics, progress, config)
@@ -266,20 +226,20 @@ class Slot:
     def _complete(self, run: PlannedRun) -> Outcome:
         assert self.kept is not None
         job, history = dataclasses.replace(self.job, config=run.config), list(self.history)
-        dead = count_dead(job, self.kept)
-        row = conclude(job, self.kept, self.progress, history, self.name, self.before, dead)
+        dead = None if self.before is None else (self.before, count_dead(job, self.kept))
+        row = conclude(job, self.kept, self.progress, history, self.recorder.name, dead)
         for metric in METRICS:
-            if not math.isfinite(row[metric]):
+            if not math.isfinite(row.get(metric, 0.0)):
                 reason = DivergedError(f"epoch {row['kept_epoch']}: {metric} is {row[metric]}")
                 return self._diverged(run, reason)
         return Outcome(run, {**row, **_identity(run), "status": "complete"}, history)
 
     def _diverged(self, run: PlannedRun, error: DivergedError) -> Outcome:
         row = {
-            **_identity(run), "status": "diverged", "reason": str(error), "experiment": self.name,
-            "protocol": run.config.protocol, "epochs_run": self.progress.epoch,
-            "fingerprint": run.config.fingerprint(), "data_digest": self.job.dataset.digest,
-            "split_digest": splits.digest(self.job.rows),
+            **_identity(run), "status": "diverged", "reason": str(error),
+            "experiment": self.recorder.name, "protocol": run.config.protocol,
+            "epochs_run": self.progress.epoch, "fingerprint": run.config.fingerprint(),
+            "data_digest": self.job.dataset.digest, "split_digest": splits.digest(self.job.rows),
         }  # fmt: skip
         return Outcome(run, row, list(self.history))
 
@@ -289,9 +249,8 @@ def _identity(run: PlannedRun) -> dict[str, Any]:
 
 
 def _side_by_side(
-    on_rows: OnRows, queue: Queue, width: int, name: str, interrupt: Interrupt,
-    tell: Callable[[Outcome], None], watch: Watch,
-) -> None:  # fmt: skip
+    on_rows: OnRows, queue: Queue, width: int, interrupt: Interrupt, recorder: Recorder
+) -> None:
     """Train stacks of `width` runs, all on the same rows, until the queue is empty."""
     slots: list[Slot | None] = []
     starts: list[tuple[TrainState, Any]] = []
@@ -302,7 +261,7 @@ def _side_by_side(
             return None
         own = on_rows.of(run.config)
         state = own.init()
-        return Slot(run, own, name, watch, count_dead(own, state)), state
+        return Slot(run, own, recorder, recorder.count_dead(own, state)), state
 
     while len(slots) < width and (begun := start()):
         slots.append(begun[0])
@@ -327,7 +286,7 @@ def _side_by_side(
             metrics, progress = epoch_metrics(part, slot.progress, slot.job.config)
             keep = functools.partial(_picked, states, jnp.int32(place))
             for outcome in slot.after(metrics, progress, keep):
-                tell(outcome)
+                recorder.done(outcome)
             if not (slot.diverged or progress.done(slot.job.config)):
                 continue
             begun = start()

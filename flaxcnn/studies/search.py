@@ -77,6 +77,7 @@ class SearchDirectory(StudyDirectory):
     """
 
     kind = "search"
+    scores_only = True
     fixed: tuple[str, ...] = ("experiment", "candidates", "folds", "document")
 
     def check(self, recipe: dict[str, Any]) -> None:

@@ -21,9 +21,10 @@ from flaxcnn.engine.saved import check_data
 from flaxcnn.errors import ConfigError, InterruptedRun
 from flaxcnn.recipe.config import Config
 from flaxcnn.studies import page
+from flaxcnn.studies.groups import Group, grouped
 from flaxcnn.studies.plan import Grid, How, PlannedRun, check_how, longest, plan_runs
 from flaxcnn.studies.record import StudyDirectory, aggregate, columns, table_csv
-from flaxcnn.studies.runs import Group, Outcome, Watch, grouped, make_jobs, run_group
+from flaxcnn.studies.runs import Outcome, Recorder, Watch, make_jobs, run_groups
 from flaxcnn.studies.width import alike, choose_width
 
 log = logging.getLogger(__name__)
@@ -153,17 +154,28 @@ def carry_out(
         tell.run(outcome, len(ended), len(planned))
 
     jobs = [] if jobs is None else jobs
+    recorder = Recorder(name, done, watch, folder.scores_only)
     widths: dict[Hashable, int] = {}
     parts = [[run] for run in planned] if in_turn else [planned]
-    for group in (group for part in parts for group in grouped(longest(part), data)):
-        if not (left := group.without(ended)).runs:
-            continue
-        jobs[:] = make_jobs(group, data, jobs)
-        if (kind := alike(left, jobs)) not in widths or max_memory is not None:
-            widths[kind] = choose_width(left, jobs, how, max_memory)
-        width = widths[kind]
-        tell.group(left, jobs, width)
-        run_group(left, jobs, name, width, interrupt, done, watch)
+    for groups in (groups for part in parts for groups in _at_once(grouped(longest(part), data))):
+        chosen, runs = [], sum(len(group.runs) for group in groups)
+        for group in groups:
+            if not (left := group.without(ended)).runs:
+                continue
+            jobs[:] = make_jobs(group, data, jobs, runs)
+            if (kind := alike(left, jobs)) not in widths or max_memory is not None:
+                widths[kind] = choose_width(left, jobs, how, max_memory)
+            tell.group(left, jobs, widths[kind])
+            chosen.append((left, widths[kind]))
+        if chosen:
+            run_groups(chosen, jobs, interrupt, recorder)
+
+
+def _at_once(groups: Sequence[Group]) -> list[list[Group]]:
+    """Those that share the devices, and each whose single run has them all."""
+    several = [group for group in groups if len(group.runs) > 1]
+    single = [[group] for group in groups if len(group.runs) == 1]
+    return [*single, several]
 
 
 @contextlib.contextmanager

@@ -79,6 +79,7 @@ class TrialDirectory(StudyDirectory):
     """
 
     kind = "trial"
+    scores_only = True
 
     def check(self, recipe: dict[str, Any]) -> None:
         """ConfigError for another trial."""

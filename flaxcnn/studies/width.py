@@ -19,8 +19,8 @@ from flaxcnn.data.batches import steps_per_epoch
 from flaxcnn.engine.job import Job
 from flaxcnn.engine.step import TrainState
 from flaxcnn.errors import ConfigError
+from flaxcnn.studies.groups import Group
 from flaxcnn.studies.plan import How
-from flaxcnn.studies.runs import Group
 
 STEPS = 8  # of a trial
 TRIALS = 3

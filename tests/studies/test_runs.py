@@ -1,19 +1,24 @@
 """A run in a study is that run alone: to the bit one by one, to rounding side by side."""
 
 import dataclasses
+import threading
 
 import jax
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flaxcnn.engine.interrupt import Interrupt
+from flaxcnn.engine.job import Job
 from flaxcnn.engine.train import fit
 from flaxcnn.recipe.config import Config, Shift
 from flaxcnn.recipe.layers import BatchNorm, Conv, Dense, Dropout, Flatten, MaxPool
 from flaxcnn.recipe.optimizers import SGD, Cosine
 from flaxcnn.studies import runs as studies_runs
+from flaxcnn.studies.groups import Group, Share, Shares, grouped
 from flaxcnn.studies.plan import plan_runs
-from flaxcnn.studies.runs import grouped, make_jobs, run_group
+from flaxcnn.studies.runs import Recorder, make_jobs, run_groups
 
 # Everything that a neighbour could disturb: batch statistics, dropout, augmentation, an incomplete
 # last batch, early stopping.
@@ -33,8 +38,8 @@ CLOSE = {"rtol": 2e-3, "atol": 2e-3}
 def outcomes(runs, dataset, width=1, devices=None):
     found = {}
     for group in grouped(runs, dataset):
-        run_group(group, make_jobs(group, dataset), "test", width, Interrupt(),
-                  lambda outcome: found.__setitem__(outcome.run.key, outcome))  # fmt: skip
+        recorder = Recorder("test", lambda outcome: found.__setitem__(outcome.run.key, outcome))
+        run_groups([(group, width)], make_jobs(group, dataset), Interrupt(), recorder)
     return [found[run.key] for run in runs]
 
 
@@ -115,6 +120,85 @@ def test_runs_on_other_rows_share_a_program(digits):
         np.testing.assert_allclose(one.row["val_loss"], other.row["val_loss"], **CLOSE)
 
 
+def test_groups_share_the_devices(digits):
+    """Each has devices to itself while there are enough; all have the bits they have alone."""
+    runs = plan_runs(EXACT, range(3), {"batch_size": [100, 200]})
+    groups = grouped(runs, digits)
+    assert len(groups) == 2
+    found, at_work = {}, {}
+
+    def done(outcome):
+        found[outcome.run.key] = outcome.row["params_digest"]
+
+    def watch(run, metrics):
+        if metrics["epoch"] == 1:
+            at_work.setdefault(run.config.batch_size, set()).add(threading.get_ident())
+
+    jobs = make_jobs(groups[0], digits, runs=2)
+    run_groups([(group, 1) for group in groups], jobs, Interrupt(), Recorder("test", done, watch))
+    alone = outcomes(runs, digits)
+    assert found == {o.run.key: o.row["params_digest"] for o in alone}
+    first, second = at_work.values()
+    assert first != second  # one may have helped the other at the end
+
+
+@given(
+    sizes=st.lists(st.integers(1, 5), min_size=1, max_size=4),
+    turns=st.lists(st.integers(0, 3), max_size=60),
+)
+def test_every_run_is_started_once(sizes, turns):
+    """Threads that take and end runs in any order: none is lost, none is started twice."""
+    many = plan_runs(RECIPE, range(sum(sizes)))
+    ends = np.cumsum(sizes).tolist()
+    groups = [
+        Group(f"plan {end}", tuple(many[end - size : end]))
+        for end, size in zip(ends, sizes, strict=True)
+    ]
+    shares = Shares([Share(group, 1) for group in groups])
+    taken, holds = [], {}
+    for thread in [*turns, *[0] * (2 * len(many) + len(groups) + 1)]:
+        share = holds.get(thread) or shares.take()
+        if share is None:
+            continue
+        others = [one.at_work for one in shares.all if one.left and one is not share]
+        if thread not in holds:
+            assert share.at_work - 1 <= min(others, default=share.at_work)
+            holds[thread] = share
+        run = share.queues[0].take()
+        if run is None:
+            shares.give_back(holds.pop(thread))
+        else:
+            taken.append(run.seed)
+    assert sorted(taken) == list(range(len(many)))
+    assert shares.take() is None
+
+
+def test_scores_alone_take_no_other_pass(digits, monkeypatch):
+    """No training accuracy and no dead units; what scores a run is what it is with them."""
+    (run,) = plan_runs(EXACT, [0])
+    (whole,) = outcomes([run], digits)
+    ran = []
+    honest = Job.run
+    monkeypatch.setattr(
+        Job, "run", lambda self, program, state, split, *more: (
+            ran.append((program, split)) or honest(self, program, state, split, *more)
+        ),
+    )  # fmt: skip
+    found = []
+    (group,) = grouped([run], digits)
+    recorder = Recorder("test", found.append, scores_only=True)
+    run_groups([(group, 1)], make_jobs(group, digits), Interrupt(), recorder)
+    epoch = [("train_epoch", "train"), ("evaluate", "validation")]
+    last = [("evaluate", "test"), ("evaluate", "validation")]
+    assert ran == epoch * len(whole.history) + last
+    left_out = {"train_loss", "train_accuracy", "dead_units", "dead_units_init", "dead_layers",
+                "relu_units"}  # fmt: skip
+    assert whole.row.keys() - found[0].row.keys() == left_out
+    times = ("seconds", "compile_seconds", "images_per_second")
+    for key, value in found[0].row.items():
+        assert key in times or whole.row[key] == value, key
+
+
 def test_exact_and_fast_runs_are_not_stacked_together(digits):
     runs = plan_runs(RECIPE, [0, 1], {"determinism": ["fast", "exact"]})
     assert [len(group.runs) for group in grouped(runs, digits)] == [2, 2]
@@ -178,7 +262,7 @@ def test_an_error_stops_all_threads_and_is_raised(digits):
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        run_group(group, make_jobs(group, digits), "test", 1, Interrupt(), full)
+        run_groups([(group, 1)], make_jobs(group, digits), Interrupt(), Recorder("test", full))
 
 
 def test_tests_have_several_devices():

@@ -210,8 +210,9 @@ class TestWidth:
                 parse_memory(text)
 
     def test_as_many_as_there_are_and_fit(self, digits, monkeypatch):
+        from flaxcnn.studies.groups import grouped
         from flaxcnn.studies.plan import plan_runs
-        from flaxcnn.studies.runs import grouped, make_jobs
+        from flaxcnn.studies.runs import make_jobs
 
         fast = dataclasses.replace(TINY, determinism="fast")
         group = grouped(plan_runs(fast, range(12)), digits)[0]  # 3 on each of 4 devices
@@ -230,8 +231,9 @@ class TestWidth:
 
     def test_a_trial_leaves_the_programs_of_the_runs_alone(self, digits):
         """Few batches, the last one dropped: a trial has as many rows as the run."""
+        from flaxcnn.studies.groups import grouped
         from flaxcnn.studies.plan import plan_runs
-        from flaxcnn.studies.runs import grouped, make_jobs
+        from flaxcnn.studies.runs import make_jobs
 
         few = dataclasses.replace(TINY, batch_size=256, drop_last=True, determinism="fast")
         job = make_jobs(grouped(plan_runs(few, range(8)), digits)[0], digits)[0]
@@ -254,8 +256,9 @@ class TestWidth:
         assert len(measured) == 3
 
     def test_exact_runs_are_never_side_by_side(self, digits):
+        from flaxcnn.studies.groups import grouped
         from flaxcnn.studies.plan import plan_runs
-        from flaxcnn.studies.runs import grouped, make_jobs
+        from flaxcnn.studies.runs import make_jobs
 
         group = grouped(plan_runs(TINY, range(12)), digits)[0]
         assert widths.choose_width(group, make_jobs(group, digits), "auto", None) == 1
