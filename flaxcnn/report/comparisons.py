@@ -145,7 +145,7 @@ def heat_map(
     split: str = "test",
 ) -> Picture:  # fmt: skip
     """Mean accuracy [R, C] of a grid of two settings, each (name, values); NaN: none complete."""
-    labels = [short(text, 14) for text in rows[1]]
+    labels = [short(text, 18) for text in rows[1]]
     left, bottom = max(0.5, margin(labels) + 0.25), 0.52
     figure = blank(0.36 + bottom + 0.38 * len(labels))
     axes = panel(figure, left, bottom)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from flaxcnn.report.records import SearchRecord
 from flaxcnn.report.run import environment_table, flag, settings_table
 
 SPLIT = "held-out"  # what accuracies are taken on
+MOST_COLUMNS = 12  # of a heat map
 
 
 def search_page(record: SearchRecord) -> Page:
@@ -96,7 +99,8 @@ def _candidates(page: Page, record: SearchRecord) -> Section:
         pairs = [(point, _by_fold(row)) for point, row in zip(points, scored, strict=True)]
         page.draw(section, "the folds", comparisons.seed_distribution, pairs, SPLIT, "fold")
         if "sampler" not in record.summary:  # drawn points make no grid
-            _grid(page, section, scored)
+            place = [one["label"] for one in record.plan["candidates"]].index
+            _grid(page, section, sorted(scored, key=lambda row: place(row["label"])))
         if len({point.params for point in points}) > 1:
             page.draw(section, "accuracy and parameters", comparisons.against_parameters, points,
                       SPLIT)  # fmt: skip
@@ -135,7 +139,10 @@ def _row(row: dict[str, Any], summary: dict[str, Any]) -> list[Cell]:
 
 
 def _grid(page: Page, section: Section, rows: list[dict[str, Any]]) -> None:
-    """A heat map where the candidates differ in two settings."""
+    """A heat map where the candidates differ in two settings or more.
+
+    Of more, the first ones together are the rows, and the others the columns.
+    """
     found = [
         {key.removeprefix("setting."): value for key, value in row.items()
          if key.startswith("setting.") and key != "setting.incumbent"}
@@ -145,16 +152,33 @@ def _grid(page: Page, section: Section, rows: list[dict[str, Any]]) -> None:
     values = {name: list(dict.fromkeys(_text(one[name]) for one in found if name in one))
               for name in names}  # fmt: skip
     axes = [name for name in names if len(values[name]) > 1]
-    if len(axes) != 2:
+    if len(axes) < 2:
         return
-    down, along = axes
-    means = np.full((len(values[down]), len(values[along])), np.nan)
+    sides = _sides(axes, {name: len(values[name]) for name in axes})
+    places = [
+        [", ".join(point) for point in itertools.product(*(values[name] for name in side))]
+        for side in sides
+    ]
+    if len(places[1]) > MOST_COLUMNS:
+        return  # the table has them all
+    means = np.full((len(places[0]), len(places[1])), np.nan)
     for one, row in zip(found, rows, strict=True):
-        if down in one and along in one:
-            i, j = (values[axis].index(_text(one[axis])) for axis in axes)
+        if all(name in one for name in axes):
+            i, j = (
+                place.index(", ".join(_text(one[name]) for name in side))
+                for side, place in zip(sides, places, strict=True)
+            )
             means[i, j] = row["mean"]
-    page.draw(section, "the grid", comparisons.heat_map, (down, values[down]),
-              (along, values[along]), means, SPLIT)  # fmt: skip
+    titles = [", ".join(side) for side in sides]
+    page.draw(section, "the grid", comparisons.heat_map, (titles[0], places[0]),
+              (titles[1], places[1]), means, SPLIT)  # fmt: skip
+
+
+def _sides(axes: list[str], counts: dict[str, int]) -> tuple[list[str], list[str]]:
+    """The axes in two parts, so that a table over them is as square as it can be."""
+    size = lambda side: math.prod(counts[name] for name in side)  # noqa: E731
+    cuts = [(axes[:cut], axes[cut:]) for cut in range(1, len(axes))]
+    return min(cuts, key=lambda cut: max(map(size, cut)))
 
 
 def _text(value: Any) -> str:

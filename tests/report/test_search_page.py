@@ -1,17 +1,24 @@
 """The page of a search says what its records say."""
 
+import itertools
 import json
+import math
 import shlex
 from dataclasses import replace
 from pathlib import Path
 
 import made
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flaxcnn.errors import CheckpointError, ConfigError
 from flaxcnn.recipe import catalog
 from flaxcnn.report.commands import of_search
+from flaxcnn.report.page import Page, Section
 from flaxcnn.report.report import make, read, write
+from flaxcnn.report.search import _grid, _sides
 from flaxcnn.studies.candidates import of_grid
 from flaxcnn.studies.plan import parse_grid
 
@@ -38,6 +45,38 @@ def test_the_page_says_who_won_and_by_how_much(folder):
     assert "wide=&lt;i&gt;" in html
     assert set(page.svgs) >= {"seeds", "grid"}
     assert "flaxcnn reproduce" in html
+
+
+def test_a_grid_of_many_settings_is_one_map(folder):
+    """Four settings in two rows and two columns of pairs; every mean at its own place."""
+    point = lambda **own: {f"setting.{key}": value for key, value in own.items()}  # noqa: E731
+    grid = itertools.product(["relu", "tanh"], [16, 32], [0.1, 0.2], [1, 3])
+    names = ("activation", "units", "rate", "epochs")
+    rows = [{**point(**dict(zip(names, values, strict=True))), "mean": number / 100}
+            for number, values in enumerate(grid)]  # fmt: skip
+    rows = [{**point(incumbent="a/b"), "mean": 0.5}, *rows[::-1]]  # the best first
+    drawn = []
+
+    class Drawn(Page):
+        def draw(self, section, name, function, *found):
+            drawn.append(found)
+
+    _grid(Drawn("", "", "", "", False, []), Section("", ""), rows)
+    ((down, along, means, split),) = drawn
+    assert down == ("activation, units", ["tanh, 32", "tanh, 16", "relu, 32", "relu, 16"])
+    assert along == ("rate, epochs", ["0.2, 3", "0.2, 1", "0.1, 3", "0.1, 1"])
+    np.testing.assert_array_equal(means.ravel(), np.arange(15, -1, -1) / 100)
+    assert split == "held-out"
+
+
+@given(st.lists(st.integers(2, 6), min_size=2, max_size=5))
+def test_sides_of_a_map_are_as_square_as_they_can_be(counts):
+    axes = [f"axis {number}" for number in range(len(counts))]
+    down, along = _sides(axes, dict(zip(axes, counts, strict=True)))
+    assert down + along == axes
+    sizes = lambda cut: (math.prod(counts[:cut]), math.prod(counts[cut:]))  # noqa: E731
+    longest = max(sizes(len(down)))
+    assert longest == min(max(sizes(cut)) for cut in range(1, len(counts)))
 
 
 def test_no_winner_is_said(folder):
