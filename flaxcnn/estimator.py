@@ -142,6 +142,7 @@ class FlaxCNNClassifier(ClassifierMixin, BaseEstimator):
             ValueError: X, y or sample_weight is wrong.
             DivergedError: the loss is not finite.
         """
+        self.__dict__.pop("state_", None)  # its labels are not those of a fit that fails now
         image, names = self._checked(X, y, reset=True)
         self.classes_ = LabelEncoder().fit(names).classes_
         image, label, weight = self._weighted(image, names, sample_weight)

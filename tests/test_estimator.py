@@ -10,6 +10,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.ensemble import VotingClassifier
+from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_val_predict, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -338,6 +339,15 @@ def test_wrong_parameters(parameters, message):
 def test_divergence_is_an_error():
     with pytest.raises(DivergedError, match="lower learning_rate"):
         small(optimizer=SGD(), learning_rate=1e30).fit(X, Y)
+
+
+def test_a_fit_that_fails_leaves_nothing_fitted():
+    """Or the labels of the second would be told by the weights of the first."""
+    model = small(optimizer=SGD()).fit(X, Y)
+    with pytest.raises(DivergedError):
+        model.set_params(learning_rate=1e30).fit(X, Y + 100)
+    with pytest.raises(NotFittedError):
+        model.predict(X)
 
 
 def test_a_forked_process_is_refused(monkeypatch):

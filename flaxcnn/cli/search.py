@@ -100,8 +100,9 @@ def search(
     sampling = _sampling(found, values, sampler, trials, space, pruner)
     wanted, incumbent = _wanted(found, {} if sampling else values, layer, sampling is not None)
     scoring = Scoring(
-        folds, repeats, tuple(parse_seeds(seeds, wanted[0][1].seed)), protocol == "document",
-        check_how(how), None if max_memory is None else parse_memory(max_memory),
+        folds, repeats, tuple(parse_seeds(seeds, wanted[0][1].seed)),
+        (protocol or wanted[0][1].protocol) == "document", check_how(how),
+        None if max_memory is None else parse_memory(max_memory),
     )  # fmt: skip
     todo = Todo(found, wanted, incumbent, scoring, max_params, not no_refit,
                 _folder(found.name, search_dir, resume), resume, as_json)  # fmt: skip
@@ -223,13 +224,17 @@ def _conclude(summary: Mapping[str, Any], path: Path, as_json: bool) -> None:
     if refit := summary.get("refit"):
         say(f"\nwinner {summary['winner']}, trained on the whole training split: test accuracy "
             f"{refit['test_accuracy']:.4f}", as_json)  # fmt: skip
+    failed = summary.get("refit_diverged")
+    if summary["winner"] is None:
+        failed = "every candidate has a run that diverged; lower learning_rate"
+    elif failed:
+        failed = f"the winner diverged on the whole training split: {failed}"
     page = report_after(path)
     say(f"search {path}\nreport {page or path / 'README.md'}", as_json)
     if as_json:
         emit_json({**summary, "search_dir": str(path)})
-    if summary["winner"] is None:
-        text = "every candidate has a run that diverged; lower learning_rate"
-        report(text, DivergedError.exit_code, as_json=False)
+    if failed:
+        report(failed, DivergedError.exit_code, as_json=False)
         raise typer.Exit(DivergedError.exit_code)
 
 

@@ -57,9 +57,9 @@ def streams(config: Config, dataset: Dataset, room: int | None = None) -> bool:
     return config.input == "stream" or dataset.undecoded or large
 
 
-def require_resident(config: Config, dataset: Dataset, what: str) -> None:
-    """ConfigError where the recipe would stream the data and `what` cannot."""
-    if streams(config, dataset):
+def require_resident(config: Config, dataset: Dataset, what: str, room: int | None = None) -> None:
+    """ConfigError where the recipe would stream the data and `what` cannot; `room`: as there."""
+    if streams(config, dataset, room):
         raise ConfigError(
             f"input: {what} holds its data on the device, but the {dataset.nbytes:,} bytes of "
             f"{dataset.name} are streamed (input={config.input}, data_memory="

@@ -84,11 +84,13 @@ def _times(count: int) -> str:
 
 
 def _warnings(summary: dict[str, Any]) -> list[str]:
+    failed = summary.get("refit_diverged")
     return [
-        f"{row['label']}: {row['diverged']} trainings diverged; it cannot win."
+        *([f"The winner diverged on the whole training split: {failed}"] if failed else []),
+        *(f"{row['label']}: {row['diverged']} trainings diverged; it cannot win."
         for row in summary["candidates"]
-        if row["diverged"]
-    ]
+        if row["diverged"]),
+    ]  # fmt: skip
 
 
 def _candidates(page: Page, record: SearchRecord) -> Section:
@@ -100,7 +102,8 @@ def _candidates(page: Page, record: SearchRecord) -> Section:
         page.draw(section, "the folds", comparisons.seed_distribution, pairs, SPLIT, "fold")
         if "sampler" not in record.summary:  # drawn points make no grid
             place = [one["label"] for one in record.plan["candidates"]].index
-            _grid(page, section, sorted(scored, key=lambda row: place(row["label"])))
+            rows = sorted(scored, key=lambda row: place(row["label"]))
+            _grid(page, section, rows, record.plan["candidates"][0]["config"])
         if len({point.params for point in points}) > 1:
             page.draw(section, "accuracy and parameters", comparisons.against_parameters, points,
                       SPLIT)  # fmt: skip
@@ -138,10 +141,11 @@ def _row(row: dict[str, Any], summary: dict[str, Any]) -> list[Cell]:
     ]  # fmt: skip
 
 
-def _grid(page: Page, section: Section, rows: list[dict[str, Any]]) -> None:
+def _grid(page: Page, section: Section, rows: list[dict[str, Any]], base: dict[str, Any]) -> None:
     """A heat map where the candidates differ in two settings or more.
 
-    Of more, the first ones together are the rows, and the others the columns.
+    Of more, the first ones together are the rows, and the others the columns. `base` is the recipe
+    of a candidate without settings, which has a place in the grid where its values are there.
     """
     found = [
         {key.removeprefix("setting."): value for key, value in row.items()
@@ -162,7 +166,9 @@ def _grid(page: Page, section: Section, rows: list[dict[str, Any]]) -> None:
     if len(places[1]) > MOST_COLUMNS:
         return  # the table has them all
     means = np.full((len(places[0]), len(places[1])), np.nan)
+    as_it_is = {name: _value(base, name) for name in axes}
     for one, row in zip(found, rows, strict=True):
+        one = one or {name: value for name, value in as_it_is.items() if value in values[name]}
         if all(name in one for name in axes):
             i, j = (
                 place.index(", ".join(_text(one[name]) for name in side))
@@ -179,6 +185,19 @@ def _sides(axes: list[str], counts: dict[str, int]) -> tuple[list[str], list[str
     size = lambda side: math.prod(counts[name] for name in side)  # noqa: E731
     cuts = [(axes[:cut], axes[cut:]) for cut in range(1, len(axes))]
     return min(cuts, key=lambda cut: max(map(size, cut)))
+
+
+def _value(config: dict[str, Any], key: str) -> str | None:
+    """The text of `layers.4.rate`, or of the kind of an optimizer; None: it has no such setting."""
+    found: Any = config
+    for part in key.split("."):
+        if isinstance(found, list) and part.isdecimal() and int(part) < len(found):
+            found = found[int(part)]
+        elif isinstance(found, dict) and part in found:
+            found = found[part]
+        else:
+            return None
+    return _text(found.get("type", found) if isinstance(found, dict) else found)
 
 
 def _text(value: Any) -> str:

@@ -10,7 +10,7 @@ from flaxcnn.errors import ConfigError
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import totals
 from flaxcnn.report.words import label
-from flaxcnn.studies.plan import Grid, settings_of, with_setting
+from flaxcnn.studies.plan import Grid, check_same_data, settings_of, with_setting
 
 if TYPE_CHECKING:  # data bring numpy along, and commands that search nothing import this file
     from flaxcnn.data.arrays import Dataset
@@ -85,13 +85,14 @@ def contenders(
     """The recipes that can be built on the data, within the budget of parameters; and the others.
 
     Raises:
-        ConfigError: none is left, or one is to be streamed.
+        ConfigError: none is left, one is to be streamed, or they differ in their rows.
     """
     from flaxcnn.data.datasets import require_resident
 
     found: list[Contender] = []
     dropped: list[Dropped] = []
     for settings, config in wanted:
+        check_same_data(config, wanted[0][1], "a search")
         try:
             one = contender(settings, config, dataset, max_params)
         except ConfigError as error:

@@ -23,6 +23,7 @@ SOURCES = {name.removesuffix("_seed"): name for name in STREAMS}  # init, order,
 UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 MAX_SEEDS = 100_000  # of a study: enough for years, and a list that fits
 SEED_KEYS = ("seed", *STREAMS)
+SAME_DATA = ("dataset", "resize", "split", "split_seed")  # of all candidates of a search
 Grid = Mapping[str, Sequence[Any]]  # setting -> its values
 How = Literal["auto", "vmap", "map"]  # runs on a device: as is fastest, side by side, in turn
 
@@ -241,6 +242,18 @@ def check_seeds(seeds: Sequence[int]) -> None:
             f"seeds: got {twice} twice; allowed are distinct seeds, since equal ones give one "
             "result, not two"
         )
+
+
+def check_same_data(
+    config: Config, base: Config, what: str, names: Sequence[str] = SAME_DATA
+) -> None:
+    """ConfigError where the recipe asks for other pixels, or by these names rows, than `base`."""
+    for name in names:
+        if (own := getattr(config, name)) != (other := getattr(base, name)):
+            raise ConfigError(
+                f"{name}: got {own!r} in {what} with {other!r}; allowed is one value in {what}, "
+                "since what it compares must see the same rows"
+            )
 
 
 def _first_repeated(values: Sequence[Any]) -> Any:

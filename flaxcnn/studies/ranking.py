@@ -29,7 +29,9 @@ class Scored:
         return {place: float(np.mean(found)) for place, found in self.scores.items()}
 
 
-def rank(found: Sequence[Scored], incumbent: str | None, ratio: float) -> dict[str, Any]:
+def rank(
+    found: Sequence[Scored], incumbent: str | None, ratio: float, given_up: int = 0
+) -> dict[str, Any]:
     """Figures of every candidate, the best first, against the incumbent.
 
     Intervals and p values are those of Nadeau and Bengio 2003, since folds share their training
@@ -40,17 +42,21 @@ def rank(found: Sequence[Scored], incumbent: str | None, ratio: float) -> dict[s
         found: at least one.
         incumbent: label of the one to beat; None, or one that has no scores: nothing is compared.
         ratio: n_test / n_train of a fold.
+        given_up: candidates beside them that were begun: the correction counts them.
     """
     against = next((one for one in found if one.label == incumbent and one.scores), None)
     rows = [_row(one, ratio) for one in found]
     if against is not None:
         tests = {one.label: _test(one, against, ratio) for one in found if one is not against}
-        known = {label: test for label, test in tests.items() if test and test["p"] is not None}
-        p_values = [test["p"] for test in known.values()]
-        corrected = dict(zip(known, holm(p_values) if p_values else [], strict=True))
+        p_values = [1.0 if test is None or test["p"] is None else test["p"]
+                    for test in tests.values()] + [1.0] * given_up  # fmt: skip
+        corrected = dict(zip(tests, holm(p_values) if p_values else [], strict=False))
         for row in rows:
-            test = tests.get(row["label"])
-            row["against_incumbent"] = test and _verdict(test, corrected.get(row["label"]))
+            if test := tests.get(row["label"]):
+                p = None if test["p"] is None else corrected[row["label"]]
+                row["against_incumbent"] = _verdict(test, p)
+            else:
+                row["against_incumbent"] = None
     order = sorted(rows, key=lambda row: (row["diverged"] > 0, -(row["mean"] or 0), row["params"]))
     best = order[0]
     for row in order:
@@ -140,7 +146,8 @@ def _against(row: Mapping[str, Any], incumbent: str | None) -> str:
     test = row.get("against_incumbent")
     if not test:
         return "-"
-    p = "" if test["p_corrected"] is None else f", p {test['p_corrected']:.3f}"
+    found = test["p_corrected"]
+    p = "" if found is None else ", p < 0.001" if found < 0.001 else f", p {found:.3f}"
     return f"{test['difference']:+.4f}{p}: {test['verdict']}"
 
 
@@ -163,6 +170,10 @@ def page(summary: Mapping[str, Any]) -> str:
         "on.\n"
         if refit else ""
     )  # fmt: skip
+    if failed := summary.get("refit_diverged"):
+        tested = (
+            f"\nThe winner diverged when it was trained on the whole training split: {failed}\n"
+        )
     heading = "Not scored" if "sampler" in summary else "Not tried"
     untried = f"\n## {heading}\n\n{dropped}" if dropped else ""
     return f"""# Search of {summary["experiment"] or "recipes"}
@@ -184,7 +195,9 @@ def _trained(summary: Mapping[str, Any]) -> str:
         return (
             f"{summary['trials']} recipes drawn by {summary['sampler']} from the space in "
             f"plan.json, pruner {summary['pruner']}: {len(summary['candidates']) - 1} are ranked "
-            f"beside the recipe as it stands, {len(summary['dropped'])} were not scored."
+            f"beside the recipe as it stands, {len(summary['dropped'])} were not scored; p values "
+            "count those given up too. Recipes were drawn by what earlier ones scored on the same "
+            "rows: what the best is worth, its test rows say."
         )
     return (
         f"{summary['planned']} runs planned, {summary['trained']} trained: runs with fewer epochs "

@@ -26,6 +26,8 @@ import jax.numpy as jnp
 
 from flaxcnn.data import splits
 from flaxcnn.data.arrays import Dataset
+from flaxcnn.data.datasets import require_resident
+from flaxcnn.engine import parallel
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.job import Job, make_hypers, make_job, make_plan
 from flaxcnn.engine.loop import (
@@ -70,10 +72,14 @@ def make_jobs(
         dataset: of its runs.
         earlier: jobs whose pixels are used again, and whose programs where they do.
         runs: of all groups that share the devices; by default of this one.
+
+    Raises:
+        ConfigError: the data does not fit the device.
     """
     config, devices = group.runs[0].config, jax.local_devices()[: runs or len(group.runs)]
     several = len(devices) > 1
     plan = group.plan if several else make_plan(config, group.plan.train_rows)
+    require_resident(config, dataset, "a study", parallel.room())
     if len(earlier) == len(devices) and earlier[0].plan.spread == plan.spread:
         return [job.for_plan(plan, config) for job in earlier]
     if not several:

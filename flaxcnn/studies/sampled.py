@@ -23,7 +23,7 @@ from flaxcnn.studies.plan import Scoring
 from flaxcnn.studies.samplers import Sampling, open_study
 from flaxcnn.studies.search import SearchResult, conclude, plan_search, scores
 from flaxcnn.studies.study import Tell
-from flaxcnn.studies.trials import SampledDirectory, Say, Work
+from flaxcnn.studies.trials import GIVEN_UP, SampledDirectory, Say, Work
 
 
 def sampled_search(
@@ -83,6 +83,7 @@ def sampled_search(
         work.score_incumbent(interrupt)
         while (trial := work.next_trial()) is not None:
             work.carry_out(*trial, interrupt)
+        work.score_incumbent(interrupt)  # where the process that had begun it is gone
         with folder.turn():
             return _conclude(work, plan, refit, began)
 
@@ -97,7 +98,10 @@ def _conclude(work: Work, plan: dict[str, Any], refit: bool, began: float) -> Se
     summary = {
         **plan, "dropped": dropped, "protocol": planned[0].config.protocol,
         "planned": len(tried) * len(planned), "trained": len(rows),
-        **ranking.rank(scores(tried, rows), AS_IT_IS, 1 / (work.scoring.folds - 1)),
+        **ranking.rank(
+            scores(tried, rows), AS_IT_IS, 1 / (work.scoring.folds - 1),
+            given_up=sum(one["reason"].startswith(GIVEN_UP) for one in dropped),
+        ),
     }  # fmt: skip
     data = work.data if refit else None
     return conclude(work.folder, summary, rows, tried, data, work.tell, began)

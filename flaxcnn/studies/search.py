@@ -20,7 +20,7 @@ from flaxcnn.engine.folder import runs_folder, stamp
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.record import RunDirectory
 from flaxcnn.engine.train import fit
-from flaxcnn.errors import CheckpointError, ConfigError
+from flaxcnn.errors import CheckpointError, ConfigError, DivergedError
 from flaxcnn.recipe.config import Archive, Config, Fold
 from flaxcnn.studies import ranking
 from flaxcnn.studies.candidates import (
@@ -97,12 +97,18 @@ class SearchDirectory(StudyDirectory):
 
 
 def plan_search(found: Sequence[Contender], scoring: Scoring) -> list[PlannedRun]:
-    """Every contender on every fold of every repeat, with every seed."""
-    runs = []
+    """Every contender on every fold of every repeat, with every seed.
+
+    Raises:
+        ConfigError: two of them come to the same runs.
+    """
+    runs: list[PlannedRun] = []
+    known: dict[str, str] = {}  # key of a first run -> label
     for one in found:
         base = replace(one.config, split=Archive())
         if scoring.document:
             base = replace(base, protocol="document", validation="test")
+        begun = len(runs)
         split = one.config.split
         assert not isinstance(split, Fold)
         for repeat in range(scoring.repeats):
@@ -116,6 +122,13 @@ def plan_search(found: Sequence[Contender], scoring: Scoring) -> list[PlannedRun
                     )
                     for seed in scoring.seeds
                 ]  # fmt: skip
+        if (twin := known.setdefault(runs[begun].key, one.label)) != one.label:
+            raise ConfigError(
+                f"{one.label}: is trained and scored exactly as {twin}; allowed are settings that "
+                "make a difference" + (
+                    " (with protocol=document the fold that scores validates)"
+                    if scoring.document else "")
+            )  # fmt: skip
     return runs
 
 
@@ -229,24 +242,34 @@ def conclude(
         tell: for warnings.
         began: `time.perf_counter()` at the start.
     """
+    _write_tables(folder, summary)  # not lost, whatever becomes of the winner
     if dataset is not None and summary["winner"] is not None:
         config = next(one.config for one in found if one.label == summary["winner"])
         own = replace(config, seed=summary["seeds"][0])
-        summary["refit"] = _refit(own, dataset, folder.path, summary["experiment"], tell)
+        try:
+            summary["refit"] = _refit(own, dataset, folder.path, summary["experiment"], tell)
+        except DivergedError as error:
+            summary["refit_diverged"] = str(error)
+        _write_tables(folder, summary)
+    folder.set_status("complete", seconds=time.perf_counter() - began)
+    return SearchResult(rows, summary, folder.path)
+
+
+def _write_tables(folder: SearchDirectory, summary: dict[str, Any]) -> None:
     folder.write_text("candidates.csv", csv_text(ranking.columns(summary["candidates"])))
     folder.write_text("README.md", ranking.page(summary))
     folder.write_json("search.json", summary)
-    folder.set_status("complete", seconds=time.perf_counter() - began)
-    return SearchResult(rows, summary, folder.path)
 
 
 def _refit(config: Config, dataset: Dataset, path: Path, name: str, tell: Tell) -> dict[str, Any]:
     """Train the winner as a run of its own -> its summary.json; an earlier winner's is kept."""
     place = path / REFIT
+    kept = lambda config: path / f"{REFIT}-{config.fingerprint()[:8]}"  # noqa: E731
+    if (place / "config.json").is_file() and (old := RunDirectory(place).config()) != config:
+        place.rename(kept(old))
+        if kept(config).is_dir():  # it had won before
+            kept(config).rename(place)
     again = (place / "config.json").is_file()
-    if again and (old := RunDirectory(place).config()) != config:
-        place.rename(path / f"{REFIT}-{old.fingerprint()[:8]}")
-        again = False
     return fit(config, dataset, place, name=name, resume=again, on_note=tell.note).summary
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from flaxcnn.errors import ConfigError, near_miss
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.settings import read_table
-from flaxcnn.studies.plan import SEED_KEYS, with_setting
+from flaxcnn.studies.plan import SAME_DATA, SEED_KEYS, with_setting
 
 SIGNIFICANT = 4  # digits of a drawn number: more make no difference to a training, and none to read
 FIELDS = ("choices", "low", "high", "step", "log")
@@ -166,6 +166,11 @@ def check_space(space: Space, base: Config) -> None:
     for key, axis in space.items():
         if key in SEED_KEYS:
             raise ConfigError(f"space.{key}: seeds are what --seeds is for")
+        if key.partition(".")[0] in SAME_DATA:
+            raise ConfigError(
+                f"space.{key}: cannot be drawn, since all recipes must see the same rows; allowed "
+                f"is one value, as -s {key}=..."
+            )
         for value in axis.ends():
             _check_value(base, key, value, kinds)
 

@@ -22,7 +22,15 @@ from flaxcnn.errors import ConfigError, InterruptedRun
 from flaxcnn.recipe.config import Config
 from flaxcnn.studies import page
 from flaxcnn.studies.groups import Group, grouped
-from flaxcnn.studies.plan import Grid, How, PlannedRun, check_how, longest, plan_runs
+from flaxcnn.studies.plan import (
+    Grid,
+    How,
+    PlannedRun,
+    check_how,
+    check_same_data,
+    longest,
+    plan_runs,
+)
 from flaxcnn.studies.record import StudyDirectory, aggregate, columns, table_csv
 from flaxcnn.studies.runs import Outcome, Recorder, Watch, make_jobs, run_groups
 from flaxcnn.studies.width import alike, choose_width
@@ -157,25 +165,23 @@ def carry_out(
     recorder = Recorder(name, done, watch, folder.scores_only)
     widths: dict[Hashable, int] = {}
     parts = [[run] for run in planned] if in_turn else [planned]
-    for groups in (groups for part in parts for groups in _at_once(grouped(longest(part), data))):
-        chosen, runs = [], sum(len(group.runs) for group in groups)
+    for part in parts:
+        groups = grouped(longest(part), data)
+        chosen: list[tuple[Group, int]] = []
+        runs = sum(len(group.runs) for group in groups)
         for group in groups:
+            interrupt.check()  # to measure a width takes seconds
             if not (left := group.without(ended)).runs:
                 continue
-            jobs[:] = make_jobs(group, data, jobs, runs)
+            if not chosen:
+                jobs[:] = make_jobs(group, data, jobs, runs)
             if (kind := alike(left, jobs)) not in widths or max_memory is not None:
-                widths[kind] = choose_width(left, jobs, how, max_memory)
+                own = make_jobs(group, data, jobs, runs)
+                widths[kind] = choose_width(left, own, how, max_memory)
             tell.group(left, jobs, widths[kind])
             chosen.append((left, widths[kind]))
         if chosen:
             run_groups(chosen, jobs, interrupt, recorder)
-
-
-def _at_once(groups: Sequence[Group]) -> list[list[Group]]:
-    """Those that share the devices, and each whose single run has them all."""
-    several = [group for group in groups if len(group.runs) > 1]
-    single = [[group] for group in groups if len(group.runs) == 1]
-    return [*single, several]
 
 
 @contextlib.contextmanager
@@ -198,11 +204,7 @@ def recorded(folder: StudyDirectory, planned: int) -> Iterator[None]:
 def _check_data(planned: Sequence[PlannedRun], config: Config, data: Dataset) -> None:
     for run in planned:
         require_resident(run.config, data, "a study")
-        if run.config.dataset != config.dataset:
-            raise ConfigError(
-                f"grid.dataset: got {run.config.dataset!r} in a study on {config.dataset!r}; "
-                "allowed is one data set a study, since seeds are compared on the same rows"
-            )
+        check_same_data(run.config, config, "a study", ("dataset", "resize"))
 
 
 def _conclude(

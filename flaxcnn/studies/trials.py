@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
 import numpy as np
 
 from flaxcnn.data.arrays import Dataset
@@ -30,6 +31,8 @@ from flaxcnn.studies.search import SearchDirectory, plan_search, scores
 from flaxcnn.studies.study import Tell, carry_out
 
 Say = Callable[[str], None]
+GIVEN_UP = "given up"  # how such a reason begins, where others did better
+NO_MEMORY = "RESOURCE_EXHAUSTED"  # as XLA says it
 REASON = "reason"  # kept with a trial: why it has no score of its own
 FINGERPRINT = "fingerprint"  # and that of its recipe
 
@@ -151,7 +154,10 @@ class Work:
                     continue
                 with contextlib.suppress(WriteError):  # another process is at work on it
                     own = self._take_trial(left)
-                    return Trial(self.study, left._trial_id), own
+                    if not self._trials()[left.number].state.is_finished():
+                        return Trial(self.study, left._trial_id), own
+                    with own:  # it has ended meanwhile
+                        pass
             drawn = [one for one in self._trials() if one.state != TrialState.FAIL]
             if len(drawn) >= self.sampling.trials:
                 return None
@@ -178,6 +184,10 @@ class Work:
                     reason = "" if score is not None else "a run diverged"
             except (ConfigError, Pruned) as error:
                 reason = str(error)
+            except jax.errors.JaxRuntimeError as error:
+                if NO_MEMORY not in str(error):
+                    raise
+                reason = f"takes more memory than there is ({str(error).splitlines()[0][:200]})"
             if reason:
                 trial.set_user_attr(REASON, reason)
                 own.set_status("pruned", reason=reason)
@@ -298,6 +308,6 @@ class Watcher:
             self.told.add(step)
         if step < self.last and self.trial.should_prune():
             raise Pruned(
-                f"given up in epoch {metrics['epoch']} of run {self.place[run.key] + 1} of "
+                f"{GIVEN_UP} in epoch {metrics['epoch']} of run {self.place[run.key] + 1} of "
                 f"{len(self.place)}"
             )

@@ -99,7 +99,7 @@ def alike(group: Group, jobs: list[Job]) -> Hashable:
     shapes = [(type(row.layer), row.output) for row in config.table(data.shape, data.num_classes)]
     runs = (len(group.runs), max(map(len, group.by_rows())), len(jobs))
     return (*runs, config.batch_size, config.epochs, config.precision, config.determinism,
-            tuple(shapes))  # fmt: skip
+            config.remat, config.accumulate, tuple(shapes))  # fmt: skip
 
 
 def _widths(most: int) -> Iterator[int]:

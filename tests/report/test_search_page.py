@@ -47,26 +47,44 @@ def test_the_page_says_who_won_and_by_how_much(folder):
     assert "flaxcnn reproduce" in html
 
 
-def test_a_grid_of_many_settings_is_one_map(folder):
+def drawn(rows, base):
+    """What the heat map is given."""
+    found = []
+
+    class Drawn(Page):
+        def draw(self, section, name, function, *args):
+            found.append(args)
+
+    _grid(Drawn("", "", "", "", False, []), Section("", ""), rows, base)
+    return found[0]
+
+
+def test_a_grid_of_many_settings_is_one_map():
     """Four settings in two rows and two columns of pairs; every mean at its own place."""
     point = lambda **own: {f"setting.{key}": value for key, value in own.items()}  # noqa: E731
     grid = itertools.product(["relu", "tanh"], [16, 32], [0.1, 0.2], [1, 3])
     names = ("activation", "units", "rate", "epochs")
     rows = [{**point(**dict(zip(names, values, strict=True))), "mean": number / 100}
             for number, values in enumerate(grid)]  # fmt: skip
-    rows = [{**point(incumbent="a/b"), "mean": 0.5}, *rows[::-1]]  # the best first
-    drawn = []
-
-    class Drawn(Page):
-        def draw(self, section, name, function, *found):
-            drawn.append(found)
-
-    _grid(Drawn("", "", "", "", False, []), Section("", ""), rows)
-    ((down, along, means, split),) = drawn
-    assert down == ("activation, units", ["tanh, 32", "tanh, 16", "relu, 32", "relu, 16"])
-    assert along == ("rate, epochs", ["0.2, 3", "0.2, 1", "0.1, 3", "0.1, 1"])
-    np.testing.assert_array_equal(means.ravel(), np.arange(15, -1, -1) / 100)
+    rows = [{**point(incumbent="a/b"), "mean": 0.5}, *rows]
+    down, along, means, split = drawn(rows, {})
+    assert down == ("activation, units", ["relu, 16", "relu, 32", "tanh, 16", "tanh, 32"])
+    assert along == ("rate, epochs", ["0.1, 1", "0.1, 3", "0.2, 1", "0.2, 3"])
+    np.testing.assert_array_equal(means.ravel(), np.arange(16) / 100)
     assert split == "held-out"
+
+
+def test_the_recipe_as_it_stands_has_its_place_in_the_map():
+    """It is the twin of a point of the grid, which is not tried twice."""
+    base = catalog.find("digits/quickstart").config
+    tried = of_grid(base, {"optimizer": ["sgd", "adam"], "layers.0.filters": [32, 8]})
+    rows = [{f"setting.{key}": value for key, value in settings.items()} | {"mean": number / 10}
+            for number, (settings, config) in enumerate(tried)
+            if not settings or config != base]  # fmt: skip
+    _, _, means, _ = drawn(rows, base.to_dict())
+    np.testing.assert_array_equal(means, [[0.1, 0.2], [0.0, 0.4]])
+    _, _, means, _ = drawn(rows, {"optimizer": "rmsprop"})  # not in the grid
+    np.testing.assert_array_equal(means, [[0.1, 0.2], [np.nan, 0.4]])
 
 
 @given(st.lists(st.integers(2, 6), min_size=2, max_size=5))

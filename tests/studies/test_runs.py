@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flaxcnn.engine import parallel
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.job import Job
 from flaxcnn.engine.train import fit
+from flaxcnn.errors import ConfigError
 from flaxcnn.recipe.config import Config, Shift
 from flaxcnn.recipe.layers import BatchNorm, Conv, Dense, Dropout, Flatten, MaxPool
 from flaxcnn.recipe.optimizers import SGD, Cosine
@@ -171,6 +173,14 @@ def test_every_run_is_started_once(sizes, turns):
             taken.append(run.seed)
     assert sorted(taken) == list(range(len(many)))
     assert shares.take() is None
+
+
+def test_data_too_large_for_the_device_is_refused(digits, monkeypatch):
+    """Streamed jobs are of one plan and one set of rows; those of a study serve many."""
+    (group,) = grouped(plan_runs(RECIPE, [0]), digits)
+    monkeypatch.setattr(parallel, "room", lambda: digits.nbytes - 1)
+    with pytest.raises(ConfigError, match="input: a study holds its data on the device"):
+        make_jobs(group, digits)
 
 
 def test_scores_alone_take_no_other_pass(digits, monkeypatch):

@@ -6,15 +6,18 @@ import json
 import re
 import signal
 
+import jax
 import optuna
 import pytest
 from optuna.trial import TrialState
 from small_runs import TINY
 
+from flaxcnn.engine.job import Job
 from flaxcnn.errors import ConfigError, InterruptedRun
 from flaxcnn.recipe.config import Ranges
 from flaxcnn.recipe.layers import Dense, Flatten
 from flaxcnn.studies import runs as studies_runs
+from flaxcnn.studies import trials
 from flaxcnn.studies.candidates import contenders
 from flaxcnn.studies.plan import Scoring
 from flaxcnn.studies.sampled import sampled_search
@@ -181,6 +184,75 @@ def test_what_is_too_large_is_told(digits, tmp_path):
     assert "is the same recipe as the recipe as it stands" in reasons
     assert any("parameters; allowed are 1,000" in reason for reason in reasons)
     assert [row["label"] for row in result.summary["candidates"]] == ["as it is"]
+
+
+def test_what_takes_too_much_memory_is_told(digits, tmp_path, monkeypatch):
+    """And the search goes on: it must not stop at the same trial each time it is resumed."""
+    honest = Job.compile
+
+    def compile_(self, program, state, split):
+        if self.config.batch_size == 64:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
+        return honest(self, program, state, split)
+
+    monkeypatch.setattr(Job, "compile", compile_)
+    space = parse_space({"batch_size": [64, 300]})
+    result = sampled_search(SMALL, Sampling(space, "random", 4, "none"), FOLDS, dataset=digits,
+                            search_dir=tmp_path / "s", refit=False)  # fmt: skip
+    assert {one["label"] for one in result.summary["dropped"]} >= {"batch_size=64"}
+    reasons = [one["reason"] for one in result.summary["dropped"]]
+    assert any("takes more memory than there is (RESOURCE_EXHAUSTED" in text for text in reasons)
+    assert {row["label"] for row in result.summary["candidates"]} == {"as it is", "batch_size=300"}
+
+
+def test_a_recipe_whose_process_is_gone_is_scored_by_another(digits, tmp_path, monkeypatch):
+    """The first is killed within the recipe's own runs, while the second does the trials."""
+    tries = []
+    honest = trials.Work.score_incumbent
+
+    def lost(self, interrupt):
+        tries.append(1)
+        if len(tries) > 1:  # at first another process is at work on it
+            honest(self, interrupt)
+
+    monkeypatch.setattr(trials.Work, "score_incumbent", lost)
+    result = sampled_search(SMALL, dataclasses.replace(DRAWN, trials=1), FOLDS, dataset=digits,
+                            search_dir=tmp_path / "s", refit=False)  # fmt: skip
+    assert {row["folds"] for row in result.summary["candidates"]} == {2}
+
+
+def test_a_trial_that_ends_meanwhile_is_not_taken_up(digits, tmp_path, monkeypatch):
+    """Another process ends it between the look at the journal and the lock on its folder."""
+    honest = trials.Work._take_trial
+    ended = []
+
+    def late(self, trial):
+        own = honest(self, trial)
+        if not ended:
+            ended.append(trial.number)
+            journal(self.folder.path).tell(trial.number, 0.5)
+        return own
+
+    place = tmp_path / "s"
+    arguments = {"dataset": digits, "search_dir": place, "refit": False}
+    with pytest.raises(RuntimeError, match="power cut"):
+        sampled_search(SMALL, DRAWN, FOLDS, **arguments, tell=Tell(run=cut_after(3)))
+    monkeypatch.setattr(trials.Work, "_take_trial", late)
+    sampled_search(SMALL, DRAWN, FOLDS, **arguments, resume=True)
+    assert ended == [0]
+    assert [one.state for one in journal(place).trials] == [TrialState.COMPLETE] * 4
+
+
+def cut_after(runs):
+    """A teller that ends the process when so many runs have ended."""
+    told = []
+
+    def tell(outcome, ended, planned):
+        told.append(outcome)
+        if len(told) == runs:
+            raise RuntimeError("power cut")
+
+    return tell
 
 
 def test_a_rate_that_diverges_cannot_win(digits, tmp_path):

@@ -15,11 +15,14 @@ from small_runs import TINY
 import flaxcnn
 from flaxcnn.data import splits
 from flaxcnn.data.arrays import dataset
-from flaxcnn.errors import ConfigError, InterruptedRun
+from flaxcnn.errors import ConfigError, DivergedError, InterruptedRun
 from flaxcnn.recipe.config import Archive, Config, Fold, Ranges
 from flaxcnn.recipe.layers import Conv, Dense, Flatten, MaxPool
 from flaxcnn.recipe.optimizers import Cosine
+from flaxcnn.recipe.resize import Resize
+from flaxcnn.report.report import make, read
 from flaxcnn.studies import ranking
+from flaxcnn.studies import search as studies_search
 from flaxcnn.studies.candidates import contenders
 from flaxcnn.studies.plan import Scoring, longest
 from flaxcnn.studies.search import plan_search, search_candidates
@@ -84,10 +87,10 @@ def test_a_fold_survives_json():
 
 def test_what_cannot_be_tried_is_named(digits):
     deep = (*[Conv(4, 3), MaxPool(2)] * 3, Flatten(), Dense(10))
-    tried = [*wanted(), ({"depth": 3}, dataclasses.replace(SMALL, dataset="npz:x", layers=deep))]
-    tried.append(
-        ({"wide": 1}, dataclasses.replace(SMALL, layers=(Flatten(), Dense(99), Dense(10))))
-    )
+    base = dataclasses.replace(SMALL, dataset="npz:x")  # of no known shape
+    wide = (Flatten(), Dense(99), Dense(10))
+    tried = [({}, base), ({"depth": 3}, dataclasses.replace(base, layers=deep)),
+             ({"wide": 1}, dataclasses.replace(base, layers=wide))]  # fmt: skip
     found, dropped = contenders(tried, digits, max_params=1000)
     assert [one.label for one in found] == ["as it is"]
     assert [one.label for one in dropped] == ["depth=3", "wide=1"]
@@ -208,6 +211,61 @@ def test_from_python_the_recipe_is_the_one_to_beat(digits, tmp_path):
         flaxcnn.search(SMALL, {}, FOLDS, dataset=digits)
 
 
+@pytest.mark.parametrize(
+    ("setting", "changes"),
+    [
+        ("dataset", {"dataset": "mnist"}),
+        ("resize", {"dataset": "folder:x", "resize": Resize(8, 8)}),
+        ("split_seed", {"split_seed": 1}),
+        ("split", {"split": Ranges(700, 100, 300)}),
+    ],
+)
+def test_candidates_see_the_same_rows(digits, setting, changes):
+    base = dataclasses.replace(SMALL, dataset=changes.get("dataset", SMALL.dataset))
+    base = SMALL if setting == "dataset" else base
+    other = dataclasses.replace(base, **changes)
+    with pytest.raises(ConfigError, match=f"{setting}: got .* in a search with .*same rows"):
+        contenders([({}, base), ({setting: 1}, other)], digits, None)
+
+
+def test_settings_that_make_no_difference_are_said(digits, tmp_path):
+    """Two candidates would share every run, and one of them would have all scores."""
+    found, _ = contenders(wanted(validation=[0.2]), digits, None)
+    assert len(plan_search(found, FOLDS)) == 6
+    with pytest.raises(ConfigError, match=r"validation=0\.2: is trained and scored exactly as"):
+        plan_search(found, Scoring(3, document=True))
+    found, _ = contenders(wanted(data_memory=[10**9]), digits, None)
+    with pytest.raises(ConfigError, match="exactly as as it is; allowed are settings that make"):
+        plan_search(found, FOLDS)
+
+
+def test_a_winner_that_diverges_at_last_loses_no_table(digits, tmp_path, monkeypatch):
+    def diverge(*args, **kwargs):
+        raise DivergedError("epoch 1: train_loss is nan")
+
+    monkeypatch.setattr(studies_search, "fit", diverge)
+    found, _ = contenders(wanted(), digits, None)
+    result = search_candidates(found, [], digits, FOLDS, search_dir=tmp_path / "s")
+    assert result.summary["winner"] == "as it is"
+    written = json.loads((result.path / "search.json").read_text())
+    assert written["refit_diverged"] == "epoch 1: train_loss is nan"
+    assert "The winner diverged" in (result.path / "README.md").read_text()
+    assert json.loads((result.path / "status.json").read_text())["status"] == "complete"
+    assert "The winner diverged" in " ".join(make([read(result.path)]).warnings)
+
+
+def test_winners_that_change_keep_their_runs(digits, tmp_path):
+    """With more seeds another may win, and then the first again."""
+    first, second = SMALL, dataclasses.replace(SMALL, learning_rate=0.2)
+    digests = [
+        studies_search._refit(config, digits, tmp_path, "", Tell())["params_digest"]
+        for config in (first, second, first, second)
+    ]
+    assert digests[0] == digests[2] != digests[1] == digests[3]
+    kept = [path.name for path in tmp_path.iterdir()]
+    assert sorted(kept) == ["refit", f"refit-{first.fingerprint()[:8]}"]
+
+
 def test_another_search_is_refused(whole, digits):
     found, dropped = contenders(wanted(learning_rate=[0.3]), digits, None)
     with pytest.raises(ConfigError, match=r"holds another search \(candidates differ\)"):
@@ -263,6 +321,20 @@ def test_figures_by_hand():
     test = first["against_incumbent"]
     assert test["difference"] == pytest.approx(0.02)
     assert test["verdict"] == "not shown"
+
+
+def test_p_values_count_all_that_were_tried():
+    """A constant difference has no p value, and a candidate given up no scores: both count."""
+    against = scored("b", [0.80, 0.81, 0.80, 0.81, 0.80])
+    better = scored("a", [0.84, 0.84, 0.85, 0.84, 0.85])
+    alone = ranking.rank([better, against], "b", 1 / 4)["candidates"][0]["against_incumbent"]
+    assert alone["p_corrected"] == pytest.approx(alone["p"])
+    constant = scored("c", [v - 0.1 for v in (0.80, 0.81, 0.80, 0.81, 0.80)])
+    for others, given_up in (([constant], 0), ([], 1)):
+        found = ranking.rank([better, against, *others], "b", 1 / 4, given_up)
+        assert found["candidates"][0]["against_incumbent"]["p_corrected"] == pytest.approx(
+            2 * alone["p"]
+        )
 
 
 def test_where_only_the_incumbent_has_scores_nothing_is_compared():

@@ -192,7 +192,7 @@ def test_other_refusals(digits, tmp_path):
         study(TINY, [0], how="vmap", dataset=digits, study_dir=tmp_path / "a")
     with pytest.raises(ConfigError, match="how: got 'mpa'; allowed are auto, vmap, map"):
         study(TINY, [0], how="mpa", dataset=digits, study_dir=tmp_path / "a")
-    with pytest.raises(ConfigError, match=r"grid\.dataset: got 'mnist'"):
+    with pytest.raises(ConfigError, match="dataset: got 'mnist' in a study with 'digits'"):
         study(TINY, [0], grid={"dataset": ["digits", "mnist"]}, dataset=digits,
               study_dir=tmp_path / "b")  # fmt: skip
     with pytest.raises(ConfigError, match="max-memory: got 1000 bytes, but one run"):
