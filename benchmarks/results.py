@@ -48,9 +48,10 @@ SEARCHES_HEAD = """
 
 Accuracy on the folds that a candidate was not trained on: mean and standard deviation over folds,
 with the 95 % interval that allows for folds sharing their training rows (Nadeau and Bengio 2003);
-p values are corrected (Holm) over the candidates. Seconds are of one training of one fold; where
-candidates differ in epochs, the shorter ones are read off the longer. "front": no candidate has
-fewer parameters and a higher score. Records: `results/searches`.
+p values are corrected (Holm) over the candidates. Seconds are of one training of one fold on a
+machine that was not always quiet, so read them as sizes; where candidates differ in epochs, the
+shorter ones are read off the longer. "front": no candidate has fewer parameters and a higher score.
+Records: `results/searches`.
 """
 CLAIMS_HEAD = """
 ## Do the documents' conclusions hold?

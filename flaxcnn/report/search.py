@@ -18,6 +18,7 @@ from flaxcnn.report.run import environment_table, flag, settings_table
 
 SPLIT = "held-out"  # what accuracies are taken on
 MOST_COLUMNS = 12  # of a heat map
+MOST_OF_A_LABEL = 48  # letters of one in a picture
 
 
 def search_page(record: SearchRecord) -> Page:
@@ -116,7 +117,20 @@ def _candidates(page: Page, record: SearchRecord) -> Section:
 
 def _point(row: dict[str, Any]) -> Point:
     interval = None if row["low"] is None else (row["low"], row["high"])
-    return Point(row["label"], row["mean"], interval, row["params"])
+    return Point(_name(row), row["mean"], interval, row["params"])
+
+
+def _name(row: dict[str, Any]) -> str:
+    """The label, or the values alone where the end of it, which may tell it, would be cut off."""
+    if len(row["label"]) <= MOST_OF_A_LABEL:
+        return str(row["label"])
+    return ", ".join(_text(value) for _, value in _settings(row))
+
+
+def _settings(row: dict[str, Any]) -> list[tuple[str, Any]]:
+    prefix = "setting."
+    return [(key.removeprefix(prefix), value) for key, value in row.items()
+            if key.startswith(prefix)]  # fmt: skip
 
 
 def _by_fold(row: dict[str, Any]) -> dict[int, float]:
@@ -147,11 +161,7 @@ def _grid(page: Page, section: Section, rows: list[dict[str, Any]], base: dict[s
     Of more, the first ones together are the rows, and the others the columns. `base` is the recipe
     of a candidate without settings, which has a place in the grid where its values are there.
     """
-    found = [
-        {key.removeprefix("setting."): value for key, value in row.items()
-         if key.startswith("setting.") and key != "setting.incumbent"}
-        for row in rows
-    ]  # fmt: skip
+    found = [{key: value for key, value in _settings(row) if key != "incumbent"} for row in rows]
     names = list(dict.fromkeys(key for one in found for key in one))
     values = {name: list(dict.fromkeys(_text(one[name]) for one in found if name in one))
               for name in names}  # fmt: skip

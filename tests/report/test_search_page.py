@@ -18,7 +18,7 @@ from flaxcnn.recipe import catalog
 from flaxcnn.report.commands import of_search
 from flaxcnn.report.page import Page, Section
 from flaxcnn.report.report import make, read, write
-from flaxcnn.report.search import _grid, _sides
+from flaxcnn.report.search import _grid, _name, _sides
 from flaxcnn.studies.candidates import of_grid
 from flaxcnn.studies.plan import parse_grid
 
@@ -45,6 +45,15 @@ def test_the_page_says_who_won_and_by_how_much(folder):
     assert "wide=&lt;i&gt;" in html
     assert set(page.svgs) >= {"seeds", "grid"}
     assert "flaxcnn reproduce" in html
+
+
+def test_long_labels_keep_what_tells_them_apart():
+    """Cut off, candidates that differ in their last settings would have one name."""
+    row = {"label": 'activation="relu", optimizer="Adadelta", dropout_rate=0.2, epochs=30',
+           "params": 1, "mean": 0.5, "setting.activation": "relu", "setting.optimizer": "Adadelta",
+           "setting.dropout_rate": 0.2, "setting.epochs": 30}  # fmt: skip
+    assert _name(row) == "relu, Adadelta, 0.2, 30"
+    assert _name({**row, "label": "epochs=30"}) == "epochs=30"
 
 
 def drawn(rows, base):
