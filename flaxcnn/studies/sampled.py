@@ -76,7 +76,7 @@ def sampled_search(
     folder = SampledDirectory(Path(search_dir or runs_folder() / "searches" / stamp()))
     _begin(folder, plan, resume)
     longest = _longest(config, sampling)
-    study = open_study(folder.path, sampling, longest * len(plan_search([hand_made], scoring)))
+    study = open_study(folder.path, sampling, longest, len(plan_search([hand_made], scoring)))
     work = Work(hand_made, sampling, scoring, max_params, data, folder, name, study, longest,
                 tell or Tell(), say)  # fmt: skip
     with work.recorded(), Interrupt() as interrupt:

@@ -21,6 +21,9 @@ Sampler = Literal["tpe", "random"]
 Pruner = Literal["median", "hyperband", "none"]
 JOURNAL = "optuna.log"
 NAME = "flaxcnn"  # of Optuna's study
+# Median pruning begins after this part (1 / 4) of a run: from the first epoch on, small rates are
+# given up that would have been among the best.
+WARM_UP = 4
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,9 @@ class Sampling:
     """What is drawn, how, how often, and when a trial is given up.
 
     Samplers: "tpe" (Bergstra et al. 2011) or "random" (Bergstra and Bengio 2012). Pruners:
-    "median" gives up what is below the median of earlier trials after as many epochs, "hyperband"
-    (Li et al. 2018) all but the best third at each of several depths.
+    "median" gives up what is below the median of earlier trials after as many epochs, from a
+    quarter of the first run on, "hyperband" (Li et al. 2018) all but the best third at each of
+    several depths.
     """
 
     space: Space
@@ -84,16 +88,16 @@ class Sampling:
         return TPESampler(seed=own) if self.sampler == "tpe" else RandomSampler(seed=own)
 
 
-def open_study(folder: Path, sampling: Sampling, epochs: int) -> Any:
-    """Optuna's study in `folder`, made or opened; `epochs` is the most that a trial can have."""
+def open_study(folder: Path, sampling: Sampling, epochs: int, runs: int) -> Any:
+    """Optuna's study in `folder`, made or opened, of trials of `runs` runs of at most `epochs`."""
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     pruner = {
-        "median": lambda: optuna.pruners.MedianPruner(),
-        "hyperband": lambda: optuna.pruners.HyperbandPruner(max_resource=epochs),
+        "median": lambda: optuna.pruners.MedianPruner(n_warmup_steps=epochs // WARM_UP),
+        "hyperband": lambda: optuna.pruners.HyperbandPruner(max_resource=epochs * runs),
         "none": optuna.pruners.NopPruner,
     }[sampling.pruner]()
     with warnings.catch_warnings():

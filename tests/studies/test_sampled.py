@@ -115,7 +115,7 @@ def test_a_trial_lost_while_it_was_drawn_is_drawn_again(whole, digits, tmp_path)
     arguments = {"dataset": digits, "search_dir": tmp_path / "s", "name": "tiny"}
     with pytest.raises(RuntimeError, match="power cut"):
         sampled_search(SMALL, DRAWN, FOLDS, **arguments, tell=Tell(run=stop))
-    open_study(tmp_path / "s", DRAWN, 4).ask()  # in the journal, without values
+    open_study(tmp_path / "s", DRAWN, 2, 2).ask()  # in the journal, without values
     again = sampled_search(SMALL, DRAWN, FOLDS, **arguments, resume=True)
     assert timeless(again) == timeless(whole)
 
@@ -163,6 +163,21 @@ def test_what_does_badly_is_given_up(digits, tmp_path, pruner):
         if found := re.search(r"same recipe as trial (\d+)", reason):
             assert trial.state == trials[int(found[1])].state
     assert float(result.summary["winner"].partition("=")[2] or 1) > 0.01
+
+
+def test_no_trial_is_given_up_in_its_first_epochs(tmp_path):
+    """A quarter of the first run: a small rate has learnt little by then."""
+    study = open_study(tmp_path, dataclasses.replace(DRAWN, pruner="median"), 20, 5)
+    for _ in range(6):  # Optuna gives none of the first five up
+        good = study.ask()
+        for step in range(1, 101):
+            good.report(0.9, step)
+        study.tell(good, 0.9)
+    bad, given_up = study.ask(), []
+    for step in range(1, 9):
+        bad.report(0.1, step)
+        given_up.append(bad.should_prune())
+    assert given_up == [step >= 5 for step in range(1, 9)]
 
 
 def test_what_cannot_be_built_is_told(digits, tmp_path):
