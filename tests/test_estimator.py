@@ -208,6 +208,7 @@ def test_equal_weights_are_none_and_their_unit_does_not_matter():
 # -- training --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_it_is_the_training_of_the_command_line(tmp_path):
     data = load("digits")
     config = Config("digits", NET, normalize="per_channel", epochs=3, determinism="exact", seed=3,

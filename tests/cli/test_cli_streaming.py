@@ -21,6 +21,7 @@ def pictures(home):
     return home / "pictures"
 
 
+@pytest.mark.slow
 def test_a_streamed_run_from_training_to_prediction(flaxcnn, pictures):
     recipe = ("recipes.py:small", "-s", f"dataset=folder:{pictures}", *STREAMED)
     done = flaxcnn("train", *recipe, "--run-dir", "run")
@@ -37,6 +38,7 @@ def test_a_streamed_run_from_training_to_prediction(flaxcnn, pictures):
     assert done.code == 0, done.err
 
 
+@pytest.mark.slow
 def test_workers_may_change_when_a_run_goes_on(flaxcnn, pictures, monkeypatch):
     monkeypatch.setenv("FLAXCNN_RUNS_DIR", "runs")
     recipe = ("recipes.py:small", "-s", f"dataset=folder:{pictures}", *STREAMED)

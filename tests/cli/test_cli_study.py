@@ -68,6 +68,7 @@ def test_the_same_recipe_is_one_side(flaxcnn, studied):
     assert "is in more than one folder" in done.err
 
 
+@pytest.mark.slow
 def test_what_cannot_be_compared(flaxcnn, studied, home):
     done = flaxcnn("compare", "good")
     assert done.code == 2
@@ -145,6 +146,7 @@ def test_resume_of_nothing(flaxcnn):
     assert "nowhere holds no study" in done.err
 
 
+@pytest.mark.slow
 def test_variance_of_each_source(flaxcnn):
     done = flaxcnn("study", *SMALL, "--seeds", 3, "--vary", "init,order,all", "--study-dir", "v",
                    "--json")  # fmt: skip

@@ -184,6 +184,7 @@ def test_places_that_cannot_be(flaxcnn, home, arguments, code, says):
     assert [p for p in sorted(home.rglob("*")) if "__pycache__" not in str(p)] == before
 
 
+@pytest.mark.slow
 def test_the_second_start_compiles_nothing_and_neither_does_a_resume(process, tmp_path):
     """Every program comes out of the kept ones: none is added, and the bits are the same."""
     kept = tmp_path / "cache" / "compiled"
@@ -198,6 +199,7 @@ def test_the_second_start_compiles_nothing_and_neither_does_a_resume(process, tm
     assert third.json["params_digest"] == first.json["params_digest"]
 
 
+@pytest.mark.slow
 def test_no_cache_keeps_nothing(process, tmp_path):
     done = process("train", "recipes.py:small", "--no-cache")
     assert done.code == 0, done.err

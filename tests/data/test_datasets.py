@@ -427,6 +427,7 @@ def check_real(data, folder):
     assert (len(data.train), len(data.test)) == PUBLISHED[data.name].rows
 
 
+@pytest.mark.slow
 def test_every_row_of_mnist(real_mnist, real_archives):
     check_real(real_mnist, real_archives / "mnist")
 

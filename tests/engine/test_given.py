@@ -67,6 +67,7 @@ def test_weights_are_relative():
         relative(np.zeros(0))
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_repeated_rows():
     each = WEIGHT.astype(int)
     config = Config(DATASET, (Flatten(), Dense(3)), keep="last")

@@ -84,6 +84,7 @@ def test_a_batch_in_parts_gives_the_same_update(layers, how):
     close(on(how, layers), on(dataclasses.replace(how, accumulate=2), layers))
 
 
+@pytest.mark.slow
 def test_parts_hold_the_rows_that_the_way_of_spreading_cannot_change():
     """Batch statistics are those of a part, and every way deals out the same rows."""
     found = [on(Spread(2, mode, accumulate=2), NORMED) for mode in ("shard_map", "pmap", "jit")]
@@ -91,6 +92,7 @@ def test_parts_hold_the_rows_that_the_way_of_spreading_cannot_change():
     close(found[0], found[2])
 
 
+@pytest.mark.slow
 @MODELS
 def test_exact_sums_have_the_same_bits_on_any_number_of_devices(layers):
     digests = {
@@ -112,6 +114,7 @@ def test_exact_sums_are_close_to_those_of_one_device():
         close(on(Spread(), PLAIN, 10), on(how, PLAIN, 10, per_shard=True))
 
 
+@pytest.mark.slow
 @given(st.integers(1, 40), st.integers(0, 2**32 - 1))
 def test_a_sum_in_pairs_is_a_sum(count, seed):
     x = np.random.default_rng(seed).integers(-1000, 1000, (count, 3)).astype(np.float32)
@@ -125,6 +128,7 @@ def test_a_shard_of_padding_alone_does_no_harm(mode):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
 
 
+@pytest.mark.slow
 def test_statistics_of_a_shard_are_those_of_its_own_rows():
     """They differ from those of the batch, and on one device there is no difference."""
     whole, own = (on(Spread(2), NORMED, per_shard=p)[0].batch_stats for p in (False, True))
@@ -156,6 +160,7 @@ def test_every_device_ends_with_the_same_bits(mode):
             np.testing.assert_array_equal(part, parts[0])
 
 
+@pytest.mark.slow
 def test_an_optimizer_in_parts_takes_a_part_of_the_memory(digits):
     from flaxcnn.engine.job import make_job
 
@@ -173,6 +178,7 @@ def test_an_optimizer_in_parts_takes_a_part_of_the_memory(digits):
     close(found[True][1], found[False][1])
 
 
+@pytest.mark.slow
 def test_activations_computed_again_change_nothing(digits):
     """More convolutions in the program as it is handed to XLA, the same weights after it."""
     from flaxcnn.engine.job import make_job

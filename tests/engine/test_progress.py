@@ -113,6 +113,7 @@ def test_any_accuracy_curve_keeps_its_first_maximum(hits, patience):
     assert best == 1 + int(np.argmax(values[:ran]))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("compile_once")
 def test_a_second_worse_fit_restores_its_own_best_epoch(trained, digits, tmp_path):
     """One Config, two fits: labels drawn at random make the second worse in every epoch."""

@@ -54,6 +54,7 @@ def assert_as_quiet(path, quiet):
     assert status(path) == "complete"
 
 
+@pytest.mark.slow
 def test_killed_while_a_checkpoint_is_written_and_again_later(child, quiet):
     run = child.folder / "run"
     arguments = ("train", child.recipe, "--run-dir", run)

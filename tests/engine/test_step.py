@@ -207,6 +207,7 @@ def test_evaluation_in_batches_equals_the_whole(rows, size, monkeypatch):
     np.testing.assert_allclose(found, logits, **CLOSE)
 
 
+@pytest.mark.slow
 def test_an_epoch_is_its_steps_and_is_traced_once(monkeypatch):
     """A second trace would mean a second compilation in the middle of every run."""
     plan = plan_of((Flatten(), Dropout(0.2), Dense(8, "tanh"), BatchNorm(), Dense(CLASSES)),

@@ -61,7 +61,7 @@ def logits(path):
 
 
 @pytest.mark.parametrize("determinism", ["fast", "exact"])
-@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("drop_last", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_streamed_digits_have_the_bits_of_resident_ones(tmp_path, determinism, drop_last):
     recipe = dataclasses.replace(
         TINY, epochs=3, determinism=determinism, drop_last=drop_last, augment=(Flip(),)
@@ -76,6 +76,7 @@ def test_streamed_digits_have_the_bits_of_resident_ones(tmp_path, determinism, d
     assert all(0 <= line["stall"] <= 1 for line in streamed[2])
 
 
+@pytest.mark.slow
 def test_streamed_files_have_the_bits_of_resident_ones(tmp_path, pictures):
     recipe = dataclasses.replace(PICTURES, dataset=pictures, normalize="per_channel")
     held = run(tmp_path / "held", recipe)
@@ -86,6 +87,7 @@ def test_streamed_files_have_the_bits_of_resident_ones(tmp_path, pictures):
     np.testing.assert_array_equal(logits(tmp_path / "held"), logits(tmp_path / "streamed"))
 
 
+@pytest.mark.slow
 def test_a_killed_worker_ends_the_run_and_the_run_resumes(tmp_path, pictures):
     recipe = dataclasses.replace(
         PICTURES, dataset=pictures, resize=Resize(12, 10, "random_crop", "center_crop")
@@ -105,6 +107,7 @@ def test_a_killed_worker_ends_the_run_and_the_run_resumes(tmp_path, pictures):
     assert again[:2] == whole[:2]
 
 
+@pytest.mark.slow
 def test_a_signal_is_heard_between_chunks_and_the_run_resumes(tmp_path):
     recipe = dataclasses.replace(TINY, epochs=3, input="stream", data_memory=LITTLE)
     whole = run(tmp_path / "whole", recipe)

@@ -246,6 +246,7 @@ def one_filter(seed):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_dead_units_are_said_and_counted(digits, tmp_path):
     said = {}
     for seed in range(20):
@@ -267,6 +268,7 @@ def test_dead_units_are_said_and_counted(digits, tmp_path):
     assert (found["dead_units_init"], found["dead_units"]) == (0, 0)
 
 
+@pytest.mark.slow
 def test_checkpoints_elsewhere_outlive_the_records(digits, tmp_path, compile_once):
     """A new run directory gets its records from the newest checkpoint."""
     from flaxcnn.engine.saved import evaluate_run, open_run

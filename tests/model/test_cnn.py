@@ -256,6 +256,7 @@ def test_pools_and_flatten():
     np.testing.assert_array_equal(run((Flatten(),), x), x.reshape(3, -1).astype(np.float32))
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_in_bfloat16_with_float32_parameters_and_logits():
     layers = (Conv(4, 3, activation="relu"), MaxPool(2), BatchNorm(), Flatten(), Dense(5))
     x = jnp.asarray(normal(0, 2, 8, 8, 1), jnp.float32)

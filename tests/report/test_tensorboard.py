@@ -213,6 +213,7 @@ def test_it_is_imported_only_where_it_is_asked_for(run):
     assert done.stdout.strip() == "False"
 
 
+@pytest.mark.slow
 def test_a_run_killed_and_resumed(tmp_path):
     """The command, killed by SIGKILL within an epoch: no epoch is lost, none is there twice."""
     run = tmp_path / "run"

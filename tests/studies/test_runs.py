@@ -80,6 +80,7 @@ def test_exact_bits_are_those_of_train(eight, digits, tmp_path):
             assert outcome.row[key] == value, key
 
 
+@pytest.mark.slow
 def test_settings_of_one_program_do_not_mix(digits):
     """Rates, momentum, decay, smoothing and dropout are numbers of one program."""
     base = dataclasses.replace(EXACT, label_smoothing=0.1, optimizer=SGD(0.9, weight_decay=0.1))
@@ -105,6 +106,7 @@ def test_what_is_compiled_in_makes_groups(digits):
     assert len(grouped(plan_runs(cosine, [0], {"epochs": [2, 3]}), digits)) == 2
 
 
+@pytest.mark.slow
 def test_runs_on_other_rows_share_a_program(digits):
     """And have the bits that they have alone."""
     runs = plan_runs(EXACT, [0, 1], {"split_seed": [0, 1, 2]})
@@ -122,6 +124,7 @@ def test_runs_on_other_rows_share_a_program(digits):
         np.testing.assert_allclose(one.row["val_loss"], other.row["val_loss"], **CLOSE)
 
 
+@pytest.mark.slow
 def test_groups_share_the_devices(digits):
     """Each has devices to itself while there are enough; all have the bits they have alone."""
     runs = plan_runs(EXACT, range(3), {"batch_size": [100, 200]})
@@ -214,6 +217,7 @@ def test_exact_and_fast_runs_are_not_stacked_together(digits):
     assert [len(group.runs) for group in grouped(runs, digits)] == [2, 2]
 
 
+@pytest.mark.slow
 def test_a_last_metric_that_is_not_finite_is_a_diverged_run(digits, monkeypatch):
     """All epochs were finite, but the kept weights overflow on the test rows."""
     honest = studies_runs.conclude
@@ -225,7 +229,8 @@ def test_a_last_metric_that_is_not_finite_is_a_diverged_run(digits, monkeypatch)
     assert "test_loss is nan" in outcome.row["reason"]
 
 
-@pytest.mark.parametrize("width", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [2, 3])
 def test_side_by_side_is_close_to_alone(width, digits):
     """Five runs in stacks: some end early and give their places away."""
     base = dataclasses.replace(RECIPE, epochs=2)
@@ -255,6 +260,7 @@ def test_a_run_that_diverges_leaves_the_others_alone(width, digits):
         assert all(np.isfinite(line["val_loss"]) for o in found[2:] for line in o.history)
 
 
+@pytest.mark.slow
 def test_one_source_varies(digits):
     """Order alone: the same initial weights, so the same first validation only if order agrees."""
     base = dataclasses.replace(EXACT, epochs=1, augment=())

@@ -108,6 +108,7 @@ def test_stopped_and_resumed_it_ends_the_same(whole, digits, tmp_path, stop_afte
     assert timeless(again) == timeless(whole)
 
 
+@pytest.mark.slow
 def test_a_trial_lost_while_it_was_drawn_is_drawn_again(whole, digits, tmp_path):
     def stop(outcome, ended, planned):
         raise RuntimeError("power cut")
@@ -134,6 +135,7 @@ def test_more_trials_go_on_from_there(digits, tmp_path):
                        **arguments, resume=True)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_trials_of_one_program_compile_it_once(digits, tmp_path, monkeypatch):
     """Learning rates are numbers of a program; runs in turn are spread over all devices."""
     made = []
@@ -146,7 +148,8 @@ def test_trials_of_one_program_compile_it_once(digits, tmp_path, monkeypatch):
     assert len(made) == 1
 
 
-@pytest.mark.parametrize("pruner", ["median", pytest.param("hyperband", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("pruner", ["median", "hyperband"])
 def test_what_does_badly_is_given_up(digits, tmp_path, pruner):
     """Learning rates of which half learn nothing in these epochs."""
     space = parse_space({"learning_rate": [1e-6, 1e-5, 2e-6, 5e-6, 0.05, 0.1, 0.06, 0.2]})
@@ -180,6 +183,7 @@ def test_no_trial_is_given_up_in_its_first_epochs(tmp_path):
     assert given_up == [step >= 5 for step in range(1, 9)]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_built_is_told(digits, tmp_path):
     space = parse_space({"optimizer": ["adam", "sgd"], "optimizer.momentum": [0.5, 0.6]})
     result = sampled_search(SMALL, Sampling(space, "random", 6, "none"), FOLDS, dataset=digits,
@@ -201,6 +205,7 @@ def test_what_is_too_large_is_told(digits, tmp_path):
     assert [row["label"] for row in result.summary["candidates"]] == ["as it is"]
 
 
+@pytest.mark.slow
 def test_what_takes_too_much_memory_is_told(digits, tmp_path, monkeypatch):
     """And the search goes on: it must not stop at the same trial each time it is resumed."""
     honest = Job.compile

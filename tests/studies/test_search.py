@@ -254,6 +254,7 @@ def test_a_winner_that_diverges_at_last_loses_no_table(digits, tmp_path, monkeyp
     assert "The winner diverged" in " ".join(make([read(result.path)]).warnings)
 
 
+@pytest.mark.slow
 def test_winners_that_change_keep_their_runs(digits, tmp_path):
     """With more seeds another may win, and then the first again."""
     first, second = SMALL, dataclasses.replace(SMALL, learning_rate=0.2)
@@ -277,6 +278,7 @@ CHANCE = 0.1  # of ten classes
 SIGMAS = 4  # of a share of all training rows: one good search in 15,000 is called a leak
 
 
+@pytest.mark.slow
 def test_a_planted_leak_is_not_used(digits, tmp_path):
     """Labels drawn at random: only who looks at the scoring fold can be better than chance there.
 

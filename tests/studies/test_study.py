@@ -120,6 +120,7 @@ def test_every_source_has_rows_by_its_own_seeds(digits, tmp_path):
     assert [list(s["params_digests"]) for s in found.summary["settings"]] == [["5", "6"]] * 2
 
 
+@pytest.mark.slow
 def test_values_that_are_pairs_can_be_resumed(digits, tmp_path):
     arguments = {"seeds": [0, 1], "grid": {"layers": [TINY.layers]}, "dataset": digits,
                  "study_dir": tmp_path / "study"}  # fmt: skip
@@ -209,6 +210,7 @@ class TestWidth:
             with pytest.raises(ConfigError, match="--max-memory: got"):
                 parse_memory(text)
 
+    @pytest.mark.slow
     def test_as_many_as_there_are_and_fit(self, digits, monkeypatch):
         from flaxcnn.studies.groups import grouped
         from flaxcnn.studies.plan import plan_runs
@@ -242,6 +244,7 @@ class TestWidth:
         short.compile("train_epoch", short.init(), "train")
         assert not job._compiled
 
+    @pytest.mark.slow
     def test_it_is_measured_once_for_networks_alike(self, digits, tmp_path, monkeypatch):
         """Another activation is no reason to measure again; another size is."""
         measured = []
