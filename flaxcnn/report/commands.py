@@ -13,6 +13,7 @@ from typing import Any
 from flaxcnn.errors import ConfigError
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
+from flaxcnn.report.words import value_text
 
 
 def place(path: Path) -> str:
@@ -61,11 +62,7 @@ def recipe_words(name: str, recipe: Config, file: Path) -> list[str] | None:
 
 def _changes(base: dict[str, Any], plain: dict[str, Any]) -> list[str]:
     """KEY=VALUE for each setting that differs; one that follows from another kind is told too."""
-    return [
-        f"{key}={value if isinstance(value, str) else json.dumps(value)}"
-        for key, value in plain.items()
-        if base[key] != value
-    ]
+    return [f"{key}={value_text(value)}" for key, value in plain.items() if base[key] != value]
 
 
 def of_run(
@@ -165,9 +162,8 @@ def _of_candidates(name: str, plan: dict[str, Any]) -> list[str] | None:
 
 
 def _grid_words(grid: Mapping[str, Sequence[Any]]) -> list[str]:
-    listed = ((key, [v if isinstance(v, str) else json.dumps(v) for v in values])
-              for key, values in grid.items())  # fmt: skip
-    return [word for key, values in listed for word in ("--grid", f"{key}={','.join(values)}")]
+    listed = ((key, ",".join(map(value_text, values))) for key, values in grid.items())
+    return [word for key, values in listed for word in ("--grid", f"{key}={values}")]
 
 
 def _seeds(seeds: Sequence[int], first: int) -> str:

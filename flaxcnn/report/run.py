@@ -23,6 +23,7 @@ from flaxcnn.report.records import (
     pixels,
     predictions,
 )
+from flaxcnn.report.words import value_text
 
 FIRST = 100  # test rows whose predictions are shown
 GALLERY = 24  # mistakes
@@ -305,7 +306,7 @@ def settings_table(config: dict[str, Any]) -> Table:
     return Table(
         "Settings of the recipe",
         ["setting", "value"],
-        [[Cell(key), Cell(v if isinstance(v, str) else json.dumps(v))]
+        [[Cell(key), Cell(value_text(v))]
          for key, v in config.items() if key not in UNTOLD],
     )  # fmt: skip
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from typing import Any
 
@@ -15,6 +14,7 @@ from flaxcnn.report.comparisons import Point
 from flaxcnn.report.page import Cell, Page, Section, Table, count, share
 from flaxcnn.report.records import SearchRecord
 from flaxcnn.report.run import environment_table, flag, settings_table
+from flaxcnn.report.words import value_text
 
 SPLIT = "held-out"  # what accuracies are taken on
 MOST_COLUMNS = 12  # of a heat map
@@ -124,7 +124,7 @@ def _name(row: dict[str, Any]) -> str:
     """The label, or the values alone where the end of it, which may tell it, would be cut off."""
     if len(row["label"]) <= MOST_OF_A_LABEL:
         return str(row["label"])
-    return ", ".join(_text(value) for _, value in _settings(row))
+    return ", ".join(value_text(value) for _, value in _settings(row))
 
 
 def _settings(row: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -163,7 +163,7 @@ def _grid(page: Page, section: Section, rows: list[dict[str, Any]], base: dict[s
     """
     found = [{key: value for key, value in _settings(row) if key != "incumbent"} for row in rows]
     names = list(dict.fromkeys(key for one in found for key in one))
-    values = {name: list(dict.fromkeys(_text(one[name]) for one in found if name in one))
+    values = {name: list(dict.fromkeys(value_text(one[name]) for one in found if name in one))
               for name in names}  # fmt: skip
     axes = [name for name in names if len(values[name]) > 1]
     if len(axes) < 2:
@@ -181,7 +181,7 @@ def _grid(page: Page, section: Section, rows: list[dict[str, Any]], base: dict[s
         one = one or {name: value for name, value in as_it_is.items() if value in values[name]}
         if all(name in one for name in axes):
             i, j = (
-                place.index(", ".join(_text(one[name]) for name in side))
+                place.index(", ".join(value_text(one[name]) for name in side))
                 for side, place in zip(sides, places, strict=True)
             )
             means[i, j] = row["mean"]
@@ -207,11 +207,7 @@ def _value(config: dict[str, Any], key: str) -> str | None:
             found = found[part]
         else:
             return None
-    return _text(found.get("type", found) if isinstance(found, dict) else found)
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return value_text(found.get("type", found) if isinstance(found, dict) else found)
 
 
 def _recipe(record: SearchRecord) -> Section:

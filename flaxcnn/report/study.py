@@ -15,7 +15,7 @@ from flaxcnn.report.comparisons import Point
 from flaxcnn.report.page import Cell, Page, Section, Table, count, share
 from flaxcnn.report.records import StudyRecord
 from flaxcnn.report.run import environment_table, flag, network, settings_table
-from flaxcnn.report.words import figure, label, variance_lines
+from flaxcnn.report.words import figure, label, value_text, variance_lines
 
 MEASURED = "test_accuracy"
 CHOSEN_BY = "val_accuracy"  # the best of several settings; never by the test rows
@@ -177,7 +177,7 @@ def _grid(page: Page, section: Section, record: StudyRecord) -> None:
     ):  # fmt: skip
         if one["metrics"]:
             means[i, j] = one["metrics"][MEASURED]["mean"]
-    names = [[v if isinstance(v, str) else json.dumps(v) for v in vs] for vs in (rows, columns)]
+    names = [[value_text(value) for value in values] for values in (rows, columns)]
     page.draw(section, "the grid", comparisons.heat_map, (down, names[0]), (along, names[1]), means)
 
 

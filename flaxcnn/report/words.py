@@ -9,6 +9,11 @@ from typing import Any
 EVERYTHING = "all"  # the seed drives every source of randomness
 
 
+def value_text(value: Any) -> str:
+    """A setting's value as a person types it: text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def label(setting: Mapping[str, Any], vary: str = EVERYTHING) -> str:
     """The setting, and the source where only one varies: `learning_rate=0.1, init`."""
     words = [f"{key}={json.dumps(value)}" for key, value in setting.items()]

@@ -52,11 +52,9 @@ def rank(
                     for test in tests.values()] + [1.0] * given_up  # fmt: skip
         corrected = dict(zip(tests, holm(p_values) if p_values else [], strict=False))
         for row in rows:
-            if test := tests.get(row["label"]):
-                p = None if test["p"] is None else corrected[row["label"]]
-                row["against_incumbent"] = _verdict(test, p)
-            else:
-                row["against_incumbent"] = None
+            test = tests.get(row["label"])
+            p = None if test is None or test["p"] is None else corrected[row["label"]]
+            row["against_incumbent"] = test and _verdict(test, p)
     order = sorted(rows, key=lambda row: (row["diverged"] > 0, -(row["mean"] or 0), row["params"]))
     best = order[0]
     for row in order:

@@ -173,11 +173,12 @@ def carry_out(
             interrupt.check()  # to measure a width takes seconds
             if not (left := group.without(ended)).runs:
                 continue
-            if not chosen:
+            kind = alike(left, data)
+            unknown = kind not in widths or max_memory is not None
+            if unknown or not chosen:
                 jobs[:] = make_jobs(group, data, jobs, runs)
-            if (kind := alike(left, jobs)) not in widths or max_memory is not None:
-                own = make_jobs(group, data, jobs, runs)
-                widths[kind] = choose_width(left, own, how, max_memory)
+            if unknown:
+                widths[kind] = choose_width(left, jobs, how, max_memory)
             tell.group(left, jobs, widths[kind])
             chosen.append((left, widths[kind]))
         if chosen:

@@ -15,6 +15,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.batches import steps_per_epoch
 from flaxcnn.engine.job import Job
 from flaxcnn.engine.step import TrainState
@@ -89,15 +90,16 @@ def choose_width(group: Group, jobs: list[Job], how: How, max_memory: int | None
     return best
 
 
-def alike(group: Group, jobs: list[Job]) -> Hashable:
+def alike(group: Group, dataset: Dataset) -> Hashable:
     """Equal for groups that do well with the same width: to measure it takes a compilation.
 
     They have as many runs of networks of the same shapes; another activation or optimizer makes
     little difference to what a run leaves idle.
     """
-    config, data = group.runs[0].config, jobs[0].dataset
-    shapes = [(type(row.layer), row.output) for row in config.table(data.shape, data.num_classes)]
-    runs = (len(group.runs), max(map(len, group.by_rows())), len(jobs))
+    config = group.runs[0].config
+    table = config.table(dataset.shape, dataset.num_classes)
+    shapes = [(type(row.layer), row.output) for row in table]
+    runs = (len(group.runs), max(map(len, group.by_rows())))
     return (*runs, config.batch_size, config.epochs, config.precision, config.determinism,
             config.remat, config.accumulate, tuple(shapes))  # fmt: skip
 
