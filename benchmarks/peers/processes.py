@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -103,7 +104,10 @@ class Worker:
         except (OSError, ValueError, subprocess.TimeoutExpired):
             process.kill()
             process.wait()
-        self._said.close()
+        for pipe in (process.stdin, process.stdout, self._said):
+            with contextlib.suppress(OSError):  # a dead worker never read what is left in stdin
+                if pipe is not None:
+                    pipe.close()
 
     def __enter__(self) -> Worker:
         return self

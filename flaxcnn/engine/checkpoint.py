@@ -7,6 +7,7 @@ are given at restore, and a SHA-256 of every leaf finds the flipped bit that no 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 from collections.abc import Sequence
@@ -103,7 +104,8 @@ class Checkpoints:
         """Write the state after `epoch`; `best` is the epoch to keep beside it."""
         self._keep.best = best
         host = jax.device_get(state)
-        record = {**progress, "epoch": epoch, "digest": tree_digest(host)}
+        # A copy: Orbax encodes it in the background, when the caller may be an epoch further on.
+        record = copy.deepcopy({**progress, "epoch": epoch, "digest": tree_digest(host)})
         try:
             saved = self._manager.save(
                 epoch,

@@ -178,8 +178,11 @@ def test_a_worker_that_dies_or_fails_says_why(tmp_path):
         with pytest.raises(PeerFailed, match="KeyError: 'config'"):
             worker.ask("start", task={"model": "x"}, settings={})
         worker._process.kill()
+        worker._process.wait()  # or the command might still fit into the pipe
         with pytest.raises(PeerFailed, match="ended with -9"):
             worker.ask("train")
+    assert worker._process.stdin.closed
+    assert worker._process.stdout.closed
 
 
 @pytest.mark.slow

@@ -63,6 +63,18 @@ def restored_steps(folder, caplog=None):
     return None if found is None else int(found[0]["step"])
 
 
+def test_what_the_caller_adds_after_the_call_is_not_saved(tmp_path):
+    """Orbax writes in the background: a later epoch's line in there would be there twice."""
+    history = [{"epoch": 1}]
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(1, tree(1), {"history": history}, None)
+        history.append({"epoch": 2})
+        history[0]["epoch"] = 7
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        _, progress = checkpoints.restore(1, like())
+    assert progress["history"] == [{"epoch": 1}]
+
+
 def test_every_bit_comes_back(tmp_path):
     fill(tmp_path / "c", [3])
     with Checkpoints(tmp_path / "c") as checkpoints:
