@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from typing import Any
 
 import numpy as np
@@ -11,13 +9,13 @@ import numpy as np
 from flaxcnn.report import comparisons
 from flaxcnn.report.commands import of_search
 from flaxcnn.report.comparisons import Point
+from flaxcnn.report.grids import layout
 from flaxcnn.report.page import Cell, Page, Section, Table, count, share
 from flaxcnn.report.records import SearchRecord
 from flaxcnn.report.run import environment_table, flag, settings_table
 from flaxcnn.report.words import value_text
 
 SPLIT = "held-out"  # what accuracies are taken on
-MOST_COLUMNS = 12  # of a heat map
 MOST_OF_A_LABEL = 48  # letters of one in a picture
 
 
@@ -104,7 +102,9 @@ def _candidates(page: Page, record: SearchRecord) -> Section:
         if "sampler" not in record.summary:  # drawn points make no grid
             place = [one["label"] for one in record.plan["candidates"]].index
             rows = sorted(scored, key=lambda row: place(row["label"]))
-            _grid(page, section, rows, record.plan["candidates"][0]["config"])
+            places = _places(rows, record.plan["candidates"][0]["config"])
+            if grid := layout(places):
+                page.draw(section, "the grid", comparisons.heat_map, *grid, SPLIT)
         if len({point.params for point in points}) > 1:
             page.draw(section, "accuracy and parameters", comparisons.against_parameters, points,
                       SPLIT)  # fmt: skip
@@ -155,50 +155,24 @@ def _row(row: dict[str, Any], summary: dict[str, Any]) -> list[Cell]:
     ]  # fmt: skip
 
 
-def _grid(page: Page, section: Section, rows: list[dict[str, Any]], base: dict[str, Any]) -> None:
-    """A heat map where the candidates differ in two settings or more.
+def _places(rows: list[dict[str, Any]], base: dict[str, Any]) -> list[tuple[dict[str, str], float]]:
+    """Each candidate of the grid, as the texts of its settings, and its mean.
 
-    Of more, the first ones together are the rows, and the others the columns. `base` is the recipe
-    of a candidate without settings, which has a place in the grid where its values are there.
+    `base` is the recipe of a candidate without settings, which is in the grid where its values are.
     """
-    found = [{key: value for key, value in _settings(row) if key != "incumbent"} for row in rows]
-    names = list(dict.fromkeys(key for one in found for key in one))
-    values = {name: list(dict.fromkeys(value_text(one[name]) for one in found if name in one))
-              for name in names}  # fmt: skip
-    axes = [name for name in names if len(values[name]) > 1]
-    if len(axes) < 2:
-        return
-    sides = _sides(axes, {name: len(values[name]) for name in axes})
-    places = [
-        [", ".join(point) for point in itertools.product(*(values[name] for name in side))]
-        for side in sides
-    ]
-    if len(places[1]) > MOST_COLUMNS:
-        return  # the table has them all
-    means = np.full((len(places[0]), len(places[1])), np.nan)
-    as_it_is = {name: _value(base, name) for name in axes}
-    for one, row in zip(found, rows, strict=True):
-        one = one or {name: value for name, value in as_it_is.items() if value in values[name]}
-        if all(name in one for name in axes):
-            i, j = (
-                place.index(", ".join(value_text(one[name]) for name in side))
-                for side, place in zip(sides, places, strict=True)
-            )
-            means[i, j] = row["mean"]
-    titles = [", ".join(side) for side in sides]
-    page.draw(section, "the grid", comparisons.heat_map, (titles[0], places[0]),
-              (titles[1], places[1]), means, SPLIT)  # fmt: skip
+    found = [({name: value_text(value) for name, value in _settings(row)}, row["mean"])
+             for row in rows]  # fmt: skip
+    found = [(settings, mean) for settings, mean in found if "incumbent" not in settings]
+    points = [(settings, mean) for settings, mean in found if settings]
+    names = {name for settings, _ in points for name in settings}
+    as_it_is = {name: _value(base, name) for name in names}
+    if all(any(one.get(name) == as_it_is[name] for one, _ in points) for name in names):
+        points += [(as_it_is, mean) for settings, mean in found if not settings]
+    return points
 
 
-def _sides(axes: list[str], counts: dict[str, int]) -> tuple[list[str], list[str]]:
-    """The axes in two parts, so that a table over them is as square as it can be."""
-    size = lambda side: math.prod(counts[name] for name in side)  # noqa: E731
-    cuts = [(axes[:cut], axes[cut:]) for cut in range(1, len(axes))]
-    return min(cuts, key=lambda cut: max(map(size, cut)))
-
-
-def _value(config: dict[str, Any], key: str) -> str | None:
-    """The text of `layers.4.rate`, or of the kind of an optimizer; None: it has no such setting."""
+def _value(config: dict[str, Any], key: str) -> str:
+    """The text of `layers.4.rate`, or of the kind of an optimizer; empty: no such setting."""
     found: Any = config
     for part in key.split("."):
         if isinstance(found, list) and part.isdecimal() and int(part) < len(found):
@@ -206,7 +180,7 @@ def _value(config: dict[str, Any], key: str) -> str | None:
         elif isinstance(found, dict) and part in found:
             found = found[part]
         else:
-            return None
+            return ""
     return value_text(found.get("type", found) if isinstance(found, dict) else found)
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import json
+import math
 from typing import Any
-
-import numpy as np
 
 from flaxcnn.recipe.config import KNOWN_DATA
 from flaxcnn.report import comparisons, curves
 from flaxcnn.report.commands import of_study
 from flaxcnn.report.comparisons import Point
+from flaxcnn.report.grids import layout
 from flaxcnn.report.page import Cell, Page, Section, Table, count, share
 from flaxcnn.report.records import StudyRecord
 from flaxcnn.report.run import environment_table, flag, network, settings_table
@@ -136,7 +135,9 @@ def _seeds(page: Page, record: StudyRecord) -> Section:
         values = [{row["seed"]: row[MEASURED] for row in rows_of(record, one)} for one in settings]
         pairs = list(zip(points, values, strict=True))
         page.draw(section, "the seeds", comparisons.seed_distribution, pairs)
-        _grid(page, section, record)
+        one_source = not record.plan["vary"][1:]  # with more, a setting has several means
+        if one_source and (grid := layout(_places(record))):
+            page.draw(section, "the grid", comparisons.heat_map, *grid)
         if len({p.params for p in points}) > 1:
             page.draw(section, "accuracy and parameters", comparisons.against_parameters, points)
     header = ["setting", "runs", "test accuracy", "sd", "95 % interval", "validation accuracy",
@@ -164,21 +165,13 @@ def _setting_row(record: StudyRecord, setting: dict[str, Any]) -> list[Cell]:
     ]  # fmt: skip
 
 
-def _grid(page: Page, section: Section, record: StudyRecord) -> None:
-    """A heat map where the grid has two settings; with more, the others are in the table."""
-    grid = record.plan["grid"]
-    if len(grid) != 2 or record.plan["vary"][1:]:
-        return
-    (down, rows), (along, columns) = grid.items()
-    means = np.full((len(rows), len(columns)), np.nan)
-    for one, (i, j) in zip(
-        record.summary["settings"],
-        itertools.product(range(len(rows)), range(len(columns))), strict=True,
-    ):  # fmt: skip
-        if one["metrics"]:
-            means[i, j] = one["metrics"][MEASURED]["mean"]
-    names = [[value_text(value) for value in values] for values in (rows, columns)]
-    page.draw(section, "the grid", comparisons.heat_map, (down, names[0]), (along, names[1]), means)
+def _places(record: StudyRecord) -> list[tuple[dict[str, str], float]]:
+    """Each setting, as the texts of its values, and its mean; NaN where no run is complete."""
+    return [
+        ({name: value_text(value) for name, value in one["setting"].items()},
+         one["metrics"][MEASURED]["mean"] if one["metrics"] else math.nan)
+        for one in record.summary["settings"]
+    ]  # fmt: skip
 
 
 def histories_of(record: StudyRecord, setting: dict[str, Any]) -> list[list[dict[str, Any]]]:

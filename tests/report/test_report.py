@@ -71,10 +71,11 @@ def test_the_page_of_a_study(study):
 
 
 def test_the_page_of_a_grid(tmp_path):
-    grid = {"learning_rate": [0.1, 0.01], "layers.0.filters": [8, 16]}
+    grid = {"learning_rate": [0.1, 0.01], "layers.0.filters": [8, 16], "optimizer": ["sgd", "adam"]}
     found = page(made.study(tmp_path / "grid", seeds=3, grid=grid))
     assert {"grid", "seeds", "accuracy-parameters"} <= set(found.svgs)
-    assert "Of 4 settings the one with the highest validation accuracy" in text(found)
+    assert "layers.0.filters, optimizer=" in found.html, "a table over all three settings"
+    assert "Of 8 settings the one with the highest validation accuracy" in text(found)
 
 
 def test_failures_come_first(tmp_path):

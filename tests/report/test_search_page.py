@@ -1,8 +1,6 @@
 """The page of a search says what its records say."""
 
-import itertools
 import json
-import math
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -10,15 +8,13 @@ from pathlib import Path
 import made
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from flaxcnn.errors import CheckpointError, ConfigError
 from flaxcnn.recipe import catalog
 from flaxcnn.report.commands import of_search
-from flaxcnn.report.page import Page, Section
+from flaxcnn.report.grids import layout
 from flaxcnn.report.report import make, read, write
-from flaxcnn.report.search import _grid, _name, _sides
+from flaxcnn.report.search import _name, _places
 from flaxcnn.studies.candidates import of_grid
 from flaxcnn.studies.plan import parse_grid
 
@@ -56,54 +52,27 @@ def test_long_labels_keep_what_tells_them_apart():
     assert _name({**row, "label": "epochs=30"}) == "epochs=30"
 
 
-def drawn(rows, base):
-    """What the heat map is given."""
-    found = []
-
-    class Drawn(Page):
-        def draw(self, section, name, function, *args):
-            found.append(args)
-
-    _grid(Drawn("", "", "", "", False, []), Section("", ""), rows, base)
-    return found[0]
-
-
-def test_a_grid_of_many_settings_is_one_map():
-    """Four settings in two rows and two columns of pairs; every mean at its own place."""
-    point = lambda **own: {f"setting.{key}": value for key, value in own.items()}  # noqa: E731
-    grid = itertools.product(["relu", "tanh"], [16, 32], [0.1, 0.2], [1, 3])
-    names = ("activation", "units", "rate", "epochs")
-    rows = [{**point(**dict(zip(names, values, strict=True))), "mean": number / 100}
-            for number, values in enumerate(grid)]  # fmt: skip
-    rows = [{**point(incumbent="a/b"), "mean": 0.5}, *rows]
-    down, along, means, split = drawn(rows, {})
-    assert down == ("activation, units", ["relu, 16", "relu, 32", "tanh, 16", "tanh, 32"])
-    assert along == ("rate, epochs", ["0.1, 1", "0.1, 3", "0.2, 1", "0.2, 3"])
-    np.testing.assert_array_equal(means.ravel(), np.arange(16) / 100)
-    assert split == "held-out"
-
-
-def test_the_recipe_as_it_stands_has_its_place_in_the_map():
+def test_the_recipe_as_it_stands_has_its_place_in_the_grid():
     """It is the twin of a point of the grid, which is not tried twice."""
     base = catalog.find("digits/quickstart").config
     tried = of_grid(base, {"optimizer": ["sgd", "adam"], "layers.0.filters": [32, 8]})
     rows = [{f"setting.{key}": value for key, value in settings.items()} | {"mean": number / 10}
             for number, (settings, config) in enumerate(tried)
             if not settings or config != base]  # fmt: skip
-    _, _, means, _ = drawn(rows, base.to_dict())
-    np.testing.assert_array_equal(means, [[0.1, 0.2], [0.0, 0.4]])
-    _, _, means, _ = drawn(rows, {"optimizer": "rmsprop"})  # not in the grid
-    np.testing.assert_array_equal(means, [[0.1, 0.2], [np.nan, 0.4]])
+    grid = layout(_places(rows, base.to_dict()))
+    np.testing.assert_array_equal(grid.means, [[0.1, 0.2], [0.0, 0.4]])
+    elsewhere = layout(_places(rows, {"optimizer": "rmsprop"}))
+    np.testing.assert_array_equal(elsewhere.means, [[0.1, 0.2], [np.nan, 0.4]])
 
 
-@given(st.lists(st.integers(2, 6), min_size=2, max_size=5))
-def test_sides_of_a_map_are_as_square_as_they_can_be(counts):
-    axes = [f"axis {number}" for number in range(len(counts))]
-    down, along = _sides(axes, dict(zip(axes, counts, strict=True)))
-    assert down + along == axes
-    sizes = lambda cut: (math.prod(counts[:cut]), math.prod(counts[cut:]))  # noqa: E731
-    longest = max(sizes(len(down)))
-    assert longest == min(max(sizes(cut)) for cut in range(1, len(counts)))
+def test_another_recipe_has_no_place_in_the_grid():
+    """Not even where it has the values of a point that was dropped: its layers may differ."""
+    base = catalog.find("digits/quickstart").config
+    rows = [{"setting.optimizer": name, "setting.layers.0.filters": filters, "mean": 0.5}
+            for name, filters in (("sgd", 32), ("sgd", 8), ("adam", 8))]  # fmt: skip
+    rows += [{"setting.incumbent": "digits/other", "mean": 0.9}]
+    grid = layout(_places(rows, base.to_dict()))
+    np.testing.assert_array_equal(grid.means, [[0.5, 0.5], [np.nan, 0.5]])
 
 
 def test_no_winner_is_said(folder):
