@@ -7,7 +7,9 @@ import functools
 import hashlib
 import os
 import platform
+import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import platformdirs
 
-from flaxcnn.errors import FlaxcnnError
+from flaxcnn.errors import FlaxcnnError, OutOfMemoryError
 
 MENDING_FLAG = "--xla_cpu_experimental_ynn_fusion_type="
 # The race of jaxlib 0.10.2 and 0.11.0-0.11.2 shows within a few calls; a sound jaxlib never errs.
@@ -24,6 +26,8 @@ PROBE_SHAPE = (2, 1024, 1024)
 # Batches of small images do not divide further without loss; more cores help inside an operation.
 MOST_CPU_DEVICES = 8
 CACHE_LIMIT = 2 * 1024**3  # bytes of compiled programs that are kept, the newest first
+# As XLA says it of accelerators, and of CPUs, where it calls the error an internal one.
+NO_MEMORY = re.compile("RESOURCE_EXHAUSTED|out of memory", re.IGNORECASE)
 
 
 def cache_root() -> Path:
@@ -72,6 +76,27 @@ def prepare(cache: bool = True) -> None:
     elif now.jax_enable_compilation_cache and now.jax_compilation_cache_dir is None:
         _keep_compiled(cache_root() / "compiled")
     require_sound()
+
+
+@contextlib.contextmanager
+def enough_memory() -> Iterator[None]:
+    """What fails for want of memory becomes one sentence.
+
+    Raises:
+        OutOfMemoryError: with what takes less.
+    """
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        said = " ".join(str(error).split())
+        found = NO_MEMORY.search(said)
+        if not (isinstance(error, MemoryError) or found):
+            raise
+        cause = said[found.start() :] if found else said
+        raise OutOfMemoryError(
+            f"memory: this takes more than there is ({cause[:200]}); a smaller batch_size or "
+            "network, accumulate=N or remat=true take less"
+        ) from error
 
 
 def _keep_compiled(root: Path) -> None:

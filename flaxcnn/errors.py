@@ -32,6 +32,10 @@ class ReaderError(FlaxcnnError):
     """A process that reads images was killed; the run can be resumed."""
 
 
+class OutOfMemoryError(FlaxcnnError):
+    """The device, or the machine, has less memory than the work takes."""
+
+
 class DivergedError(FlaxcnnError):
     """The loss stopped being a finite number."""
 

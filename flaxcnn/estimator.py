@@ -24,7 +24,7 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from flaxcnn.backend import prepare
+from flaxcnn.backend import enough_memory, prepare
 from flaxcnn.data.batches import Resident
 from flaxcnn.data.splits import Rows
 from flaxcnn.engine.given import (
@@ -125,6 +125,7 @@ class FlaxCNNClassifier(ClassifierMixin, BaseEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
+    @enough_memory()
     def fit(
         self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
     ) -> FlaxCNNClassifier:
@@ -140,6 +141,7 @@ class FlaxCNNClassifier(ClassifierMixin, BaseEstimator):
         Raises:
             ConfigError (a ValueError): a parameter is wrong, or does not fit the data.
             ValueError: X, y or sample_weight is wrong.
+            OutOfMemoryError: the device has not what it takes.
             DivergedError: the loss is not finite.
         """
         self.__dict__.pop("state_", None)  # its labels are not those of a fit that fails now
@@ -160,6 +162,7 @@ class FlaxCNNClassifier(ClassifierMixin, BaseEstimator):
                 kept, epoch = _on_host(report.state), report.progress.epoch
         return self._record(config, kept, epoch, standard, history)
 
+    @enough_memory()
     def partial_fit(
         self,
         X: ArrayLike,
@@ -206,6 +209,7 @@ class FlaxCNNClassifier(ClassifierMixin, BaseEstimator):
         history = [*history, self._told(metrics)]
         return self._record(config, _on_host(state), progress.epoch, standard, history)
 
+    @enough_memory()
     def predict_proba(self, X: ArrayLike) -> np.ndarray:
         """Probabilities [N, K] float64 of the classes in the order of `classes_`; rows sum to 1."""
         check_is_fitted(self)

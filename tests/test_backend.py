@@ -9,7 +9,8 @@ import pytest
 from packaging.requirements import Requirement
 
 from flaxcnn import backend
-from flaxcnn.errors import FlaxcnnError
+from flaxcnn.engine import hosts
+from flaxcnn.errors import FlaxcnnError, OutOfMemoryError
 
 ROOT = Path(__file__).parents[1]
 WRONG = ("0.10.2", "0.11.0", "0.11.1", "0.11.2")
@@ -228,3 +229,38 @@ def test_the_wrong_versions_cannot_be_installed(package):
     assert not [v for v in WRONG if requirement.specifier.contains(v)]
     for sound in ("0.10.0", "0.10.1", "0.12.0"):
         assert requirement.specifier.contains(sound)
+
+
+# -- memory --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of\nmemory allocating 9 bytes"),
+         "(RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes)"),
+        (jax.errors.JaxRuntimeError("INTERNAL: dispatching: Out of memory allocating 9 bytes"),
+         "(Out of memory allocating 9 bytes)"),
+        (MemoryError("Unable to allocate 9 GiB"), "(Unable to allocate 9 GiB)"),
+    ],
+)  # fmt: skip
+def test_too_little_memory_is_a_sentence(error, shown):
+    @backend.enough_memory()
+    def work():
+        raise error
+
+    with pytest.raises(OutOfMemoryError, match="memory: this takes more than there is") as found:
+        work()
+    assert shown in str(found.value)
+    assert "accumulate=N" in str(found.value)
+
+
+def test_other_failures_of_jax_are_left_as_they_are():
+    with pytest.raises(jax.errors.JaxRuntimeError), backend.enough_memory():
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+
+def test_a_process_without_memory_has_not_lost_another(monkeypatch):
+    monkeypatch.setattr(hosts, "several", lambda: True)
+    with pytest.raises(OutOfMemoryError), hosts.lost_peers(), backend.enough_memory():
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")

@@ -21,7 +21,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 import flaxcnn
-from flaxcnn.errors import ConfigError, FlaxcnnError, PeerLostError
+from flaxcnn.errors import ConfigError, FlaxcnnError, OutOfMemoryError, PeerLostError
 
 START_SECONDS = 120  # to wait for all processes; FLAXCNN_START_SECONDS
 HEARTBEAT_SECONDS = 10  # without a sign of life, after which a process counts as lost
@@ -192,7 +192,7 @@ def lost_peers() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not (several() and _says_lost(error)):
+        if not (several() and _says_lost(error)) or isinstance(error, OutOfMemoryError):
             raise
         raise PeerLostError(
             f"process {jax.process_index()} lost another process of "

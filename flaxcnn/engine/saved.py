@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxcnn.backend import prepare
+from flaxcnn.backend import enough_memory, prepare
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.batches import Batch, Scaling
 from flaxcnn.data.datasets import load_for
@@ -58,11 +58,13 @@ def open_run(path: Path) -> SavedRun:
     return SavedRun(config, summary, data, plan, state)
 
 
+@enough_memory()
 def evaluate_run(run: SavedRun, split: str = "test") -> dict[str, float]:
     """Loss and accuracy of the kept weights on "train", "validation" or "test" rows.
 
     Raises:
         DataError: the data is not the data of the run.
+        OutOfMemoryError: the device has not what it takes.
     """
     dataset = load_for(run.config)
     check_data(dataset, run.data["digest"])
@@ -80,8 +82,13 @@ def check_data(dataset: Dataset, digest: str) -> None:
         )
 
 
+@enough_memory()
 def classify(run: SavedRun, images: np.ndarray) -> np.ndarray:
-    """Class probabilities [N, K] float32 of images uint8 [N, H, W, C], by the run's own scaling."""
+    """Class probabilities [N, K] float32 of images uint8 [N, H, W, C], by the run's own scaling.
+
+    Raises:
+        OutOfMemoryError: there are too many images.
+    """
     scaling = Scaling(
         jnp.asarray(run.data["mean"], jnp.float32), jnp.asarray(run.data["scale"], jnp.float32)
     )

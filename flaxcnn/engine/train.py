@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from flaxcnn.backend import prepare
+from flaxcnn.backend import enough_memory, prepare
 from flaxcnn.data import splits
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.engine import card, hosts, parallel
@@ -89,14 +89,14 @@ def fit(
     Raises:
         ConfigError, DataError: the recipe does not fit the data or the run directory.
         ReaderError: a process that decodes images was killed; the run can be resumed.
-        DivergedError: the loss is no longer finite; earlier epochs and checkpoints stay.
+        DivergedError, OutOfMemoryError: earlier epochs and checkpoints stay.
         CheckpointError: resuming, and every checkpoint is damaged.
         WriteError: something cannot be written.
         InterruptedRun: SIGTERM or SIGINT, after the last checkpoint was written.
         PeerLostError: another process of the run is gone.
     """
     prepare()
-    with hosts.lost_peers():
+    with hosts.lost_peers(), enough_memory():
         hosts.agree({
             "recipe": config.fingerprint(), "data": dataset.digest, "folder": str(run_dir)
         })  # fmt: skip
@@ -111,7 +111,7 @@ def fit(
     ):
         try:
             place = run.checkpoint_folder(checkpoint_dir)
-            with hosts.lost_peers(), Checkpoints(place) as checkpoints:
+            with hosts.lost_peers(), enough_memory(), Checkpoints(place) as checkpoints:
                 return _fit(job, run, checkpoints, interrupt, name, resume, on_epoch, on_note)
         except (InterruptedRun, PeerLostError) as error:
             run.set_status("interrupted", reason=str(error))

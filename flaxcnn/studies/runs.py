@@ -24,6 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from flaxcnn.backend import enough_memory
 from flaxcnn.data import splits
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.datasets import require_resident
@@ -40,7 +41,7 @@ from flaxcnn.engine.loop import (
 )
 from flaxcnn.engine.step import TrainState
 from flaxcnn.engine.train import Counts, conclude, count_dead
-from flaxcnn.errors import DivergedError
+from flaxcnn.errors import DivergedError, OutOfMemoryError
 from flaxcnn.recipe.config import Config
 from flaxcnn.studies.groups import Group, Queue, Share, Shares, rows_of
 from flaxcnn.studies.plan import PlannedRun
@@ -93,12 +94,14 @@ class Recorder:
     """Who is told of runs, and how much.
 
     `name` is the experiment's, for the rows; `done` is called with each outcome, in the order in
-    which runs end, and `watch` with a run and the metrics of an epoch; `scores_only` leaves
-    training accuracy and dead units out of the rows, since each takes a pass.
+    which runs end, `too_large` with a run that the memory is too small for and a sentence, and
+    `watch` with a run and the metrics of an epoch; `scores_only` leaves training accuracy and dead
+    units out of the rows, since each takes a pass.
     """
 
     name: str
     done: Callable[[Outcome], None]
+    too_large: Callable[[PlannedRun, str], None]
     watch: Watch = lambda run, metrics: None
     scores_only: bool = False
 
@@ -114,7 +117,9 @@ class Recorder:
 
             return called
 
-        return dataclasses.replace(self, done=locked(self.done), watch=locked(self.watch))
+        return dataclasses.replace(
+            self, done=locked(self.done), too_large=locked(self.too_large), watch=locked(self.watch)
+        )
 
     def count_dead(self, job: Job, state: TrainState) -> Counts | None:
         """None where it is not wanted."""
@@ -149,7 +154,12 @@ def run_groups(
                         _side_by_side(own, queue, share.width, interrupt, recorder)
                         continue
                     while run := queue.take():
-                        _one(own.of(run.config), run, interrupt, recorder)
+                        try:
+                            with enough_memory():
+                                _one(own.of(run.config), run, interrupt, recorder)
+                        except OutOfMemoryError as error:  # others may be smaller
+                            # As text: the error itself would keep the arrays that are too large.
+                            recorder.too_large(run, str(error))
                 shares.give_back(share)
         except BaseException:
             shares.stop()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from flaxcnn.engine.folder import runs_folder, stamp
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.record import RunDirectory
 from flaxcnn.engine.train import fit
-from flaxcnn.errors import CheckpointError, ConfigError, DivergedError
+from flaxcnn.errors import CheckpointError, ConfigError, DivergedError, OutOfMemoryError
 from flaxcnn.recipe.config import Archive, Config, Fold
 from flaxcnn.studies import ranking
 from flaxcnn.studies.candidates import (
@@ -199,6 +199,7 @@ def search_candidates(
 
     Raises:
         ConfigError, DataError, WriteError: the plan, or it does not fit the data or the folder.
+        OutOfMemoryError: no candidate fits the memory; those that do not are left out else.
         InterruptedRun: SIGTERM or SIGINT; the runs that had ended are kept.
     """
     prepare()
@@ -216,15 +217,21 @@ def search_candidates(
         began = time.perf_counter()
         (folder.path / "search.json").unlink(missing_ok=True)
         with Interrupt() as interrupt:
-            carry_out(planned, dataset, folder, name, scoring.how, scoring.max_memory, tell,
-                      interrupt)  # fmt: skip
-        rows = folder.ordered_rows(planned)
+            left = carry_out(planned, dataset, folder, name, scoring.how, scoring.max_memory, tell,
+                             interrupt)  # fmt: skip
+        too_large = {_label(one.run.setting): one.reason for one in left}
+        tried = [one for one in found if one.label not in too_large]
+        if not tried:
+            raise OutOfMemoryError(left[0].reason)
+        rows = folder.ordered_rows([one for one in planned if _label(one.setting) not in too_large])
         summary = {
             **plan, "protocol": planned[0].config.protocol, "planned": len(planned),
             "trained": len(longest(planned)),
-            **ranking.rank(scores(found, rows), incumbent, 1 / (scoring.folds - 1)),
+            "dropped": [*plan["dropped"],
+                        *({"label": label, "reason": why} for label, why in too_large.items())],
+            **ranking.rank(scores(tried, rows), incumbent, 1 / (scoring.folds - 1)),
         }  # fmt: skip
-        return conclude(folder, summary, rows, found, dataset if refit else None, tell, began)
+        return conclude(folder, summary, rows, tried, dataset if refit else None, tell, began)
 
 
 def conclude(
@@ -284,12 +291,16 @@ def _say_if_none_is_read_off(
         )
 
 
+def _label(setting: Mapping[str, Any]) -> str:
+    """The candidate that a run's setting is of."""
+    return name_of({key: value for key, value in setting.items() if key not in PLACES})
+
+
 def scores(found: Sequence[Contender], rows: Sequence[dict[str, Any]]) -> list[ranking.Scored]:
     """What the runs of each contender scored, by its fold."""
     scored = {one.label: ranking.Scored(one.label, dict(one.settings), one.params) for one in found}
     for row in rows:
-        own = {key: value for key, value in row["setting"].items() if key not in PLACES}
-        one = scored[name_of(own)]
+        one = scored[_label(row["setting"])]
         if row["status"] == "diverged":
             one.diverged += 1
             continue

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from flaxcnn.backend import prepare
+from flaxcnn.backend import enough_memory, prepare
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.datasets import load_for, require_resident
 from flaxcnn.engine.folder import runs_folder, stamp
@@ -18,7 +19,7 @@ from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.job import Job
 from flaxcnn.engine.record import environment, other_software
 from flaxcnn.engine.saved import check_data
-from flaxcnn.errors import ConfigError, InterruptedRun
+from flaxcnn.errors import ConfigError, InterruptedRun, OutOfMemoryError
 from flaxcnn.recipe.config import Config
 from flaxcnn.studies import page
 from flaxcnn.studies.groups import Group, grouped
@@ -105,6 +106,7 @@ def study(
     Raises:
         ConfigError, DataError: the plan is wrong, or does not fit the data or the folder.
         WriteError: something cannot be written.
+        OutOfMemoryError: runs that take more memory than there is; the others are kept.
         InterruptedRun: SIGTERM or SIGINT; the runs that had ended are kept.
     """
     prepare()
@@ -127,23 +129,44 @@ def study(
     with folder.take(plan, resume), Interrupt() as interrupt, recorded(folder, len(planned)):
         began = time.perf_counter()
         (folder.path / "study.json").unlink(missing_ok=True)  # of fewer seeds
-        carry_out(planned, data, folder, name, how, max_memory, tell or Tell(), interrupt)
-        return _conclude(folder, planned, name, time.perf_counter() - began)
+        left = carry_out(planned, data, folder, name, how, max_memory, tell or Tell(), interrupt)
+        if len(left) == len(planned):
+            raise OutOfMemoryError(left[0].reason)
+        result = _conclude(folder, planned, name, time.perf_counter() - began)
+        if left:
+            raise OutOfMemoryError(
+                f"memory: {len(left)} of {len(planned)} runs take more than there is "
+                f"({_names(left)}); {folder.path} has the others, and the same command with "
+                "--resume tries these again"
+            )
+        return result
 
 
+class TooLarge(NamedTuple):
+    """A run that the memory is too small for."""
+
+    run: PlannedRun
+    reason: str
+
+
+@enough_memory()
 def carry_out(
     planned: Sequence[PlannedRun], data: Dataset, folder: StudyDirectory, name: str, how: How,
     max_memory: int | None, tell: Tell, interrupt: Interrupt, jobs: list[Job] | None = None,
     watch: Watch = lambda run, metrics: None, in_turn: bool = False,
-) -> None:  # fmt: skip
+) -> list[TooLarge]:  # fmt: skip
     """Train what is planned and has not ended yet, and record each run as it ends.
 
     `jobs` of an earlier call give their programs and data, and are replaced by the last ones of
     this call; `watch` is told of every epoch; `in_turn` trains one run after the other, in the
     order of the plan.
 
+    Returns:
+        Runs that take more memory than there is; they have no row, and are tried again on resuming.
+
     Raises:
         ConfigError, DataError: a recipe does not fit the data, or the folder is of other data.
+        OutOfMemoryError: the data, or the runs that are side by side, do not fit.
         InterruptedRun: a signal came.
     """
     for row in folder.rows():
@@ -161,8 +184,16 @@ def carry_out(
         ended.add(outcome.run.key)
         tell.run(outcome, len(ended), len(planned))
 
+    left: list[TooLarge] = []
+
+    def too_large(run: PlannedRun, reason: str) -> None:
+        for one in (*run.shorter, run):
+            if one.key not in ended:
+                left.append(TooLarge(one, reason))
+                tell.note(f"{one.label or 'as it is'} seed {one.seed}: {reason}")
+
     jobs = [] if jobs is None else jobs
-    recorder = Recorder(name, done, watch, folder.scores_only)
+    recorder = Recorder(name, done, too_large, watch, folder.scores_only)
     widths: dict[Hashable, int] = {}
     parts = [[run] for run in planned] if in_turn else [planned]
     for part in parts:
@@ -171,18 +202,25 @@ def carry_out(
         runs = sum(len(group.runs) for group in groups)
         for group in groups:
             interrupt.check()  # to measure a width takes seconds
-            if not (left := group.without(ended)).runs:
+            if not (rest := group.without(ended)).runs:
                 continue
-            kind = alike(left, data)
+            kind = alike(rest, data)
             unknown = kind not in widths or max_memory is not None
             if unknown or not chosen:
                 jobs[:] = make_jobs(group, data, jobs, runs)
             if unknown:
-                widths[kind] = choose_width(left, jobs, how, max_memory)
-            tell.group(left, jobs, widths[kind])
-            chosen.append((left, widths[kind]))
+                widths[kind] = choose_width(rest, jobs, how, max_memory)
+            tell.group(rest, jobs, widths[kind])
+            chosen.append((rest, widths[kind]))
         if chosen:
             run_groups(chosen, jobs, interrupt, recorder)
+    return left
+
+
+def _names(left: Sequence[TooLarge]) -> str:
+    """`batch_size=8192 (4 runs), ...`."""
+    counts = Counter(one.run.label or "as it is" for one in left)
+    return ", ".join(f"{name} ({count} runs)" for name, count in counts.items())
 
 
 @contextlib.contextmanager

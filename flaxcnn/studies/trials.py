@@ -15,13 +15,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import jax
 import numpy as np
 
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.job import Job
-from flaxcnn.errors import ConfigError, InterruptedRun, WriteError
+from flaxcnn.errors import ConfigError, InterruptedRun, OutOfMemoryError, WriteError
 from flaxcnn.studies.candidates import Contender, contender, name_of
 from flaxcnn.studies.plan import PlannedRun, Scoring, with_setting
 from flaxcnn.studies.record import StudyDirectory
@@ -32,7 +31,6 @@ from flaxcnn.studies.study import Tell, carry_out
 
 Say = Callable[[str], None]
 GIVEN_UP = "given up"  # how such a reason begins, where others did better
-NO_MEMORY = "RESOURCE_EXHAUSTED"  # as XLA says it
 REASON = "reason"  # kept with a trial: why it has no score of its own
 FINGERPRINT = "fingerprint"  # and that of its recipe
 
@@ -182,12 +180,8 @@ class Work:
                     self._train(planned, own, interrupt, watch)
                     score = self._score(one, own.path.name)
                     reason = "" if score is not None else "a run diverged"
-            except (ConfigError, Pruned) as error:
+            except (ConfigError, OutOfMemoryError, Pruned) as error:
                 reason = str(error)
-            except jax.errors.JaxRuntimeError as error:
-                if NO_MEMORY not in str(error):
-                    raise
-                reason = f"takes more memory than there is ({str(error).splitlines()[0][:200]})"
             if reason:
                 trial.set_user_attr(REASON, reason)
                 own.set_status("pruned", reason=reason)
@@ -264,12 +258,14 @@ class Work:
         self, planned: Sequence[PlannedRun], own: TrialDirectory, interrupt: Interrupt,
         watch: Watch = lambda run, metrics: None,
     ) -> None:  # fmt: skip
-        carry_out(
+        left = carry_out(
             planned, self.data, own, self.name, self.scoring.how, self.scoring.max_memory,
             self.tell, interrupt, self.jobs, watch,
             # What a trial is given up by must not depend on which of its runs is ahead.
             in_turn=self.sampling.pruner != "none",
         )  # fmt: skip
+        if left:
+            raise OutOfMemoryError(left[0].reason)
         own.set_status("complete")
 
 

@@ -15,11 +15,12 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from flaxcnn.backend import enough_memory
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.batches import steps_per_epoch
 from flaxcnn.engine.job import Job
 from flaxcnn.engine.step import TrainState
-from flaxcnn.errors import ConfigError
+from flaxcnn.errors import ConfigError, OutOfMemoryError
 from flaxcnn.studies.groups import Group
 from flaxcnn.studies.plan import How
 
@@ -76,7 +77,7 @@ def choose_width(group: Group, jobs: list[Job], how: How, max_memory: int | None
         rows = len(short[0].rows.train)
         epochs = len(group.runs) / len(jobs) * jobs[0].config.epochs
         epochs *= jobs[0].plan.train_rows / rows
-        if seconds * epochs < LEAST_SECONDS:
+        if seconds * epochs < LEAST_SECONDS or math.isinf(seconds):
             return 1
     for width in _widths(most):
         if _bytes(short[0], width) * devices > memory:
@@ -139,7 +140,10 @@ def _bytes(job: Job, width: int) -> int:
 
 
 def _seconds_of_a_run(jobs: list[Job], width: int, to_beat: float = math.inf) -> float:
-    """Of the fastest of a few trials on all devices at once, by run; the first may end it."""
+    """Of the fastest of a few trials on all devices at once, by run; the first may end it.
+
+    Infinite where the memory is too small.
+    """
 
     def trial(job: Job) -> float:
         stack, state = _stack(job, width)
@@ -154,5 +158,8 @@ def _seconds_of_a_run(jobs: list[Job], width: int, to_beat: float = math.inf) ->
                 break
         return best
 
-    with ThreadPoolExecutor(len(jobs)) as pool:
-        return max(pool.map(trial, jobs)) / width
+    try:
+        with enough_memory(), ThreadPoolExecutor(len(jobs)) as pool:
+            return max(pool.map(trial, jobs)) / width
+    except OutOfMemoryError:
+        return math.inf
