@@ -39,7 +39,7 @@ from flaxcnn.studies.plan import (
     longest,
 )
 from flaxcnn.studies.record import StudyDirectory, csv_text
-from flaxcnn.studies.study import Tell, carry_out, recorded
+from flaxcnn.studies.study import Tell, TooLarge, carry_out, recorded
 
 REFIT = "refit"  # folder of the winner's run
 PLACES = ("fold", "repeat")  # of a run's setting: not the candidate's own
@@ -219,19 +219,31 @@ def search_candidates(
         with Interrupt() as interrupt:
             left = carry_out(planned, dataset, folder, name, scoring.how, scoring.max_memory, tell,
                              interrupt)  # fmt: skip
-        too_large = {_label(one.run.setting): one.reason for one in left}
-        tried = [one for one in found if one.label not in too_large]
-        if not tried:
-            raise OutOfMemoryError(left[0].reason)
-        rows = folder.ordered_rows([one for one in planned if _label(one.setting) not in too_large])
+        tried, too_large = _fitting(found, left)
+        names = {one.label for one in tried}
+        rows = folder.ordered_rows([one for one in planned if _label(one.setting) in names])
         summary = {
             **plan, "protocol": planned[0].config.protocol, "planned": len(planned),
             "trained": len(longest(planned)),
-            "dropped": [*plan["dropped"],
-                        *({"label": label, "reason": why} for label, why in too_large.items())],
+            "dropped": [vars(one) for one in (*dropped, *too_large)],
             **ranking.rank(scores(tried, rows), incumbent, 1 / (scoring.folds - 1)),
         }  # fmt: skip
         return conclude(folder, summary, rows, tried, dataset if refit else None, tell, began)
+
+
+def _fitting(
+    found: Sequence[Contender], left: Sequence[TooLarge]
+) -> tuple[list[Contender], list[Dropped]]:
+    """Candidates none of whose runs takes more memory than there is, and the others.
+
+    Raises:
+        OutOfMemoryError: there are only others.
+    """
+    reasons = {_label(one.run.setting): one.reason for one in left}
+    tried = [one for one in found if one.label not in reasons]
+    if not tried:
+        raise OutOfMemoryError(left[0].reason)
+    return tried, [Dropped(name, reason) for name, reason in reasons.items()]
 
 
 def conclude(
