@@ -104,8 +104,7 @@ def study(
         tell: what to say meanwhile.
 
     Raises:
-        ConfigError, DataError: the plan is wrong, or does not fit the data or the folder.
-        WriteError: something cannot be written.
+        ConfigError, DataError, WriteError: the plan, or it does not fit the data or the folder.
         OutOfMemoryError: runs that take more memory than there is; the others are kept.
         InterruptedRun: SIGTERM or SIGINT; the runs that had ended are kept.
     """
@@ -130,16 +129,7 @@ def study(
         began = time.perf_counter()
         (folder.path / "study.json").unlink(missing_ok=True)  # of fewer seeds
         left = carry_out(planned, data, folder, name, how, max_memory, tell or Tell(), interrupt)
-        if len(left) == len(planned):
-            raise OutOfMemoryError(left[0].reason)
-        result = _conclude(folder, planned, name, time.perf_counter() - began)
-        if left:
-            raise OutOfMemoryError(
-                f"memory: {len(left)} of {len(planned)} runs take more than there is "
-                f"({_names(left)}); {folder.path} has the others, and the same command with "
-                "--resume tries these again"
-            )
-        return result
+        return _conclude(folder, planned, left, name, time.perf_counter() - began)
 
 
 class TooLarge(NamedTuple):
@@ -247,12 +237,20 @@ def _check_data(planned: Sequence[PlannedRun], config: Config, data: Dataset) ->
 
 
 def _conclude(
-    folder: StudyDirectory, planned: list[PlannedRun], name: str, seconds: float
-) -> StudyResult:
+    folder: StudyDirectory, planned: list[PlannedRun], left: Sequence[TooLarge], name: str,
+    seconds: float,
+) -> StudyResult:  # fmt: skip
+    if len(left) == len(planned):
+        raise OutOfMemoryError(left[0].reason)
     rows = folder.ordered_rows(planned)
     summary = {"experiment": name, **aggregate(rows, planned)}
     folder.write_text("runs.csv", table_csv(rows))
     folder.write_text("README.md", page.page(summary, rows))
     folder.write_json("study.json", summary)
     folder.set_status("complete", seconds=seconds)
+    if left:
+        raise OutOfMemoryError(
+            f"memory: {len(left)} of {len(planned)} runs take more than there is ({_names(left)}); "
+            f"{folder.path} has the others, and the same command with --resume tries these again"
+        )
     return StudyResult(rows, summary, folder.path)
