@@ -27,7 +27,7 @@ PROBE_SHAPE = (2, 1024, 1024)
 MOST_CPU_DEVICES = 8
 CACHE_LIMIT = 2 * 1024**3  # bytes of compiled programs that are kept, the newest first
 # As XLA says it of accelerators, and of CPUs, where it calls the error an internal one.
-NO_MEMORY = re.compile("RESOURCE_EXHAUSTED|out of memory", re.IGNORECASE)
+NO_MEMORY = re.compile("RESOURCE_EXHAUSTED|out.of.memory|ALLOC_FAILED", re.IGNORECASE)
 
 
 def cache_root() -> Path:
@@ -79,23 +79,26 @@ def prepare(cache: bool = True) -> None:
 
 
 @contextlib.contextmanager
-def enough_memory() -> Iterator[None]:
-    """What fails for want of memory becomes one sentence.
+def enough_memory(
+    less: str = "a smaller batch_size or network, accumulate=N or remat=true",
+) -> Iterator[None]:
+    """What fails for want of memory becomes one sentence, which ends in what takes `less`.
 
     Raises:
-        OutOfMemoryError: with what takes less.
+        OutOfMemoryError: also a MemoryError.
     """
     try:
         yield
+    except OutOfMemoryError:
+        raise
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         said = " ".join(str(error).split())
         found = NO_MEMORY.search(said)
         if not (isinstance(error, MemoryError) or found):
             raise
-        cause = said[found.start() :] if found else said
+        cause = said[found.start() :] if found else said or type(error).__name__
         raise OutOfMemoryError(
-            f"memory: this takes more than there is ({cause[:200]}); a smaller batch_size or "
-            "network, accumulate=N or remat=true take less"
+            f"memory: this takes more than there is ({cause[:200]}); allowed is what fits: {less}"
         ) from error
 
 

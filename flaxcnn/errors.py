@@ -32,7 +32,7 @@ class ReaderError(FlaxcnnError):
     """A process that reads images was killed; the run can be resumed."""
 
 
-class OutOfMemoryError(FlaxcnnError):
+class OutOfMemoryError(FlaxcnnError, MemoryError):
     """The device, or the machine, has less memory than the work takes."""
 
 

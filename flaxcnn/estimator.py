@@ -125,7 +125,7 @@ class FlaxCNNClassifier(ClassifierMixin, BaseEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
-    @enough_memory()
+    @enough_memory("a smaller batch_size or network, or fewer rows")
     def fit(
         self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
     ) -> FlaxCNNClassifier:
@@ -162,7 +162,7 @@ class FlaxCNNClassifier(ClassifierMixin, BaseEstimator):
                 kept, epoch = _on_host(report.state), report.progress.epoch
         return self._record(config, kept, epoch, standard, history)
 
-    @enough_memory()
+    @enough_memory("fewer rows in each call, a smaller batch_size or network")
     def partial_fit(
         self,
         X: ArrayLike,
@@ -209,7 +209,7 @@ class FlaxCNNClassifier(ClassifierMixin, BaseEstimator):
         history = [*history, self._told(metrics)]
         return self._record(config, _on_host(state), progress.epoch, standard, history)
 
-    @enough_memory()
+    @enough_memory("fewer rows at a time")
     def predict_proba(self, X: ArrayLike) -> np.ndarray:
         """Probabilities [N, K] float64 of the classes in the order of `classes_`; rows sum to 1."""
         check_is_fitted(self)

@@ -241,7 +241,9 @@ def test_the_wrong_versions_cannot_be_installed(package):
          "(RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes)"),
         (jax.errors.JaxRuntimeError("INTERNAL: dispatching: Out of memory allocating 9 bytes"),
          "(Out of memory allocating 9 bytes)"),
+        (jax.errors.JaxRuntimeError("INTERNAL: CUDA_ERROR_OUT_OF_MEMORY"), "(OUT_OF_MEMORY)"),
         (MemoryError("Unable to allocate 9 GiB"), "(Unable to allocate 9 GiB)"),
+        (MemoryError(), "(MemoryError)"),
     ],
 )  # fmt: skip
 def test_too_little_memory_is_a_sentence(error, shown):

@@ -20,8 +20,9 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
+from flaxcnn.backend import enough_memory
 from flaxcnn.data.arrays import first_line
-from flaxcnn.errors import CheckpointError, WriteError
+from flaxcnn.errors import CheckpointError, OutOfMemoryError, WriteError
 
 log = logging.getLogger(__name__)
 Tree = Any
@@ -127,6 +128,7 @@ class Checkpoints:
 
         Raises:
             CheckpointError: unreadable, of another shape, or not the bits that were saved.
+            OutOfMemoryError: there is no room for it.
         """
         first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         abstract = jax.tree.map(
@@ -134,12 +136,15 @@ class Checkpoints:
         )
         self._wait()
         try:
-            found = self._manager.restore(
-                epoch,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore()
-                ),
-            )
+            with enough_memory():
+                found = self._manager.restore(
+                    epoch,
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore()
+                    ),
+                )
+        except OutOfMemoryError:  # it may be sound
+            raise
         except Exception as error:
             cause = str(error).partition("\n")[0][:200]
             raise CheckpointError(f"checkpoint of epoch {epoch} cannot be read: {cause}") from error

@@ -58,7 +58,7 @@ def open_run(path: Path) -> SavedRun:
     return SavedRun(config, summary, data, plan, state)
 
 
-@enough_memory()
+@enough_memory("a device with more of it")
 def evaluate_run(run: SavedRun, split: str = "test") -> dict[str, float]:
     """Loss and accuracy of the kept weights on "train", "validation" or "test" rows.
 
@@ -82,7 +82,7 @@ def check_data(dataset: Dataset, digest: str) -> None:
         )
 
 
-@enough_memory()
+@enough_memory("fewer images at a time")
 def classify(run: SavedRun, images: np.ndarray) -> np.ndarray:
     """Class probabilities [N, K] float32 of images uint8 [N, H, W, C], by the run's own scaling.
 

@@ -25,9 +25,9 @@ class Layout(NamedTuple):
 def layout(points: Sequence[tuple[Mapping[str, str], float]]) -> Layout | None:
     """Points of a grid, each with the texts of its settings and its mean, laid out as a table.
 
-    Settings that differ make its sides: of more than two, the first ones together are the rows, and
-    the others the columns. None for fewer than two, and for a table too wide to read. A point that
-    lacks a setting has no place.
+    Settings that differ make its sides: of more than two, the first ones together are one, and the
+    others the other one; the rows, unless that leaves too many columns. None for fewer than two,
+    and for a table too wide to read. A point that lacks a setting has no place.
     """
     names = list(dict.fromkeys(name for settings, _ in points for name in settings))
     values = {
@@ -38,20 +38,26 @@ def layout(points: Sequence[tuple[Mapping[str, str], float]]) -> Layout | None:
     if len(axes) < 2:
         return None
     cut = _cut([len(values[name]) for name in axes])
-    sides = axes[:cut], axes[cut:]
-    rows, columns = (
-        {", ".join(place): number
-         for number, place in enumerate(itertools.product(*(values[name] for name in side)))}
-        for side in sides
-    )  # fmt: skip
-    if len(columns) > MOST_COLUMNS:
+    sides = [axes[:cut], axes[cut:]]
+    count = lambda side: math.prod(len(values[name]) for name in side)  # noqa: E731
+    if count(sides[1]) > MOST_COLUMNS:
+        sides.reverse()
+    if count(sides[1]) > MOST_COLUMNS:
         return None
-    means = np.full((len(rows), len(columns)), np.nan)
+    places = [list(itertools.product(*(values[name] for name in side))) for side in sides]
+    means = np.full((len(places[0]), len(places[1])), np.nan)
     for found, mean in points:
         if all(name in found for name in axes):
-            row, column = (", ".join(found[name] for name in side) for side in sides)
-            means[rows[row], columns[column]] = mean
-    return Layout((", ".join(sides[0]), [*rows]), (", ".join(sides[1]), [*columns]), means)
+            row, column = (
+                place.index(tuple(found[name] for name in side))
+                for side, place in zip(sides, places, strict=True)
+            )
+            means[row, column] = mean
+    rows, columns = (
+        (", ".join(side), [", ".join(texts) for texts in place])
+        for side, place in zip(sides, places, strict=True)
+    )
+    return Layout(rows, columns, means)
 
 
 def _cut(counts: Sequence[int]) -> int:

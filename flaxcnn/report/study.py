@@ -74,7 +74,7 @@ def _head(record: StudyRecord) -> Page:
     text, doubtful = flag(
         {row["protocol"] for row in record.rows}, record.plan["config"].get("validation")
     )
-    shown, meaning = "no run is complete", "Every run of this study diverged."
+    shown, meaning = "no run is complete", "No run of this study has ended well."
     if settings:
         best = max(settings, key=lambda one: float(one["metrics"][CHOSEN_BY]["mean"]))
         measured = best["metrics"][MEASURED]
@@ -166,9 +166,9 @@ def _setting_row(record: StudyRecord, setting: dict[str, Any]) -> list[Cell]:
 
 
 def _places(record: StudyRecord) -> list[tuple[dict[str, str], float]]:
-    """Each setting, as the texts of its values, and its mean; NaN where no run is complete."""
+    """Each setting, as the texts of what the grid sets, and its mean; NaN: no run is complete."""
     return [
-        ({name: value_text(value) for name, value in one["setting"].items()},
+        ({name: value_text(one["setting"][name]) for name in record.plan["grid"]},
          one["metrics"][MEASURED]["mean"] if one["metrics"] else math.nan)
         for one in record.summary["settings"]
     ]  # fmt: skip

@@ -151,7 +151,8 @@ def run_groups(
                 own = OnRows(jobs[place])
                 for queue in share.queues:
                     if share.width > 1:
-                        _side_by_side(own, queue, share.width, interrupt, recorder)
+                        with enough_memory("--how map, one run after the other"):
+                            _side_by_side(own, queue, share.width, interrupt, recorder)
                         continue
                     while run := queue.take():
                         try:

@@ -220,8 +220,8 @@ def search_candidates(
             left = carry_out(planned, dataset, folder, name, scoring.how, scoring.max_memory, tell,
                              interrupt)  # fmt: skip
         tried, too_large = _fitting(found, left)
-        names = {one.label for one in tried}
-        rows = folder.ordered_rows([one for one in planned if _label(one.setting) in names])
+        planned = plan_search(tried, scoring)
+        rows = folder.ordered_rows(planned)
         summary = {
             **plan, "protocol": planned[0].config.protocol, "planned": len(planned),
             "trained": len(longest(planned)),

@@ -143,20 +143,21 @@ class TooLarge(NamedTuple):
 def carry_out(
     planned: Sequence[PlannedRun], data: Dataset, folder: StudyDirectory, name: str, how: How,
     max_memory: int | None, tell: Tell, interrupt: Interrupt, jobs: list[Job] | None = None,
-    watch: Watch = lambda run, metrics: None, in_turn: bool = False,
+    watch: Watch = lambda run, metrics: None, in_turn: bool = False, all_or_none: bool = False,
 ) -> list[TooLarge]:  # fmt: skip
     """Train what is planned and has not ended yet, and record each run as it ends.
 
     `jobs` of an earlier call give their programs and data, and are replaced by the last ones of
     this call; `watch` is told of every epoch; `in_turn` trains one run after the other, in the
-    order of the plan.
+    order of the plan; `all_or_none` ends with the first run that takes more memory than there is.
 
     Returns:
         Runs that take more memory than there is; they have no row, and are tried again on resuming.
 
     Raises:
         ConfigError, DataError: a recipe does not fit the data, or the folder is of other data.
-        OutOfMemoryError: the data, or the runs that are side by side, do not fit.
+        OutOfMemoryError: the data, or the runs that are side by side, do not fit; with
+            `all_or_none`, a run does not.
         InterruptedRun: a signal came.
     """
     for row in folder.rows():
@@ -177,6 +178,8 @@ def carry_out(
     left: list[TooLarge] = []
 
     def too_large(run: PlannedRun, reason: str) -> None:
+        if all_or_none:
+            raise OutOfMemoryError(reason)
         for one in (*run.shorter, run):
             if one.key not in ended:
                 left.append(TooLarge(one, reason))
@@ -208,9 +211,9 @@ def carry_out(
 
 
 def _names(left: Sequence[TooLarge]) -> str:
-    """`batch_size=8192 (4 runs), ...`."""
+    """`batch_size=8192 (4 of them), ...`."""
     counts = Counter(one.run.label or "as it is" for one in left)
-    return ", ".join(f"{name} ({count} runs)" for name, count in counts.items())
+    return ", ".join(f"{name} ({count} of them)" for name, count in counts.items())
 
 
 @contextlib.contextmanager
@@ -247,10 +250,10 @@ def _conclude(
     folder.write_text("runs.csv", table_csv(rows))
     folder.write_text("README.md", page.page(summary, rows))
     folder.write_json("study.json", summary)
-    folder.set_status("complete", seconds=seconds)
     if left:
         raise OutOfMemoryError(
             f"memory: {len(left)} of {len(planned)} runs take more than there is ({_names(left)}); "
             f"{folder.path} has the others, and the same command with --resume tries these again"
         )
+    folder.set_status("complete", seconds=seconds)
     return StudyResult(rows, summary, folder.path)

@@ -258,14 +258,12 @@ class Work:
         self, planned: Sequence[PlannedRun], own: TrialDirectory, interrupt: Interrupt,
         watch: Watch = lambda run, metrics: None,
     ) -> None:  # fmt: skip
-        left = carry_out(
+        carry_out(
             planned, self.data, own, self.name, self.scoring.how, self.scoring.max_memory,
             self.tell, interrupt, self.jobs, watch,
             # What a trial is given up by must not depend on which of its runs is ahead.
-            in_turn=self.sampling.pruner != "none",
+            in_turn=self.sampling.pruner != "none", all_or_none=True,
         )  # fmt: skip
-        if left:
-            raise OutOfMemoryError(left[0].reason)
         own.set_status("complete")
 
 

@@ -64,6 +64,8 @@ def choose_width(group: Group, jobs: list[Job], how: How, max_memory: int | None
     most = -(-max(map(len, group.by_rows())) // len(jobs))
     devices = len(jobs) * jobs[0].plan.spread.devices
     if max_memory is not None and (needed := _bytes(jobs[0], 1) * devices) > max_memory:
+        if math.isinf(needed):
+            return 1  # the runs will say so, one by one
         raise ConfigError(
             f"max-memory: got {max_memory} bytes, but one run on each device takes {needed}; "
             "allowed is more, or a smaller batch_size"
@@ -130,10 +132,17 @@ def _stack(job: Job, width: int) -> tuple[Job, TrainState]:
     return dataclasses.replace(job, hypers=copies(hypers), width=width), copies(state)
 
 
-def _bytes(job: Job, width: int) -> int:
-    """What `width` runs of one device take beyond the data: states, gradients, activations."""
-    stack, state = _stack(job, width)
-    found = stack.compile("train_epoch", state, "train").memory_analysis()
+def _bytes(job: Job, width: int) -> float:
+    """What `width` runs of one device take beyond the data: states, gradients, activations.
+
+    Infinite where their states alone are too large.
+    """
+    try:
+        with enough_memory():
+            stack, state = _stack(job, width)
+            found = stack.compile("train_epoch", state, "train").memory_analysis()
+    except OutOfMemoryError:
+        return math.inf
     own = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     working = found.temp_size_in_bytes if found else 0  # some backends do not say
     return working + 2 * own  # the kept weights beside the present ones

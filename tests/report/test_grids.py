@@ -39,8 +39,16 @@ def test_points_that_are_missing_are_nan_and_stray_ones_have_no_place():
 
 def test_a_table_too_wide_to_read_is_none():
     wide = [str(number) for number in range(MOST_COLUMNS + 1)]
-    assert layout(points_of({"a": ["1", "2"], "b": wide[1:]})) is not None
-    assert layout(points_of({"a": ["1", "2"], "b": wide})) is None
+    assert layout(points_of({"a": ["1", "2"], "b": wide[1:]})).columns == ("b", wide[1:])
+    turned = layout(points_of({"a": ["1", "2"], "b": wide}))
+    assert (turned.rows, turned.columns) == (("b", wide), ("a", ["1", "2"]))
+    np.testing.assert_array_equal(turned.means.T.ravel(), np.arange(2 * len(wide)))
+    assert layout(points_of({"a": wide, "b": wide})) is None
+
+
+def test_texts_with_commas_are_told_apart():
+    grid = {"a": ["1, 2", "1"], "b": ["3", "2, 3"], "c": ["4", "5"]}
+    assert np.isfinite(layout(points_of(grid)).means).all()
 
 
 @given(st.permutations(range(24)), st.lists(st.integers(2, 4), min_size=2, max_size=4))

@@ -78,6 +78,14 @@ def test_the_page_of_a_grid(tmp_path):
     assert "Of 8 settings the one with the highest validation accuracy" in text(found)
 
 
+def test_what_follows_from_the_grid_is_no_side_of_its_table(tmp_path):
+    """An optimizer brings its own learning rate, which is in the setting too."""
+    grid = {"optimizer": ["sgd", "adam"], "layers.0.filters": [8, 16]}
+    found = page(made.study(tmp_path / "grid", seeds=2, grid=grid))
+    assert "layers.0.filters=16" in found.html
+    assert ">none<" not in found.svgs["grid"]
+
+
 def test_failures_come_first(tmp_path):
     found = page(made.study(tmp_path / "study", seeds=4, diverged={1, 2}))
     shown = text(found)

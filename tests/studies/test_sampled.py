@@ -206,20 +206,23 @@ def test_what_is_too_large_is_told(digits, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_takes_too_much_memory_is_told(digits, tmp_path, monkeypatch):
+@pytest.mark.parametrize("pruner", ["none", "median"])
+def test_what_takes_too_much_memory_is_told(digits, tmp_path, monkeypatch, pruner):
     """And the search goes on: it must not stop at the same trial each time it is resumed."""
-    honest = Job.compile
+    honest, tried = Job.compile, []
 
     def compile_(self, program, state, split):
         if self.config.batch_size == 64:
+            tried.append(self.config.split.index)
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
         return honest(self, program, state, split)
 
     monkeypatch.setattr(Job, "compile", compile_)
     space = parse_space({"batch_size": [64, 300]})
-    result = sampled_search(SMALL, Sampling(space, "random", 4, "none"), FOLDS, dataset=digits,
+    result = sampled_search(SMALL, Sampling(space, "random", 4, pruner), FOLDS, dataset=digits,
                             search_dir=tmp_path / "s", refit=False)  # fmt: skip
     assert {one["label"] for one in result.summary["dropped"]} >= {"batch_size=64"}
+    assert pruner == "none" or tried == [0], "the first run is enough to know"
     reasons = [one["reason"] for one in result.summary["dropped"]]
     assert any("takes more than there is (RESOURCE_EXHAUSTED" in text for text in reasons)
     assert {row["label"] for row in result.summary["candidates"]} == {"as it is", "batch_size=300"}

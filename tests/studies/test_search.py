@@ -6,6 +6,7 @@ import dataclasses
 import json
 import signal
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,7 +16,8 @@ from small_runs import TINY
 import flaxcnn
 from flaxcnn.data import splits
 from flaxcnn.data.arrays import dataset
-from flaxcnn.errors import ConfigError, DivergedError, InterruptedRun
+from flaxcnn.engine.job import Job
+from flaxcnn.errors import ConfigError, DivergedError, InterruptedRun, OutOfMemoryError
 from flaxcnn.recipe.config import Archive, Config, Fold, Ranges
 from flaxcnn.recipe.layers import Conv, Dense, Flatten, MaxPool
 from flaxcnn.recipe.optimizers import Cosine
@@ -370,3 +372,55 @@ def test_the_front_is_what_no_other_beats(points):
 def test_of_equals_the_smaller_wins():
     found = ranking.rank([scored("big", [0.9] * 3, 20), scored("small", [0.9] * 3, 10)], None, 0.5)
     assert found["winner"] == "small"
+
+
+# -- memory --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_memory(monkeypatch):
+    """Programs for batches of more than 100 do not fit."""
+    honest = Job.compile
+
+    def compile_(self, program, state, split):
+        if self.config.batch_size > 100:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
+        return honest(self, program, state, split)
+
+    monkeypatch.setattr(Job, "compile", compile_)
+
+
+@pytest.mark.parametrize("how", ["auto", "vmap"])
+def test_what_does_not_fit_is_left_out_with_what_is_read_off_it(
+    digits, tmp_path, small_memory, how
+):
+    base = dataclasses.replace(SMALL, batch_size=100, determinism="fast")
+    scoring = dataclasses.replace(FOLDS, how=how)
+    grid = {"batch_size": [50, 200], "epochs": [1, 2]}
+    notes = []
+    result = flaxcnn.search(base, grid, scoring, dataset=digits, search_dir=tmp_path / "s",
+                            refit=False, tell=Tell(note=notes.append))  # fmt: skip
+    dropped = {one["label"]: one["reason"] for one in result.summary["dropped"]}
+    assert set(dropped) == {"batch_size=200, epochs=1", "batch_size=200, epochs=2"}
+    assert all("memory: this takes more than there is" in why for why in dropped.values())
+    assert len([text for text in notes if "memory" in text]) == 2 * FOLDS.folds
+    assert {row["label"] for row in result.summary["candidates"]} == {
+        "as it is", "batch_size=50, epochs=1", "batch_size=50, epochs=2"
+    }  # fmt: skip
+    assert result.summary["planned"] == len(result.rows) == 3 * FOLDS.folds
+
+
+def test_a_hand_made_model_that_does_not_fit_is_not_compared_with(digits, tmp_path, small_memory):
+    base = dataclasses.replace(SMALL, batch_size=200)
+    result = flaxcnn.search(base, {"batch_size": [50]}, FOLDS, dataset=digits,
+                            search_dir=tmp_path / "s")  # fmt: skip
+    assert result.summary["winner"] == "batch_size=50"
+    assert [one["label"] for one in result.summary["dropped"]] == ["as it is"]
+    assert make([read(tmp_path / "s")]).text
+
+
+def test_nothing_that_fits_is_an_error(digits, tmp_path, small_memory):
+    base = dataclasses.replace(SMALL, batch_size=200)
+    with pytest.raises(OutOfMemoryError, match="Out of memory allocating 9 bytes"):
+        flaxcnn.search(base, {"batch_size": [300]}, FOLDS, dataset=digits,
+                       search_dir=tmp_path / "s")  # fmt: skip
