@@ -1,8 +1,11 @@
 # make train   set up, train the embedded digits, show the result and where it lies
-# make test    set up with the test tools, check, run every test
+# make test    set up with the test tools, check, run every test, a worker a core
+# make quick   the tests but the long ones
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# A worker for each core; of a long module, those that have nothing left to do take a part.
+PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: train test quick check format clean
@@ -11,10 +14,10 @@ train: $(VENV)/base.stamp
 	$(BIN)/flaxcnn train
 
 test: check
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 quick: $(VENV)/test.stamp
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 check: $(VENV)/test.stamp
 	$(BIN)/ruff check .

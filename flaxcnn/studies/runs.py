@@ -89,6 +89,11 @@ def make_jobs(
     return [one, *(one.on(device) for device in devices[1:])]
 
 
+def ends_all(run: PlannedRun, reason: str) -> None:
+    """A run that is too large for the memory ends the others too."""
+    raise OutOfMemoryError(reason)
+
+
 @dataclass(frozen=True)
 class Recorder:
     """Who is told of runs, and how much.
@@ -101,7 +106,7 @@ class Recorder:
 
     name: str
     done: Callable[[Outcome], None]
-    too_large: Callable[[PlannedRun, str], None]
+    too_large: Callable[[PlannedRun, str], None] = ends_all
     watch: Watch = lambda run, metrics: None
     scores_only: bool = False
 

@@ -62,7 +62,6 @@ def sampled_search(
 
     Raises:
         ConfigError, DataError, WriteError: the plan, or it does not fit the data or the folder.
-        OutOfMemoryError: the recipe as it stands takes more memory than there is.
         InterruptedRun: SIGTERM or SIGINT; what has ended is kept.
     """
     prepare()

@@ -33,7 +33,7 @@ from flaxcnn.studies.plan import (
     plan_runs,
 )
 from flaxcnn.studies.record import StudyDirectory, aggregate, columns, table_csv
-from flaxcnn.studies.runs import Outcome, Recorder, Watch, make_jobs, run_groups
+from flaxcnn.studies.runs import Outcome, Recorder, Watch, ends_all, make_jobs, run_groups
 from flaxcnn.studies.width import alike, choose_width
 
 log = logging.getLogger(__name__)
@@ -178,15 +178,14 @@ def carry_out(
     left: list[TooLarge] = []
 
     def too_large(run: PlannedRun, reason: str) -> None:
-        if all_or_none:
-            raise OutOfMemoryError(reason)
         for one in (*run.shorter, run):
             if one.key not in ended:
                 left.append(TooLarge(one, reason))
                 tell.note(f"{one.label or 'as it is'} seed {one.seed}: {reason}")
 
     jobs = [] if jobs is None else jobs
-    recorder = Recorder(name, done, too_large, watch, folder.scores_only)
+    lacking = ends_all if all_or_none else too_large
+    recorder = Recorder(name, done, lacking, watch, folder.scores_only)
     widths: dict[Hashable, int] = {}
     parts = [[run] for run in planned] if in_turn else [planned]
     for part in parts:

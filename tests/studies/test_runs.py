@@ -140,7 +140,9 @@ def test_groups_share_the_devices(digits):
             at_work.setdefault(run.config.batch_size, set()).add(threading.get_ident())
 
     jobs = make_jobs(groups[0], digits, runs=2)
-    run_groups([(group, 1) for group in groups], jobs, Interrupt(), Recorder("test", done, watch))
+    run_groups(
+        [(group, 1) for group in groups], jobs, Interrupt(), Recorder("test", done, watch=watch)
+    )
     alone = outcomes(runs, digits)
     assert found == {o.run.key: o.row["params_digest"] for o in alone}
     first, second = at_work.values()
