@@ -20,6 +20,7 @@ PARALLEL = RESULTS.with_name("parallel-cpu.json")
 STREAMING = RESULTS.with_name("streaming-cpu.json")
 STUDIES = RESULTS.with_name("study-scaling-cpu.json")
 SEARCH = RESULTS.with_name("search-cost-cpu.json")
+LONGER = RESULTS.with_name("search-cost-longer-cpu.json")  # --shrink 5
 # Okabe and Ito's colours, told apart by the colour-blind and visible on white and on black. The
 # bars of a model stand in the order of the legend, which tells them apart where there is no colour.
 COLOURS = {
@@ -207,6 +208,7 @@ BLOCKS = {
     "studies": (STUDIES, studies),
     "streaming": (STREAMING, streaming),
     "search-cost": (SEARCH, search_cost),
+    "search-cost-longer": (LONGER, search_cost),
 }
 
 
