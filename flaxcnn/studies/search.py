@@ -157,6 +157,7 @@ def search(
 
     Raises:
         ConfigError, DataError, WriteError: the plan, or it does not fit the data or the folder.
+        OutOfMemoryError: no candidate fits the memory.
         InterruptedRun: SIGTERM or SIGINT; the runs that had ended are kept.
     """
     wanted = of_grid(config, grid)
@@ -199,7 +200,7 @@ def search_candidates(
 
     Raises:
         ConfigError, DataError, WriteError: the plan, or it does not fit the data or the folder.
-        OutOfMemoryError: no candidate fits the memory; those that do not are left out else.
+        OutOfMemoryError: no candidate fits the memory; one of several is left out.
         InterruptedRun: SIGTERM or SIGINT; the runs that had ended are kept.
     """
     prepare()

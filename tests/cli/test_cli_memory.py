@@ -11,8 +11,8 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits what a process asks for"),
 ]
-# So that no machine tries to give what is asked for: 64 x 2e9 weights of 4 bytes are 512 GB.
 SAFETY_NET = 300  # seconds after which a child process hangs for certain
+# So that no machine tries to give what is asked for: 64 x 2e9 weights of 4 bytes are 512 GB.
 LIMIT_KIB = 40 * 1024**2
 UNITS = 2_000_000_000
 WIDTHS = f"8,{UNITS}"
