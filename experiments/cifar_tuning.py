@@ -144,6 +144,9 @@ def grid_point(batch_size: int, epochs: int) -> Candidate:
     return Candidate({"batch_size": batch_size, "epochs": epochs}, config)
 
 
+# Not the document's: one thing changed, to see what it does by itself.
+MODEL2_NO_DROPOUT = tuple(layer for layer in MODEL2 if not isinstance(layer, Dropout))
+
 GRID_INFERRED = {
     "layers": "create_model is not shown; the class's base network, model3, stands in",
     "optimizer": "not shown; a comment speaks of RMSprop, model3's",
@@ -320,5 +323,22 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         notes="Only epoch 97 survives. An error after epoch 100 left no test score, probably "
         "because saving fails when one LeakyReLU layer is used five times. The 85.54 % of the "
         "text is training accuracy.",
+    ),
+    Experiment(
+        name="cifar-tuning/model2-no-dropout",
+        title="Ablation: model2 without its two dropout layers",
+        document="",
+        config=replace(WITH_SGD, layers=MODEL2_NO_DROPOUT),
+        documented=DOCUMENTED,
+        notes="The text blames overfitting on dropout and answers it with dropout. Against model2, "
+        "seed by seed, this tells what the dropout does.",
+    ),
+    Experiment(
+        name="cifar-tuning/model4-epsilon-1e-7",
+        title="Ablation: model4 with Adamax's usual epsilon",
+        document="",
+        config=replace(WITH_ADAMAX, optimizer=Adamax()),
+        documented=DOCUMENTED,
+        notes="Against model4, seed by seed, this tells what epsilon=1 costs.",
     ),
 )  # fmt: skip

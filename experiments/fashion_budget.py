@@ -151,4 +151,13 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         notes="The last line runs two progress lines together: 0.8529 (4,691 of 5,500) is the "
         "result, 0.8566 the rest of an older line.",
     ),
+    Experiment(
+        name="fashion-budget/final-dropout-0.2",
+        title="Ablation: the grid's winner as searched, both dropouts 0.2",
+        document="",
+        config=replace(FINAL, layers=create_model(dropout=(0.2, 0.2))),
+        documented={"keep": "last"},
+        notes="The grid found dropout 0.2 for both layers; the document then trained 0.2 and 0.4. "
+        "Against final, seed by seed, this tells which is better.",
+    ),
 )

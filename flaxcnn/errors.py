@@ -54,6 +54,10 @@ class WriteError(FlaxcnnError):
     exit_code = 6
 
 
+class FolderInUseError(WriteError):
+    """Another process writes to the folder."""
+
+
 class InterruptedRun(FlaxcnnError):
     """A signal stopped the run after its state was saved; `--resume` goes on from there."""
 

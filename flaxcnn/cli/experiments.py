@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import typer
 
-from flaxcnn.cli.options import JSON
-from flaxcnn.cli.output import command, emit_json, say
+from flaxcnn.cli.options import JSON, NO_CACHE
+from flaxcnn.cli.output import command, emit_json, note, quiet, say
+from flaxcnn.engine.folder import runs_folder
+from flaxcnn.errors import ConfigError, near_miss
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.catalog import Experiment
 from flaxcnn.recipe.config import KNOWN_DATA, Config
 from flaxcnn.recipe.layers import totals
 
+if TYPE_CHECKING:  # it imports jax
+    from flaxcnn.results.queue import Ended
+
+RESULTS = typer.Option(None, "--results", help="Folder of rows; default runs/results.")
+
 app = typer.Typer(
-    help="List the experiments, or show one as a table of layers.", rich_markup_mode=None
+    help="List the experiments, show one, run many, or tabulate their results.",
+    rich_markup_mode=None,
 )
 
 
@@ -78,6 +89,85 @@ def show(
     for text in (experiment.notes, experiment.refusal):
         if text:
             say(text)
+
+
+@app.command()
+@command
+def run(
+    names: list[str] = typer.Argument(
+        None, metavar="[NAME]...", help="Experiments, or whole documents such as mnist-ladder."
+    ),
+    everything: bool = typer.Option(False, "--all", help="Every documented experiment."),
+    no_grids: bool = typer.Option(False, "--no-grids", help="Leave out the grid searches."),
+    protocol: str = typer.Option("honest", "--protocol", help="honest, document or both."),
+    seeds: str = typer.Option("1", "--seeds", metavar="N|A,B,...", help="How many, or which."),
+    hours: float = typer.Option(None, "--hours", help="Stop in time, and say what is left."),
+    results: Path = RESULTS,
+    no_cache: bool = NO_CACHE,
+    as_json: bool = JSON,
+) -> None:
+    """Train and search experiments one after the other, cheapest first, and keep a row of each.
+
+    What has a row is not done again; what was interrupted goes on from its own checkpoint.
+
+    \b
+    Examples:
+      flaxcnn experiments run digits/quickstart --seeds 2
+      flaxcnn experiments run mnist-ladder --protocol both --seeds 8 --hours 2
+      flaxcnn experiments run --all --protocol document --results results
+    """
+    from flaxcnn.results.rows import Results
+    from flaxcnn.results.tasks import PROTOCOLS, Pace, chosen, tasks
+    from flaxcnn.studies.plan import parse_seeds
+
+    if protocol not in PROTOCOLS:
+        raise ConfigError(
+            f"--protocol: got {protocol!r}; allowed are {', '.join(PROTOCOLS)}"
+            f"{near_miss(protocol, PROTOCOLS)}"
+        )
+    if hours is not None and not hours > 0:
+        raise ConfigError(f"--hours: got {hours:g}; allowed is a number above 0")
+    experiments = [e for e in chosen(names or [], everything) if not (no_grids and e.candidates)]
+    numbers = parse_seeds(seeds, 0)
+    folder = Results(results or runs_folder() / "results")
+    folder.open()
+    todo, done = tasks(experiments, PROTOCOLS[protocol], numbers, folder)
+    say(f"{len(todo)} to do, {done} done before (rows in {folder.path}); "
+        f"{Pace.of(folder.rows()).text(todo)}", as_json)  # fmt: skip
+    if not todo:
+        ended = None
+    else:
+        from flaxcnn.backend import prepare
+        from flaxcnn.results.queue import run_queue
+
+        quiet()
+        prepare(not no_cache)
+        ended = run_queue(todo, folder, hours=hours, say=lambda text: say(text, as_json), note=note)
+    _conclude(ended, folder.path, as_json)
+
+
+def _conclude(ended: Ended | None, results: Path, as_json: bool) -> None:
+    """What was done, what is left and how long it takes, and what failed."""
+    from flaxcnn.results.rows import Results
+    from flaxcnn.results.tasks import Pace
+
+    left, failed = (ended.left, ended.failed) if ended else ([], [])
+    pace = Pace.of(Results(results).rows())
+    if left:
+        say(f"time is up; {len(left)} left, {pace.text(left)}: {left[0].label}"
+            + (" and others" if len(left) > 1 else ""), as_json)  # fmt: skip
+    say(f"results {results}", as_json)
+    if as_json:
+        emit_json({
+            "results": str(results),
+            "rows": [[row["experiment"], row["protocol"], row["seed"], row["fingerprint"]]
+                     for row in (ended.rows if ended else [])],
+            "searches": ended.searches if ended else [],
+            "left": [{"task": t.label, "seconds": pace.seconds(t)} for t in left],
+            "failed": [{"task": t.label, "reason": str(e)} for t, e in failed],
+        })  # fmt: skip
+    if failed:
+        raise typer.Exit(failed[0][1].exit_code)
 
 
 def _details(experiment: Experiment) -> dict[str, object]:

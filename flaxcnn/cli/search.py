@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -35,16 +34,13 @@ from flaxcnn.engine.folder import runs_folder, stamp
 from flaxcnn.errors import CheckpointError, ConfigError, DivergedError
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
-from flaxcnn.studies.candidates import AS_IT_IS, Wanted, of_grid
+from flaxcnn.studies.candidates import AS_IT_IS, Wanted, of_catalog, of_grid
 from flaxcnn.studies.plan import (
     Scoring,
     check_how,
-    label,
     parse_grid,
     parse_memory,
     parse_seeds,
-    settings_of,
-    with_setting,
 )
 from flaxcnn.studies.samplers import Sampling
 from flaxcnn.studies.space import parse_space, read_space
@@ -274,33 +270,7 @@ def _wanted(
         if one not in [config for _, config in tried[1:]]:
             note("no combination of --grid is the recipe as it stands, which is tried beside them")
         return tried, AS_IT_IS
-    wanted: Wanted = []
-    for point in found.candidates:
-        if point.config is None:
-            note(f"{label(point.settings)} cannot be built: {point.reason}")
-            continue
-        one = layer.over(replace(found, config=point.config))
-        for extra in settings_of(grid):
-            wanted.append(({**point.settings, **extra}, with_setting(one, extra)))
-    if not found.incumbent:
-        return wanted, None
-    hand_made = layer.over(catalog.find(found.incumbent))
-    twin = next((settings for settings, config in wanted if config == hand_made), None)
-    if twin is None:
-        nearest = min((_differing(config, hand_made) for _, config in wanted), key=len)
-        note(
-            f"the grid cannot contain {found.incumbent}, the hand-made model: every candidate "
-            f"differs from it, the nearest in {', '.join(nearest)}; it is tried beside them"
-        )
-        twin = {"incumbent": found.incumbent}
-        wanted.insert(0, (twin, hand_made))
-    return wanted, label(twin)
-
-
-def _differing(one: Config, other: Config) -> list[str]:
-    """Settings in which two recipes differ."""
-    mine, yours = one.to_dict(), other.to_dict()
-    return [key for key in mine if mine[key] != yours[key]]
+    return of_catalog(found, layer.over, grid, note)
 
 
 def _folder(name: str, chosen: Path | None, resume: bool) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 import socket
@@ -10,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, Literal, Self
 
-from flaxcnn.errors import CheckpointError, ConfigError, WriteError
+from flaxcnn.errors import CheckpointError, ConfigError, FolderInUseError, WriteError
 from flaxcnn.files import finished, plain, read_json, read_lines, write_atomic
 
 
@@ -84,7 +85,9 @@ class Folder:
             self._lock.seek(0)
             holder = self._lock.read().strip() or "another process"
             self._lock.close()
-            raise WriteError(f"{self.kind} directory {self.path}: in use by {holder}") from None
+            raise FolderInUseError(
+                f"{self.kind} directory {self.path}: in use by {holder}"
+            ) from None
         try:
             if (self.path / self.proof).exists():
                 if not resume:
@@ -147,6 +150,14 @@ class Folder:
         """Write a file, whole or not at all."""
         if self.writes:
             write_atomic(self.path / name, data)
+
+    def write_npz(self, name: str, **arrays: Any) -> None:
+        """Write named arrays as a compressed npz file, whole or not at all."""
+        import numpy as np  # not before it is needed: commands that write nothing start at once
+
+        file = io.BytesIO()
+        np.savez_compressed(file, **arrays)
+        self.write_bytes(name, file.getvalue())
 
     def lines(self, name: str) -> list[dict[str, Any]]:
         """The objects of a JSON-lines file, as `flaxcnn.files.read_lines`."""

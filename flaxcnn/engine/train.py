@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -278,11 +277,9 @@ def _dead_units(before: Counts, after: Counts) -> dict[str, Any]:
 
 def _write_predictions(job: Job, run: RunDirectory, state: TrainState) -> None:
     """predictions.npz: row [N], label [N], logits [N, K] of the test rows."""
+    rows = job.rows.test
     logits = np.asarray(job.run("predict", state, "test"))
-    file = io.BytesIO()
-    label = job.labels()[job.rows.test]
-    np.savez_compressed(file, row=job.rows.test, label=label, logits=logits)
-    run.write_bytes("predictions.npz", file.getvalue())
+    run.write_npz("predictions.npz", row=rows, label=job.labels()[rows], logits=logits)
 
 
 def _write_filters(job: Job, run: RunDirectory, state: TrainState) -> None:
@@ -290,10 +287,8 @@ def _write_filters(job: Job, run: RunDirectory, state: TrainState) -> None:
     first = job.config.table(job.dataset.shape, job.dataset.num_classes)[0]
     if not isinstance(first.layer, Conv):
         return
-    file = io.BytesIO()
     kernel = np.asarray(jax.device_get(state.params[first.name]["kernel"]), np.float32)
-    np.savez_compressed(file, layer=first.name, kernel=kernel)
-    run.write_bytes("filters.npz", file.getvalue())
+    run.write_npz("filters.npz", layer=first.name, kernel=kernel)
 
 
 def count_dead(job: Job, state: TrainState) -> Counts:

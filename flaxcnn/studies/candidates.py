@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from flaxcnn.errors import ConfigError
+from flaxcnn.recipe import catalog
+from flaxcnn.recipe.catalog import Experiment
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import totals
 from flaxcnn.report.words import label
@@ -63,6 +65,49 @@ def of_grid(config: Config, grid: Grid) -> Wanted:
             "--grid learning_rate=0.1,0.01"
         )
     return [({}, config), *((found, with_setting(config, found)) for found in settings_of(grid))]
+
+
+def of_catalog(
+    experiment: Experiment,
+    over: Callable[[Experiment], Config],
+    grid: Grid | None = None,
+    note: Callable[[str], None] = lambda text: None,
+) -> tuple[Wanted, str | None]:
+    """The candidates of a documented grid and its hand-made model, and that one's label.
+
+    Args:
+        experiment: of the catalog, with candidates.
+        over: the recipe to try, of an experiment with one, such as `catalog.resolve`.
+        grid: further settings, combined with each candidate.
+        note: told what cannot be built, and that the hand-made model lies outside of the grid.
+    """
+    wanted: Wanted = []
+    for point in experiment.candidates:
+        if point.config is None:
+            note(f"{label(point.settings)} cannot be built: {point.reason}")
+            continue
+        one = over(replace(experiment, config=point.config))
+        for extra in settings_of(grid or {}):
+            wanted.append(({**point.settings, **extra}, with_setting(one, extra)))
+    if not experiment.incumbent:
+        return wanted, None
+    hand_made = over(catalog.find(experiment.incumbent))
+    twin = next((settings for settings, config in wanted if config == hand_made), None)
+    if twin is None:
+        nearest = min((_differing(config, hand_made) for _, config in wanted), key=len)
+        note(
+            f"the grid cannot contain {experiment.incumbent}, the hand-made model: every candidate "
+            f"differs from it, the nearest in {', '.join(nearest)}; it is tried beside them"
+        )
+        twin = {"incumbent": experiment.incumbent}
+        wanted.insert(0, (twin, hand_made))
+    return wanted, label(twin)
+
+
+def _differing(one: Config, other: Config) -> list[str]:
+    """Settings in which two recipes differ."""
+    mine, yours = one.to_dict(), other.to_dict()
+    return [key for key in mine if mine[key] != yours[key]]
 
 
 def contender(

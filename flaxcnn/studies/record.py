@@ -30,6 +30,7 @@ class StudyDirectory(Folder):
     kind = "study"
     proof = "plan.json"
     scores_only = False  # rows without training accuracy and dead units
+    predictions = False  # classes predicted for the test rows, a file a run
 
     def check(self, recipe: dict[str, Any]) -> None:
         """ConfigError for another recipe; more seeds of the same one are welcome."""
@@ -68,8 +69,15 @@ class StudyDirectory(Folder):
     def add(self, outcome: Outcome) -> None:
         """A run that has ended: its epochs first, so that a row is never without them."""
         key = outcome.run.key
+        if outcome.predictions is not None:
+            self.write_npz(predictions_file(key), **outcome.predictions)
         self.add_lines("epochs.jsonl", [{"run": key, **epoch} for epoch in outcome.history])
         self.add_lines("runs.jsonl", [outcome.row])
+
+
+def predictions_file(key: str) -> str:
+    """Where a study that keeps them has the predictions of a run, below its folder."""
+    return f"predictions-{key}.npz"
 
 
 def aggregate(rows: Sequence[dict[str, Any]], planned: Sequence[PlannedRun]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from flaxcnn.backend import enough_memory
 from flaxcnn.data import splits
@@ -61,6 +62,7 @@ class Outcome:
     run: PlannedRun
     row: dict[str, Any]
     history: list[dict[str, Any]]
+    predictions: dict[str, np.ndarray] | None = None  # row, label, predicted: each [N], test rows
 
 
 def make_jobs(
@@ -101,7 +103,8 @@ class Recorder:
     `name` is the experiment's, for the rows; `done` is called with each outcome, in the order in
     which runs end, `too_large` with a run that the memory is too small for and a sentence, and
     `watch` with a run and the metrics of an epoch; `scores_only` leaves training accuracy and dead
-    units out of the rows, since each takes a pass.
+    units out of the rows, since each takes a pass; `predictions` keeps the classes predicted for
+    the test rows.
     """
 
     name: str
@@ -109,6 +112,7 @@ class Recorder:
     too_large: Callable[[PlannedRun, str], None] = ends_all
     watch: Watch = lambda run, metrics: None
     scores_only: bool = False
+    predictions: bool = False
 
     def one_at_a_time(self) -> Recorder:
         """The same for several threads."""
@@ -254,7 +258,13 @@ class Slot:
             if not math.isfinite(row.get(metric, 0.0)):
                 reason = DivergedError(f"epoch {row['kept_epoch']}: {metric} is {row[metric]}")
                 return self._diverged(run, reason)
-        return Outcome(run, {**row, **_identity(run), "status": "complete"}, history)
+        predictions = self._predictions(self.kept) if self.recorder.predictions else None
+        return Outcome(run, {**row, **_identity(run), "status": "complete"}, history, predictions)
+
+    def _predictions(self, state: TrainState) -> dict[str, np.ndarray]:
+        logits = np.asarray(self.job.run("predict", state, "test"))
+        rows = self.job.rows.test
+        return {"row": rows, "label": self.job.labels()[rows], "predicted": logits.argmax(axis=1)}
 
     def _diverged(self, run: PlannedRun, error: DivergedError) -> Outcome:
         row = {

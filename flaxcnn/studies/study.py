@@ -84,6 +84,7 @@ def study(
     name: str = "",
     dataset: Dataset | None = None,
     tell: Tell | None = None,
+    predictions: bool = False,
 ) -> StudyResult:
     """Train every seed of every setting, and summarise what the seeds show.
 
@@ -102,6 +103,8 @@ def study(
         name: of the experiment, for the records.
         dataset: what `flaxcnn.data.datasets.load_for(config)` gives, if it is there already.
         tell: what to say meanwhile.
+        predictions: keep the class predicted for each test row, in a file
+            `predictions-RUN.npz` a run (`row`, `label`, `predicted`, each [N]).
 
     Raises:
         ConfigError, DataError, WriteError: the plan, or it does not fit the data or the folder.
@@ -120,6 +123,7 @@ def study(
     data = load_for(config) if dataset is None else dataset
     _check_data(planned, config, data)
     folder = StudyDirectory(Path(study_dir) if study_dir else runs_folder() / "studies" / stamp())
+    folder.predictions = predictions
     plan = {
         "experiment": name, "config": config.to_dict(), "seeds": seeds,
         "grid": {key: list(values) for key, values in (grid or {}).items()},
@@ -185,7 +189,7 @@ def carry_out(
 
     jobs = [] if jobs is None else jobs
     lacking = ends_all if all_or_none else too_large
-    recorder = Recorder(name, done, lacking, watch, folder.scores_only)
+    recorder = Recorder(name, done, lacking, watch, folder.scores_only, folder.predictions)
     widths: dict[Hashable, int] = {}
     parts = [[run] for run in planned] if in_turn else [planned]
     for part in parts:
