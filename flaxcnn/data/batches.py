@@ -5,12 +5,16 @@ Order is arithmetic on (seed, epoch): nothing to store, nothing to restore.
 
 from __future__ import annotations
 
+import math
+
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from flaxcnn.rng import Purpose, stream_key
+
+LANES = 128  # of a TPU's vector unit
 
 
 @flax.struct.dataclass
@@ -25,10 +29,13 @@ class Scaling:
 class Resident:
     """A whole data set on the device: the train archive's rows, then the test archive's."""
 
-    image: jax.Array  # [N, H, W, C] uint8, or float32 where arrays were given so
+    # [N, H, W, C] uint8, or float32 where arrays were given so; with `shape`, [N, D] in rows of
+    # H * W * C values, filled up to a multiple of LANES
+    image: jax.Array
     label: jax.Array  # [N] int32
     scaling: Scaling
     weight: jax.Array | None = None  # [N] float32 above 0; None: every row counts 1
+    shape: tuple[int, ...] | None = flax.struct.field(pytree_node=False, default=None)  # (H, W, C)
 
 
 @flax.struct.dataclass
@@ -76,9 +83,22 @@ def in_order(rows: jax.Array, batch_size: int, parts: int = 1) -> tuple[jax.Arra
 def take(data: Resident, row: jax.Array, mask: jax.Array) -> Batch:
     """The batch of these rows."""
     weight = None if data.weight is None else data.weight[row]
-    return Batch(data.image[row], data.label[row], row, mask, weight)
+    image = data.image[row]
+    if data.shape is not None:
+        image = image[:, : math.prod(data.shape)].reshape(-1, *data.shape)
+    return Batch(image, data.label[row], row, mask, weight)
 
 
-def resident(image: list[np.ndarray], label: list[np.ndarray], scaling: Scaling) -> Resident:
-    """Archives ([N, H, W, C] uint8 and [N] int32 each) one after the other, still on the host."""
-    return Resident(np.concatenate(image), np.concatenate(label), scaling)  # type: ignore[arg-type]
+def resident(
+    image: list[np.ndarray], label: list[np.ndarray], scaling: Scaling, flat: bool = False
+) -> Resident:
+    """Archives ([N, H, W, C] uint8 and [N] int32 each) one after the other, still on the host.
+
+    `flat` is for a TPU, which would copy images of three channels to a padded layout, five times
+    as large, in every call of a program.
+    """
+    joined, shape = np.concatenate(image), image[0].shape[1:]
+    if flat:
+        rows = joined.reshape(len(joined), -1)
+        joined = np.pad(rows, ((0, 0), (0, -rows.shape[1] % LANES)))
+    return Resident(joined, np.concatenate(label), scaling, shape=shape if flat else None)  # type: ignore[arg-type]

@@ -149,7 +149,7 @@ def relative(weight: np.ndarray) -> np.ndarray | None:
 
 
 @functools.lru_cache(KEPT_PROGRAMS)
-def _programs(*_: Any) -> dict[tuple[str, int, int], jax.stages.Compiled]:
+def _programs(*_: Any) -> dict[tuple[str, tuple[int, ...], int], jax.stages.Compiled]:
     """A dictionary for the programs of one plan and one set of shapes; the same at every call."""
     return {}
 

@@ -21,6 +21,8 @@ from flaxcnn.data.batches import Resident, Scaling, resident, steps_per_epoch
 from flaxcnn.data.datasets import require_resident, streams
 from flaxcnn.engine import epoch as programs
 from flaxcnn.engine import parallel
+from flaxcnn.engine.chunks import joined
+from flaxcnn.engine.compiled import compiled, jitted
 from flaxcnn.engine.step import Hypers, Plan, TrainState, init_state
 from flaxcnn.engine.streaming import Streaming
 from flaxcnn.model.cnn import CNN
@@ -38,7 +40,13 @@ def make_plan(config: Config, train_rows: int, devices: int | None = None) -> Pl
     spread = parallel.choose(config, devices)
     axis = spread.axis if config.batch_norm == "global" else None
     return Plan(
-        model=CNN(compiled_layers(config.layers), jnp.dtype(config.precision), axis, config.remat),
+        model=CNN(
+            compiled_layers(config.layers),
+            jnp.dtype(config.precision),
+            axis,
+            config.remat,
+            spread.platform,
+        ),
         optimizer=compiled_optimizer(config.optimizer),
         schedule=config.schedule,
         augment=config.augment,
@@ -49,6 +57,7 @@ def make_plan(config: Config, train_rows: int, devices: int | None = None) -> Pl
         train_rows=train_rows,
         steps_per_epoch=steps,
         total_steps=steps * config.epochs if isinstance(config.schedule, Cosine) else 0,
+        exact=config.determinism == "exact",
     )
 
 
@@ -77,7 +86,9 @@ class Job:
     width: int = 0  # runs side by side, stacked along a first axis of state and hypers; 0: one run
     compile_seconds: float = 0.0
     streaming: Streaming | None = None  # None: the data lies on the device
-    _compiled: dict[tuple[str, int, int], jax.stages.Compiled] = field(default_factory=dict)
+    _compiled: dict[tuple[str, tuple[int, ...], int], jax.stages.Compiled] = field(
+        default_factory=dict
+    )
 
     def on(self, device: jax.Device) -> Job:
         """The same on another device, with programs of its own."""
@@ -100,10 +111,20 @@ class Job:
         hypers = parallel.put(make_hypers(config), self.place)
         return dataclasses.replace(self, config=config, rows=rows, hypers=hypers, data=data)
 
-    def rows_of(self, split: str) -> jax.Array:
+    def rows_of(self, split: str) -> np.ndarray:
         """Row numbers [N] int32 of "train", "validation" or "test", or of the "probe" rows."""
-        rows = self.rows.train[:PROBE_ROWS] if split == "probe" else getattr(self.rows, split)
-        return parallel.put(rows, self.place)
+        found: np.ndarray = getattr(self.rows, "train" if split == "probe" else split)
+        return found[:PROBE_ROWS] if split == "probe" else found
+
+    def eval_shape(self) -> tuple[int, int]:
+        """(S, B): batches of an evaluation program and rows of each, those of the validation rows.
+
+        Other splits take several calls of the same program.
+        """
+        held = next(rows for rows in (self.rows.validation, self.rows.test, self.rows.train)
+                    if len(rows))  # fmt: skip
+        width = programs.eval_width(self.plan, len(held))
+        return -(-len(held) // width), width
 
     def labels(self) -> np.ndarray:
         """Labels [N] int32 of the whole data set."""
@@ -112,7 +133,7 @@ class Job:
     def init(self) -> TrainState:
         """The state before the first step."""
         seeds = np.asarray(self.config.seeds(), np.uint32)
-        key = ("init", 0, 0)
+        key = ("init", (), 0)
         if key not in self._compiled:
             make = functools.partial(init_state, self.plan, self.dataset.shape)
             placed = self.placement(jax.eval_shape(make, seeds))
@@ -132,14 +153,30 @@ class Job:
         self, program: str, state: TrainState, split: str,
         check: Callable[[], None] = lambda: None,
     ) -> Any:  # fmt: skip
-        """`train_epoch` (which uses `state` up), `evaluate`, `predict` or `alive_units`.
+        """A program over the rows of a split.
 
-        `check` is called between the chunks of streamed data, and may stop the program there by
-        raising; over resident data there is no between.
+        Args:
+            program: `train_epoch` (which uses `state` up) gives (state, sums [S]), `evaluate` sums
+                [S], `predict` logits [N, K], `alive_units` bool [C] for each layer with relu.
+            state: of the run, or of several side by side.
+            split: as in `rows_of`.
+            check: called while the device works, where a program takes several calls; may stop it
+                by raising.
         """
         if self.streaming is not None:
             return self.streaming.run(program, state, self.hypers, self.data.scaling, split, check)
-        return self.compile(program, state, split)(*self._arguments(program, state, split))
+        compiled = self.compile(program, state, split)
+        if program == "train_epoch":
+            rows = parallel.put(self.rows_of(split), self.place)
+            return compiled(state, self.hypers, self.data, rows)
+        found = []
+        for *batches, count in programs.eval_parts(self.rows_of(split), *self.eval_shape()[::-1]):
+            found.append((compiled(state, self.data, *parallel.put(batches, self.place)), count))
+            check()
+        if program == "evaluate" and len(found) == 1 and found[0][1] == self.eval_shape()[0]:
+            return found[0][0][0]  # without waiting for it
+        whole = joined(self.plan, program, found)
+        return whole[: len(self.rows_of(split))] if program == "predict" else whole
 
     def compile(self, program: str, state: TrainState, split: str) -> jax.stages.Compiled:
         """The program for the rows of `split`, compiled on first use; its time is added up."""
@@ -148,20 +185,23 @@ class Job:
             found = self.streaming.compile(program, state, self.hypers, self.data.scaling, split)
             self.compile_seconds += self.streaming.compile_seconds - before
             return found
-        args = self._arguments(program, state, split)
-        key = (program, len(args[-1]), self.width)
+        train = program == "train_epoch"
+        program = "evaluate" if program == "predict" else program  # which gives both
+        if train:
+            shapes = [jax.ShapeDtypeStruct((len(self.rows.train),), jnp.int32)]
+        else:
+            shapes = [jax.ShapeDtypeStruct(self.eval_shape(), kind) for kind in (jnp.int32, bool)]
+        key = (program, shapes[0].shape, self.width)
         if key not in self._compiled:
             began = time.perf_counter()
-            function = functools.partial(getattr(programs, program), self.plan)
-            if self.width:
-                stacked = [0] * (len(args) - 2) + [None, None]  # all share data and rows
-                function = jax.vmap(function, stacked)
-            train = program == "train_epoch"
-            donated = (0,) if train else ()
+            placed = [x.update(sharding=self.place) for x in shapes]
+            args = (state, *((self.hypers,) if train else ()), self.data, *placed)
+            along = (0,) * (2 if train else 1)  # runs side by side share data and rows
+            stacked = (*along, *[None] * (len(args) - len(along))) if self.width else None
             each = parallel.readable(self.place)
             out = (self.placement(state), each) if train else each
-            jitted = jax.jit(function, donate_argnums=donated, out_shardings=out)
-            self._compiled[key] = jitted.lower(*args).compile()
+            jitted_ = jitted(self.plan, getattr(programs, program), stacked, train, out)
+            self._compiled[key] = compiled(jitted_.lower(*args), self.plan)
             self.compile_seconds += time.perf_counter() - began
         return self._compiled[key]
 
@@ -176,10 +216,6 @@ class Job:
         """End the processes that read, where there are any."""
         if self.streaming is not None:
             self.streaming.close()
-
-    def _arguments(self, program: str, state: TrainState, split: str) -> tuple[Any, ...]:
-        hypers = (self.hypers,) if program == "train_epoch" else ()
-        return (state, *hypers, self.data, self.rows_of(split))
 
 
 def make_job(config: Config, dataset: Dataset, device: jax.Device | None = None) -> Job:
@@ -206,13 +242,15 @@ def make_job(config: Config, dataset: Dataset, device: jax.Device | None = None)
         data = parallel.put(resident([pixels], [np.zeros(0, np.int32)], scaling), place)
         job = Job(config, dataset, rows, plan, hypers, data, place)
         job.streaming = Streaming(
-            plan, [split.image for split in archives], job.labels(), job.rows_of, place,
+            plan, [split.image for split in archives], job.labels(), job.rows_of,
+            job.eval_shape()[1], place,
             config.seeds(), config.epochs, config.evaluate_train,
             cores() if config.workers is None else config.workers, config.data_memory,
         )  # fmt: skip
         return job
     host = resident([np.asarray(split.image) for split in archives],
-                    [split.label for split in archives], scaling)  # fmt: skip
+                    [split.label for split in archives], scaling,
+                    flat=plan.spread.platform == "tpu")  # fmt: skip
     return Job(config, dataset, rows, plan, hypers, parallel.put(host, place), place)
 
 

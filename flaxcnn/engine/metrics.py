@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
 import flax.struct
 import jax
@@ -21,6 +21,16 @@ class MetricSums:
     count: jax.Array
 
 
+def as_vector(sums: MetricSums) -> jax.Array:
+    """Sums as one array [..., 3], so that a scan stacks a single array, by one copy a step."""
+    return jnp.stack([sums.loss, sums.hits, sums.count], axis=-1)
+
+
+def from_vector(vector: jax.Array) -> MetricSums:
+    """The reverse of `as_vector`."""
+    return MetricSums(vector[..., 0], vector[..., 1], vector[..., 2])
+
+
 def batch_sums(
     logits: jax.Array, label: jax.Array, mask: jax.Array, label_smoothing: jax.Array | None = None,
     weight: jax.Array | None = None,
@@ -30,7 +40,10 @@ def batch_sums(
     With label smoothing s the target is (1 - s) * one_hot + s / K (Szegedy et al. 2016). With
     `weight` [B] float32 a row counts as often as its weight says, in all three sums.
     """
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+    # By a product with one-hot labels: picking the label's logit out would make its gradient a
+    # scatter, which a GPU runs row by row where results must be deterministic.
+    hot = jax.nn.one_hot(label, logits.shape[-1], dtype=logits.dtype)
+    loss = optax.softmax_cross_entropy(logits, hot)
     if label_smoothing is not None:
         uniform = -jax.nn.log_softmax(logits).mean(axis=-1)
         loss = (1.0 - label_smoothing) * loss + label_smoothing * uniform
@@ -48,7 +61,29 @@ def batch_sums(
     )
 
 
-def finalize(sums: Any) -> dict[str, float]:
+def joined_sums(parts: Sequence[tuple[MetricSums, int]], devices: int) -> MetricSums:
+    """Sums of several calls of a program as those of one.
+
+    Args:
+        parts: sums [..., devices * S] as the devices found them, and how many of each device's S
+            batches are true ones.
+        devices: that share a batch.
+    """
+    host = [(jax.device_get(found), count) for found, count in parts]
+
+    def join(*leaves: np.ndarray) -> jax.Array:
+        each = [
+            leaf.reshape(*leaf.shape[:-1], devices, -1)[..., :count]
+            for leaf, (_, count) in zip(leaves, host, strict=True)
+        ]
+        whole = np.concatenate(each, axis=-1)
+        return jnp.asarray(whole.reshape(*whole.shape[:-2], -1))
+
+    found: MetricSums = jax.tree.map(join, *(sums for sums, _ in host))
+    return found
+
+
+def finalize(sums: MetricSums) -> dict[str, float]:
     """Exact means: per-batch sums [S] from the device, added without rounding and divided once.
 
     So their order, which is that of the devices, does not matter.

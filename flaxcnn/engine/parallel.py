@@ -10,8 +10,10 @@ which XLA's partitioner finds the exchanges itself.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -34,7 +36,10 @@ from flaxcnn.recipe.config import Config
 
 AXIS = "batch"
 LARGE = 256 * 1024  # bytes of a leaf from which on a copy costs more than an exchange of its own
-LEAST_ROWS = 8  # a device with fewer rows of a batch costs more to address than it computes
+# A device with fewer rows of a batch costs more to address than it computes: on a GPU a step of a
+# small network takes as long as it takes to launch its kernels, and a TPU fills its 128 lanes with
+# the rows of a batch.
+LEAST_ROWS = {"cpu": 8, "gpu": 256, "tpu": 128}
 Mode = Literal["jit", "pmap", "shard_map"]
 Tree = Any
 
@@ -50,6 +55,7 @@ class Spread:
     virtual: int = 0
     accumulate: int = 1  # parts of a device's rows (or of a virtual shard's), one after the other
     shard_optimizer: bool = False  # each device holds a part of the optimizer's state
+    platform: str = "cpu"  # of the devices: cpu, gpu or tpu
 
     @property
     def parts(self) -> int:
@@ -71,13 +77,16 @@ def choose(config: Config, devices: int | None = None) -> Spread:
     Raises:
         ConfigError: what the recipe asks for does not go together, or not with these devices.
     """
-    there = jax.device_count() if devices is None else devices
+    there, on = len(all_devices()) if devices is None else devices, platform()
     exact = config.determinism == "exact"
     if exact:
         # A divisor: the virtual shards are dealt out evenly.
         several = max(n for n in range(1, there + 1) if config.virtual_shards % n == 0)
     else:
-        several = max(min(there, config.batch_size // LEAST_ROWS), 1)
+        several = max(min(there, config.batch_size // LEAST_ROWS[on]), 1)
+        if on == "tpu" and devices is None:
+            # Its compiler takes only groups of chips that divide the slice.
+            several = max(n for n in range(1, several + 1) if there % n == 0)
     if devices is None and jax.process_count() > 1:
         several = _of_all_processes(config, there, several)
     mode: Mode = "shard_map" if config.parallel == "auto" else config.parallel
@@ -85,7 +94,7 @@ def choose(config: Config, devices: int | None = None) -> Spread:
         mode = "jit"  # where the partitioner moves gradients and weights to and from the parts
     return Spread(
         several, mode, config.virtual_shards if exact and config.virtual_shards > 1 else 0,
-        config.accumulate, config.shard_optimizer and several > 1,
+        config.accumulate, config.shard_optimizer and several > 1, on,
     )  # fmt: skip
 
 
@@ -114,22 +123,51 @@ def uneven(config: Config, how: Spread) -> str:
     )
 
 
+_devices: contextvars.ContextVar[Sequence[jax.Device] | None] = contextvars.ContextVar(
+    "devices", default=None
+)
+
+
+@contextlib.contextmanager
+def devices_used(devices: Sequence[jax.Device]) -> Iterator[None]:
+    """Programs made meanwhile are for these devices instead of the ones jax has.
+
+    For devices that are not there but can be compiled for, as those of
+    `jax.experimental.topologies`.
+    """
+    token = _devices.set(tuple(devices))
+    try:
+        yield
+    finally:
+        _devices.reset(token)
+
+
+def all_devices() -> list[jax.Device]:
+    """Those of all processes that a run may use, a process's own next to each other.
+
+    Each process reads its own part of a batch, so its devices must hold columns that lie side by
+    side. `jax.make_mesh` would order a slice's chips in a ring, in which they do not.
+    """
+    found = _devices.get() or jax.devices()
+    return sorted(found, key=lambda device: (device.process_index, device.id))
+
+
+def platform() -> str:
+    """Of the devices: cpu, gpu or tpu."""
+    found = all_devices()[0].platform
+    return {"cuda": "gpu", "rocm": "gpu"}.get(found, found)
+
+
 def mesh(devices: int) -> Mesh:
     """The first `devices` devices of all processes as one axis."""
-    return jax.make_mesh(
-        (devices,), (AXIS,), axis_types=(AxisType.Auto,), devices=_in_order()[:devices]
-    )
-
-
-def _in_order() -> list[jax.Device]:
-    """All devices, those of a process next to each other: each reads its own part of a batch."""
-    return sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(all_devices()[:devices]), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def everywhere(devices: int) -> Sharding:
     """Placement of arrays that every device holds whole."""
     if devices == 1:
-        return SingleDeviceSharding(jax.local_devices()[0])
+        chosen = _devices.get() or jax.local_devices()
+        return SingleDeviceSharding(chosen[0])
     return NamedSharding(mesh(devices), PartitionSpec())
 
 
@@ -201,7 +239,7 @@ def _pmapped(
     dealt = jax.tree.map(lambda x: x.reshape(x.shape[0], how.devices, -1, *x.shape[2:]), batches)
     found = jax.pmap(
         program, AXIS, in_axes=(*[None] * len(whole), 1), out_axes=out,
-        devices=_in_order()[: how.devices],
+        devices=all_devices()[: how.devices],
     )(*whole, dealt)  # fmt: skip
 
     def joined(axis: int | None, tree: Tree) -> Tree:
@@ -238,7 +276,7 @@ def alone(how: Spread, function: Callable[..., Tree]) -> Callable[..., Tree]:
         return function
 
     def kept_apart(*args: Tree) -> Tree:
-        found = enclosed(function)(*jax.lax.optimization_barrier(args))
+        found = enclosed(function, how.platform)(*jax.lax.optimization_barrier(args))
         return jax.lax.optimization_barrier(found)
 
     return kept_apart

@@ -45,6 +45,7 @@ class Plan:
     steps_per_epoch: int
     total_steps: int  # of the whole run, for a schedule that spans it; 0 for the others
     spread: Spread = ALONE
+    exact: bool = False  # the back end's deterministic operations
 
 
 @flax.struct.dataclass

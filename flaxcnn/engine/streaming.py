@@ -9,7 +9,6 @@ known beforehand, and the next one is begun while the last chunks of this one ar
 from __future__ import annotations
 
 import contextlib
-import functools
 import queue
 import threading
 import time
@@ -27,6 +26,7 @@ from flaxcnn.data.resize import Draws
 from flaxcnn.data.stream import RowReader, columns
 from flaxcnn.engine import parallel
 from flaxcnn.engine.chunks import eval_chunk, joined, train_chunk
+from flaxcnn.engine.compiled import compiled, jitted
 from flaxcnn.engine.epoch import eval_batches
 from flaxcnn.engine.interrupt import POLL_SECONDS
 from flaxcnn.engine.step import Hypers, Plan, TrainState
@@ -62,6 +62,7 @@ class Streaming:
         archives: images of train and test.
         label: int32 [N], of both.
         rows: split -> row numbers.
+        width: rows of an evaluation batch.
         place: where arrays lie that every device holds whole.
         seeds: of the run, by Purpose.
         epochs: of the run, so that none beyond is begun.
@@ -72,11 +73,11 @@ class Streaming:
 
     def __init__(
         self, plan: Plan, archives: list[Pixels], label: np.ndarray,
-        rows: Callable[[str], jax.Array], place: jax.sharding.Sharding, seeds: list[int],
-        epochs: int, evaluate_train: bool, workers: int, memory: int,
+        rows: Callable[[str], np.ndarray], width: int, place: jax.sharding.Sharding,
+        seeds: list[int], epochs: int, evaluate_train: bool, workers: int, memory: int,
     ):  # fmt: skip
         self.plan, self.shape, self.label = plan, archives[0].shape[1:], label
-        self.rows, self.place, self.seeds = rows, place, seeds
+        self.rows, self.width, self.place, self.seeds = rows, width, place, seeds
         self.epochs, self.evaluate_train = epochs, evaluate_train
         self.reader = RowReader(archives, workers)
         self.chunk_rows = rows_at_once(archives[0].shape, min(CHUNK_BYTES, memory // IN_FLIGHT))
@@ -96,18 +97,18 @@ class Streaming:
         self, program: str, state: TrainState, hypers: Hypers, scaling: Scaling, split: str,
         check: Callable[[], None],
     ) -> Any:  # fmt: skip
-        """What the program of that name in `flaxcnn.engine.epoch` gives; `check` may stop it."""
+        """As `Job.run`; `check` may stop it between chunks."""
         training = program == "train_epoch"
         epoch = int(state.step) // self.plan.steps_per_epoch if training else None
-        compiled = self.compile(program, state, hypers, scaling, split)
+        ready = self.compile(program, state, hypers, scaling, split)
         results: list[tuple[Tree, int]] = []
         self._running = None
         for chunk, count in self._chunks(Pass(split, epoch), check):
             number = parallel.put(np.int32(count), self.place)
             if training:
-                state, found = compiled(state, hypers, scaling, number, chunk)
+                state, found = ready(state, hypers, scaling, number, chunk)
             else:
-                found = compiled(state, scaling, number, chunk)
+                found = ready(state, scaling, number, chunk)
             results.append((found, count))
             if self._running is not None:  # the device has the next chunk: waiting costs nothing
                 _wait(self._running, check)
@@ -123,6 +124,7 @@ class Streaming:
         """The program over the chunks of that pass, compiled on first use; its time is added up."""
         training = program == "train_epoch"
         length, width = self._chunk_shape(split, training)
+        program = "evaluate" if program == "predict" else program  # which gives both
         key = (program, length, width)
         if key not in self._compiled:
             began = time.perf_counter()
@@ -138,15 +140,13 @@ class Streaming:
                     jax.tree.map(lambda x: x.sharding, state),
                     parallel.readable(self.place),
                 )
-                lowered = jax.jit(
-                    functools.partial(train_chunk, self.plan), donate_argnums=0, out_shardings=out
-                ).lower(state, hypers, scaling, count, like)
+                program_ = jitted(self.plan, train_chunk, donate=True, out=out)
+                lowered = program_.lower(state, hypers, scaling, count, like)
             else:
-                lowered = jax.jit(
-                    functools.partial(eval_chunk, self.plan, program),
-                    out_shardings=parallel.readable(self.place),
-                ).lower(state, scaling, count, like)
-            self._compiled[key] = lowered.compile()
+                on_chunk = lambda plan, *args: eval_chunk(plan, program, *args)  # noqa: E731
+                program_ = jitted(self.plan, on_chunk, out=parallel.readable(self.place))
+                lowered = program_.lower(state, scaling, count, like)
+            self._compiled[key] = compiled(lowered, self.plan)
             self.compile_seconds += time.perf_counter() - began
         return self._compiled[key]
 
@@ -204,11 +204,10 @@ class Streaming:
     def _batches(self, planned: Pass) -> tuple[np.ndarray, np.ndarray]:
         rows, plan = self.rows(planned.split), self.plan
         if planned.epoch is None:
-            found = eval_batches(plan, rows)
-        else:
-            now = (np.asarray(self.seeds, np.uint32), np.int32(planned.epoch))
-            sizes = (plan.batch_size, plan.drop_last, plan.spread.parts)
-            found = self._order(*parallel.put(now, self.place), rows, *sizes)
+            return eval_batches(rows, self.width)
+        now = (np.asarray(self.seeds, np.uint32), np.int32(planned.epoch), rows)
+        sizes = (plan.batch_size, plan.drop_last, plan.spread.parts)
+        found = self._order(*parallel.put(now, self.place), *sizes)
         return np.asarray(found[0]), np.asarray(found[1])
 
     def _chunk_shape(self, split: str, training: bool) -> tuple[int, int]:
@@ -217,9 +216,7 @@ class Streaming:
             steps, width = self.plan.steps_per_epoch, self.plan.batch_size
             width += -width % self.plan.spread.parts
         else:
-            steps, width = jax.eval_shape(
-                functools.partial(eval_batches, self.plan), self.rows(split)
-            )[0].shape
+            steps, width = -(-len(self.rows(split)) // self.width), self.width
         return min(max(self.chunk_rows // width, 1), steps), width
 
     def _place(self, part: Part, pixels: np.ndarray) -> tuple[Batch, int]:

@@ -53,6 +53,7 @@ class Conv2D(nn.Module):
 
     layer: spec.Conv
     dtype: Any
+    platform: str | None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -61,10 +62,10 @@ class Conv2D(nn.Module):
         init = getattr(nn.initializers, layer.init)()
         shape = (*spec.pair(layer.kernel, "kernel"), x.shape[-1], layer.filters)
         kernel = self.param("kernel", init, shape, jnp.float32).astype(self.dtype)
-        y = conv2d(x, kernel, spec.pair(layer.stride, "stride"), layer.padding)
+        y = conv2d(x, kernel, spec.pair(layer.stride, "stride"), layer.padding, self.platform)
         if layer.bias:
             bias = self.param("bias", nn.initializers.zeros, (layer.filters,), jnp.float32)
-            y = add_bias(y, bias.astype(self.dtype))
+            y = add_bias(y, bias.astype(self.dtype), self.platform)
         return y
 
 
@@ -77,6 +78,7 @@ class BatchNorm(nn.Module):
     layer: spec.BatchNorm
     dtype: Any
     axis: str | None
+    platform: str | None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, mask: jax.Array | None) -> jax.Array:
@@ -88,7 +90,9 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
         if not train:
             return normalize(x, mean.value, var.value, scale, bias, layer.epsilon)
-        y, (batch_mean, batch_var) = batch_norm(x, scale, bias, mask, layer.epsilon, self.axis)
+        y, (batch_mean, batch_var) = batch_norm(
+            x, scale, bias, mask, layer.epsilon, self.axis, self.platform, center=mean.value
+        )
         for average, now in ((mean, batch_mean), (var, batch_var)):
             average.value = layer.momentum * average.value + (1.0 - layer.momentum) * now
         return y
@@ -99,12 +103,14 @@ class CNN(nn.Module):
 
     `dtype` is that of the computation; parameters and logits are float32 always. `axis` names the
     mesh axis over which a batch is spread, for statistics of the whole batch; None for one device.
+    `platform` is that of the devices it is compiled for, None for jax's default.
     """
 
     layers: tuple[spec.Layer, ...]
     dtype: Any = jnp.float32
     axis: str | None = None
     remat: bool = False  # compute activations again for the gradient, segment by segment
+    platform: str | None = None
 
     @nn.compact
     def __call__(
@@ -143,7 +149,8 @@ class CNN(nn.Module):
         def apply(layer: spec.Layer, name: str, x: jax.Array) -> jax.Array:
             match layer:
                 case spec.Conv():
-                    return activate(name, layer.activation, Conv2D(layer, self.dtype, name=name)(x))
+                    conv = Conv2D(layer, self.dtype, self.platform, name=name)
+                    return activate(name, layer.activation, conv(x))
                 case spec.Dense():
                     dense = nn.Dense(
                         layer.units, use_bias=layer.bias, dtype=self.dtype, name=name,
@@ -152,8 +159,9 @@ class CNN(nn.Module):
                     return activate(name, layer.activation, dense(x))
                 case spec.MaxPool():
                     return max_pool2d(
-                        x, spec.pair(layer.size, "size"), layer.strides, layer.padding
-                    )
+                        x, spec.pair(layer.size, "size"), layer.strides, layer.padding,
+                        self.platform,
+                    )  # fmt: skip
                 case spec.AvgPool():
                     return avg_pool2d(
                         x, spec.pair(layer.size, "size"), layer.strides, layer.padding
@@ -161,7 +169,7 @@ class CNN(nn.Module):
                 case spec.GlobalAvgPool():
                     return x.mean(axis=(1, 2))
                 case spec.Flatten():
-                    return flatten(x)
+                    return flatten(x, self.platform)
                 case spec.Activation(function="leaky_relu"):
                     return _leaky_relu(x, layer.slope)
                 case spec.Activation():
@@ -176,7 +184,8 @@ class CNN(nn.Module):
                     rate = own if dropout_rate is None else dropout_rate[number - 1]
                     return dropout(x, dropout_key, number, rate)
                 case spec.BatchNorm():
-                    return BatchNorm(layer, self.dtype, self.axis, name=name)(x, train, mask)
+                    norm = BatchNorm(layer, self.dtype, self.axis, self.platform, name=name)
+                    return norm(x, train, mask)
                 case spec.Residual():
                     return activate(
                         name, layer.activation, run(layer.layers, x) + run(layer.shortcut, x)

@@ -20,7 +20,15 @@ import jax.numpy as jnp
 from jax import lax
 
 from flaxcnn.model import winograd
-from flaxcnn.model.layout import Pair, apart, padded, piece_of, spread, sum_over_pieces
+from flaxcnn.model.layout import (
+    Pair,
+    apart,
+    on_cpu,
+    padded,
+    piece_of,
+    spread,
+    sum_over_pieces,
+)
 from flaxcnn.recipe.layers import Padding
 
 Pads = tuple[Pair, Pair]  # (low, high) of H, (low, high) of W
@@ -50,10 +58,12 @@ def pads(shape: Pair, window: Pair, stride: Pair, padding: Padding) -> Pads:
     return found[0], found[1]
 
 
-def conv2d(x: jax.Array, w: jax.Array, stride: Pair, padding: Padding) -> jax.Array:
+def conv2d(
+    x: jax.Array, w: jax.Array, stride: Pair, padding: Padding, platform: str | None = None
+) -> jax.Array:
     """Cross-correlation: x [B, H, W, I], w [kh, kw, I, O] of one dtype -> [B, H', W', O]."""
     pad = pads((x.shape[1], x.shape[2]), (w.shape[0], w.shape[1]), stride, padding)
-    if jax.default_backend() == "cpu":
+    if on_cpu(platform):
         return _canonical_conv(x, w, stride, pad)
     return _conv(x, w, stride, pad)
 
@@ -219,30 +229,33 @@ def _weight_gradient(w: jax.Array, x: jax.Array, dy: jax.Array, pad: Pads) -> ja
 _canonical_conv.defvjp(_conv_forward, _conv_backward)
 
 
-@jax.custom_vjp
-def flatten(x: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def flatten(x: jax.Array, platform: str | None = None) -> jax.Array:
     """[B, H, W, C] -> [B, H * W * C], in that order."""
-    return apart(x, (x.shape[0], math.prod(x.shape[1:])))
+    return apart(x, (x.shape[0], math.prod(x.shape[1:])), platform)
 
 
-def _flatten_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return flatten(x), jnp.empty((0, *x.shape[1:]), bool)  # only carries a shape
+def _flatten_forward(x: jax.Array, platform: str | None) -> tuple[jax.Array, jax.Array]:
+    return flatten(x, platform), jnp.empty((0, *x.shape[1:]), bool)  # only carries a shape
 
 
-def _flatten_backward(like: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
-    return (apart(dy, (dy.shape[0], *like.shape[1:])),)
+def _flatten_backward(platform: str | None, like: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
+    return (apart(dy, (dy.shape[0], *like.shape[1:]), platform),)
 
 
 flatten.defvjp(_flatten_forward, _flatten_backward)
 
 
-def channel_sums(x: jax.Array) -> jax.Array:
+def channel_sums(x: jax.Array, platform: str | None = None) -> jax.Array:
     """Sum of x [B, ..., C] over all but the channels, [C].
 
     XLA's CPU compiler makes a sum over an axis longer than WINDOW a tree of windows, 30 times
     slower than a plain loop; axes are seen as several short ones instead, and the barrier keeps
-    it from joining them again.
+    it from joining them again. On other back ends the barrier would write x to memory whole, and
+    on a TPU short axes leave nearly all lanes idle: 65 to 90 % of a step (benchmarks/NOTES.md).
     """
+    if not on_cpu(platform):
+        return x.sum(tuple(range(x.ndim - 1)))
     shape = [part for length in x.shape[:-1] for part in _parts(length)]
     seen = lax.optimization_barrier(x.reshape(*shape, x.shape[-1]))
     return seen.sum(tuple(range(len(shape))))
@@ -254,18 +267,20 @@ def _parts(length: int) -> list[int]:
     return [length] if largest in (1, length) else [*_parts(length // largest), largest]
 
 
-@jax.custom_vjp
-def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def add_bias(x: jax.Array, bias: jax.Array, platform: str | None = None) -> jax.Array:
     """x [B, ..., C] + bias [C]."""
     return x + bias.reshape(*[1] * (x.ndim - 1), -1)
 
 
-def _add_bias_forward(x: jax.Array, bias: jax.Array) -> tuple[jax.Array, None]:
-    return add_bias(x, bias), None
+def _add_bias_forward(
+    x: jax.Array, bias: jax.Array, platform: str | None
+) -> tuple[jax.Array, None]:
+    return add_bias(x, bias, platform), None
 
 
-def _add_bias_backward(_: None, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return dy, channel_sums(dy)
+def _add_bias_backward(platform: str | None, _: None, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return dy, channel_sums(dy, platform)
 
 
 add_bias.defvjp(_add_bias_forward, _add_bias_backward)

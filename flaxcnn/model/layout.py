@@ -1,4 +1,8 @@
-"""Arrays as XLA's CPU compiler handles them well: padded, spread out, kept apart, in pieces."""
+"""Arrays as XLA's CPU compiler handles them well: padded, spread out, kept apart, in pieces.
+
+Functions whose best form depends on the back end take `platform`, that of the devices the program
+is compiled for: "cpu", "gpu" or "tpu". None means where jax computes by default.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,11 @@ from jax.experimental.xla_metadata import set_xla_metadata
 
 Pair = tuple[int, int]
 Tree = Any
+
+
+def on_cpu(platform: str | None) -> bool:
+    """Whether a program for `platform` gets the forms that XLA's CPU compiler runs fast."""
+    return (platform or jax.default_backend()) == "cpu"
 
 
 def padded(x: jax.Array, rows: Pair, columns: Pair) -> jax.Array:
@@ -31,25 +40,25 @@ def spread(
     return lax.pad(x, jnp.zeros((), x.dtype), widths)
 
 
-def apart(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def apart(x: jax.Array, shape: tuple[int, ...], platform: str | None = None) -> jax.Array:
     """x in another shape, or the same, written to memory: XLA's CPU fusions end here.
 
     A fusion that ends in a reshape runs on the axes of its result, and one that must find row,
     column and channel by division is three times slower; one that computes x anew wherever it is
     read may be slower too (benchmarks/NOTES.md).
     """
-    if jax.default_backend() != "cpu":
+    if not on_cpu(platform):
         return x.reshape(shape)
     with set_xla_metadata(inlineable="false"):
         return jax.jit(lambda x: x.reshape(shape))(x)
 
 
-def enclosed(function: Callable[..., Tree]) -> Callable[..., Tree]:
+def enclosed(function: Callable[..., Tree], platform: str | None = None) -> Callable[..., Tree]:
     """The function as a computation of its own, into which XLA's CPU compiler fuses nothing else.
 
     It drops optimization barriers before it fuses; other backends respect them.
     """
-    if jax.default_backend() != "cpu":
+    if not on_cpu(platform):
         return function
 
     def called(*args: Tree) -> Tree:
@@ -78,4 +87,4 @@ def sum_over_pieces(one: Callable[..., Tree], piece: int, *arrays: jax.Array) ->
 
 def in_pieces(x: jax.Array, piece: int) -> jax.Array:
     """[B, ...] -> [B / piece, piece, ...]."""
-    return apart(x, (x.shape[0] // piece, piece, *x.shape[1:]))
+    return apart(x, (x.shape[0] // piece, piece, *x.shape[1:]), "cpu")

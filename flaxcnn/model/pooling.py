@@ -15,11 +15,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from flaxcnn.model.kernels import Pads, pads
-from flaxcnn.model.layout import Pair, apart, spread
+from flaxcnn.model.layout import Pair, apart, on_cpu, spread
 from flaxcnn.recipe.layers import Padding
 
 
-def max_pool2d(x: jax.Array, size: Pair, stride: Pair, padding: Padding) -> jax.Array:
+def max_pool2d(
+    x: jax.Array, size: Pair, stride: Pair, padding: Padding, platform: str | None = None
+) -> jax.Array:
     """Largest value of each window, [B, H, W, C] -> [B, H', W', C].
 
     The gradient goes to the first largest value of a window in row order, as Keras, TensorFlow
@@ -27,7 +29,8 @@ def max_pool2d(x: jax.Array, size: Pair, stride: Pair, padding: Padding) -> jax.
     """
     if size == (1, 1) and stride == (1, 1):
         return x
-    return _max_pool(x, size, stride, pads((x.shape[1], x.shape[2]), size, stride, padding))
+    pad = pads((x.shape[1], x.shape[2]), size, stride, padding)
+    return _max_pool(x, size, stride, pad, platform)
 
 
 def avg_pool2d(x: jax.Array, size: Pair, stride: Pair, padding: Padding) -> jax.Array:
@@ -54,27 +57,34 @@ def _window_values(
         yield x[:, rows, columns]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _max_pool(x: jax.Array, size: Pair, stride: Pair, pad: Pads) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+def _max_pool(x: jax.Array, size: Pair, stride: Pair, pad: Pads, platform: str | None) -> jax.Array:
     return functools.reduce(jnp.maximum, _window_values(x, size, stride, pad, -jnp.inf))
 
 
+def _winner_type(places: int, platform: str | None) -> type:
+    """Of the numbers of places in a window; small ones save memory traffic, but cost a CPU time."""
+    return jnp.int32 if on_cpu(platform) or places > 255 else jnp.uint8
+
+
 def _max_pool_forward(
-    x: jax.Array, size: Pair, stride: Pair, pad: Pads
+    x: jax.Array, size: Pair, stride: Pair, pad: Pads, platform: str | None
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """Keeps, in place of x, which place of the window won: [B, H', W', C] int32, row order."""
+    """Keeps, in place of x, which place of the window won: [B, H', W', C], in row order."""
     values = list(_window_values(x, size, stride, pad, -jnp.inf))
     y = functools.reduce(jnp.maximum, values)
-    winner = jnp.full(y.shape, len(values), jnp.int32)
+    number = _winner_type(len(values), platform)
+    winner = jnp.full(y.shape, len(values), number)
     for place in reversed(range(len(values))):
-        winner = jnp.where(values[place] == y, place, winner)
-    winner = apart(winner, winner.shape)  # or the gradient compares all values once more
+        winner = jnp.where(values[place] == y, jnp.asarray(place, number), winner)
+    winner = apart(winner, winner.shape, platform)  # or the gradient compares all values once more
     return y, (winner, jnp.empty((0, *x.shape[1:3]), bool))  # the second only carries a shape
 
 
 def _max_pool_backward(
-    size: Pair, stride: Pair, pad: Pads, residuals: tuple[jax.Array, jax.Array], dy: jax.Array
-) -> tuple[jax.Array]:
+    size: Pair, stride: Pair, pad: Pads, platform: str | None,
+    residuals: tuple[jax.Array, jax.Array], dy: jax.Array,
+) -> tuple[jax.Array]:  # fmt: skip
     winner, like = residuals
     height, width = like.shape[1:]
     back = _spread_apart if size == stride else _spread_overlapping
@@ -89,7 +99,7 @@ def _spread_apart(
 ) -> jax.Array:
     """Windows side by side: every input pixel asks its one window whether it won."""
     batch, rows, columns, channels = dy.shape
-    place = jnp.arange(size[0] * size[1], dtype=jnp.int32).reshape(1, 1, size[0], 1, size[1], 1)
+    place = jnp.arange(size[0] * size[1], dtype=winner.dtype).reshape(1, 1, size[0], 1, size[1], 1)
     wins = winner[:, :, None, :, None] == place
     dx = jnp.where(wins, dy[:, :, None, :, None], jnp.zeros((), dy.dtype))
     dx = dx.reshape(batch, rows * size[0], columns * size[1], channels)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from flaxcnn.model.kernels import channel_sums
+from flaxcnn.model.layout import on_cpu
 from flaxcnn.rng import bits16
 
 
@@ -35,54 +36,83 @@ def normalize(
 
 def batch_norm(
     x: jax.Array, scale: jax.Array, bias: jax.Array, mask: jax.Array | None,
-    epsilon: float, axis: str | None,
+    epsilon: float, axis: str | None, platform: str | None = None, center: jax.Array | None = None,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:  # fmt: skip
     """Normalise x [B, ..., C] by its own statistics -> (y, (mean [C], var [C]) float32).
 
-    Ioffe and Szegedy 2015, algorithm 1, with its gradient written out: two reductions and one pass
-    each way. `mask` [B] bool leaves rows out of the statistics; `axis` names a mesh axis over which
-    the batch is spread. Gradients of `scale` and `bias` are those of this device's rows, like every
-    other parameter's; the statistics themselves carry none.
+    Ioffe and Szegedy 2015, algorithm 1, with its gradient written out. `mask` [B] bool leaves rows
+    out of the statistics; `axis` names a mesh axis over which the batch is spread. Gradients of
+    `scale` and `bias` are those of this device's rows, like every other parameter's; the statistics
+    themselves carry none.
+
+    On CPU the statistics take two passes. Elsewhere they take one pass and one exchange between
+    devices: sums of x - center and of its square, where `center` [C] should be near the mean (the
+    moving average is), so that little cancels (Chan, Golub and LeVeque 1983).
     """
     weight = jnp.ones((x.shape[0],), jnp.float32) if mask is None else mask.astype(jnp.float32)
     weight = weight.reshape(-1, *[1] * (x.ndim - 1))
-    return _batch_norm(x, scale, bias, weight, epsilon, axis)
+    center = jnp.zeros((x.shape[-1],), jnp.float32) if center is None else center
+    return _batch_norm(x, scale, bias, weight, center, epsilon, axis, platform)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
 def _batch_norm(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, weight: jax.Array,
-    epsilon: float, axis: str | None,
+    x: jax.Array, scale: jax.Array, bias: jax.Array, weight: jax.Array, center: jax.Array,
+    epsilon: float, axis: str | None, platform: str | None,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:  # fmt: skip
-    return _batch_norm_forward(x, scale, bias, weight, epsilon, axis)[0]
+    forward = _batch_norm_forward(x, scale, bias, weight, center, epsilon, axis, platform)
+    found: tuple[jax.Array, tuple[jax.Array, jax.Array]] = forward[0]
+    return found
 
 
 def _batch_norm_forward(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, weight: jax.Array,
-    epsilon: float, axis: str | None,
+    x: jax.Array, scale: jax.Array, bias: jax.Array, weight: jax.Array, center: jax.Array,
+    epsilon: float, axis: str | None, platform: str | None,
 ) -> tuple[Any, Any]:  # fmt: skip
-    wide = x.astype(jnp.float32)
-    places = math.prod(x.shape[1:-1])
-    count, sum_ = _over(axis, (weight.sum() * places, channel_sums(wide * weight)))
-    count = jnp.maximum(count, 1.0)  # a device may have nothing but padding
-    mean = sum_ / count
-    squares = channel_sums(jnp.square(wide - _along(mean, x)) * weight)
-    var = _over(axis, squares) / count
+    if on_cpu(platform):
+        mean, var, count = _two_passes(x, weight, axis)
+    else:
+        mean, var, count = _one_pass(x, weight, center, axis)
     y = normalize(x, mean, var, scale, bias, epsilon)
     return (y, (mean, var)), (x, weight, mean, lax.rsqrt(var + epsilon), scale, count)
 
 
+def _two_passes(x: jax.Array, weight: jax.Array, axis: str | None) -> tuple[jax.Array, ...]:
+    """(mean [C], var [C], count []) of x, the variance by squares of x - mean."""
+    wide = x.astype(jnp.float32)
+    places = math.prod(x.shape[1:-1])
+    count, sum_ = _over(axis, (weight.sum() * places, channel_sums(wide * weight, "cpu")))
+    count = jnp.maximum(count, 1.0)  # a device may have nothing but padding
+    mean = sum_ / count
+    squares = channel_sums(jnp.square(wide - _along(mean, x)) * weight, "cpu")
+    return mean, _over(axis, squares) / count, count
+
+
+def _one_pass(
+    x: jax.Array, weight: jax.Array, center: jax.Array, axis: str | None
+) -> tuple[jax.Array, ...]:
+    """(mean [C], var [C], count []) of x, from sums that all devices exchange at once."""
+    away = (x.astype(jnp.float32) - _along(center, x)) * weight  # weights are 0 and 1
+    over = tuple(range(x.ndim - 1))
+    count = jnp.broadcast_to(weight.sum() * math.prod(x.shape[1:-1]), center.shape)
+    sums = _over(axis, jnp.stack([count, away.sum(over), jnp.square(away).sum(over)]))
+    count = jnp.maximum(sums[0], 1.0)  # a device may have nothing but padding
+    offset = sums[1] / count
+    var = jnp.maximum(sums[2] / count - jnp.square(offset), 0.0)  # rounding must not make it less
+    return center + offset, var, count
+
+
 def _batch_norm_backward(
-    epsilon: float, axis: str | None, residuals: Any, gradient: Any
-) -> tuple[jax.Array, jax.Array, jax.Array, None]:
+    epsilon: float, axis: str | None, platform: str | None, residuals: Any, gradient: Any
+) -> tuple[jax.Array, jax.Array, jax.Array, None, None]:
     x, weight, mean, inverse, scale, count = residuals
     dy = gradient[0].astype(jnp.float32)
     normal = (x.astype(jnp.float32) - _along(mean, x)) * _along(inverse, x)
-    dbias, dscale = channel_sums(dy), channel_sums(dy * normal)
+    dbias, dscale = channel_sums(dy, platform), channel_sums(dy * normal, platform)
     shift, slope = _over(axis, jnp.stack([dbias, dscale])) / count
     inner = dy - (_along(shift, x) + normal * _along(slope, x)) * weight
     dx = _along(scale * inverse, x) * inner
-    return dx.astype(x.dtype), dscale, dbias, None
+    return dx.astype(x.dtype), dscale, dbias, None, None
 
 
 _batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)

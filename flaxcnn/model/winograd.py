@@ -56,7 +56,7 @@ def conv(x: jax.Array, w: jax.Array, rows: Pair, columns: Pair, turned: bool = F
             jnp.stack([pixels[j][i].reshape(batch, high, wide, -1) for j in range(2)], 3)
             for i in range(2)
         ]
-        return apart(jnp.stack(lines, 2), (batch, 2 * high, 2 * wide, outputs))
+        return apart(jnp.stack(lines, 2), (batch, 2 * high, 2 * wide, outputs), "cpu")
 
     batch = x.shape[0]
     piece = _piece(x, outputs)
@@ -113,8 +113,8 @@ def _tiles(x: jax.Array) -> list[Arrays]:
 
 def _rows_and_columns(x: jax.Array, along: Callable[[jax.Array, int], Arrays]) -> list[Arrays]:
     """A transform of rows, then of columns, each written out: 4 x 4 of [B * h * w, C]."""
-    rows = [apart(row, row.shape) for row in along(x, 1)]
-    return [[apart(t, (-1, t.shape[-1])) for t in along(row, 2)] for row in rows]
+    rows = [apart(row, row.shape, "cpu") for row in along(x, 1)]
+    return [[apart(t, (-1, t.shape[-1]), "cpu") for t in along(row, 2)] for row in rows]
 
 
 def _transformed(x: jax.Array, axis: int) -> Arrays:
