@@ -7,6 +7,7 @@ model reads like its table.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import flax.linen as nn
@@ -103,7 +104,9 @@ class CNN(nn.Module):
 
     `dtype` is that of the computation; parameters and logits are float32 always. `axis` names the
     mesh axis over which a batch is spread, for statistics of the whole batch; None for one device.
-    `platform` is that of the devices it is compiled for, None for jax's default.
+    `platform` is that of the devices it is compiled for, None for jax's default, and `products` the
+    precision of matrix products and convolutions of float32 numbers, in the words of
+    `jax.default_matmul_precision`; None leaves it as it is.
     """
 
     layers: tuple[spec.Layer, ...]
@@ -111,6 +114,7 @@ class CNN(nn.Module):
     axis: str | None = None
     remat: bool = False  # compute activations again for the gradient, segment by segment
     platform: str | None = None
+    products: str | None = None
 
     @nn.compact
     def __call__(
@@ -192,11 +196,13 @@ class CNN(nn.Module):
                     )
 
         x = x.astype(self.dtype)
-        if not (self.remat and train):
-            return run(self.layers, x).astype(jnp.float32)
-        for segment in _segments(self.layers):
-            x = nn.remat(lambda _, x, segment=segment: run(segment, x))(self, x)
-        return x.astype(jnp.float32)
+        chosen = jax.default_matmul_precision(self.products) if self.products else nullcontext()
+        with chosen:
+            if not (self.remat and train):
+                return run(self.layers, x).astype(jnp.float32)
+            for segment in _segments(self.layers):
+                x = nn.remat(lambda _, x, segment=segment: run(segment, x))(self, x)
+            return x.astype(jnp.float32)
 
 
 def _segments(layers: tuple[spec.Layer, ...]) -> Iterator[tuple[spec.Layer, ...]]:
