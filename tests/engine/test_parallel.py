@@ -228,7 +228,7 @@ RING = [
 
 
 def test_a_processs_devices_lie_next_to_each_other():
-    """Or a process reads columns that other devices compute, and writes predictions of wrong rows."""
+    """Or a process reads columns that other devices compute: predictions of wrong rows."""
     with parallel.devices_used(RING):
         found = [chip.process_index for chip in parallel.all_devices()]
     assert found == sorted(found)
