@@ -237,17 +237,12 @@ class CNN(nn.Module):
 def _pooled_early(layers: tuple[spec.Layer, ...]) -> int:
     """How many of the first layers are [convolution], [activation], maximum over windows; or 1."""
     match layers:
-        case (
-            spec.Conv(activation=None),
-            spec.Activation() as function,
-            spec.MaxPool() as pool,
-            *_,
-        ):
-            count, rises = 3, _rises(function)
+        case (spec.Conv(activation=None), spec.Activation() as own, spec.MaxPool() as pool, *_):
+            count, rises = 3, _rises(own)
         case (spec.Conv(activation=name), spec.MaxPool() as pool, *_):
             count, rises = 2, name is None or name in MONOTONE
-        case (spec.Activation() as function, spec.MaxPool() as pool, *_):
-            count, rises = 2, _rises(function)
+        case (spec.Activation() as own, spec.MaxPool() as pool, *_):
+            count, rises = 2, _rises(own)
         case _:
             return 1
     return count if rises and spec.pair(pool.size, "size") != (1, 1) else 1

@@ -145,7 +145,7 @@ POOLED = {
     "a convolution's own activation": (Conv(4, 3, activation="relu"), MaxPool(2)),
     "none": (Conv(4, 3), MaxPool(3, stride=2, padding="same")),
     "a layer of its own": (Conv(4, 3), SLOPED, MaxPool(2)),
-    "after normalisation": (Conv(4, 3), BatchNorm(), Activation("relu"), MaxPool(2)),
+    "after normalisation": (Conv(4, 3, bias=False), BatchNorm(), Activation("relu"), MaxPool(2)),
     "one that falls": (Conv(4, 3, activation="gelu"), MaxPool(2)),
     "one that falls, of its own": (Conv(4, 3), Activation("silu"), MaxPool(2)),
     "a negative slope": (Activation("leaky_relu", slope=-0.5), MaxPool(2)),
