@@ -28,6 +28,7 @@ STACK_FROM = 4  # seeds: fewer are trained one after the other, each with checkp
 STACK_SIZE = 8  # seeds side by side; a kill loses at most as many
 STACK_WORK = 3e12  # multiply-adds of a run: longer ones do not gain by stacking on a CPU
 NEAREST = 5  # rows that an estimate is the median of
+LIKE = 10.0  # times smaller or larger in multiply-adds an image: beyond, nothing can be told
 
 
 @dataclass(frozen=True)
@@ -226,22 +227,30 @@ class Pace:
         return cls(tuple(found))
 
     def seconds(self, task: Task) -> float | None:
-        """What a task takes; None before anything is known."""
-        if not self.known:
+        """What a task takes; None before a network of a like size has been trained.
+
+        A network of one filter spends its time on other things than multiplying: what is more than
+        `LIKE` times smaller or larger says nothing.
+        """
+        away = [(abs(math.log(size / task.per_image)), speed) for size, speed in self.known]
+        nearest = sorted(each for each in away if each[0] <= math.log(LIKE))[:NEAREST]
+        if not nearest:
             return None
-        away = lambda one: abs(math.log(one[0] / task.per_image))  # noqa: E731
-        nearest = sorted(self.known, key=away)[:NEAREST]
         speeds = sorted(speed for _, speed in nearest)
         return task.work / speeds[len(speeds) // 2]
 
     def text(self, todo: Sequence[Task]) -> str:
-        """`about 3.4 h`, or that nothing is known yet."""
-        times = [self.seconds(task) for task in todo]
+        """`about 3.4 h`, and of how many that is not known yet."""
         if not todo:
             return "nothing is left"
-        if None in times:
-            return "how long that takes is known after the first"
-        return duration(sum(t for t in times if t is not None))
+        times = [self.seconds(task) for task in todo]
+        known = [t for t in times if t is not None]
+        if not known:
+            return "how long that takes is not known yet"
+        if len(known) == len(times):
+            return duration(sum(known))
+        return (f"{duration(sum(known))} for {len(known)} of them; how long the others take is "
+                "not known yet")  # fmt: skip
 
 
 def duration(seconds: float) -> str:
