@@ -124,7 +124,7 @@ def first_grid(label: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -
         if p == t:
             axes.text(x, y, called[p], ha="center", va="center")
             continue
-        axes.text(x, y, f"{SIGN}{called[p]} is {called[t]}", ha="center", va="center", size=7.5,
+        axes.text(x, y, f"{SIGN}{called[p]} is {called[t]}", ha="center", va="center", size=7,
                   color=ERROR, weight="bold")  # fmt: skip
         axes.add_patch(Rectangle((x - 0.48, y - 0.44), 0.96, 0.88, fill=False, color=ERROR))
     axes.set_xlim(-0.5, 9.5)

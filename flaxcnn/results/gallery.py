@@ -21,7 +21,15 @@ from flaxcnn.report.report import any_name
 from flaxcnn.report.run import class_table
 from flaxcnn.report.search import candidates
 from flaxcnn.report.words import value_text
-from flaxcnn.results.figures import Document, Figures, Row, documents, reported, verdict
+from flaxcnn.results.figures import (
+    Document,
+    Figures,
+    Row,
+    digits,
+    documents,
+    reported,
+    verdict,
+)
 from flaxcnn.results.rows import Results, changed_settings
 
 SEED = 0  # of the run that is shown
@@ -46,6 +54,8 @@ OWN = (  # what a document may report -> field of a row, decimals
     ("epochs", "epochs", 0),
     ("seconds an epoch", "seconds_per_epoch", 1),
 )
+
+ALWAYS = ("test_accuracy", "best_val_accuracy", "train_accuracy")  # shown without the document's
 
 
 def write(results: Results, folder: Path) -> tuple[list[Path], list[str]]:
@@ -88,7 +98,8 @@ def page(figures: Figures, document: Document) -> Page:
     judged = [verdict(e, figures.of(e.name, "document")).verdict for e in trained if reported(e)]
     found = Page(
         title=f"{document.file}: {document.subject}",
-        figure=f"{judged.count('reproduced')} of {len(judged)} reproduced",
+        figure=f"{judged.count('reproduced')} of {len(judged)} reproduced" if judged
+        else "not trained yet",
         meaning="Figures of the document that ours reproduce, of those trained so far. Pictures "
         f"are of seed {SEED}, trained as the document did; RESULTS.md has every seed and the "
         "reasons.",
@@ -126,8 +137,9 @@ def _comparison(page: Page, figures: Figures, trained: Sequence[Experiment]) -> 
     """The table that ends a document, and its curves over one another."""
     section = Section(
         "comparison", "Comparison",
-        "Training figures of a document are running means of its last epoch, ours are of the kept "
-        "weights. A dash: the document does not say, or we have not run it.",
+        f"Ours are of seed {SEED}, as the document trained it unless it says honest. Training "
+        "figures are running means over the last epoch. A dash: the document does not say, or we "
+        "have not run it.",
     )  # fmt: skip
     runs = [(_short(e), history(row)) for e in trained if (row := _row(figures, e))]
     if len(runs) > 1:
@@ -135,15 +147,20 @@ def _comparison(page: Page, figures: Figures, trained: Sequence[Experiment]) -> 
             page.draw(section, metric, curves.overlay, runs, metric)
         points = [_point(e, row) for e in trained if (row := _row(figures, e))]
         page.draw(section, "parameters", comparisons.against_parameters, points)
-    section.tables.append(
+    section.tables += [
         Table(
-            "Every model: the document's figures and ours",
-            ["model", "parameters", "verdict", "test accuracy: document", "ours", "honest",
-             "test loss: document", "ours", "training accuracy: document", "ours",
-             "training loss: document", "ours", "wrong of first 100: document", "ours"],
-            [_compared(figures, e) for e in trained],
-        )
-    )  # fmt: skip
+            "Test rows: the document's figures and ours",
+            ["model", "parameters", "verdict", "accuracy: document", "ours", "honest",
+             "first 100 wrong: document", "ours"],
+            [_tested(figures, e) for e in trained],
+        ),
+        Table(
+            "Losses and training: the document's figures and ours",
+            ["model", "test loss: document", "ours", "training accuracy: document", "ours",
+             "training loss: document", "ours"],
+            [_trained(figures, e) for e in trained],
+        ),
+    ]  # fmt: skip
     return section
 
 
@@ -152,21 +169,36 @@ def _point(experiment: Experiment, row: Row) -> Point:
     return Point(_short(experiment), row["test_accuracy"], interval, row["params"])
 
 
-def _compared(figures: Figures, experiment: Experiment) -> list[Cell]:
-    told = experiment.reported
-    own = figures.of(experiment.name, "document").of_seed(SEED) or {}
-    honest = figures.of(experiment.name, "honest").of_seed(SEED) or {}
+def _tested(figures: Figures, experiment: Experiment) -> list[Cell]:
+    own, honest = _both(figures, experiment)
     judged = verdict(experiment, figures.of(experiment.name, "document"))
-    pairs = []
-    for name in ("test_loss", "train_accuracy", "train_loss"):
-        pairs += [share(told.get(name)), share(own.get(name))]
     return [
         Cell(_short(experiment)), count((own or honest)["params"]),
         Cell(judged.verdict if reported(experiment) else "ours"),
-        share(told.get("test_accuracy")), share(own.get("test_accuracy")),
-        share(honest.get("test_accuracy")), *pairs,
-        count(told.get("first100_errors")), count(own.get("first_errors")),
+        _told(experiment, "test_accuracy", 4), share(own.get("test_accuracy")),
+        share(honest.get("test_accuracy")),
+        _told(experiment, "first100_errors", 0), count(own.get("first100_errors")),
     ]  # fmt: skip
+
+
+def _trained(figures: Figures, experiment: Experiment) -> list[Cell]:
+    own, _ = _both(figures, experiment)
+    pairs = [[_told(experiment, key, 4), share(own.get(key))]
+             for key in ("test_loss", "train_accuracy", "train_loss")]  # fmt: skip
+    return [Cell(_short(experiment)), *(cell for pair in pairs for cell in pair)]
+
+
+def _both(figures: Figures, experiment: Experiment) -> list[Mapping[str, Any]]:
+    """The shown seed as the document trained it, and honestly; empty where it was not run."""
+    runs = [figures.of(experiment.name, p).of_seed(SEED) for p in ("document", "honest")]
+    return [_ours(run) if run else {} for run in runs]
+
+
+def _told(experiment: Experiment, key: str, places: int) -> Cell:
+    """A number of the document, accuracies as it prints them."""
+    found = experiment.reported.get(key)
+    exact = digits(experiment, key) if found is not None and key.endswith("accuracy") else places
+    return _number(found, exact)
 
 
 # -- one experiment ------------------------------------------------------------------------------
@@ -220,15 +252,11 @@ def _named(section: Section) -> Section:
 
 def _beside(figures: Figures, experiment: Experiment) -> Table:
     """Each number of the document beside ours."""
-    runs = [figures.of(experiment.name, p).of_seed(SEED) for p in ("document", "honest")]
-    own = [_ours(run) if run else {} for run in runs]
-    rows = []
+    own, rows = _both(figures, experiment), []
     for name, key, places in OWN:
-        told = experiment.reported.get(key)
-        cells = [one.get(key) for one in own]
-        if told is None and key not in ("test_accuracy", "best_val_accuracy", "train_accuracy"):
-            continue
-        rows.append([Cell(name), *(_number(value, places) for value in (told, *cells))])
+        if key in experiment.reported or key in ALWAYS:
+            ours = (_number(one.get(key), places) for one in own)
+            rows.append([Cell(name), _told(experiment, key, places), *ours])
     return Table(f"The document's numbers and ours (seed {SEED})",
                  ["what", "document", "as the document did", "honest"], rows)  # fmt: skip
 
@@ -254,14 +282,14 @@ def _ours(row: Row) -> Mapping[str, Any]:
 
 def _own_classes(experiment: Experiment, names: Sequence[str]) -> list[Table]:
     """The table of classes that a document prints."""
-    found = experiment.reported.get("classes")
-    if not found:
-        return []
-    columns = {key: values for key, values in found.items() if key != "split"}
-    rows = [[Cell(name), *(share(values[i]) for values in columns.values())]
-            for i, name in enumerate(names)]  # fmt: skip
-    return [Table(f"The document's table of classes, of its {found['split']} rows",
-                  ["class", *columns], rows)]  # fmt: skip
+    return [
+        Table(
+            f"The document's table of classes, of its {split} rows", ["class", *columns],
+            [[Cell(name), *(share(values[i]) for values in columns.values())]
+             for i, name in enumerate(names)],
+        )
+        for split, columns in experiment.per_class.items()
+    ]  # fmt: skip
 
 
 def _search(page: Page, figures: Figures, experiment: Experiment) -> Section:
