@@ -1,8 +1,12 @@
-"""`flaxcnn` as the tests of the command line call it, and small rows made by hand."""
+"""An empty results folder."""
 
-import sys
-from pathlib import Path
+import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "cli"))
+from flaxcnn.results.rows import Results
 
-import conftest as cli  # noqa: E402
+
+@pytest.fixture
+def results(tmp_path):
+    found = Results(tmp_path / "results")
+    found.open()
+    return found
