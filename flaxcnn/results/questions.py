@@ -130,7 +130,7 @@ class Contrast:
     def text(self) -> str:
         """`model10 against model9 +0.0003 [-0.0004, +0.0010], 8 seeds, p = 0.31: not shown`."""
         if self.test is None:
-            return f"{self.name}: {self.seeds} seeds of {SEEDS}"
+            return f"{self.name}: {self.seeds} of {SEEDS} seeds"
         ends = self.test.interval
         text = f"{self.name} {self.test.difference:+.4f}"
         text += f" [{ends[0]:+.4f}, {ends[1]:+.4f}]" if ends else ""
@@ -251,7 +251,7 @@ def _head(answer: Answer) -> str:
         least = min((c.seeds for c in lacking), default=0)
         if question.grid and not answer.contrasts:
             return "Not answered yet: the search has not been run."
-        return f"Not answered yet: {least} seeds of {SEEDS}."
+        return f"Not answered yet: {least} of {SEEDS} seeds."
     words = [c.word for c in answer.contrasts]
     as_said = [c.word == c.said for c in answer.contrasts]
     if all(as_said):

@@ -13,12 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from flaxcnn.errors import ConfigError, near_miss
+from flaxcnn.errors import ConfigError, DataError, near_miss
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.catalog import Experiment
 from flaxcnn.recipe.config import KNOWN_DATA, Archive, Config, Permuted, Ranges
 from flaxcnn.recipe.layers import totals
-from flaxcnn.results.rows import Results, recipe, stale
+from flaxcnn.results.rows import Results, place, recipe, stale
 from flaxcnn.studies.candidates import of_catalog
 
 PROTOCOLS = {"honest": ("honest",), "document": ("document",), "both": ("document", "honest")}
@@ -66,7 +66,7 @@ class Task:
         else:
             digest = recipe(self.experiment.name, self.protocol, self.seeds[0]).fingerprint()
             name = f"{self.protocol}-seed{_seeds_text(self.seeds)}"
-        return f"{self.experiment.name.replace(':', '/')}/{name}-{digest[:8]}"
+        return f"{place(self.experiment.name)}/{name}-{digest[:8]}"
 
 
 def _seeds_text(seeds: Sequence[int]) -> str:
@@ -108,7 +108,8 @@ def chosen(names: Sequence[str], everything: bool) -> list[Experiment]:
                     f"experiment: got {name!r}, which is neither an experiment nor a document"
                     f"{near_miss(name, [*known, *documents])}"
                 )
-        one = catalog.find(name)
+        # Under the name that it is found by again, also where it comes from a file
+        one = replace(catalog.find(name), name=name)
         if one.kind == "mention":
             raise ConfigError(f"{name} cannot be run: {one.refusal}")
         found[name] = one
@@ -145,12 +146,23 @@ def tasks(
             config = recipe(experiment.name, protocol, seeds[0])
             left = [s for s in seeds if (experiment.name, protocol, s) not in there]
             done += len(seeds) - len(left)
-            per_image = multiply_adds(config)
-            work = per_image * images(config)
+            per_image, work = _cost(config)
             for part in stacks(left, work <= stack_work):
                 found.append(Task(experiment, protocol, part, work * len(part), per_image))
     found.sort(key=lambda task: (task.work, task.experiment.name, task.protocol, task.seeds))
     return found, done
+
+
+def _cost(config: Config) -> tuple[float, float]:
+    """Multiply-adds of an image, and of a training; infinite where the data is not there.
+
+    Such a task comes last and fails by itself, so that the others are done.
+    """
+    try:
+        per_image = multiply_adds(config)
+        return per_image, per_image * images(config)
+    except DataError:
+        return math.inf, math.inf
 
 
 def stacks(seeds: Sequence[int], side_by_side: bool) -> list[tuple[int, ...]]:

@@ -41,7 +41,7 @@ def test_without_rows_nothing_is_answered(results):
 def test_one_common_seed_is_not_enough(results):
     results.add([*sample(A, 0.99, seeds=2), *sample(B, 0.98, seeds=1)])
     (answer,) = answers(Figures(results), [asked(Pair(A, B, "better"))])
-    assert answer.head == "Not answered yet: 1 seeds of 8."
+    assert answer.head == "Not answered yet: 1 of 8 seeds."
 
 
 def test_yes_no_and_not_shown(results):
