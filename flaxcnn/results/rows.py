@@ -44,8 +44,7 @@ Key = tuple[str, str, int]  # experiment, protocol, seed
 
 
 def place(experiment: str) -> str:
-    """Where the records of an experiment lie: `mnist-ladder/model10`, of models.py:small
-    `models/small`."""
+    """Where its records lie: `mnist-ladder/model10`; of models.py:small `models/small`."""
     file, colon, name = experiment.rpartition(":")
     return f"{Path(file).stem}/{name.replace('/', '-')}" if colon else experiment
 

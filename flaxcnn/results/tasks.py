@@ -244,7 +244,8 @@ class Pace:
         A network of one filter spends its time on other things than multiplying: what is more than
         `LIKE` times smaller or larger says nothing.
         """
-        away = [(abs(math.log(size / task.per_image)), speed) for size, speed in self.known]
+        here = math.log(task.per_image)
+        away = [(abs(math.log(size) - here), speed) for size, speed in self.known]
         nearest = sorted(each for each in away if each[0] <= math.log(LIKE))[:NEAREST]
         if not nearest:
             return None

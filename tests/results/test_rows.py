@@ -84,7 +84,7 @@ def test_another_format_is_refused(results):
 
 def test_a_foreign_folder_is_refused(tmp_path):
     (tmp_path / "letter.txt").write_text("dear")
-    with pytest.raises(ConfigError, match="not empty and has no about.json"):
+    with pytest.raises(ConfigError, match=r"not empty and has no about\.json"):
         Results(tmp_path).open()
     with pytest.raises(ConfigError, match="is a file"):
         Results(tmp_path / "letter.txt").open()
