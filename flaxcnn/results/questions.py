@@ -90,11 +90,11 @@ QUESTIONS = (
          Pair("cifar-tuning/model2", "cifar-tuning/model2-no-dropout", "better", metric="gap")),
     ),
     Question(
-        "What does Adamax with epsilon 1 cost?", "not seen, it is called Adam.",
+        "Does epsilon 1 of Adamax cost accuracy?", "not seen; it is called Adam.",
         (Pair("cifar-tuning/model4", "cifar-tuning/model4-epsilon-1e-7", "worse"),),
     ),
     Question(
-        "How often is a network of one 1x1 filter born dead?", "not seen, there was one seed.",
+        "How often is a network of one 1x1 filter born dead?", "not seen; it has one seed.",
         dead=("mnist-ladder/baseline", "mnist-ladder/model1"),
     ),
     Question(
@@ -105,7 +105,8 @@ QUESTIONS = (
     _claim("model1", "baseline", "worse", "Does a pool of 2 cost accuracy?", "0.927 to 0.918."),
     _claim("model2", "model1", "better", "Does a filter of 3x3 win some of it back?",
            "0.918 to 0.920."),
-    _claim("model2", "baseline", "worse", "But not all of it?", "0.920 against 0.927."),
+    _claim("model2", "baseline", "worse", "Does that stay behind the baseline?",
+           "0.920 against 0.927."),
     _claim("model10", "baseline", "better", "Are three convolutions far better than none?",
            "0.993 against 0.927."),
 )  # fmt: skip
@@ -115,7 +116,7 @@ QUESTIONS = (
 class Contrast:
     """What one pair shows; `test` is None where fewer than two seeds are common."""
 
-    name: str
+    name: str  # `model10 against model9`
     seeds: int
     unit: str  # what was paired
     said: Said
@@ -125,18 +126,25 @@ class Contrast:
     p: float | None = None  # corrected
     word: str = "not answered"
     metric: str = "test_accuracy"
+    alive: bool = False  # whether seeds were left out, since one of the two networks is dead
 
     @property
     def text(self) -> str:
         """`model10 against model9 +0.0003 [-0.0004, +0.0010], 8 seeds, p = 0.31: not shown`."""
         if self.test is None:
             return f"{self.name}: {self.seeds} of {SEEDS} seeds"
+        word = OF_A_GAP.get(self.word, self.word) if self.metric == "gap" else self.word
+        return f"{self.name} {self.figures}: {word}"
+
+    @property
+    def figures(self) -> str:
+        """Difference, interval, n and p."""
+        assert self.test is not None
         ends = self.test.interval
-        text = f"{self.name} {self.test.difference:+.4f}"
+        text = f"{self.test.difference:+.4f}"
         text += f" [{ends[0]:+.4f}, {ends[1]:+.4f}]" if ends else ""
         p = "" if self.p is None else ", p < 0.0001" if self.p < 0.0001 else f", p = {self.p:.2g}"
-        word = OF_A_GAP.get(self.word, self.word) if self.metric == "gap" else self.word
-        return f"{text}, {self.seeds} {self.unit}{p}: {word}"
+        return f"{text}, {self.seeds} {self.unit}{p}"
 
 
 @dataclass
@@ -174,8 +182,9 @@ def _contrast(figures: Figures, pair: Pair) -> Contrast:
     common = sorted(a.keys() & b.keys())
     name = f"{_short(pair.own)} against {_short(pair.other)}"
     name += " in the gap of training to test" if pair.metric == "gap" else ""
-    name += " (networks that learn)" if pair.alive else ""
-    found = Contrast(name, len(common), "seeds", pair.said, metric=pair.metric)
+    left_out = pair.alive and any(len(m.rows) > len(m.living) for m in (own, other))
+    name += " (networks that learn)" if left_out else ""
+    found = Contrast(name, len(common), "seeds", pair.said, metric=pair.metric, alive=left_out)
     if len(common) > 1:
         found.samples = {s: a[s] for s in common}, {s: b[s] for s in common}
         found.test = compare_paired(*found.samples)
@@ -252,17 +261,24 @@ def _head(answer: Answer) -> str:
         if question.grid and not answer.contrasts:
             return "Not answered yet: the search has not been run."
         return f"Not answered yet: {least} of {SEEDS} seeds."
-    words = [c.word for c in answer.contrasts]
     as_said = [c.word == c.said for c in answer.contrasts]
     if all(as_said):
-        return "Yes."
-    against = {"better": ("worse", "equivalent"), "worse": ("better", "equivalent"),
-               "equivalent": ("better", "worse")}  # fmt: skip
-    if any(c.word in against[c.said] for c in answer.contrasts):
-        return "No." if not any(as_said) else "Not of all."
-    if any(as_said):
-        return f"Shown of {sum(as_said)} of {len(words)} comparisons only."
-    return "Not shown."
+        return f"Yes{_of_that_size(answer)}."
+    opposed = [c.word not in (c.said, "not shown") for c in answer.contrasts]
+    if not any(as_said):
+        return "No." if any(opposed) else "Not shown."
+    if as_said == [c.alive for c in answer.contrasts]:
+        return "Only of networks that learn."
+    return f"Of {sum(as_said)} of {len(as_said)} comparisons."
+
+
+def _of_that_size(answer: Answer) -> str:
+    """Whether the difference is as large as was said."""
+    size, test = answer.question.size, answer.contrasts[0].test
+    if size is None or test is None or test.interval is None:
+        return ""
+    low, high = sorted(abs(end) for end in test.interval)
+    return ", but less" if high < abs(size) else ", and more" if low > abs(size) else ""
 
 
 def _body(figures: Figures, answer: Answer) -> list[str]:
@@ -272,7 +288,9 @@ def _body(figures: Figures, answer: Answer) -> list[str]:
         parts.append(_ranking(figures, question.ranked))
     if question.grid and answer.contrasts:
         parts.append(_grid_text(figures, question.grid))
-    if any(c.test for c in answer.contrasts):
+    if question.ranked:
+        parts += _grouped(answer.contrasts)
+    elif any(c.test for c in answer.contrasts):
         parts.append("; ".join(c.text for c in answer.contrasts) + ".")
     first = answer.contrasts[0].test if answer.contrasts else None
     if question.size is not None and first is not None and first.interval:
@@ -282,6 +300,16 @@ def _body(figures: Figures, answer: Answer) -> list[str]:
                      "that interval.")  # fmt: skip
     parts += [_dead(figures, name) for name in question.dead]
     return parts
+
+
+def _grouped(contrasts: Sequence[Contrast]) -> list[str]:
+    """One against many, by verdict."""
+    found: dict[str, list[str]] = {}
+    for one in contrasts:
+        if one.test is not None:
+            own, _, other = one.name.partition(" against ")
+            found.setdefault(f"{own}, {one.word}", []).append(f"against {other} {one.figures}")
+    return [f"{key}: {'; '.join(texts)}." for key, texts in found.items()]
 
 
 def _ranking(figures: Figures, names: Sequence[str]) -> str:

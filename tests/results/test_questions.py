@@ -1,5 +1,7 @@
 """The documents' questions, answered from rows."""
 
+import dataclasses
+
 import made_rows
 import pytest
 
@@ -89,7 +91,25 @@ def test_the_size_that_is_claimed(results):
     inside, outside = answers(Figures(results), questions)
     assert "-0.0100 lies inside that interval" in inside.body
     assert "-0.0100 lies outside that interval" in outside.body
-    assert inside.head == outside.head == "Yes."
+    assert (inside.head, outside.head) == ("Yes.", "Yes, but less.")
+
+
+def test_what_holds_of_networks_that_learn_only(results):
+    results.add([*sample(A, 0.990, dead=(2, 4)), *sample(B, 0.985, shift=3)])
+    pair = Pair(A, B, "better")
+    (answer,) = answers(Figures(results), [asked(pair, dataclasses.replace(pair, alive=True))])
+    assert answer.head == "Only of networks that learn."
+    assert answer.body.count("(networks that learn)") == 1
+
+
+def test_one_against_many_is_grouped_by_verdict(results):
+    results.add([*sample(A, 0.992), *sample(B, 0.990, shift=3), *sample(C, 0.9921, shift=5)])
+    pairs = (Pair(A, B, "better"), Pair(A, C, "better"))
+    (answer,) = answers(Figures(results), [asked(*pairs, ranked=(A, B, C))])
+    assert answer.head == "Of 1 of 2 comparisons."
+    assert answer.body.startswith("Highest means over seeds: model10 0.9921 (n = 8), model8 0.9920")
+    assert "model8, better: against model9 +0.0020 [" in answer.body
+    assert "model8, equivalent: against model10 -0.0001 [" in answer.body
 
 
 def test_the_gap_is_larger_or_smaller(results):
