@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from flaxcnn.report.records import read_search
 from flaxcnn.report.report import any_name
 from flaxcnn.report.run import class_table
 from flaxcnn.report.search import candidates
-from flaxcnn.report.words import value_text
+from flaxcnn.report.words import label, value_text
 from flaxcnn.results.figures import (
     Document,
     Figures,
@@ -33,6 +34,7 @@ from flaxcnn.results.figures import (
 from flaxcnn.results.rows import Results, changed_settings
 
 SEED = 0  # of the run that is shown
+MOST_DRAWN = 12  # candidates whose folds are drawn, each with a line of its own
 # Data sets whose classes have names; those of digits are digits.
 CLASSES = {
     "fashion_mnist": ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt",
@@ -104,7 +106,10 @@ def page(figures: Figures, document: Document) -> Page:
         f"are of seed {SEED}, trained as the document did; RESULTS.md has every seed and the "
         "reasons.",
         flag="document protocol: epochs chosen as the document chose them", doubtful=True,
-        facts=[("Experiments", str(len(document.documented))), ("Shown here", str(len(shown)))],
+        facts=[
+            ("Experiments", str(len(document.documented))), ("Shown here", str(len(shown))),
+            *((word.capitalize(), str(n)) for word, n in Counter(judged).most_common()),
+        ],
     )  # fmt: skip
     if trained:
         found.sections.append(_comparison(found, figures, trained))
@@ -225,8 +230,8 @@ def _experiment(page: Page, figures: Figures, experiment: Experiment) -> Section
     best = row["best_epoch"]
     page.draw(section, "accuracy", curves.learning, epochs, "accuracy", best)
     page.draw(section, "loss", curves.learning, epochs, "loss", best)
-    label, predicted = np.array(first["label"]), np.array(first["predicted"])
-    page.draw(section, "the first predictions", images.first_grid, label, predicted, names)
+    truth, predicted = np.array(first["label"]), np.array(first["predicted"])
+    page.draw(section, "the first predictions", images.first_grid, truth, predicted, names)
     section.tables.append(_beside(figures, experiment))
     if row["confusion"] is not None:
         matrix = np.array(row["confusion"])
@@ -298,7 +303,7 @@ def _search(page: Page, figures: Figures, experiment: Experiment) -> Section:
     assert folder is not None  # of those shown
     section = candidates(page, read_search(folder))
     section.name, section.title = _short(experiment), _short(experiment)
-    told = "; ".join(f"{key} {value_text(value)}" for key, value in experiment.reported.items())
+    told = "; ".join(_told_of_grid(key, value) for key, value in experiment.reported.items())
     changed = changed_settings(experiment.name, folder)
     notes = [
         f"{experiment.title}. {experiment.notes}",
@@ -307,4 +312,13 @@ def _search(page: Page, figures: Figures, experiment: Experiment) -> Section:
           for key, (old, new) in changed.items()),
     ]  # fmt: skip
     section.text = " ".join(filter(None, notes))
+    if len(experiment.candidates) > MOST_DRAWN:
+        section.pictures = [p for p in section.pictures if p.name != "seeds"]
     return _named(section)
+
+
+def _told_of_grid(key: str, value: Any) -> str:
+    """`best n_kernel=7`, `folds 5`."""
+    if key == "best_params":
+        return f"best {label(value)}"
+    return f"{key.replace('_', ' ')} {value:.4f}" if isinstance(value, float) else f"{key} {value}"
