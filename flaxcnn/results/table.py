@@ -81,10 +81,7 @@ class Table:
     def not_run(self, experiment: Experiment, protocol: str) -> str:
         """`not run yet, about 3.4 h`."""
         task = self.left.get((experiment.name, protocol))
-        return "not run yet" + (f", {self._needs([task])}" if task else "")
-
-    def _needs(self, todo: Sequence[Task]) -> str:
-        return self.pace.text(todo)
+        return "not run yet" + (f", {self.pace.text([task])}" if task else "")
 
 
 def page(results: Results) -> str:
@@ -126,21 +123,31 @@ def _state(table: Table) -> str:
     wanted = [e for d in documents() for e in d.documented]
     models = [e for e in wanted if e.kind == "model"]
     grids = [e for e in wanted if e.candidates]
-    done = {p: sum(bool(table.figures.of(e.name, p).rows) for e in models) for p in PROTOCOLS}
     complete = [e for e in grids if table.figures.results.has_search(e.name, "honest")]
     judged = Counter(verdict(e, table.figures.of(e.name, "document")).verdict for e in models)
     lines = [
-        f"Of {len(models)} trainings {done['document']} have been run as the document did and "
-        f"{done['honest']} under the honest protocol, of {len(grids)} grids {len(complete)}. "
+        f"Of {len(models)} trainings {_seeds(table, models, 'document')} have been run as the "
+        f"document did and {_seeds(table, models, 'honest')} under the honest protocol; of "
+        f"{len(grids)} grids {len(complete)} are complete"
+        + (f" ({', '.join(e.name for e in complete)})" if complete else "") + ".",
         "Verdicts: " + ", ".join(f"{n} {word}" for word, n in judged.most_common()) + ".",
         f"{len(table.figures.rows)} rows, made on {_machines(table.figures)}.",
     ]  # fmt: skip
     names = {e.name for e in wanted}
     left = [task for (name, _), task in table.left.items() if name in names]
     if left:
-        lines.append(f"Left for one seed of everything: {len(left)} trainings and searches, "
-                     f"{table.pace.text(left)}.")  # fmt: skip
+        lines.append(f"Left for one seed of everything: {len(left)} trainings and searches, on the "
+                     f"machine of these rows {table.pace.text(left)}.")  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def _seeds(table: Table, models: Sequence[Experiment], protocol: str) -> str:
+    """`28 (15 with 1 seed, 13 with 8)`: how many models have rows, and how many seeds of them."""
+    found = Counter(len(table.figures.of(e.name, protocol).rows) for e in models)
+    del found[0]
+    each = ", ".join(f"{n} with {seeds} seed{'s' if seeds > 1 else ''}"
+                     for seeds, n in sorted(found.items()))  # fmt: skip
+    return f"{found.total()} ({each})" if found else "none"
 
 
 def _machines(figures: Figures) -> str:
@@ -303,10 +310,10 @@ def _grid_verdict(table: Table, experiment: Experiment) -> Judged:
     winner = f"the document's best is {label(best)}, ours {found['winner']}"
     if changed_settings(experiment.name, folder):
         return Judged("cannot be told", f"the search was shortened; {winner}")
-    score = experiment.reported.get("cv_accuracy")
-    if own is None or own["mean"] is None:
-        return Judged("cannot be told", f"{winner}, and the document's was not scored")
-    scored = found["refit"]["train_rows"] + found["refit"]["val_rows"]  # by one fold each
+    score, refit = experiment.reported.get("cv_accuracy"), found.get("refit")
+    if own is None or own["mean"] is None or refit is None:
+        return Judged("cannot be told", f"{winner}, and there is no score to compare")
+    scored = refit["train_rows"] + refit["val_rows"]  # by one fold each
     judged = judge([own["mean"]], score, scored, 4)
     return Judged(judged.verdict, f"{judged.reason}; {winner}", judged.difference, judged.interval)
 

@@ -120,6 +120,14 @@ def test_a_search_has_its_table(results):
     assert "| n_hidden=1, f_val=16 | 29,402 | 5 | 0.8440 ± 0.0010 [0.8420, 0.8460] |" in text
 
 
+def test_how_much_has_been_run(made):
+    text = made[0].split("\n## ")[0]
+    assert "Of 28 trainings 4 (2 with 1 seed, 1 with 2 seeds, 1 with 3 seeds) have been run" in text
+    assert "and 1 (1 with 1 seed) under the honest protocol; of 5 grids 0 are complete." in text
+    assert "Verdicts: 24 cannot be told, 2 reproduced, 1 better, 1 not reproduced." in text
+    assert "10 rows, made on 2 CPU cores, cpu" in text
+
+
 def test_the_same_rows_give_the_same_page(made):
     assert page(made[1]) == made[0]
 
