@@ -23,19 +23,21 @@ ROOT = Path(__file__).resolve().parents[1]
 CLOUD = ROOT / "cloud"
 SHELL = sorted([*CLOUD.glob("*.sh"), *CLOUD.glob("*.sbatch")])
 MANIFESTS = sorted(CLOUD.glob("*.yaml"))
+FIRST_HOUR = ROOT / "benchmarks" / "first_hour.sh"
+SCRIPTS = [*SHELL, FIRST_HOUR]
 PROSE = [CLOUD / "README.md", ROOT / "docs" / "scaling.md"]
 FATAL = {1, 2, 3, 4, 5, 6, 130}  # exit codes that would come again
 RESUMABLE = {75, 134, 137, 139}
 
 
-NAMES = "(?:train|study|launch|data|bench|compare)"
+NAMES = "(?:train|study|launch|data|bench|compare|doctor)"
 
 
 def name(path):
     return path.name
 
 
-@pytest.mark.parametrize("path", SHELL, ids=name)
+@pytest.mark.parametrize("path", SCRIPTS, ids=name)
 def test_scripts_parse_and_stop_at_errors(path):
     subprocess.run(["bash", "-n", path], check=True)
     # The entry point must live to hand on an exit code, so -e is not for it.
@@ -89,9 +91,7 @@ def command_lines(path):
     text = re.sub(r'"\$\{settings\[@\]\}"', settings(path), text)
     for line in text.splitlines():
         line = re.sub(r"(?:^| )# .*", "", line)
-        if found := re.search(
-            r"(?:^|[ /])flaxcnn ((?:train|study|launch|data|bench|compare)\b.*)", line
-        ):
+        if found := re.search(rf"(?:^|[ /])flaxcnn ({NAMES}\b.*)", line):
             command = re.split(r" (?:\|\||&&|;|> |\.\.\.)", found[1])[0].rstrip(' "')
             yield shlex.split(command + ('"' if command.count('"') % 2 else ""))
 
@@ -110,11 +110,11 @@ def options(words):
     return {one for p in command.params for one in (*p.opts, *p.secondary_opts)}, words
 
 
-LINES = [(path, words) for path in (*SHELL, *MANIFESTS, *PROSE) for words in command_lines(path)]
+LINES = [(path, words) for path in (*SCRIPTS, *MANIFESTS, *PROSE) for words in command_lines(path)]
 
 
 def test_command_lines_are_found():
-    for path in (*SHELL, *MANIFESTS):
+    for path in (*SCRIPTS, *MANIFESTS):
         assert path.name == "entrypoint.sh" or path in {found for found, _ in LINES}, path.name
 
 
@@ -134,7 +134,7 @@ def test_command_lines_use_known_options_and_settings(path, words):
             check_setting(rest[place + 1])
 
 
-@pytest.mark.parametrize("path", [*SHELL, *MANIFESTS, *PROSE], ids=name)
+@pytest.mark.parametrize("path", [*SCRIPTS, *MANIFESTS, *PROSE], ids=name)
 def test_settings_exist(path):
     for assignment in re.findall(r"-s \"?(\w[\w.]*=[\w.]+)", path.read_text()):
         check_setting(assignment)
@@ -145,7 +145,7 @@ def check_setting(assignment):
     assert key in Config.__dataclass_fields__, f"no setting {key}"
 
 
-@pytest.mark.parametrize("path", [*SHELL, *MANIFESTS, *PROSE], ids=name)
+@pytest.mark.parametrize("path", [*SCRIPTS, *MANIFESTS, *PROSE], ids=name)
 def test_experiments_exist(path):
     for found in re.findall(
         r"(?<![/\w])(?:digits|mnist|fashion|cifar)-\w+/[\w-]+", path.read_text()
