@@ -78,7 +78,7 @@ def test_another_answer_in_one_call_of_many_is_noticed(monkeypatch):
         return run
 
     monkeypatch.setattr(jax, "jit", one_in_many)
-    found = numerics._same_answer()
+    (found,) = numerics._same_answer()
     assert (found.name, found.verdict, found.upstream) == (
         "same answer every call", "failed", "jax#39741",
     )  # fmt: skip
@@ -98,6 +98,19 @@ def test_another_answer_in_one_call_of_many_is_noticed(monkeypatch):
 def test_an_operation_that_is_broken_is_named(monkeypatch, module, name, broken, failing):
     monkeypatch.setattr(module, name, broken)
     assert failed(numerics.checks()) == [failing]
+
+
+def test_a_back_end_that_refuses_stops_no_other_check(monkeypatch):
+    def refuse(x):
+        raise jax.errors.JaxRuntimeError("INTERNAL: no such\nkernel")
+
+    monkeypatch.setattr(jnp, "sort", refuse)
+    found = numerics.checks()
+    assert [one.name for one in found] == [*NAMES[: NAMES.index("sort")], "orders"]
+    assert (found[-1].verdict, found[-1].line()) == ("failed", "INTERNAL: no such kernel")
+    monkeypatch.setattr(jax.lax, "psum", lambda x, axis: refuse(x))
+    monkeypatch.setattr(collectives, "across", lambda: found[0])
+    assert failed(collectives.checks()) == ["within"]
 
 
 def test_products_in_fewer_digits_fail_where_float32_is_promised(monkeypatch):
@@ -182,7 +195,7 @@ def test_two_processes_agree_over_gloo():
     ("child", "verdict", "said"),
     [
         ("print('[Gloo] Rank 0 is connected'); print(0.0)", "ok", "allowed 0.0e+00"),
-        ("print(3.0)", "failed", "worst relative error 3.0e+00, allowed 0.0e+00 (see jax#40830)"),
+        ("print(3.0)", "failed", "worst relative error 3.0e+00, allowed 0.0e+00 (as in jax#40830)"),
         ("import os; os.abort()", "failed", "not a number"),
         ("raise SystemExit(1)", "not run", "2 processes could not be joined on this machine"),
         ("import time; time.sleep(60)", "not run", "2 processes did not end within 1 s"),
