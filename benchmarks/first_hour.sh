@@ -12,6 +12,7 @@
 # NAME.json (what it printed) and NAME.log; summary.json and the table at the end say what came out.
 # BUDGET=3600 bounds all of it: what no longer fits is left out, and said.
 set -euo pipefail
+here=$PWD
 cd "$(dirname "$0")/.."
 
 quick=no
@@ -24,6 +25,7 @@ if [[ ${1:-} == -* || $# -gt 1 ]]; then
   exit 2
 fi
 FOLDER=${1:-first-hour}
+[[ $FOLDER == /* ]] || FOLDER=$here/$FOLDER
 BUDGET=${BUDGET:-3600}
 export TF_CPP_MIN_LOG_LEVEL=3
 
@@ -53,11 +55,12 @@ step() {
     > "$FOLDER/$name.json" 2> "$FOLDER/$name.log" < /dev/null &
   child=$!
   wait "$child" || status=$?
-  case $status in
-    0) verdict=done ;;
-    124 | 137) verdict="stopped after $limit s" ;;
-    *) verdict="exit code $status" ;;
-  esac
+  verdict="exit code $status"
+  if [[ $status == 0 ]]; then verdict=done; fi
+  # 137 is also what the kernel's out-of-memory killer leaves, and that before the time is over.
+  if [[ $status == 124 ]] || { [[ $status == 137 ]] && ((SECONDS - began >= limit)); }; then
+    verdict="stopped after $limit s"
+  fi
   printf '%s\t%s\t%s\n' "$name" "$verdict" $((SECONDS - began)) >> "$FOLDER/steps.tsv"
   echo "$name: $verdict, $((SECONDS - began)) s"
 }
@@ -91,12 +94,13 @@ fi
 runs=$FOLDER/runs
 
 # MNIST where it is prepared. Without it images of its shape that can be learned, from a file.
-mnist=$([[ $quick == no ]] && flaxcnn data verify mnist > "$FOLDER/mnist.log" 2>&1 && echo yes || echo no)
-cifar=$([[ $quick == no ]] && flaxcnn data verify cifar10 > "$FOLDER/cifar.log" 2>&1 && echo yes || echo no)
-data=mnist
+mnist=no cifar=no data=mnist
+if [[ $quick == no ]]; then
+  if flaxcnn data verify mnist > "$FOLDER/mnist.log" 2>&1; then mnist=yes; fi
+  if flaxcnn data verify cifar10 > "$FOLDER/cifar.log" 2>&1; then cifar=yes; fi
+fi
 if [[ $mnist == no ]]; then
-  data=npz:$(pwd)/$FOLDER/rows.npz
-  [[ $FOLDER != /* ]] || data=npz:$FOLDER/rows.npz
+  data=npz:$FOLDER/rows.npz
   step data 120 python -m benchmarks.first_hour data "$FOLDER/rows.npz" "$rows"
 fi
 

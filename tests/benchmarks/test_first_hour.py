@@ -195,9 +195,15 @@ def test_peers_and_wrong_numerics(results, capsys):
     entry = {"model": "mnist-ladder/model10", "train": train}
     folder = results("peers.json", {"comparison": {"models": [entry]}})
     first_hour.show(folder)
+    assert first_hour.summary(folder)["numerics_failed"] == ["sort"]
     out = capsys.readouterr().out
     assert "numerics: WRONG: sort" in out
     assert "mnist-ladder/model10: 1.47 times torch in training" in out
+
+
+def test_numerics_that_were_not_run_are_not_called_right(results, capsys):
+    first_hour.show(results("numerics.json", {"error": "no such back end"}))
+    assert "numerics: not run" in capsys.readouterr().out
 
 
 def test_what_cannot_be_read_hides_nothing_else(results):
