@@ -30,11 +30,11 @@ LARGEST = 10  # instructions that are named
 # -- bytes ---------------------------------------------------------------------------------------
 
 
-def moved(module: Module, one: Instruction, computation: str) -> float:
-    """Bytes that an instruction reads from memory and writes to it, as its shapes say.
+def moved(module: Module, one: Instruction, computation: str, main: bool = False) -> float:
+    """Bytes that an instruction reads and writes, as its shapes say.
 
     Of what is only sliced or gathered from, what is taken counts; of what is updated in place, the
-    update.
+    update. With `main`, of a TPU, only those of its main memory.
     """
     if one.op in FREE or one.op.endswith(("-done", "-update")):
         return 0.0
@@ -42,25 +42,26 @@ def moved(module: Module, one: Instruction, computation: str) -> float:
     kinds = [around[name].type if name in around else "" for name in one.operands]
     match one.op:
         case "fusion":
-            return _read(module, one, kinds) + _written(module, one)
+            return _read(module, one, kinds, main) + _written(module, one, main)
         case "dynamic-slice" | "gather":
-            return 2 * size(one.type)
+            return 2 * size(one.type, main)
         case "dynamic-update-slice":
-            return 2 * size(kinds[1])
+            return 2 * size(kinds[1], main)
         case "copy-start":  # gives (copy, original, context)
-            return arrays(one.type)[0] + size(kinds[0])
+            return arrays(one.type, main)[0] + size(kinds[0], main)
     if one.op.endswith("-start"):  # (operands, results)
-        return size(one.type)
-    return sum(map(size, kinds)) + size(one.type)
+        return size(one.type, main)
+    return sum(size(kind, main) for kind in kinds) + size(one.type, main)
 
 
-def _read(module: Module, one: Instruction, kinds: list[str]) -> float:
+def _read(module: Module, one: Instruction, kinds: list[str], main: bool) -> float:
     """Of a fusion."""
     inside = module.computations[one.attribute("calls")]
     found = {int(each.operands[0]): each.name for each in inside.values() if each.op == "parameter"}
     total = 0.0
     for number, kind in enumerate(kinds):
-        total += min(_taken(inside, found[number]), size(kind)) if number in found else size(kind)
+        taken = _taken(inside, found[number]) if number in found else float("inf")
+        total += min(taken, size(kind, main))
     return total
 
 
@@ -79,14 +80,13 @@ def _taken(inside: dict[str, Instruction], name: str) -> float:
     return total
 
 
-def _written(module: Module, one: Instruction) -> float:
+def _written(module: Module, one: Instruction, main: bool) -> float:
     """Of a fusion; what updates an array in place writes the update."""
     inside = module.computations[one.attribute("calls")]
     root = module.root(one.attribute("calls"))
     parts = [inside[name] for name in root.operands] if root.op == "tuple" else [root]
-    kinds = arrays(one.type)
     total = 0.0
-    for part, whole in zip(parts, kinds, strict=False):
+    for part, whole in zip(parts, arrays(one.type, main), strict=False):
         part = _behind(inside, part)
         updates = part.op == "dynamic-update-slice"
         total += min(size(inside[part.operands[1]].type), whole) if updates else whole
@@ -162,14 +162,15 @@ def step(module: Module, kind: str) -> dict[str, Any]:
 
     Returns:
         `convolutions` and `collectives` by kind, `collective_bytes`, `bytes_accessed`,
-        `custom_calls` that are no convolutions, loops inside, `cycles` with
+        `main_bytes` of a TPU's main memory alone (on a GPU all of them), `custom_calls` that are no convolutions, loops inside, `cycles` with
         `unestimated_bytes` of what has no estimate (None on a GPU), `transposes` and `kernels` as
         HLO has them, and the `largest` instructions by cycles or, on a GPU, by bytes.
     """
     body, trips = loop(module)
-    rows = []
+    rows, main = [], 0.0
     for one, computation, times in executed(module, body):
         nbytes = moved(module, one, computation)
+        main += times * moved(module, one, computation, main=True)
         if nbytes or one.cycles:
             rows.append((one, times, nbytes * times, (one.cycles or 0) * times))
     exchanged, exchanged_bytes = collectives(module, body)
@@ -186,6 +187,7 @@ def step(module: Module, kind: str) -> dict[str, Any]:
         "collectives": exchanged,
         "collective_bytes": round(exchanged_bytes),
         "bytes_accessed": round(sum(row[2] for row in rows)),
+        "main_bytes": round(main),
         "custom_calls": dict(sorted(calls.items())),
         "loops": sum(one.op == "while" for one in module.computations[body].values()),
         "cycles": sum(row[3] for row in rows) if kind == "tpu" else None,

@@ -152,19 +152,23 @@ def _closing(text: str) -> int:
 
 
 @functools.cache
-def arrays(kind: str) -> tuple[float, ...]:
-    """Bytes of each array of a type as it lies in memory, padded to its tiles; 0 on the chip."""
-    return tuple(_padded(*found) for found in ARRAY.findall(kind) if found[0] in BYTES)
+def arrays(kind: str, main: bool = False) -> tuple[float, ...]:
+    """Bytes of each array of a type, padded to its tiles; `main`: 0 for one that is on the chip."""
+    found = [each for each in ARRAY.findall(kind) if each[0] in BYTES]
+    return tuple(0.0 if main and _on_chip(each[2]) else _padded(*each) for each in found)
 
 
-def size(kind: str) -> float:
-    """Bytes of all arrays of a type."""
-    return sum(arrays(kind))
+def size(kind: str, main: bool = False) -> float:
+    """Bytes of all arrays of a type, as `arrays` says them."""
+    return sum(arrays(kind, main))
+
+
+def _on_chip(layout: str) -> bool:
+    """On a TPU, whose layouts have tiles; on a GPU the same space is that of exchanges."""
+    return ON_CHIP in layout and "T(" in layout
 
 
 def _padded(kind: str, dims: str, layout: str) -> float:
-    if ON_CHIP in layout and "T(" in layout:
-        return 0.0
     shape = [int(each) for each in dims.split(",") if each]
     order, _, tiles = layout.partition(":")
     tile = re.match(r"T\(([\d,]+)\)", tiles)
