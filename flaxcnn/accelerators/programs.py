@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxcnn.accelerators import plain
+from flaxcnn.accelerators.cases import STEPS
 from flaxcnn.data import splits
 from flaxcnn.data.archives import PUBLISHED
 from flaxcnn.data.arrays import Dataset, Split
@@ -25,9 +26,7 @@ from flaxcnn.engine.step import TrainState, init_state
 from flaxcnn.errors import ConfigError
 from flaxcnn.recipe.config import KNOWN_DATA, Config
 
-PROGRAMS = ("train_epoch", "evaluate", "alive_units")
-STEPS = 20  # of a training program: a loop's body is the same however often it runs
-EVAL_STEPS = 2
+PROGRAMS = ("train_epoch", "evaluate", "alive_units")  # evaluate is what predicts too
 Tree = Any
 
 
@@ -79,7 +78,7 @@ def abstract_job(
     data = dataset_like(config.dataset)
     config.table(data.shape, data.num_classes)
     rows = shortened(config, splits.choose(data, config), steps)
-    plan = make_plan(config, len(rows.train), devices)
+    plan = make_plan(config, len(rows.train), devices, every=True)
     place = parallel.everywhere(plan.spread.devices)
     scaling = Scaling(*splits.standardisation(data.train.image[:2], config.normalize))  # type: ignore[arg-type]
     host = functools.partial(
@@ -130,13 +129,9 @@ def plain_traced(config: Config, program: str, steps: int = STEPS) -> jax.stages
         shape: tuple[int, ...] = (len(rows.train),)
     else:
         plan = make_plan(config, len(rows.train), 1)
-        shape = eval_shape(Job(config, data, rows, plan, None, None, place))  # type: ignore[arg-type]
+        shape = Job(config, data, rows, plan, None, None, place).eval_shape()  # type: ignore[arg-type]
     number = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=place)
     function = functools.partial(getattr(plain, program), config)
     donated = (0,) if program == "train_epoch" else ()
     return jax.jit(function, donate_argnums=donated).trace(state, image, label, number)
 
-
-def eval_shape(job: Job) -> tuple[int, int]:
-    """(S, B) of evaluation."""
-    return job.eval_shape()

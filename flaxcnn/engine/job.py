@@ -34,10 +34,15 @@ PROGRAM_OF = ("normalize", "evaluate_train", "determinism")  # settings, beside 
 PROBE_ROWS = 2000  # training rows on which a unit must stay silent to be called dead
 
 
-def make_plan(config: Config, train_rows: int, devices: int | None = None) -> Plan:
-    """The static part of a run over `train_rows` rows; `devices` None: as many as do well."""
+def make_plan(
+    config: Config, train_rows: int, devices: int | None = None, every: bool = False
+) -> Plan:
+    """The static part of a run over `train_rows` rows; `devices` and `every` as `choose` has them.
+
+    With neither, over as many devices as do well.
+    """
     steps = steps_per_epoch(train_rows, config.batch_size, config.drop_last)
-    spread = parallel.choose(config, devices)
+    spread = parallel.choose(config, devices, every)
     axis = spread.axis if config.batch_norm == "global" else None
     return Plan(
         model=CNN(

@@ -71,8 +71,8 @@ class Spread:
 ALONE = Spread()
 
 
-def choose(config: Config, devices: int | None = None) -> Spread:
-    """How a run divides its batches over the devices of all processes, or over `devices`.
+def choose(config: Config, devices: int | None = None, every: bool = False) -> Spread:
+    """How a run divides its batches over all processes' devices, or `devices`; `every`: over each.
 
     Raises:
         ConfigError: what the recipe asks for does not go together, or not with these devices.
@@ -83,7 +83,7 @@ def choose(config: Config, devices: int | None = None) -> Spread:
         # A divisor: the virtual shards are dealt out evenly.
         several = max(n for n in range(1, there + 1) if config.virtual_shards % n == 0)
     else:
-        several = max(min(there, config.batch_size // LEAST_ROWS[on]), 1)
+        several = max(min(there, config.batch_size // (1 if every else LEAST_ROWS[on])), 1)
         if on == "tpu" and devices is None:
             # Its compiler takes only groups of chips that divide the slice.
             several = max(n for n in range(1, several + 1) if there % n == 0)
