@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def folder(target: Target) -> Path | None:
         return None
     raise ConfigError(
         f"--compile-for {target.name}: its compiler is not installed; `{install_command(own)}` "
-        "puts it into a folder of its own (340 MB), where it does not disturb jax"
+        "downloads 340 MB into a folder of its own, where it does not disturb jax"
     )
 
 
@@ -81,6 +82,16 @@ def install_command(where: Path) -> str:
     """What installs the compilers there."""
     words = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(where), *WHEELS]
     return shlex.join(words)
+
+
+def versions(where: Path | None) -> dict[str, str]:
+    """Of jax and of the compilers, in their folder or the environment; of those that are there."""
+    found = {}
+    for name in ("jax", "jaxlib", *(wheel.partition("==")[0] for wheel in WHEELS)):
+        path = [str(where), *sys.path] if where else sys.path
+        for one in metadata.distributions(name=name, path=path):
+            found.setdefault(name, one.version)
+    return found
 
 
 def compile_case(case: Case) -> dict[str, Any]:
