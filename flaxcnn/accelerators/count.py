@@ -259,15 +259,15 @@ def launches(root: Thunk) -> dict[str, Any]:
     """Of a step: `kernels`, `launches` by the host, `transposes`; of a call: `call_launches`.
 
     A graph is one launch, and so is all that a loop inside it does: a step of it costs the host
-    none.
+    none. A program without a loop is a step.
     """
-    loops = [(one, inside) for one, inside in _loops(root, False)]
+    loops = list(_loops(root, False))
     body, in_graph = max(loops, key=lambda each: len(list(each[0].leaves())), default=(root, False))
     leaves = list(body.leaves())
-    outside = sum(1 for one in root.parts if one.kind != "kWhile")
+    outside = sum(one.kind != "kWhile" for one in root.parts) if loops else 0
     return {
         "kernels": len(leaves),
-        "launches": 0 if in_graph else sum(1 for _ in body.parts),
+        "launches": 0 if in_graph else len(body.parts),
         "call_launches": outside,
         "transposes": sum("transpose" in one.text.split(" ")[0] for one in leaves),
     }
