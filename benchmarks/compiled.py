@@ -73,7 +73,9 @@ def main() -> None:
         if known or chosen.only not in name:
             continue
         if chosen.keep:
-            one = dataclasses.replace(one, keep=str(chosen.keep / f"{re.sub('[ /]', '-', name)}.hlo"))
+            one = dataclasses.replace(
+                one, keep=str(chosen.keep / f"{re.sub('[ /]', '-', name)}.hlo")
+            )
         rows[name] = {"case": name, **compile_case(one)}
         row = rows[name]
         print(name, {k: row.get(k) for k in ("kernels", "launches", "bytes_accessed", "cycles",

@@ -134,4 +134,3 @@ def plain_traced(config: Config, program: str, steps: int = STEPS) -> jax.stages
     function = functools.partial(getattr(plain, program), config)
     donated = (0,) if program == "train_epoch" else ()
     return jax.jit(function, donate_argnums=donated).trace(state, image, label, number)
-
