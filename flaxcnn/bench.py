@@ -8,6 +8,7 @@ one experiment take turns, so that whatever else the machine does meanwhile touc
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import resource
 import statistics
@@ -26,12 +27,16 @@ from flaxcnn import backend
 from flaxcnn.data.arrays import Dataset, Split, repeated
 from flaxcnn.data.datasets import listing
 from flaxcnn.engine.epoch import eval_batch
-from flaxcnn.engine.job import make_job
-from flaxcnn.engine.parallel import choose
+from flaxcnn.engine.job import COMPUTED_IN, make_job, products
+from flaxcnn.engine.parallel import choose, platform
 from flaxcnn.recipe.config import Archive, Config
 from flaxcnn.recipe.layers import Layer, Residual, Shape, table, totals
 
-DTYPES = {"float32": "f32", "bfloat16": "bf16"}  # Config.precision -> its name in a result
+DTYPES = {
+    "float32": "f32",
+    "tensorfloat32": "tf32",
+    "bfloat16": "bf16",
+}  # Config.precision -> its name in a result
 MIN_STEPS = 2  # of one block
 CALIBRATIONS = 3  # times that a block is sized anew, until it takes about the seconds asked for
 MAX_IMAGE_BYTES = 2**30  # of one case on the device; a block of tiny images stays shorter then
@@ -166,7 +171,9 @@ class Peak:
         self.devices = jax.devices()
         self.size = PEAK_SIZE.get(jax.default_backend(), PEAK_SIZE_ACCELERATOR)
         one = np.random.default_rng(0).normal(size=(self.size, self.size)) / np.sqrt(self.size)
-        self.matrix = [jax.device_put(jnp.asarray(one, precision), d) for d in self.devices]
+        self.products = products(precision, platform())
+        matrix = jnp.asarray(one, COMPUTED_IN[precision])
+        self.matrix = [jax.device_put(matrix, device) for device in self.devices]
 
     def sized(self, steps: int) -> Peak:
         """The same with another number of products, which is an argument of the program."""
@@ -176,13 +183,15 @@ class Peak:
     def run(self) -> None:
         """Start the products on all devices, then wait for all."""
         # The count goes where the matrix is: what is on no device in particular follows the rest
-        jax.block_until_ready([_products(one, np.int32(self.steps)) for one in self.matrix])
+        steps = np.int32(self.steps)
+        jax.block_until_ready([_products(one, steps, self.products) for one in self.matrix])
 
 
-@jax.jit
-def _products(matrix: jax.Array, count: jax.Array) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=2)
+def _products(matrix: jax.Array, count: jax.Array, precision: str | None) -> jax.Array:
     """[n, n] times itself, `count` times; entries of variance 1/n keep the values in range."""
-    return jax.lax.fori_loop(0, count, lambda _, x: x @ matrix, matrix)
+    times = lambda _, x: jnp.matmul(x, matrix, precision=precision)  # noqa: E731
+    return jax.lax.fori_loop(0, count, times, matrix)
 
 
 # -- timing --------------------------------------------------------------------------------------

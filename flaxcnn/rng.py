@@ -53,16 +53,17 @@ def threefry2x32(
     return a, b
 
 
-def bits16(key: jax.Array, stream: int, count: int) -> jax.Array:
+def bits16(key: jax.Array, stream: int, count: int, once: bool = True) -> jax.Array:
     """`count` random uint16 for each typed threefry key of [B] -> [B, count].
 
     `stream` numbers independent draws from the same keys. Each hash gives four of them, where
-    `jax.random.bits` gives one.
+    `jax.random.bits` gives one. With `once` hashes are written to memory before they are used:
+    XLA's CPU compiler would compute them anew for each of the four.
     """
     words = jax.random.key_data(key)[:, :, None]  # [B, 2, 1] uint32
     number = jnp.arange(-(-count // 4), dtype=jnp.uint32)[None]
     hashed = threefry2x32((words[:, 0], words[:, 1]), (jnp.full_like(number, stream), number))
-    # Computed once: without the barrier each of the four uses below would hash again.
-    hashed = jax.lax.optimization_barrier(hashed)
+    if once:
+        hashed = jax.lax.optimization_barrier(hashed)
     halves = [jax.lax.bitcast_convert_type(word, jnp.uint16) for word in hashed]
     return jnp.concatenate([half.reshape(len(key), -1) for half in halves], axis=1)[:, :count]

@@ -23,7 +23,11 @@ if TYPE_CHECKING:
     from flaxcnn.bench import Case
     from flaxcnn.data.arrays import Dataset
 
-PRECISIONS = {"f32": "float32", "bf16": "bfloat16"}  # --dtype -> Config.precision
+PRECISIONS = {
+    "f32": "float32",
+    "tf32": "tensorfloat32",
+    "bf16": "bfloat16",
+}  # --dtype -> Config.precision
 MODES = ("train", "eval")
 COMPILE_FOR = typer.Option(
     None, "--compile-for", metavar="CHIP[:CHIPS]",
@@ -48,7 +52,10 @@ def bench(
         None, "--batch-sizes", metavar="64,128", help="Of training; default the recipe's own."
     ),
     dtype: str = typer.Option(
-        None, "--dtype", metavar="f32,bf16", help="Of the computation; default the recipe's own."
+        None,
+        "--dtype",
+        metavar="f32,tf32,bf16",
+        help="Of the computation; default the recipe's own.",
     ),
     mode: str = typer.Option("train,eval", "--mode", help="train, eval, or both."),
     repeats: int = typer.Option(5, "--repeats", help="Timed blocks of each case."),

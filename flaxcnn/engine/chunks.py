@@ -101,7 +101,8 @@ def joined(plan: Plan, program: str, results: list[tuple[Tree, int]]) -> Tree:
     if program == "train_epoch":
         return joined_sums(results, 1)  # all devices have found the same
     if program == "evaluate":
-        return joined_sums([(sums, count) for (sums, _), count in results], plan.spread.devices)
+        each = plan.spread.devices if plan.spread.axis else 1  # that have sums of their own
+        return joined_sums([(sums, count) for (sums, _), count in results], each)
     if program == "predict":
         logits = [(jax.device_get(found[1]), count) for found, count in results]
         return jnp.asarray(np.concatenate(

@@ -31,7 +31,20 @@ from flaxcnn.recipe.leaves import compiled_layers, compiled_optimizer, dropout_r
 from flaxcnn.recipe.optimizers import Cosine
 
 PROGRAM_OF = ("normalize", "evaluate_train", "determinism")  # settings, beside the plan
+# Of activations, by `precision`; parameters and logits are float32 always.
+COMPUTED_IN = {"float32": "float32", "tensorfloat32": "float32", "bfloat16": "bfloat16"}
 PROBE_ROWS = 2000  # training rows on which a unit must stay silent to be called dead
+
+
+def products(precision: str, platform: str) -> str | None:
+    """How exactly products of float32 numbers are computed, as jax.default_matmul_precision has it.
+
+    Without a word a GPU rounds the factors to 10 bits (TF32) and a TPU to 7 (bfloat16). "high" is
+    TF32 on a GPU and three products of bfloat16 parts on a TPU; a CPU knows float32 alone.
+    """
+    if platform == "cpu":
+        return None
+    return {"float32": "highest", "tensorfloat32": "high", "bfloat16": None}[precision]
 
 
 def make_plan(
@@ -47,10 +60,11 @@ def make_plan(
     return Plan(
         model=CNN(
             compiled_layers(config.layers),
-            jnp.dtype(config.precision),
+            jnp.dtype(COMPUTED_IN[config.precision]),
             axis,
             config.remat,
             spread.platform,
+            products(config.precision, spread.platform),
         ),
         optimizer=compiled_optimizer(config.optimizer),
         schedule=config.schedule,

@@ -67,7 +67,7 @@ def joined_sums(parts: Sequence[tuple[MetricSums, int]], devices: int) -> Metric
     Args:
         parts: sums [..., devices * S] as the devices found them, and how many of each device's S
             batches are true ones.
-        devices: that share a batch.
+        devices: that found sums of their own.
     """
     host = [(jax.device_get(found), count) for found, count in parts]
 

@@ -77,16 +77,16 @@ def choose(config: Config, devices: int | None = None, every: bool = False) -> S
     Raises:
         ConfigError: what the recipe asks for does not go together, or not with these devices.
     """
-    there, on = len(all_devices()) if devices is None else devices, platform()
-    exact = config.determinism == "exact"
+    chips, on = len(all_devices()), platform()
+    there, exact = chips if devices is None else devices, config.determinism == "exact"
+    # A TPU's compiler takes only groups of chips that divide the slice.
+    possible = [n for n in range(1, there + 1) if on != "tpu" or chips % n == 0]
     if exact:
         # A divisor: the virtual shards are dealt out evenly.
-        several = max(n for n in range(1, there + 1) if config.virtual_shards % n == 0)
+        several = max(n for n in possible if config.virtual_shards % n == 0)
     else:
-        several = max(min(there, config.batch_size // (1 if every else LEAST_ROWS[on])), 1)
-        if on == "tpu" and devices is None:
-            # Its compiler takes only groups of chips that divide the slice.
-            several = max(n for n in range(1, several + 1) if there % n == 0)
+        least = 1 if every else LEAST_ROWS[on]
+        several = max(n for n in possible if n == 1 or n * least <= config.batch_size)
     if devices is None and jax.process_count() > 1:
         several = _of_all_processes(config, there, several)
     mode: Mode = "shard_map" if config.parallel == "auto" else config.parallel

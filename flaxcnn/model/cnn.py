@@ -6,7 +6,9 @@ model reads like its table.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import flax.linen as nn
@@ -14,11 +16,14 @@ import jax
 import jax.numpy as jnp
 
 from flaxcnn.model.kernels import add_bias, conv2d, flatten
+from flaxcnn.model.layout import on_cpu
 from flaxcnn.model.pooling import avg_pool2d, max_pool2d
 from flaxcnn.model.regularization import batch_norm, dropout, normalize
 from flaxcnn.recipe import layers as spec
 
 ALIVE = "alive"  # collection of booleans: which relu units gave a value above 0
+# Functions that never fall, so that the largest value of a window stays the largest under them.
+MONOTONE = {"relu", "leaky_relu", "relu6", "elu", "selu", "tanh", "sigmoid", "softplus", "softsign"}
 # What they give is kept where activations are computed again for the gradient.
 ENDS_A_SEGMENT = (spec.MaxPool, spec.AvgPool, spec.GlobalAvgPool, spec.Residual)
 
@@ -56,13 +61,16 @@ class Conv2D(nn.Module):
     platform: str | None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, H, W, I] -> [B, H', W', O]."""
+    def __call__(
+        self, x: jax.Array, pool: Callable[[jax.Array], jax.Array] | None = None
+    ) -> jax.Array:
+        """[B, H, W, I] -> [B, H', W', O], pooled before the bias is added where `pool` is given."""
         layer = self.layer
         init = getattr(nn.initializers, layer.init)()
         shape = (*spec.pair(layer.kernel, "kernel"), x.shape[-1], layer.filters)
         kernel = self.param("kernel", init, shape, jnp.float32).astype(self.dtype)
         y = conv2d(x, kernel, spec.pair(layer.stride, "stride"), layer.padding, self.platform)
+        y = pool(y) if pool else y
         if layer.bias:
             bias = self.param("bias", nn.initializers.zeros, (layer.filters,), jnp.float32)
             y = add_bias(y, bias.astype(self.dtype), self.platform)
@@ -103,7 +111,9 @@ class CNN(nn.Module):
 
     `dtype` is that of the computation; parameters and logits are float32 always. `axis` names the
     mesh axis over which a batch is spread, for statistics of the whole batch; None for one device.
-    `platform` is that of the devices it is compiled for, None for jax's default.
+    `platform` is that of the devices it is compiled for, None for jax's default, and `products` the
+    precision of matrix products and convolutions of float32 numbers, in the words of
+    `jax.default_matmul_precision`; None leaves it as it is.
     """
 
     layers: tuple[spec.Layer, ...]
@@ -111,6 +121,7 @@ class CNN(nn.Module):
     axis: str | None = None
     remat: bool = False  # compute activations again for the gradient, segment by segment
     platform: str | None = None
+    products: str | None = None
 
     @nn.compact
     def __call__(
@@ -133,9 +144,31 @@ class CNN(nn.Module):
         """
         names = spec.Names()
 
+        # A unit that is alive only where no window lies would be told dead.
+        early = not on_cpu(self.platform) and not self.is_mutable_collection(ALIVE)
+
         def run(layers: tuple[spec.Layer, ...], x: jax.Array) -> jax.Array:
-            for layer in layers:
-                x = apply(layer, names.next(layer), x)
+            while layers:
+                group = layers[: _pooled_early(layers) if early else 1]
+                layers = layers[len(group) :]
+                named = [(names.next(layer), layer) for layer in group]
+                x = apply(*named[0][::-1], x) if len(group) == 1 else pool_early(named, x)
+            return x
+
+        def pool_early(named: list[tuple[str, spec.Layer]], x: jax.Array) -> jax.Array:
+            """A convolution, an activation or both, and a maximum taken before bias and activation.
+
+            The result is the same, and all that comes after it has a fraction of the values.
+            """
+            (name, first), *between, (pool_name, pool) = named
+            take = functools.partial(apply, pool, pool_name)
+            if isinstance(first, spec.Conv):
+                x = Conv2D(first, self.dtype, self.platform, name=name)(x, take)
+                x = activate(name, first.activation, x)
+            else:
+                x = apply(first, name, take(x))
+            for name, layer in between:
+                x = apply(layer, name, x)
             return x
 
         def activate(name: str, function: str | None, x: jax.Array) -> jax.Array:
@@ -182,7 +215,7 @@ class CNN(nn.Module):
                     number = names.seen["dropout"]  # from 1
                     own = jnp.float32(layer.rate)
                     rate = own if dropout_rate is None else dropout_rate[number - 1]
-                    return dropout(x, dropout_key, number, rate)
+                    return dropout(x, dropout_key, number, rate, self.platform)
                 case spec.BatchNorm():
                     norm = BatchNorm(layer, self.dtype, self.axis, self.platform, name=name)
                     return norm(x, train, mask)
@@ -192,11 +225,32 @@ class CNN(nn.Module):
                     )
 
         x = x.astype(self.dtype)
-        if not (self.remat and train):
-            return run(self.layers, x).astype(jnp.float32)
-        for segment in _segments(self.layers):
-            x = nn.remat(lambda _, x, segment=segment: run(segment, x))(self, x)
-        return x.astype(jnp.float32)
+        chosen = jax.default_matmul_precision(self.products) if self.products else nullcontext()
+        with chosen:
+            if not (self.remat and train):
+                return run(self.layers, x).astype(jnp.float32)
+            for segment in _segments(self.layers):
+                x = nn.remat(lambda _, x, segment=segment: run(segment, x))(self, x)
+            return x.astype(jnp.float32)
+
+
+def _pooled_early(layers: tuple[spec.Layer, ...]) -> int:
+    """How many of the first layers are [convolution], [activation], maximum over windows; or 1."""
+    match layers:
+        case (spec.Conv(activation=None), spec.Activation() as own, spec.MaxPool() as pool, *_):
+            count, rises = 3, _rises(own)
+        case (spec.Conv(activation=name), spec.MaxPool() as pool, *_):
+            count, rises = 2, name is None or name in MONOTONE
+        case (spec.Activation() as own, spec.MaxPool() as pool, *_):
+            count, rises = 2, _rises(own)
+        case _:
+            return 1
+    return count if rises and spec.pair(pool.size, "size") != (1, 1) else 1
+
+
+def _rises(layer: spec.Activation) -> bool:
+    """Whether it never falls."""
+    return layer.function in MONOTONE and (layer.slope is None or layer.slope >= 0)
 
 
 def _segments(layers: tuple[spec.Layer, ...]) -> Iterator[tuple[spec.Layer, ...]]:

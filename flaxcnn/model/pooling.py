@@ -9,14 +9,17 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from flaxcnn.model.kernels import Pads, pads
-from flaxcnn.model.layout import Pair, apart, on_cpu, spread
+from flaxcnn.model.layout import Pair, apart, spread
 from flaxcnn.recipe.layers import Padding
+
+MOST_SMALL = 255  # places of a window, and one number for none, that uint8 and bfloat16 can tell
 
 
 def max_pool2d(
@@ -62,9 +65,16 @@ def _max_pool(x: jax.Array, size: Pair, stride: Pair, pad: Pads, platform: str |
     return functools.reduce(jnp.maximum, _window_values(x, size, stride, pad, -jnp.inf))
 
 
-def _winner_type(places: int, platform: str | None) -> type:
-    """Of the numbers of places in a window; small ones save memory traffic, but cost a CPU time."""
-    return jnp.int32 if on_cpu(platform) or places > 255 else jnp.uint8
+def _winner_type(places: int, dtype: Any, platform: str | None) -> Any:
+    """Of the numbers of places in a window.
+
+    Small ones save a GPU memory traffic; a TPU lays arrays of one type out alike; on CPU both cost
+    time.
+    """
+    where = platform or jax.default_backend()
+    if where == "cpu" or places >= MOST_SMALL:
+        return jnp.int32
+    return dtype if where == "tpu" else jnp.uint8
 
 
 def _max_pool_forward(
@@ -73,7 +83,7 @@ def _max_pool_forward(
     """Keeps, in place of x, which place of the window won: [B, H', W', C], in row order."""
     values = list(_window_values(x, size, stride, pad, -jnp.inf))
     y = functools.reduce(jnp.maximum, values)
-    number = _winner_type(len(values), platform)
+    number = _winner_type(len(values), x.dtype, platform)
     winner = jnp.full(y.shape, len(values), number)
     for place in reversed(range(len(values))):
         winner = jnp.where(values[place] == y, jnp.asarray(place, number), winner)
@@ -87,7 +97,9 @@ def _max_pool_backward(
 ) -> tuple[jax.Array]:  # fmt: skip
     winner, like = residuals
     height, width = like.shape[1:]
-    back = _spread_apart if size == stride else _spread_overlapping
+    # A TPU writes the six axes of `_spread_apart` to memory where values have two bytes.
+    packed = platform == "tpu" and dy.dtype.itemsize < 4
+    back = _spread_apart if size == stride and not packed else _spread_overlapping
     padded = (height + sum(pad[0]), width + sum(pad[1]))
     dx = back(winner, dy, size, stride, padded)
     (top, _), (left, _) = pad
@@ -113,7 +125,7 @@ def _spread_overlapping(
     """Windows that share pixels: add up what each place of the window sends back."""
     dx = jnp.zeros((dy.shape[0], *shape, dy.shape[3]), dy.dtype)
     for place, start in enumerate(itertools.product(range(size[0]), range(size[1]))):
-        share = jnp.where(winner == place, dy, jnp.zeros((), dy.dtype))
+        share = jnp.where(winner == jnp.asarray(place, winner.dtype), dy, jnp.zeros((), dy.dtype))
         dx += spread(share, 1, start, stride, shape)
     return dx
 

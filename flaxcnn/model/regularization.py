@@ -93,12 +93,13 @@ def _one_pass(
 ) -> tuple[jax.Array, ...]:
     """(mean [C], var [C], count []) of x, from sums that all devices exchange at once."""
     away = (x.astype(jnp.float32) - _along(center, x)) * weight  # weights are 0 and 1
-    over = tuple(range(x.ndim - 1))
-    count = jnp.broadcast_to(weight.sum() * math.prod(x.shape[1:-1]), center.shape)
-    sums = _over(axis, jnp.stack([count, away.sum(over), jnp.square(away).sum(over)]))
+    over, channels = tuple(range(x.ndim - 1)), len(center)
+    count = weight.sum() * math.prod(x.shape[1:-1])
+    parts = [count[None], away.sum(over), jnp.square(away).sum(over)]
+    sums = _over(axis, jnp.concatenate(parts))
     count = jnp.maximum(sums[0], 1.0)  # a device may have nothing but padding
-    offset = sums[1] / count
-    var = jnp.maximum(sums[2] / count - jnp.square(offset), 0.0)  # rounding must not make it less
+    offset = sums[1 : 1 + channels] / count
+    var = jnp.maximum(sums[1 + channels :] / count - jnp.square(offset), 0.0)  # but for rounding
     return center + offset, var, count
 
 
@@ -118,14 +119,17 @@ def _batch_norm_backward(
 _batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
 
 
-def dropout(x: jax.Array, key: jax.Array, stream: int, rate: jax.Array) -> jax.Array:
+def dropout(
+    x: jax.Array, key: jax.Array, stream: int, rate: jax.Array, platform: str | None = None
+) -> jax.Array:
     """Set each value of x [B, ...] to 0 with probability `rate` and divide the others by 1 - rate.
 
     Srivastava et al. 2014, in the inverted form of Keras. `key` [B] has one typed key an image, so
     that a mask does not depend on how a batch is spread; `stream` tells layers apart. Probabilities
     are multiples of 2**-16. `rate` is [] float32.
     """
-    bits = bits16(key, stream, math.prod(x.shape[1:])).reshape(x.shape)
+    once = on_cpu(platform)
+    bits = bits16(key, stream, math.prod(x.shape[1:]), once).reshape(x.shape)
     limit = jnp.minimum(jnp.round((1.0 - rate) * 2**16), 2**16 - 1).astype(jnp.uint16)
     scale = (1.0 / (1.0 - rate)).astype(x.dtype)
     return jnp.where(bits < limit, x * scale, jnp.zeros((), x.dtype))

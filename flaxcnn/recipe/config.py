@@ -164,7 +164,7 @@ class Config:
     patience: int | None = None  # epochs without improvement before stopping; None: never stop
     min_delta: float = 0.0
     keep: Literal["best", "last"] = "best"
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "tensorfloat32", "bfloat16"] = "float32"
     determinism: Literal["fast", "exact"] = "fast"  # exact: one device a run, bits as in any study
     evaluate_train: bool = False  # True: clean training accuracy every epoch, not only at the end
     virtual_shards: int = 1  # of exact: parts of a batch that any divisor of devices may share

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from small_runs import TINY
-from test_step import CLASSES, DATA, HYPERS, NORMED, PLAIN, plan_of, start
+from test_step import CLASSES, DATA, HYPERS, NORMED, PLAIN, in_batches, plan_of, start
 
 from flaxcnn.data.batches import take
 from flaxcnn.engine import epoch as programs
@@ -50,10 +50,12 @@ def on(how, layers, batch_size=8, per_shard=False, **settings):
     state, data, hypers, rows = jax.device_put((start(plan), DATA, hypers, ROWS), place)
     run = lambda program, *args: jax.jit(program, static_argnums=0)(plan, *args)  # noqa: E731
     after, sums = run(programs.train_epoch, state, hypers, data, rows)
-    held = run(programs.evaluate, after, data, rows)
+    batches = jax.device_put(in_batches(plan, np.asarray(ROWS)), place)
+    held, logits = run(programs.evaluate, after, data, *batches)
     return jax.device_get((
         after, sums, jax.tree.map(lambda x: np.float64(math.fsum(np.ravel(x))), held),
-        run(programs.predict, after, data, rows), run(programs.alive_units, after, data, rows),
+        logits.reshape(-1, CLASSES)[: len(ROWS)],
+        run(programs.alive_units, after, data, *batches),
     ))  # fmt: skip
 
 
@@ -209,6 +211,58 @@ def test_a_device_has_a_batch_worth_its_while(batch_size, devices):
 def test_virtual_shards_are_dealt_out_evenly(shards, devices):
     config = dataclasses.replace(TINY, determinism="exact", virtual_shards=shards)
     assert parallel.choose(config).devices == devices
+
+
+class Chip:
+    """What `parallel` asks of a device: one of a slice, which jax lists in another order."""
+
+    def __init__(self, number, process, platform="tpu"):
+        self.id, self.process_index, self.platform = number, process, platform
+
+
+# As jax.make_mesh orders 16 chips of a v5e: in a ring, in which those of a process do not lie next
+# to each other.
+RING = [
+    Chip(n, process) for n, process in enumerate((0, 0, 1, 1, 1, 1, 0, 2, 3, 3, 3, 3, 2, 2, 2, 0))
+]
+
+
+def test_a_processs_devices_lie_next_to_each_other():
+    """Or a process reads columns that other devices compute: predictions of wrong rows."""
+    with parallel.devices_used(RING):
+        found = [chip.process_index for chip in parallel.all_devices()]
+    assert found == sorted(found)
+
+
+def test_a_mesh_keeps_the_order():
+    devices = jax.devices()
+    with parallel.devices_used(devices[::-1]):
+        assert parallel.mesh(3).devices.tolist() == devices[:3]
+        assert parallel.everywhere(3).device_set == set(devices[:3])
+
+
+@pytest.mark.parametrize("chips", [1, 4, 8, 16])
+@given(batch_size=st.integers(1, 4096), shards=st.integers(1, 64), exact=st.booleans())
+def test_groups_of_tpu_chips_divide_the_slice(chips, batch_size, shards, exact):
+    """Others abort the compiler, and the process with it."""
+    settings = {"determinism": "exact", "virtual_shards": shards} if exact else {}
+    config = dataclasses.replace(TINY, batch_size=batch_size, **settings)
+    with parallel.devices_used([Chip(n, n // 4) for n in range(chips)]):
+        how = parallel.choose(config)
+    assert how.platform == "tpu"
+    assert chips % how.devices == 0
+    assert how.devices == 1 or exact or batch_size // how.devices >= parallel.LEAST_ROWS["tpu"]
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "devices"), [(32, 1), (128, 1), (511, 1), (512, 2), (1024, 4), (4096, 8)]
+)
+def test_a_gpu_wants_a_large_part_of_a_batch(batch_size, devices):
+    """Its step takes as long as its kernels take to launch, however few rows they have."""
+    config = dataclasses.replace(TINY, batch_size=batch_size)
+    with parallel.devices_used([Chip(n, 0, "cuda") for n in range(8)]):
+        how = parallel.choose(config)
+    assert (how.platform, how.devices) == ("gpu", devices)
 
 
 @pytest.mark.parametrize(

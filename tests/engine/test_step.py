@@ -43,6 +43,11 @@ DATA = jax.device_put(resident(
 HYPERS = Hypers(*(jnp.float32(value) for value in (0.1, 0, 0, 0.9)), jnp.zeros(0))
 
 
+def in_batches(plan, rows):
+    """Row numbers and mask of the batches in which `rows` are evaluated."""
+    return programs.eval_batches(rows.astype(np.int32), programs.eval_width(plan, len(rows)))
+
+
 def plan_of(layers, rows=40, batch_size=8, drop_last=False, **kwargs):
     steps = steps_per_epoch(rows, batch_size, drop_last)
     settings = {"optimizer": SGD(0.9), "schedule": Constant(), "augment": (), "smooth": False}
@@ -196,15 +201,22 @@ def test_evaluation_in_batches_equals_the_whole(rows, size, monkeypatch):
     whole = finalize(batch_sums(logits, DATA.label[numbers], jnp.ones(rows, bool)))
     monkeypatch.setattr(programs, "EVAL_ROWS", {"cpu": size})
 
-    @jax.jit
-    def both(state, numbers):
-        evaluated = programs.evaluate(plan, state, DATA, numbers)
-        return evaluated, programs.predict(plan, state, DATA, numbers)
-
-    sums, found = both(state, numbers)
+    evaluate = jax.jit(lambda state, *now: programs.evaluate(plan, state, DATA, *now))
+    sums, found = evaluate(state, *in_batches(plan, np.asarray(numbers)))
     assert sums.count.sum() == rows
     assert finalize(sums) == pytest.approx(whole, rel=1e-5)
-    np.testing.assert_allclose(found, logits, **CLOSE)
+    np.testing.assert_allclose(found.reshape(-1, CLASSES)[:rows], logits, **CLOSE)
+
+
+@pytest.mark.parametrize(("rows", "steps"), [(40, 3), (40, 2), (40, 1), (7, 2), (1, 5)])
+def test_parts_of_an_evaluation_have_every_row_once(rows, steps):
+    """One program, of `steps` batches, evaluates splits of any size."""
+    numbers = np.arange(100, 100 + rows, dtype=np.int32)
+    parts = programs.eval_parts(numbers, 16, steps)
+    assert all(row.shape == mask.shape == (steps, 16) for row, mask, _ in parts)
+    assert np.concatenate([row[mask] for row, mask, _ in parts]).tolist() == numbers.tolist()
+    assert sum(count for *_, count in parts) == -(-rows // 16)
+    assert not any(mask[count:].any() for _, mask, count in parts)
 
 
 @pytest.mark.slow
@@ -238,7 +250,8 @@ def test_training_learns_its_rows():
     plan = plan_of(NORMED, batch_size=10, optimizer=Adam())
     state, rows = start(plan), jnp.arange(40, dtype=jnp.int32)
     hypers = HYPERS.replace(learning_rate=jnp.float32(0.01))
-    first = finalize(evaluated(plan, state, DATA, rows))
+    sums, _ = evaluated(plan, state, DATA, *in_batches(plan, np.asarray(rows)))
+    first = finalize(sums)
     for _ in range(60):
         state, sums = compiled_epoch(plan, state, hypers, DATA, rows)
     assert finalize(sums)["loss"] < 0.5 * first["loss"]
@@ -255,7 +268,7 @@ def test_alive_units_finds_the_dead_ones():
     params["conv2d"]["bias"] = params["conv2d"]["bias"].at[2].set(-1000)
     params["dense"]["bias"] = params["dense"]["bias"].at[0].set(-1000)
     alive = programs.alive_units(
-        plan, dataclasses.replace(state, params=params), DATA, jnp.arange(7, dtype=jnp.int32)
+        plan, dataclasses.replace(state, params=params), DATA, *in_batches(plan, np.arange(7))
     )
     assert {name: units.tolist() for name, units in alive.items()} == {
         "conv2d": [True, True, False, True],
@@ -281,6 +294,6 @@ def test_a_unit_is_alive_if_any_row_of_any_batch_wakes_it(monkeypatch):
         ([0, 2, 3, 4], [False, False]),
     ):
         found = programs.alive_units(
-            plan, state.replace(params=params), data, jnp.asarray(rows, jnp.int32)
+            plan, state.replace(params=params), data, *in_batches(plan, np.array(rows))
         )
         assert found["dense"].tolist() == expected
