@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import json
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,12 @@ def key(one: Case) -> str:
     return " ".join([*words, *([f"x{one.width}"] if one.width else [])])
 
 
+def commit() -> str:
+    """Of the code that is compiled."""
+    words = ["git", "describe", "--always", "--dirty", "--abbrev=7"]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def main() -> None:
     """Compile what is not there yet; each row is written as soon as it is found."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -76,7 +83,7 @@ def main() -> None:
             one = dataclasses.replace(
                 one, keep=str(chosen.keep / f"{re.sub('[ /]', '-', name)}.hlo")
             )
-        rows[name] = {"case": name, **compile_case(one)}
+        rows[name] = {"case": name, "commit": commit(), **compile_case(one)}
         row = rows[name]
         print(name, {k: row.get(k) for k in ("kernels", "launches", "bytes_accessed", "cycles",
               "compile_seconds", "error")}, flush=True)  # fmt: skip

@@ -86,7 +86,7 @@ def install_command(where: Path) -> str:
 
 def versions(where: Path | None) -> dict[str, str]:
     """Of jax and of the compilers, in their folder or the environment; of those that are there."""
-    found = {}
+    found: dict[str, str] = {}
     for name in ("jax", "jaxlib", *(wheel.partition("==")[0] for wheel in WHEELS)):
         path = [str(where), *sys.path] if where else sys.path
         for one in metadata.distributions(name=name, path=path):
@@ -110,8 +110,8 @@ def compile_case(case: Case) -> dict[str, Any]:
     row = {
         "experiment": case.experiment, "target": target.name, "chips": chips, "devices": chips,
         "program": case.program, "implementation": case.implementation,
-        "precision": case.config.precision, "products": target.products(case.config.precision),
-        "batch_size": case.config.batch_size, "width": case.width,
+        "precision": case.config.precision, "batch_size": case.config.batch_size,
+        "width": case.width,
     }  # fmt: skip
     return row | _result(target, row, done)
 

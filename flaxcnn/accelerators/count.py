@@ -161,10 +161,11 @@ def step(module: Module, kind: str) -> dict[str, Any]:
         kind: "gpu" or "tpu".
 
     Returns:
-        `convolutions` and `collectives` by kind, `collective_bytes`, `bytes_accessed`,
-        `main_bytes` of a TPU's main memory alone (on a GPU all of them), `custom_calls` that are no convolutions, loops inside, `cycles` with
-        `unestimated_bytes` of what has no estimate (None on a GPU), `transposes` and `kernels` as
-        HLO has them, and the `largest` instructions by cycles or, on a GPU, by bytes.
+        `convolutions` and `collectives` by kind, `collective_bytes`, `bytes_accessed`, `main_bytes`
+        of a TPU's main memory alone (on a GPU all of them), `custom_calls` that are no
+        convolutions, `loops` inside, `cycles` with `unestimated_bytes` of what has no estimate
+        (None on a GPU), `transposes` and `kernels` as HLO has them, and the `largest` instructions
+        by cycles or, on a GPU, by bytes.
     """
     body, trips = loop(module)
     rows, main = [], 0.0

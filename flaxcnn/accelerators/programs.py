@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ from flaxcnn.data.arrays import Dataset, Split
 from flaxcnn.data.batches import Scaling, resident
 from flaxcnn.data.datasets import DIGITS_ROWS
 from flaxcnn.engine import parallel
-from flaxcnn.engine.job import Job, make_hypers, make_plan
+from flaxcnn.engine.job import COMPUTED_IN, Job, make_hypers, make_plan, products
 from flaxcnn.engine.step import TrainState, init_state
 from flaxcnn.errors import ConfigError
 from flaxcnn.recipe.config import KNOWN_DATA, Config
@@ -46,7 +47,7 @@ def dataset_like(name: str) -> Dataset:
 
     def rows(count: int) -> Split:
         # A scale of 0 has no inverse, so not all pixels are the same
-        image = np.resize(np.uint8([0, 255]), (1, *shape))
+        image = np.arange(math.prod(shape), dtype=np.uint8).reshape(1, *shape)
         label = np.arange(count, dtype=np.int32) % classes
         return Split(np.broadcast_to(image, (count, *shape)), label)
 
@@ -88,7 +89,7 @@ def abstract_job(
     small = host()
     count = len(data.train) + len(data.test)
     pixels = jax.ShapeDtypeStruct((count, *small.image.shape[1:]), small.image.dtype)
-    held = shapes(dataclasses.replace(small, image=pixels), place)
+    held = shapes(dataclasses.replace(small, image=pixels), place)  # type: ignore[arg-type]
     seeds = np.asarray(config.seeds(), np.uint32)
     state = jax.eval_shape(functools.partial(init_state, plan, data.shape), seeds)
     job = Job(config, data, rows, plan, shapes(make_hypers(config), place), held, place)
@@ -117,11 +118,12 @@ def stacked(tree: Tree, width: int) -> Tree:
 
 
 def plain_traced(config: Config, program: str, steps: int = STEPS) -> jax.stages.Traced:
-    """The plain program over the same data and rows, on one device."""
+    """The plain program over the same data and rows, on one device, with products as exact."""
     data = dataset_like(config.dataset)
     rows = shortened(config, splits.choose(data, config), steps)
     place = parallel.everywhere(1)
-    state = shapes(jax.eval_shape(lambda: plain.init_state(config, data.shape)), place)
+    arrays = dataclasses.replace(config, precision=COMPUTED_IN[config.precision])  # type: ignore[arg-type]
+    state = shapes(jax.eval_shape(lambda: plain.init_state(arrays, data.shape)), place)
     count = len(data.train) + len(data.test)
     image = jax.ShapeDtypeStruct((count, *data.shape), jnp.uint8, sharding=place)
     label = jax.ShapeDtypeStruct((count,), jnp.int32, sharding=place)
@@ -131,6 +133,7 @@ def plain_traced(config: Config, program: str, steps: int = STEPS) -> jax.stages
         plan = make_plan(config, len(rows.train), 1)
         shape = Job(config, data, rows, plan, None, None, place).eval_shape()  # type: ignore[arg-type]
     number = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=place)
-    function = functools.partial(getattr(plain, program), config)
+    function = functools.partial(getattr(plain, program), arrays)
     donated = (0,) if program == "train_epoch" else ()
-    return jax.jit(function, donate_argnums=donated).trace(state, image, label, number)
+    with jax.default_matmul_precision(products(config.precision, parallel.platform())):
+        return jax.jit(function, donate_argnums=donated).trace(state, image, label, number)

@@ -14,8 +14,8 @@ from flaxcnn.errors import ConfigError, near_miss
 
 SPECS = Path(__file__).parent / "specs"
 # Launching a kernel takes the host about 2.5 us, and in a graph, which is launched as a whole, the
-# device about 1 us from one kernel to the next: "Constant Time Launch for Straight-Line CUDA Graphs"
-# and "Getting Started with CUDA Graphs", NVIDIA's technical blog, 2024 and 2019.
+# device about 1 us from one kernel to the next: "Constant Time Launch for Straight-Line CUDA
+# Graphs" and "Getting Started with CUDA Graphs", NVIDIA's technical blog, 2024 and 2019.
 LAUNCH_SECONDS = 2.5e-6
 KERNEL_SECONDS = 1e-6
 
@@ -28,15 +28,9 @@ class Target:
     kind: str  # "gpu" or "tpu"
     memory: int  # bytes of one chip
     bandwidth: float  # bytes/s to and from that memory
-    peak: Mapping[str, float]  # FLOP/s by the precision of products
+    peak: Mapping[str, float]  # FLOP/s by a recipe's precision
     shapes: Mapping[int, str]  # chips -> the topology's name for the compiler
     clock: float = 0.0  # Hz of a TPU's core, in which its compiler estimates; 0 on a GPU
-
-    def products(self, precision: str) -> str:
-        """Precision of products where jax is left to its default: not that of the arrays."""
-        if precision == "bfloat16":
-            return precision
-        return "tensorfloat32" if self.kind == "gpu" else "bfloat16"
 
 
 NODE = {chips: f"1x1x{chips}" for chips in range(1, 9)}  # partitions x hosts x GPUs of a host
@@ -44,6 +38,11 @@ NODE = {chips: f"1x1x{chips}" for chips in range(1, 9)}  # partitions x hosts x 
 # slice of one chip is compiled for as the first of four: the compiler has no name for it.
 FLAT = {1: "2x2", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
 CUBE = {1: "2x2x1", 4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4"}
+
+
+def _in_parts(bfloat16: float) -> dict[str, float]:
+    return {"float32": bfloat16 / 6, "tensorfloat32": bfloat16 / 3, "bfloat16": bfloat16}
+
 
 TARGETS = {
     target.name: target
@@ -57,15 +56,16 @@ TARGETS = {
         # "NVIDIA A100 Tensor Core GPU" data sheet, SXM with 80 GB
         Target("a100", "gpu", 85_100_068_864, 2.039e12,
                {"float32": 19.5e12, "tensorfloat32": 156e12, "bfloat16": 312e12}, NODE),
-        # cloud.google.com/tpu/docs/v5e, /v6e and /v5p. float32 products are six bfloat16 ones
-        # (jax.lax.Precision.HIGHEST). A core's clock is the peak over the operations of its matrix
-        # units: 4 of 128 x 128 on v5e, 4 of 256 x 256 on v6e, 2 cores with 4 of 128 x 128 on v5p.
+        # cloud.google.com/tpu/docs/v5e, /v6e and /v5p. A product of float32 numbers is six of
+        # bfloat16 parts, and with tensorfloat32 three (jax.lax.Precision). A core's clock is the
+        # peak over the operations of its matrix units: 4 of 128 x 128 on v5e, 4 of 256 x 256 on
+        # v6e, 2 cores with 4 of 128 x 128 on v5p.
         Target("v5e", "tpu", 16 * 2**30, 819e9,
-               {"float32": 197e12 / 6, "bfloat16": 197e12}, FLAT, 197e12 / (4 * 2 * 128**2)),
+               _in_parts(197e12), FLAT, 197e12 / (4 * 2 * 128**2)),
         Target("v6e", "tpu", 32 * 2**30, 1640e9,
-               {"float32": 918e12 / 6, "bfloat16": 918e12}, FLAT, 918e12 / (4 * 2 * 256**2)),
+               _in_parts(918e12), FLAT, 918e12 / (4 * 2 * 256**2)),
         Target("v5p", "tpu", 95 * 2**30, 2765e9,
-               {"float32": 459e12 / 6, "bfloat16": 459e12}, CUBE, 459e12 / (2 * 4 * 2 * 128**2)),
+               _in_parts(459e12), CUBE, 459e12 / (2 * 4 * 2 * 128**2)),
     )
 }  # fmt: skip
 
@@ -79,8 +79,8 @@ def parse(text: str) -> tuple[Target, int]:
     name, colon, count = text.partition(":")
     if name not in TARGETS:
         raise ConfigError(
-            f"--compile-for: got {text!r}; allowed are {', '.join(TARGETS)}, each also as NAME:CHIPS"
-            f"{near_miss(name, TARGETS)}"
+            f"--compile-for: got {text!r}; allowed are {', '.join(TARGETS)}, each also as "
+            f"NAME:CHIPS{near_miss(name, TARGETS)}"
         )
     target = TARGETS[name]
     chips = int(count) if count.isascii() and count.isdigit() else 0
@@ -100,13 +100,13 @@ def bounds(
     Args:
         target: the chip.
         devices: that share the step.
-        precision: of the arrays.
+        precision: of the recipe.
         flops: of the step on all devices.
         nbytes: that each device moves.
         kernels: of the step, on each device.
         launches: by the host for it, on each device.
     """
-    peak = target.peak[target.products(precision)] * devices
+    peak = target.peak[precision] * devices
     found = {"bandwidth": nbytes / target.bandwidth, "flops": flops / peak}
     if target.kind == "gpu":
         inside = max(kernels - launches, 0)

@@ -19,8 +19,8 @@ def test_every_target_is_whole(name):
     target, chips = targets.parse(name)
     assert chips == 1
     assert target.kind in ("gpu", "tpu")
-    for precision in ("float32", "bfloat16"):
-        assert target.peak[target.products(precision)] > 1e13
+    rates = [target.peak[precision] for precision in ("float32", "tensorfloat32", "bfloat16")]
+    assert 1e13 < rates[0] < rates[1] < rates[2]
     if target.kind == "gpu":
         spec = (targets.SPECS / f"{name}.txtpb").read_text()
         assert f"device_memory_size: {target.memory}" in spec
