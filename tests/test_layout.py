@@ -74,9 +74,11 @@ def test_recipes_import_only_recipes():
 
 
 def test_only_cnn_imports_linen_and_only_optim_builds_optimizers():
+    # and the loop of Flax's own examples, which is what the package's is compared with
+    allowed = ("model/cnn.py", "accelerators/plain.py")
     for path in FILES:
         text = (PACKAGE / path).read_text()
-        assert ("flax.linen" in text) == (path == "model/cnn.py"), path
+        assert ("flax.linen" in text) == (path in allowed), path
 
 
 def test_no_catch_all_modules():

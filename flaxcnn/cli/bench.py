@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from flaxcnn.cli.options import JSON
+from flaxcnn.cli import compiled
+from flaxcnn.cli.options import ASSIGNMENTS, JSON
 from flaxcnn.cli.output import command, emit_json, note, quiet, say
 from flaxcnn.errors import ConfigError, WriteError, near_miss
 from flaxcnn.recipe import catalog
@@ -28,6 +29,14 @@ PRECISIONS = {
     "bf16": "bfloat16",
 }  # --dtype -> Config.precision
 MODES = ("train", "eval")
+COMPILE_FOR = typer.Option(
+    None, "--compile-for", metavar="CHIP[:CHIPS]",
+    help="Measure nothing: compile for h200, h100, a100, v5e, v6e or v5p, and count.",
+)  # fmt: skip
+WIDTH = typer.Option(None, "--width", help="Runs side by side on a chip to compile for.")
+IMPLEMENTATION = typer.Option(
+    "both", "--implementation", help="What to compile: flaxcnn, flax (linen and optax) or both."
+)
 HEADER = (
     f"{'experiment':30} {'mode':5} {'batch':>6} {'dtype':5} {'images/s':>11} "
     f"{'lowest to highest':>23} {'Gflop/s':>9} {'of peak':>7} {'compile':>8} {'memory':>10}"
@@ -57,6 +66,10 @@ def bench(
     profile: Path = typer.Option(None, "--profile", help="Write a trace of each case there."),
     output: Path = typer.Option(None, "--output", help="Write the JSON document to this file."),
     plot: Path = typer.Option(None, "--plot", help="Draw images per second to this PNG file."),
+    assignments: list[str] = ASSIGNMENTS,
+    compile_for: str = COMPILE_FOR,
+    width: int = WIDTH,
+    implementation: str = IMPLEMENTATION,
     as_json: bool = JSON,
 ) -> None:
     """Measure images per second, and their share of the machine's peak.
@@ -66,10 +79,10 @@ def bench(
 
     \b
     Examples:
-      flaxcnn bench
       flaxcnn bench mnist-ladder/model10 --batch-sizes 64,128,256 --dtype f32,bf16
       flaxcnn bench cifar-tuning/model2 --synthetic --mode train --json
       flaxcnn bench --profile traces --output bench.json --plot bench.png
+      flaxcnn bench mnist-ladder/model10 --compile-for h200 --mode train
     """
     _check_numbers(repeats, seconds)
     modes = _words("--mode", mode, MODES)
@@ -77,8 +90,14 @@ def bench(
     sizes = _sizes(batch_sizes)
     output, plot, profile = (path and path.expanduser() for path in (output, plot, profile))
     _check_files(output, plot, profile)
-    recipes = [catalog.find(name) for name in experiments or [catalog.DEFAULT_EXPERIMENT]]
-    configs = {recipe.name: catalog.resolve(recipe)[0] for recipe in recipes}
+    configs = _configs(experiments, assignments)
+    if compile_for:
+        _check_unmeasured(plot, synthetic)
+        compiled.run(compile_for, configs, modes, sizes, precisions, width, implementation, output,
+                     profile, as_json)  # fmt: skip
+        return
+    if width is not None or implementation != "both":
+        raise ConfigError("--width, --implementation: allowed with --compile-for alone")
     data = _load(configs.values(), synthetic)
     for config in configs.values():
         _check_fits(config, sizes, modes, data[config.dataset])
@@ -118,6 +137,20 @@ def _measured(
 
 
 # -- what was asked for --------------------------------------------------------------------------
+
+
+def _configs(experiments: list[str] | None, assignments: list[str]) -> dict[str, Config]:
+    """The recipes by name."""
+    recipes = [catalog.find(name) for name in experiments or [catalog.DEFAULT_EXPERIMENT]]
+    return {one.name: catalog.resolve(one, assignments=assignments)[0] for one in recipes}
+
+
+def _check_unmeasured(plot: Path | None, synthetic: bool) -> None:
+    if plot or synthetic:
+        raise ConfigError(
+            "--plot, --synthetic: got one with --compile-for, which measures nothing; allowed "
+            "beside it are --output and --profile, for the compiled programs"
+        )
 
 
 def _check_numbers(repeats: int, seconds: float) -> None:

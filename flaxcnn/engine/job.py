@@ -47,10 +47,15 @@ def products(precision: str, platform: str) -> str | None:
     return {"float32": "highest", "tensorfloat32": "high", "bfloat16": None}[precision]
 
 
-def make_plan(config: Config, train_rows: int, devices: int | None = None) -> Plan:
-    """The static part of a run over `train_rows` rows; `devices` None: as many as do well."""
+def make_plan(
+    config: Config, train_rows: int, devices: int | None = None, every: bool = False
+) -> Plan:
+    """The static part of a run over `train_rows` rows; `devices` and `every` as `choose` has them.
+
+    With neither, over as many devices as do well.
+    """
     steps = steps_per_epoch(train_rows, config.batch_size, config.drop_last)
-    spread = parallel.choose(config, devices)
+    spread = parallel.choose(config, devices, every)
     axis = spread.axis if config.batch_norm == "global" else None
     return Plan(
         model=CNN(
@@ -199,25 +204,29 @@ class Job:
             found = self.streaming.compile(program, state, self.hypers, self.data.scaling, split)
             self.compile_seconds += self.streaming.compile_seconds - before
             return found
-        train = program == "train_epoch"
         program = "evaluate" if program == "predict" else program  # which gives both
+        shape = (len(self.rows.train),) if program == "train_epoch" else self.eval_shape()
+        key = (program, shape, self.width)
+        if key not in self._compiled:
+            began = time.perf_counter()
+            self._compiled[key] = compiled(self.traced(program, state).lower(), self.plan)
+            self.compile_seconds += time.perf_counter() - began
+        return self._compiled[key]
+
+    def traced(self, program: str, state: TrainState) -> jax.stages.Traced:
+        """A program over data that lies on the device, before it is lowered for a platform."""
+        train = program == "train_epoch"
         if train:
             shapes = [jax.ShapeDtypeStruct((len(self.rows.train),), jnp.int32)]
         else:
             shapes = [jax.ShapeDtypeStruct(self.eval_shape(), kind) for kind in (jnp.int32, bool)]
-        key = (program, shapes[0].shape, self.width)
-        if key not in self._compiled:
-            began = time.perf_counter()
-            placed = [x.update(sharding=self.place) for x in shapes]
-            args = (state, *((self.hypers,) if train else ()), self.data, *placed)
-            along = (0,) * (2 if train else 1)  # runs side by side share data and rows
-            stacked = (*along, *[None] * (len(args) - len(along))) if self.width else None
-            each = parallel.readable(self.place)
-            out = (self.placement(state), each) if train else each
-            jitted_ = jitted(self.plan, getattr(programs, program), stacked, train, out)
-            self._compiled[key] = compiled(jitted_.lower(*args), self.plan)
-            self.compile_seconds += time.perf_counter() - began
-        return self._compiled[key]
+        placed = [x.update(sharding=self.place) for x in shapes]
+        args = (state, *((self.hypers,) if train else ()), self.data, *placed)
+        along = (0,) * (2 if train else 1)  # runs side by side share data and rows
+        stacked = (*along, *[None] * (len(args) - len(along))) if self.width else None
+        each = parallel.readable(self.place)
+        out = (self.placement(state), each) if train else each
+        return jitted(self.plan, getattr(programs, program), stacked, train, out).trace(*args)
 
     def stalled(self) -> float | None:
         """Seconds since the last call that the device waited for rows; None: they lie on it."""

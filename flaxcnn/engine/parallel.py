@@ -71,21 +71,22 @@ class Spread:
 ALONE = Spread()
 
 
-def choose(config: Config, devices: int | None = None) -> Spread:
-    """How a run divides its batches over the devices of all processes, or over `devices`.
+def choose(config: Config, devices: int | None = None, every: bool = False) -> Spread:
+    """How a run divides its batches over all processes' devices, or `devices`; `every`: over each.
 
     Raises:
         ConfigError: what the recipe asks for does not go together, or not with these devices.
     """
-    every, on = len(all_devices()), platform()
-    there, exact = every if devices is None else devices, config.determinism == "exact"
+    chips, on = len(all_devices()), platform()
+    there, exact = chips if devices is None else devices, config.determinism == "exact"
     # A TPU's compiler takes only groups of chips that divide the slice.
-    possible = [n for n in range(1, there + 1) if on != "tpu" or every % n == 0]
+    possible = [n for n in range(1, there + 1) if on != "tpu" or chips % n == 0]
     if exact:
         # A divisor: the virtual shards are dealt out evenly.
         several = max(n for n in possible if config.virtual_shards % n == 0)
     else:
-        several = max(n for n in possible if n == 1 or n * LEAST_ROWS[on] <= config.batch_size)
+        least = 1 if every else LEAST_ROWS[on]
+        several = max(n for n in possible if n == 1 or n * least <= config.batch_size)
     if devices is None and jax.process_count() > 1:
         several = _of_all_processes(config, there, several)
     mode: Mode = "shard_map" if config.parallel == "auto" else config.parallel

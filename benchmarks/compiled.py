@@ -1,0 +1,95 @@
+"""The package's programs beside plain ones as the compilers of H200 and TPU v5e make them.
+
+python -m benchmarks.compiled [--only TEXT]   needs no accelerator, but hours; goes on where it was
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers import models
+from flaxcnn.accelerators.cases import Case, compile_case
+
+RESULTS = Path(__file__).parent / "results" / "compiled.json"
+NETS = ("mnist-ladder/model10", "batchnorm-cnn", "cifar-tuning/model1", "digits/quickstart",
+        "mnist-archs/arch1-k7", "resnet18-cifar")  # fmt: skip
+SHARED = ("mnist-ladder/model10", "batchnorm-cnn")  # by 8 devices
+STACK = 8  # runs side by side
+
+
+def cases() -> Iterator[Case]:
+    """All of them, the quick and the telling ones first."""
+    for net in NETS:
+        for precision in ("float32", "bfloat16"):
+            for implementation in ("flaxcnn", "flax"):
+                yield case(net, "h200", precision, implementation)
+    for net in SHARED:
+        yield case(net, "h200:8", "float32")
+    for precision in ("float32", "bfloat16"):
+        for net in NETS[:-1]:
+            yield case(net, "v5e", precision)
+            yield case(net, "v5e", precision, "flax")
+        if precision == "float32":
+            yield dataclasses.replace(case(SHARED[0], "v5e", precision), width=STACK)
+            for net in SHARED:
+                yield case(net, "v5e:8", precision)
+    for precision in ("float32", "bfloat16"):
+        yield case(NETS[-1], "v5e", precision)
+        yield case(NETS[-1], "v5e", precision, "flax")
+
+
+def case(net: str, target: str, precision: str, implementation: str = "flaxcnn") -> Case:
+    """A training program of a network of this file."""
+    config = dataclasses.replace(models.find(net), precision=precision)
+    return Case(net, config, target, implementation=implementation)
+
+
+def key(one: Case) -> str:
+    """A name for a row."""
+    words = (one.experiment, one.target, one.program, one.config.precision, one.implementation)
+    return " ".join([*words, *([f"x{one.width}"] if one.width else [])])
+
+
+def commit() -> str:
+    """Of the code that is compiled."""
+    words = ["git", "describe", "--always", "--dirty", "--abbrev=7"]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def main() -> None:
+    """Compile what is not there yet; each row is written as soon as it is found."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="part of a case's name")
+    parser.add_argument("--keep", type=Path, help="folder for the optimized HLO of each case")
+    parser.add_argument("--again", action="store_true", help="also what is there already")
+    chosen = parser.parse_args()
+    document: dict[str, Any] = {"results": []}
+    if RESULTS.exists():
+        document = json.loads(RESULTS.read_text())
+    rows = {row["case"]: row for row in document["results"]}
+    for one in cases():
+        name = key(one)
+        known = name in rows and "error" not in rows[name] and not chosen.again
+        if known or chosen.only not in name:
+            continue
+        if chosen.keep:
+            one = dataclasses.replace(
+                one, keep=str(chosen.keep / f"{re.sub('[ /]', '-', name)}.hlo")
+            )
+        rows[name] = {"case": name, "commit": commit(), **compile_case(one)}
+        row = rows[name]
+        print(name, {k: row.get(k) for k in ("kernels", "launches", "bytes_accessed", "cycles",
+              "compile_seconds", "error")}, flush=True)  # fmt: skip
+        document["results"] = [rows[key(each)] for each in cases() if key(each) in rows]
+        RESULTS.write_text(json.dumps(document, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
