@@ -52,10 +52,7 @@ def bench(
         None, "--batch-sizes", metavar="64,128", help="Of training; default the recipe's own."
     ),
     dtype: str = typer.Option(
-        None,
-        "--dtype",
-        metavar="f32,tf32,bf16",
-        help="Of the computation; default the recipe's own.",
+        None, "--dtype", metavar="f32,bf16", help="f32, tf32, bf16; default the recipe's own."
     ),
     mode: str = typer.Option("train,eval", "--mode", help="train, eval, or both."),
     repeats: int = typer.Option(5, "--repeats", help="Timed blocks of each case."),
