@@ -26,18 +26,23 @@ class Purpose(enum.IntEnum):
 
 def stream_key(seeds: jax.Array, purpose: Purpose, index: jax.Array | int = 0) -> jax.Array:
     """Threefry key of one stream; `seeds` is [4] uint32, one a purpose, and `index` an integer."""
-    root = jax.random.key(seeds[int(purpose)], impl="threefry2x32")
-    return jax.random.fold_in(jax.random.fold_in(root, int(purpose)), index)
+    seed = seeds[int(purpose)]
+    root = jnp.zeros_like(seed), seed  # as jax.random.key(seed)
+    return _key(fold_in(fold_in(root, int(purpose)), index))
 
 
 def row_keys(key: jax.Array, row: jax.Array) -> jax.Array:
     """A key for each row number of [B] int32: a row draws alike in any batch, on any device."""
-    return jax.random.wrap_key_data(jnp.stack(fold_in(words_of(key), row), -1), impl="threefry2x32")
+    return _key(fold_in(words_of(key), row))
 
 
 # -- what jax.random does, as elementwise operations ---------------------------------------------
 # A key is its two words, arrays of any one shape; all of it becomes a single kernel, where
 # jax.random takes slices, joins and several. The numbers are the same.
+
+
+def _key(words: Words) -> jax.Array:
+    return jax.random.wrap_key_data(jnp.stack(words, -1), impl="threefry2x32")
 
 
 def words_of(key: jax.Array) -> Words:

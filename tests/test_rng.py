@@ -41,7 +41,11 @@ def test_threefry_is_that_of_jax(key, counters):
 )
 def test_draws_are_those_of_jax_random(seed, rows, low, span):
     """As elementwise operations; records and seeds of earlier versions keep their meaning."""
-    key, rows = jax.random.key(seed, impl="threefry2x32"), jnp.asarray(rows, jnp.int32)
+    seeds, rows = jnp.full(4, seed, jnp.uint32), jnp.asarray(rows, jnp.int32)
+    key = stream_key(seeds, Purpose.AUGMENT, rows[0])
+    root = jax.random.fold_in(jax.random.key(seeds[2], impl="threefry2x32"), int(Purpose.AUGMENT))
+    expected = jax.random.key_data(jax.random.fold_in(root, rows[0]))
+    np.testing.assert_array_equal(jax.random.key_data(key), expected)
     theirs = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
     ours = row_keys(key, rows)
     np.testing.assert_array_equal(jax.random.key_data(ours), jax.random.key_data(theirs))

@@ -6,6 +6,8 @@ augmented alike in whatever batch, device or process it happens to be.
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -33,7 +35,8 @@ def _shift(image: jax.Array, words: Words, reach: tuple[int, int]) -> jax.Array:
         by = randint(fold_in(words, axis), -most, most + 1)  # [B]
         size = image.shape[1 + axis]
         place = jnp.clip(jnp.arange(size)[None] + by[:, None], 0, size - 1)
-        image = jax.vmap(lambda one, at, axis=axis: jnp.take(one, at, axis=axis))(image, place)
+        take = functools.partial(jnp.take, axis=axis, mode="clip")  # as it is: no place is outside
+        image = jax.vmap(take)(image, place)
     return image
 
 
