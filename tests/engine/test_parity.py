@@ -20,8 +20,7 @@ import numpy as np
 import pytest
 
 from flaxcnn.data.batches import Scaling, in_order, resident, take
-from flaxcnn.engine.epoch import predict
-from flaxcnn.engine.step import Hypers, Plan, init_state, train_step
+from flaxcnn.engine.step import Hypers, Plan, eval_step, init_state, train_step
 from flaxcnn.model.cnn import CNN
 from flaxcnn.recipe.layers import BatchNorm, Conv, Dense, Flatten, MaxPool
 from flaxcnn.recipe.optimizers import SGD, Adam, Constant, Nadam, Optimizer, RMSprop
@@ -169,13 +168,13 @@ def replay(name, case):
 
     @jax.jit
     def run(state, rows):
-        first = rows[:batch]
+        first = take(data, rows[:batch], jnp.ones(batch, bool))
 
         def body(state, now):
             return train_step(plan, state, hypers, data.scaling, take(data, *now))
 
         final, sums = jax.lax.scan(body, state, in_order(rows, batch))
-        return final, sums, predict(plan, state, data, first), predict(plan, final, data, first)
+        return final, sums, *(eval_step(plan, s, data.scaling, first) for s in (state, final))
 
     final, sums, before, after = run(state, jnp.arange(batch * steps, dtype=jnp.int32))
     keras = weights_of(stored, meta["weights"], "final")
