@@ -34,9 +34,12 @@ def document(path: Path) -> Any:
 
 
 def platform() -> dict[str, Any]:
-    """What jax computes on."""
+    """What jax computes on in a training."""
     import jax
 
+    from flaxcnn.backend import prepare
+
+    prepare()
     return {"backend": jax.default_backend(), "devices": jax.device_count(),
             "device": jax.devices()[0].device_kind, "jax": jax.__version__}  # fmt: skip
 
@@ -177,8 +180,9 @@ def peers(folder: Path) -> Iterator[Comparison]:
     for entry in found["comparison"]["models"]:
         train = entry["train"]
         if train["best_peer"]:
+            text = f"{entry['model']}: {times(train['ratio_to_best'])} {train['best_peer']}"
             yield (
-                f"{entry['model']}: {times(train['ratio_to_best'])} {train['best_peer']} in training",
+                f"{text} in training",
                 {"model": entry["model"], "best_peer": train["best_peer"],
                  "ratio": train["ratio_to_best"]},
             )  # fmt: skip
@@ -198,8 +202,10 @@ def summary(folder: Path) -> dict[str, Any]:
     done = steps(folder)
     seconds = {row["step"]: row["seconds"] for row in done}
     found: dict[str, Any] = {"platform": document(folder / "platform.json"), "steps": done}
-    numerics = (document(folder / "numerics.json") or {}).get("numerics", [])
-    found["numerics_failed"] = [one["name"] for one in numerics if one["verdict"] == "failed"]
+    numerics = (document(folder / "numerics.json") or {}).get("numerics")
+    found["numerics_failed"] = None if numerics is None else [
+        one["name"] for one in numerics if one["verdict"] == "failed"
+    ]  # fmt: skip
     groups = {
         "bench": graphs(folder), "exact": exact(folder), "study": studies(folder, seconds),
         "pairs": pairs(folder), "accuracy": accuracy(folder), "peers": peers(folder),
@@ -223,8 +229,9 @@ def show(folder: Path) -> None:
     print(f"\n{'step':32} {'verdict':24} seconds")
     for row in found["steps"]:
         print(f"{row['step']:32} {row['verdict']:24} {row['seconds']:7.0f}")
-    failed = ", ".join(found["numerics_failed"])
-    print(f"\nnumerics: {f'WRONG: {failed}' if failed else 'nothing wrong found'}")
+    failed = found["numerics_failed"]
+    wrong = f"WRONG: {', '.join(failed)}" if failed else "nothing wrong found"
+    print(f"\nnumerics: {'not run' if failed is None else wrong}")
     print("\n".join(found["lines"]))
     print(f"\n{folder / 'summary.json'}")
 

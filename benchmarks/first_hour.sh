@@ -12,6 +12,7 @@
 # NAME.json (what it printed) and NAME.log; summary.json and the table at the end say what came out.
 # BUDGET=3600 bounds all of it: what no longer fits is left out, and said.
 set -euo pipefail
+here=$PWD
 cd "$(dirname "$0")/.."
 
 quick=no
@@ -24,6 +25,7 @@ if [[ ${1:-} == -* || $# -gt 1 ]]; then
   exit 2
 fi
 FOLDER=${1:-first-hour}
+[[ $FOLDER == /* ]] || FOLDER=$here/$FOLDER
 BUDGET=${BUDGET:-3600}
 export TF_CPP_MIN_LOG_LEVEL=3
 
@@ -39,7 +41,7 @@ SHORTEST=10
 
 # step NAME SECONDS COMMAND...
 step() {
-  local name=$1 limit=$2 began=$SECONDS status=0
+  local name=$1 limit=$2 began=$SECONDS status=0 verdict
   shift 2
   local left=$((BUDGET - SECONDS))
   if ((left < SHORTEST)); then
@@ -50,12 +52,15 @@ step() {
   if ((limit > left)); then limit=$left; fi
   # A process that does not hear SIGTERM is killed: the chips are needed by the next step.
   timeout --kill-after=20 "$limit" "$@" \
-    > "$FOLDER/$name.json" 2> "$FOLDER/$name.log" < /dev/null || status=$?
-  case $status in
-    0) verdict=done ;;
-    124 | 137) verdict="stopped after $limit s" ;;
-    *) verdict="exit code $status" ;;
-  esac
+    > "$FOLDER/$name.json" 2> "$FOLDER/$name.log" < /dev/null &
+  child=$!
+  wait "$child" || status=$?
+  verdict="exit code $status"
+  if [[ $status == 0 ]]; then verdict=done; fi
+  # 137 is also what the kernel's out-of-memory killer leaves, and that before the time is over.
+  if [[ $status == 124 ]] || { [[ $status == 137 ]] && ((SECONDS - began >= limit)); }; then
+    verdict="stopped after $limit s"
+  fi
   printf '%s\t%s\t%s\n' "$name" "$verdict" $((SECONDS - began)) >> "$FOLDER/steps.tsv"
   echo "$name: $verdict, $((SECONDS - began)) s"
 }
@@ -63,7 +68,8 @@ step() {
 summary() {
   python -m benchmarks.first_hour summary "$FOLDER"
 }
-trap 'summary; exit 130' INT TERM
+child=
+trap '[[ -z $child ]] || kill -TERM "$child" 2> /dev/null || true; summary; exit 130' INT TERM
 
 # -- what there is -------------------------------------------------------------------------------
 
@@ -81,19 +87,20 @@ if [[ $PLATFORM == tpu ]]; then
 fi
 
 if [[ $quick == yes ]]; then
-  bench=(--mode train --repeats 1 --seconds 0.02) rows=1024 epochs=1 long=2 seeds=2 batch=256
+  bench=(--mode train --dtype f32 --repeats 1 --seconds 0.02) rows=1024 epochs=1 long=2 seeds=2 batch=256
 else
-  bench=(--repeats 5 --seconds 1) rows=60000 epochs=3 long=20 seeds=8 batch=1024
+  bench=(--dtype f32,bf16 --repeats 5 --seconds 1) rows=60000 epochs=3 long=20 seeds=8 batch=1024
 fi
 runs=$FOLDER/runs
 
 # MNIST where it is prepared. Without it images of its shape that can be learned, from a file.
-mnist=$([[ $quick == no ]] && flaxcnn data verify mnist > "$FOLDER/mnist.log" 2>&1 && echo yes || echo no)
-cifar=$([[ $quick == no ]] && flaxcnn data verify cifar10 > "$FOLDER/cifar.log" 2>&1 && echo yes || echo no)
-data=mnist
+mnist=no cifar=no data=mnist
+if [[ $quick == no ]]; then
+  if flaxcnn data verify mnist > "$FOLDER/mnist.log" 2>&1; then mnist=yes; fi
+  if flaxcnn data verify cifar10 > "$FOLDER/cifar.log" 2>&1; then cifar=yes; fi
+fi
 if [[ $mnist == no ]]; then
-  data=npz:$(pwd)/$FOLDER/rows.npz
-  [[ $FOLDER != /* ]] || data=npz:$FOLDER/rows.npz
+  data=npz:$FOLDER/rows.npz
   step data 120 python -m benchmarks.first_hour data "$FOLDER/rows.npz" "$rows"
 fi
 
@@ -103,10 +110,10 @@ for network in mnist-ladder/model10 cifar-tuning/model1 digits/quickstart \
   benchmarks/peers/models.py:batchnorm-cnn; do
   name=${network##*[/:]}
   step "bench-$name" 200 \
-    flaxcnn bench "$network" --synthetic --dtype f32,bf16 "${bench[@]}" --json
+    flaxcnn bench "$network" --synthetic "${bench[@]}" --json
   if [[ $PLATFORM == gpu || $quick == yes ]]; then # elsewhere there are no graphs to leave out
     step "bench-$name-no-graphs" 200 env FLAXCNN_GPU_GRAPHS=0 \
-      flaxcnn bench "$network" --synthetic --dtype f32,bf16 "${bench[@]}" --json
+      flaxcnn bench "$network" --synthetic "${bench[@]}" --json
   fi
 done
 
@@ -114,7 +121,7 @@ done
 sizes=8,128,1024,8192
 if [[ $quick == yes ]]; then sizes=8,128; fi
 step bench-batches 200 \
-  flaxcnn bench mnist-ladder/model10 --synthetic --mode train --batch-sizes "$sizes" --json
+  flaxcnn bench mnist-ladder/model10 --synthetic "${bench[@]}" --mode train --batch-sizes "$sizes" --json
 
 # -- 3. the same bits twice ----------------------------------------------------------------------
 

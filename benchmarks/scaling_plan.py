@@ -26,6 +26,7 @@ from flaxcnn.recipe.layers import totals
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED = ROOT / "benchmarks" / "results" / "peers-cpu.json"
 RESULTS = MEASURED.with_name("scaling-plan.json")
+COMPILED = RESULTS.parent
 PAGE = ROOT / "docs" / "scaling.md"
 
 NETWORKS = ("mnist-ladder/model10", "cifar-tuning/model1", "resnet18-cifar")
@@ -63,6 +64,8 @@ ASSUMPTIONS = {
     "nvlink_step": Assumption(0.6 * MICRO, "s a step", NCCL),
     "infiniband_step": Assumption(5.0 * MICRO, "s a step", NCCL),
     "v5e_peak": Assumption(1.97e14, "flop/s, bfloat16", f"{BOOK}, TPUs"),
+    "v5e_clock": Assumption(
+        1.97e14 / (4 * 128 * 128 * 2), "cycle/s", "v5e_peak over 4 units of 128 x 128 products"),
     "v5p_peak": Assumption(4.59e14, "flop/s, bfloat16", f"{BOOK}, TPUs"),
     "v6e_peak": Assumption(9.20e14, "flop/s, bfloat16", f"{BOOK}, TPUs"),
     "v5e_ici": Assumption(45e9, "byte/s a link, one way", f"{BOOK}, TPUs"),
@@ -77,7 +80,7 @@ ASSUMPTIONS = {
     "spot_mtbf": Assumption(24 * HOUR, "s between preemptions of a spot node", OURS),
     "restart": Assumption(
         300.0, "s from a failure to the next step",
-        "100 s heartbeat timeout of JAX, then placement, start and compilation: a guess"),
+        "10 s heartbeat timeout (engine/hosts.py), then placement, start and compilation: a guess"),
     "save": Assumption(5.0, "s for one checkpoint to object storage", OURS),
 }  # fmt: skip
 
@@ -186,7 +189,8 @@ def network(name: str) -> Network:
     return Network(
         name=name, dataset=config.dataset, params=counted["params"],
         trainable=counted["trainable_params"], macs=counted["macs"],
-        exchanges=1 + large + 2 * norms,  # small leaves share one; a norm has one each way
+        # Small leaves share one; a norm has one each way on chips (on CPU one more, forward).
+        exchanges=1 + large + 2 * norms,
         image_bytes=math.prod(shape), rows=ROWS[config.dataset], epochs=config.epochs,
         cpu_images_per_second=measured(name),
     )  # fmt: skip
@@ -313,6 +317,18 @@ def failures() -> list[dict[str, Any]]:
     return rows
 
 
+def compiled() -> list[dict[str, Any]]:
+    """One step on one chip as compilers estimate it: of `flaxcnn bench --compile-for`, if any."""
+    wanted = {"program": "train_epoch", "implementation": "flaxcnn", "devices": 1}
+    found = []
+    for path in sorted(COMPILED.glob("compiled-*.json")):
+        for row in json.loads(path.read_text())["results"]:
+            if row["experiment"] in NETWORKS and wanted.items() <= row.items():
+                keys = ("experiment", "target", "precision", "cycles", "bytes_accessed")
+                found.append({key: row.get(key) for key in keys})
+    return found
+
+
 def plan() -> dict[str, Any]:
     """The whole plan as one document."""
     nets = [network(name) for name in NETWORKS]
@@ -323,7 +339,7 @@ def plan() -> dict[str, Any]:
         "batch": BATCH, "global_batch": GLOBAL_BATCH,
         "networks": [{**asdict(net), "gradient_bytes": net.gradient_bytes, "flops": net.flops,
                       "cpu_share": net.cpu_share} for net in nets],
-        "weak": weak(nets), "strong": strong(nets), "failures": failures(),
+        "weak": weak(nets), "strong": strong(nets), "failures": failures(), "compiled": compiled(),
     }  # fmt: skip
 
 
@@ -370,6 +386,28 @@ def weak_table(document: dict[str, Any]) -> str:
           duration(row["all_reduce"]), duration(row["step"]), f"{row['efficiency']:.0%}",
           count(row["images_per_second"]), str(row["steps_an_epoch"]))
          for row in document["weak"]], text=(0, 1),
+    )  # fmt: skip
+
+
+def compiled_table(document: dict[str, Any]) -> str:
+    """What compilers estimate, or that nobody has asked them yet."""
+    if not (rows := document["compiled"]):
+        return (
+            "Not there yet (`benchmarks/results/compiled-*.json`). Until then the step times of "
+            "this page are arithmetic\nbounds and no estimates: compute is peak times a guessed "
+            "share, and a compiled program can take several times as long."
+        )
+
+    def time(row: dict[str, Any]) -> str:
+        known = row["cycles"] and row["target"] == "v5e"
+        return duration(row["cycles"] / given("v5e_clock")) if known else "–"
+
+    return grid(
+        ("network", "compiled for", "precision", "cycles a step", "time at its clock", "bytes"),
+        [(row["experiment"], row["target"], row["precision"],
+          f"{row['cycles']:,.0f}" if row["cycles"] else "–", time(row),
+          f"{count(row['bytes_accessed'])}B" if row["bytes_accessed"] else "–") for row in rows],
+        text=(0, 1, 2),
     )  # fmt: skip
 
 
@@ -422,7 +460,8 @@ def assumption_table(document: dict[str, Any]) -> str:
 
 
 TABLES = {
-    "networks": network_table, "weak": weak_table, "strong": strong_table, "hiding": hiding_table,
+    "networks": network_table, "weak": weak_table, "compiled": compiled_table,
+    "strong": strong_table, "hiding": hiding_table,
     "input": input_table, "failures": failure_table, "assumptions": assumption_table,
 }  # fmt: skip
 

@@ -15,6 +15,7 @@ set -euo pipefail
 PROJECT=${PROJECT:?the Google Cloud project}
 BUCKET=${BUCKET:?the bucket for checkpoints, without gs://}
 WHEEL=${WHEEL:?the package: python -m build --wheel writes dist/flaxcnn-*.whl}
+CONSTRAINTS=${CONSTRAINTS:-constraints.txt} # the versions that the tests run with
 ZONE=${ZONE:-us-west4-a}
 TPU=${TPU:-flaxcnn}
 # 16 chips of v5e on several hosts. Others: v6e-16 with v2-alpha-tpuv6e, v5p-32 with v2-alpha-tpuv5.
@@ -63,15 +64,16 @@ on_all() { # every host of the slice runs the same command at the same time
 }
 
 install() {
-  gcloud compute tpus tpu-vm scp "$WHEEL" "$TPU:" "${HERE[@]}" --worker=all || return
-  # The runtime's own Python is older than 3.11. libtpu comes with jax[tpu]; requests is what JAX asks
-  # the metadata server with who its peers are.
+  gcloud compute tpus tpu-vm scp "$WHEEL" "$CONSTRAINTS" "$TPU:" "${HERE[@]}" --worker=all || return
+  # The runtime's own Python is older than 3.11. libtpu comes with the extra tpu; requests is what JAX
+  # asks the metadata server with who its peers are.
   on_all "set -e
     command -v python3.11 > /dev/null || {
       sudo add-apt-repository -y ppa:deadsnakes/ppa
       sudo apt-get install -y python3.11-venv; }
     test -x ~/flaxcnn/bin/pip || python3.11 -m venv ~/flaxcnn
-    ~/flaxcnn/bin/pip install --quiet \$HOME/'${WHEEL##*/}[cloud]' 'jax[tpu]' requests"
+    ~/flaxcnn/bin/pip install --quiet -c \$HOME/'${CONSTRAINTS##*/}' \
+      \$HOME/'${WHEEL##*/}[cloud,tpu]' requests"
 }
 
 # flock: when the connection breaks, the command may go on without it. A second one waits for it to
@@ -99,8 +101,14 @@ exit_code() { # nothing, where the slice is gone
     --command='cat ~/exit-code; rm -f ~/exit-code' 2>/dev/null | tr -dc '0-9' || true
 }
 
+# The checkpoints there are, a folder an epoch; nothing before the first.
+saved() {
+  gcloud storage ls "$CHECKPOINTS/" 2>/dev/null || true
+}
+
 train() {
-  local code restarts=0
+  local code restarts=0 before
+  before=$(saved)
   while true; do
     up
     code=
@@ -109,6 +117,12 @@ train() {
       code=$(exit_code)
     fi
     echo "flaxcnn: exit code ${code:-none, the slice or the connection is gone}"
+    # A program that cannot be compiled aborts too, before the first epoch and every time: on rented
+    # chips nobody wants that MAX_RESTARTS times.
+    if [[ $code == 134 && $(saved) == "$before" ]]; then
+      echo "flaxcnn: exit code 134 before an epoch was saved: it would come again" >&2
+      exit 1
+    fi
     case ${code:-gone} in
       0) break ;;
       # preempted, or a peer died: the same command goes on from the last checkpoint

@@ -21,6 +21,7 @@ from flaxcnn.errors import FlaxcnnError, OutOfMemoryError
 
 MENDING_FLAG = "--xla_cpu_experimental_ynn_fusion_type="
 # The race of jaxlib 0.10.2 and 0.11.0-0.11.2 shows within a few calls; a sound jaxlib never errs.
+# Reported upstream with the same program: jax issue 39103, tensorflow issue 126812.
 PROBES = 30
 PROBE_SHAPE = (2, 1024, 1024)
 # Batches of small images do not divide further without loss; more cores help inside an operation.
@@ -145,6 +146,19 @@ def sums_are_right() -> bool:
     return all(float(probe(ones)) == expected for _ in range(PROBES))
 
 
+def verdict_file(kind: str, *more: str) -> Path:
+    """Where a verdict on the arithmetic of this jaxlib, its flags and processor is kept.
+
+    Args:
+        kind: the folder in the cache.
+        more: what else it holds for alone.
+    """
+    machine = (jax.lib.__version__, os.environ.get("XLA_FLAGS", ""), platform.processor(),
+               platform.machine(), str(os.cpu_count()), *more)  # fmt: skip
+    name = hashlib.sha256("\n".join(machine).encode()).hexdigest()[:16]
+    return cache_root() / kind / name
+
+
 @functools.cache
 def require_sound() -> None:
     """Refuse a CPU backend that sums wrongly. The verdict is kept per jaxlib, flags and processor.
@@ -154,10 +168,7 @@ def require_sound() -> None:
     """
     if jax.default_backend() != "cpu":
         return
-    machine = (jax.lib.__version__, os.environ.get("XLA_FLAGS", ""), platform.processor(),
-               platform.machine(), str(os.cpu_count()))  # fmt: skip
-    name = hashlib.sha256("\n".join(machine).encode()).hexdigest()[:16]
-    verdict = cache_root() / "probe" / name
+    verdict = verdict_file("probe")
     if verdict.is_file():
         return
     if not sums_are_right():

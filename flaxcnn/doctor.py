@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import flaxcnn.backend as backend
+from flaxcnn import collectives, hardware, numerics
 from flaxcnn.data import cache
 from flaxcnn.data.datasets import listing
 from flaxcnn.engine.folder import runs_folder
-from flaxcnn.engine.record import environment
+from flaxcnn.engine.record import NOT_RUN, environment
+from flaxcnn.errors import FlaxcnnError
 
 LOW_DISK_BYTES = 2 * 2**30  # CIFAR-10's caches and a few runs
 
@@ -32,7 +35,9 @@ def checks() -> list[Check]:
     found = [Check(name, "ok", version) for name, version in env["versions"].items()]
     devices = f"{env['devices']} x {env['device']} ({env['backend']}), {env['cpus']} CPU cores"
     found.append(Check("devices", "ok", devices))
-    found.append(_sums())
+    found += _accelerator(env)
+    found.append(Check("matmul precision", "ok", _precision(env)))
+    found += [_sums(), _numerics(env["numerics"])]
     found.append(Check("XLA_FLAGS", "ok", env["XLA_FLAGS"] or "not set"))
     folders = {"data": cache.root(), "cache": backend.cache_root(), "runs": runs_folder()}
     found += [_folder(f"{n} folder", f.expanduser().absolute()) for n, f in folders.items()]
@@ -41,6 +46,61 @@ def checks() -> list[Check]:
         where = entry["path"] if ready else f"not prepared; flaxcnn data prepare {entry['name']}"
         found.append(Check(f"data {entry['name']}", "ok" if ready else "warning", where))
     return found
+
+
+def suite() -> list[numerics.Finding]:
+    """The numerics of this back end, checked anew; the verdict is kept for the env.json of runs."""
+    with contextlib.suppress(FlaxcnnError):  # wrong sums, which a check tells among the others
+        backend.prepare()  # the devices and kept programs of a training
+    found = [*numerics.checks(), *collectives.checks()]
+    numerics.keep(numerics.verdict(found))
+    return found
+
+
+def _accelerator(env: dict[str, Any]) -> list[Check]:
+    """Plugins, libraries and driver, and a GPU or TPU that jax does not use."""
+    software = env.get("accelerator", {})
+    found = [Check(name, "ok", version) for name, version in software.items()]
+    if text := hardware.old_driver(software):
+        found.append(Check("driver", "warning", f"{text}; update it or change the plugin"))
+    if env["backend"] != "cpu":
+        return found
+    for kind, files, extra in (
+        ("GPU", hardware.gpus(), hardware.extra_for_gpus()),
+        ("TPU", hardware.tpus(), "tpu"),
+    ):
+        if files:
+            text = f"{files[0]} is there, but jax computes on the CPU; {_way_out(extra, software)}"
+            found.append(Check(kind, "warning", text))
+    return found
+
+
+def _way_out(extra: str, software: dict[str, str]) -> str:
+    """What makes jax use an accelerator that is there."""
+    plugins = [name for name in software if name.endswith("-plugin") or name == "libtpu"]
+    if told := os.environ.get("JAX_PLATFORMS"):
+        return f"JAX_PLATFORMS={told} says so"
+    if any(("tpu" in name) == (extra == "tpu") for name in plugins):
+        platform = "tpu" if extra == "tpu" else "cuda"
+        return f"{' and '.join(plugins)} cannot use it; JAX_PLATFORMS={platform} makes jax say why"
+    return f"pip install 'flaxcnn[{extra}]'"
+
+
+def _precision(env: dict[str, Any]) -> str:
+    """What float32 products are computed in."""
+    told = env["matmul_precision"]
+    digits = {0.0: "float32", 2.0**-10: "TensorFloat-32", 2.0**-8: "bfloat16"}
+    means = digits[numerics.promised()]
+    return f"{'not set' if told == 'None' else told}: products of float32 are computed in {means}"
+
+
+def _numerics(kept: Any) -> Check:
+    """The verdict of the last `doctor --numerics` on this jaxlib, device and flags."""
+    if kept == NOT_RUN:
+        return Check("numerics", "warning", "not run; flaxcnn doctor --numerics")
+    if kept["failed"]:
+        return Check("numerics", "bad", f"wrong: {', '.join(kept['failed'])}")
+    return Check("numerics", "ok", f"{len(kept['passed'])} checks passed")
 
 
 def _sums() -> Check:

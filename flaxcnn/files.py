@@ -42,6 +42,15 @@ def plain(value: Any) -> Any:
     return value
 
 
+def flat(nested: dict[str, Any]) -> dict[str, Any]:
+    """The dictionary with dictionaries in it laid out: {"a": {"b": 1}} gives {"a.b": 1}."""
+    found: dict[str, Any] = {}
+    for key, value in nested.items():
+        inner = flat(value) if isinstance(value, dict) else None
+        found |= {key: value} if inner is None else {f"{key}.{k}": v for k, v in inner.items()}
+    return found
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Write beside the target, flush to disk, rename.
 

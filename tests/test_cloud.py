@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import yaml
 from typer.main import get_command
 
 from flaxcnn.cli.main import app
+from flaxcnn.engine.hosts import HEARTBEAT_SECONDS
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
 
@@ -21,19 +23,21 @@ ROOT = Path(__file__).resolve().parents[1]
 CLOUD = ROOT / "cloud"
 SHELL = sorted([*CLOUD.glob("*.sh"), *CLOUD.glob("*.sbatch")])
 MANIFESTS = sorted(CLOUD.glob("*.yaml"))
+FIRST_HOUR = ROOT / "benchmarks" / "first_hour.sh"
+SCRIPTS = [*SHELL, FIRST_HOUR]
 PROSE = [CLOUD / "README.md", ROOT / "docs" / "scaling.md"]
 FATAL = {1, 2, 3, 4, 5, 6, 130}  # exit codes that would come again
 RESUMABLE = {75, 134, 137, 139}
 
 
-NAMES = "(?:train|study|launch|data|bench|compare)"
+NAMES = "(?:train|study|launch|data|bench|compare|doctor)"
 
 
 def name(path):
     return path.name
 
 
-@pytest.mark.parametrize("path", SHELL, ids=name)
+@pytest.mark.parametrize("path", SCRIPTS, ids=name)
 def test_scripts_parse_and_stop_at_errors(path):
     subprocess.run(["bash", "-n", path], check=True)
     # The entry point must live to hand on an exit code, so -e is not for it.
@@ -87,9 +91,7 @@ def command_lines(path):
     text = re.sub(r'"\$\{settings\[@\]\}"', settings(path), text)
     for line in text.splitlines():
         line = re.sub(r"(?:^| )# .*", "", line)
-        if found := re.search(
-            r"(?:^|[ /])flaxcnn ((?:train|study|launch|data|bench|compare)\b.*)", line
-        ):
+        if found := re.search(rf"(?:^|[ /])flaxcnn ({NAMES}\b.*)", line):
             command = re.split(r" (?:\|\||&&|;|> |\.\.\.)", found[1])[0].rstrip(' "')
             yield shlex.split(command + ('"' if command.count('"') % 2 else ""))
 
@@ -108,11 +110,11 @@ def options(words):
     return {one for p in command.params for one in (*p.opts, *p.secondary_opts)}, words
 
 
-LINES = [(path, words) for path in (*SHELL, *MANIFESTS, *PROSE) for words in command_lines(path)]
+LINES = [(path, words) for path in (*SCRIPTS, *MANIFESTS, *PROSE) for words in command_lines(path)]
 
 
 def test_command_lines_are_found():
-    for path in (*SHELL, *MANIFESTS):
+    for path in (*SCRIPTS, *MANIFESTS):
         assert path.name == "entrypoint.sh" or path in {found for found, _ in LINES}, path.name
 
 
@@ -132,7 +134,7 @@ def test_command_lines_use_known_options_and_settings(path, words):
             check_setting(rest[place + 1])
 
 
-@pytest.mark.parametrize("path", [*SHELL, *MANIFESTS, *PROSE], ids=name)
+@pytest.mark.parametrize("path", [*SCRIPTS, *MANIFESTS, *PROSE], ids=name)
 def test_settings_exist(path):
     for assignment in re.findall(r"-s \"?(\w[\w.]*=[\w.]+)", path.read_text()):
         check_setting(assignment)
@@ -143,7 +145,7 @@ def check_setting(assignment):
     assert key in Config.__dataclass_fields__, f"no setting {key}"
 
 
-@pytest.mark.parametrize("path", [*SHELL, *MANIFESTS, *PROSE], ids=name)
+@pytest.mark.parametrize("path", [*SCRIPTS, *MANIFESTS, *PROSE], ids=name)
 def test_experiments_exist(path):
     for found in re.findall(
         r"(?<![/\w])(?:digits|mnist|fashion|cifar)-\w+/[\w-]+", path.read_text()
@@ -187,3 +189,139 @@ def test_the_entry_point_copies_the_records(tmp_path):
     places = {"RUN_DIR": f"{tmp_path}/run", "RECORDS": f"file://{tmp_path}/kept", "PROCESS": "0"}
     assert entry_point(tmp_path, "exit 0", **places).wait(30) == 0
     assert (tmp_path / "kept" / "summary.json").read_text() == "{}"
+
+
+# -- aborts before the first epoch ---------------------------------------------------------------
+
+EPOCH = 'mkdir -p "$RUN_DIR"; echo "{}" >> "$RUN_DIR/metrics.jsonl"'
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """A recipe of cloud/ with a flaxcnn, srun, scontrol, gcloud and sleep that only tell."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "log").write_text("")
+
+    def run(script, *words, train, **environment):
+        fakes = {
+            "flaxcnn": f'echo "$1" >> {tmp_path}/log\n[ "$1" != train ] || {{ {train}; }}',
+            "srun": 'while [ "$1" != flaxcnn ]; do shift; done; "$@"',
+            "scontrol": f'echo "$1" >> {tmp_path}/log', "sleep": "", "gcloud": GCLOUD,
+        }  # fmt: skip
+        for command, text in fakes.items():
+            (tmp_path / command).write_text(f"#!/usr/bin/env bash\n{text}\n")
+            (tmp_path / command).chmod(0o700)
+        path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
+        done = subprocess.run(
+            [CLOUD / script, *words] if script.endswith(".sh") else ["bash", CLOUD / script],
+            env={**os.environ, "PATH": path, "FAKES": str(tmp_path), **environment},
+            cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        return done, (tmp_path / "log").read_text().split()
+
+    return run
+
+
+# What tpu-vm.sh asks Google's command: a slice that is there, whose exit code and checkpoints are
+# what flaxcnn left.
+GCLOUD = r"""
+case "$*" in
+  *describe*) echo ACTIVE ;;
+  *"storage ls"*) ls "$FAKES/saved" ;;
+  *cat*exit-code*) cat "$FAKES/code" ;;
+  *"flaxcnn train"*) flaxcnn train; echo $? > "$FAKES/code" ;;
+esac
+"""
+TPU = {"PROJECT": "p", "BUCKET": "b", "WHEEL": "w.whl", "MAX_RESTARTS": "2"}
+SLURM = {"SLURM_JOB_ID": "7", "SLURM_GPUS_ON_NODE": "8"}
+
+
+def test_a_node_does_not_start_again_what_aborts_before_an_epoch(recipe, tmp_path):
+    done, log = recipe("node-8gpu.sh", "one", train="exit 134", RUN=f"{tmp_path}/run")
+    assert (done.returncode, log.count("train")) == (1, 1)
+    assert done.stderr.splitlines() == [
+        "flaxcnn: exit code 134 before an epoch was recorded: it would come again"
+    ]
+
+
+def test_a_node_starts_again_what_aborts_after_an_epoch(recipe, tmp_path):
+    run = f"{tmp_path}/run"
+    train = f"RUN_DIR={run}; {EPOCH}; [ $(wc -l < {run}/metrics.jsonl) -ge 3 ] || exit 134"
+    done, log = recipe("node-8gpu.sh", "one", train=train, RUN=run)
+    assert (done.returncode, log.count("train")) == (0, 3)
+
+
+@pytest.mark.parametrize(("epoch", "code"), [("true", 1), (EPOCH, 0)])
+def test_slurm_requeues_an_abort_only_after_an_epoch(recipe, tmp_path, epoch, code):
+    train = f"RUN_DIR={tmp_path}/runs/r; {epoch}; exit 134"
+    done, log = recipe("slurm.sbatch", train=train, SHARED=str(tmp_path), RUN="r", **SLURM)
+    assert done.returncode == code, done.stderr
+    assert log == ["data", "train", *(["requeue"] if code == 0 else [])]
+    assert ("before an epoch was recorded" in done.stderr) == (code == 1)
+
+
+@pytest.mark.parametrize(("saves", "starts"), [("true", 1), ("touch $FAKES/saved/3", 3)])
+def test_a_slice_is_not_kept_for_what_aborts_before_an_epoch(recipe, tmp_path, saves, starts):
+    (tmp_path / "saved").mkdir()
+    done, log = recipe("tpu-vm.sh", "train", train=f"{saves}; exit 134", **TPU)
+    assert (done.returncode, log.count("train")) == (1, starts)
+    assert ("before an epoch was saved" in done.stderr) == (starts == 1)
+
+
+@pytest.mark.parametrize(
+    ("saved", "code", "ended"),
+    [((), 134, 1), (("5.orbax-checkpoint-tmp-1",), 134, 1), (("5",), 134, 134), ((), 137, 137),
+     (None, 134, 1)],
+)  # fmt: skip
+def test_a_pod_that_aborts_before_a_checkpoint_fails(tmp_path, saved, code, ended):
+    for folder in saved or ():
+        (tmp_path / "saved" / folder).mkdir(parents=True)
+    if saved == ():
+        (tmp_path / "saved").mkdir()
+    process = entry_point(tmp_path, f"exit {code}", CHECKPOINTS=f"file://{tmp_path}/saved")
+    assert process.wait(30) == ended
+
+
+def test_a_pod_that_cannot_look_keeps_its_code(tmp_path):
+    process = entry_point(tmp_path, "exit 134", CHECKPOINTS="nosuchstore://bucket/saved")
+    assert process.wait(30) == 134
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=name)
+def test_pods_know_where_their_checkpoints_are(path):
+    for _, job in jobs(path):
+        (train,) = job["template"]["spec"]["containers"]
+        script = train["command"][-1]
+        assert "export CHECKPOINTS=gs://" in script
+        assert '--checkpoint-dir "$CHECKPOINTS"' in script
+
+
+# -- installation and figures --------------------------------------------------------------------
+
+
+def test_recipes_install_what_the_tests_run_with():
+    found = 0
+    for path in [*CLOUD.iterdir(), ROOT / "README.md"]:
+        text = path.read_text().replace("\\\n", " ")
+        assert not re.search(r"[\"' ]jax\[(cuda|tpu|\$)", text), f"{path.name}: not by our extra"
+        for line in re.findall(r"pip install .*", text):
+            if re.search(r"cuda1[23]|tpu|DEVICE", line):
+                found += 1
+                assert re.search(r"-c \S*(constraints\.txt|CONSTRAINTS)", line), line
+    assert found >= 4
+
+
+def test_extras_are_those_of_jax():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    assert {extra: extras[extra] for extra in ("cuda12", "cuda13", "tpu")} == {
+        "cuda12": ["jax[cuda12]"], "cuda13": ["jax[cuda13]"], "tpu": ["jax[tpu]"],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("path", PROSE, ids=name)
+def test_the_heartbeat_is_that_of_the_code(path):
+    text = " ".join(path.read_text().split())
+    said = re.findall(r"heartbeat timeout[^.]*?(\d+) s\b|(\d+) s heartbeat", text)
+    assert said
+    assert {int(a or b) for a, b in said} == {HEARTBEAT_SECONDS}

@@ -80,7 +80,7 @@ def test_it_trains_from_an_empty_folder(away, installed):
 def test_it_lists_all_experiments(away, installed):
     empty, settings = away
     done = run("-m", "flaxcnn", "experiments", "list", "--json", cwd=empty, **settings)
-    assert len(json.loads(done.stdout)) == 35
+    assert len(json.loads(done.stdout)) == 38
     text = "from flaxcnn.recipe.catalog import experiments_folder; print(experiments_folder())"
     where = run("-c", text, cwd=empty, **settings).stdout
     assert Path(where.strip()) == installed / "flaxcnn" / "experiments"

@@ -18,6 +18,7 @@ from flaxcnn.recipe.layers import totals
 
 if TYPE_CHECKING:  # it imports jax
     from flaxcnn.results.queue import Ended
+    from flaxcnn.results.rows import Results
 
 RESULTS = typer.Option(None, "--results", help="Folder of rows; default runs/results.")
 
@@ -144,6 +145,78 @@ def run(
         prepare(not no_cache)
         ended = run_queue(todo, folder, hours=hours, say=lambda text: say(text, as_json), note=note)
     _conclude(ended, folder.path, as_json)
+
+
+@app.command()
+@command
+def table(
+    results: Path = RESULTS,
+    output: Path = typer.Option(
+        None, "--output", metavar="FILE", help="The page; default RESULTS.md in the folder."
+    ),
+    as_json: bool = JSON,
+) -> None:
+    """Write RESULTS.md: each document's figures beside those of the rows, with verdicts.
+
+    \b
+    Examples:
+      flaxcnn experiments table
+      flaxcnn experiments table --results results --output RESULTS.md
+    """
+    from flaxcnn.files import write_atomic
+    from flaxcnn.results.table import page, verdicts
+
+    folder = _of_rows(results)
+    if output is not None and output.is_dir():
+        raise ConfigError(f"--output: {output} is a folder; allowed is a file, such as RESULTS.md")
+    target = (output or folder.path / "RESULTS.md").expanduser().absolute()
+    write_atomic(target, page(folder).encode())
+    say(f"table {target}", as_json)
+    if as_json:
+        emit_json({"table": str(target), "verdicts": verdicts(folder)})
+
+
+@app.command()
+@command
+def gallery(
+    results: Path = RESULTS,
+    output: Path = typer.Option(
+        None, "--output", metavar="FOLDER", help="Of the pages; default gallery in the folder."
+    ),
+    as_json: bool = JSON,
+) -> None:
+    """Write an HTML page a document: curves, first predictions, matrices, classes, comparisons.
+
+    \b
+    Examples:
+      flaxcnn experiments gallery
+      flaxcnn experiments gallery --results results --output docs/gallery
+    """
+    from flaxcnn.results.gallery import write
+
+    folder = _of_rows(results)
+    if output is not None and output.is_file():
+        raise ConfigError(f"--output: {output} is a file; allowed is a folder")
+    pages, warnings = write(folder, (output or folder.path / "gallery").expanduser().absolute())
+    for text in warnings:
+        note(text)
+    for path in pages:
+        say(f"page {path}", as_json)
+    if as_json:
+        emit_json({"pages": [str(path) for path in pages], "warnings": warnings})
+
+
+def _of_rows(path: Path | None) -> Results:
+    """A results folder that is there."""
+    from flaxcnn.results.rows import Results
+
+    folder = Results(path or runs_folder() / "results")
+    if not folder.path.exists():
+        raise ConfigError(
+            f"--results: no folder {folder.path}; `flaxcnn experiments run` makes one"
+        )
+    folder.check()
+    return folder
 
 
 def _conclude(ended: Ended | None, results: Path, as_json: bool) -> None:

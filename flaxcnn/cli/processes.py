@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -18,11 +17,15 @@ import typer
 
 from flaxcnn.cli.output import command, leave_at_once, note
 from flaxcnn.engine.folder import runs_folder, stamp
-from flaxcnn.errors import ConfigError, InterruptedRun
+from flaxcnn.errors import ConfigError, FlaxcnnError, InterruptedRun
+from flaxcnn.hardware import free_port, gpus
 from flaxcnn.recipe import catalog
 
 # 75: preempted, or a peer was lost; 134: ended by jax for a lost peer; 137, 139: killed, crashed.
 RESUMABLE = (75, 134, 137, 139)
+# SIGABRT: also what a failed check in a compiler ends with, before anything is computed. That would
+# come again, so it is resumable only after an epoch.
+ABORTED = 134
 GRACE_SECONDS = 20  # that the others have to end after one has, above jax's heartbeat
 POLL_SECONDS = 0.05
 CHATTER = "[Gloo]"  # lines of a library that tell a person nothing
@@ -79,7 +82,7 @@ def launch(
     """Run one training with several processes of this machine, and start them again if they die.
 
     Ends with the exit code of the first process that failed. Only what can be resumed is started
-    again: exit codes 75, 134, 137 and 139.
+    again: exit codes 75, 137 and 139, and 134 (aborted) once an epoch was recorded.
 
     \b
     Examples:
@@ -97,12 +100,19 @@ def launch(
         )
     arguments, run_dir = _with_run_dir(arguments)
     without_progress, before = 0, _epochs(run_dir)
+    at_start = before
     while True:
         code = _run(arguments, processes, port)
         if code == 0:
             return
         if code not in RESUMABLE:
             raise typer.Exit(code)
+        if code == ABORTED and _epochs(run_dir) == at_start:
+            raise FlaxcnnError(
+                f"exit code {ABORTED}: a process was aborted before an epoch was recorded, as a "
+                "compiler does that cannot compile the program: not started again, since it would "
+                "end the same way"
+            )
         without_progress = 0 if _epochs(run_dir) > before else without_progress + 1
         before = _epochs(run_dir)
         if without_progress > max_restarts or max_restarts == 0:
@@ -139,7 +149,7 @@ def _epochs(run_dir: Path) -> int:
 
 def _run(arguments: list[str], processes: int, port: int | None) -> int:
     """All processes until they have ended -> 0, or the exit code of the first that failed."""
-    where = f"127.0.0.1:{_free_port() if port is None else port}"
+    where = f"127.0.0.1:{free_port() if port is None else port}"
     environments = [_environment(i, processes) for i in range(processes)]
     children = [
         subprocess.Popen(
@@ -177,19 +187,16 @@ def _environment(process: int, processes: int) -> dict[str, str]:
     """What a process finds around it: its share of the GPUs, or of the cores."""
     found = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
     told = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = told.split(",") if told else [p.name[6:] for p in _gpus()] if told is None else []
-    if gpus:
-        if len(gpus) < processes:
+    there = [path.name.removeprefix("nvidia") for path in gpus()] if told is None else []
+    names = told.split(",") if told else there
+    if names:
+        if len(names) < processes:
             raise ConfigError(
-                f"--processes: got {processes}; allowed is 1 to {len(gpus)}, one a GPU"
+                f"--processes: got {processes}; allowed is 1 to {len(names)}, one a GPU"
             )
-        found["CUDA_VISIBLE_DEVICES"] = ",".join(share(gpus, process, processes))
+        found["CUDA_VISIBLE_DEVICES"] = ",".join(share(names, process, processes))
     found.setdefault("JAX_NUM_CPU_DEVICES", str(max((os.cpu_count() or 1) // processes, 1)))
     return found
-
-
-def _gpus() -> list[Path]:
-    return sorted(Path("/dev").glob("nvidia[0-9]*"), key=lambda path: int(path.name[6:]))
 
 
 def share(things: Sequence[str], part: int, parts: int) -> Sequence[str]:
@@ -199,10 +206,11 @@ def share(things: Sequence[str], part: int, parts: int) -> Sequence[str]:
 
 def _tell(number: int, stream: IO[bytes]) -> None:
     """A process's lines on stderr, with its number, but those of the one that speaks for all."""
-    for line in stream:
-        text = line.decode(errors="replace").rstrip()
-        if not text.startswith(CHATTER):
-            print(f"[{number}] {text}" if number else text, file=sys.stderr, flush=True)
+    with stream:
+        for line in stream:
+            text = line.decode(errors="replace").rstrip()
+            if not text.startswith(CHATTER):
+                print(f"[{number}] {text}" if number else text, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -250,9 +258,3 @@ def _end(children: list[subprocess.Popen[bytes]]) -> None:
         if child.poll() is None:
             child.kill()
         child.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -8,13 +8,13 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import flaxcnn
 from flaxcnn.engine.folder import Folder
 from flaxcnn.errors import ConfigError
+from flaxcnn.hardware import installed, software
 from flaxcnn.recipe.config import Config
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
@@ -30,7 +30,11 @@ DECIDES_BITS = (
     "cpus",
     "XLA_FLAGS",
     "PJRT_NPROC",
+    "accelerator",  # older records and machines without one have no such field
 )
+# Of env.json: what is told, and is no cause of other bits.
+DECIDES_NOTHING = ("numerics",)
+NOT_RUN = "not run"  # the numerics suite, on this software and device
 
 
 ELSEWHERE = "checkpoints.json"  # names their folder, where it is not in the run directory
@@ -106,9 +110,15 @@ def check_same(where: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> No
 
 
 def versions() -> dict[str, str]:
-    """Python, flaxcnn and the packages that decide what is computed."""
-    found = {name: metadata.version(name) for name in PACKAGES}
-    return {"python": platform.python_version(), "flaxcnn": flaxcnn.__version__, **found}
+    """Python, flaxcnn and the packages that decide what is computed; what is missing is left out.
+
+    A run of embedded or own data does not need tensorflow-datasets.
+    """
+    return {
+        "python": platform.python_version(),
+        "flaxcnn": flaxcnn.__version__,
+        **installed(PACKAGES),
+    }
 
 
 def source_revision() -> str | None:
@@ -133,8 +143,9 @@ def environment() -> dict[str, Any]:
     import jax
 
     from flaxcnn.backend import cores, processor
+    from flaxcnn.numerics import kept
 
-    devices = jax.devices()
+    devices, accelerator = jax.devices(), software()
     return {
         "versions": versions(),
         "source_revision": source_revision(),
@@ -148,11 +159,13 @@ def environment() -> dict[str, Any]:
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
         "PJRT_NPROC": os.environ.get("PJRT_NPROC", ""),
         "matmul_precision": str(getattr(jax.config, "jax_default_matmul_precision", None)),
+        **({"accelerator": accelerator} if accelerator else {}),
+        "numerics": kept() or NOT_RUN,
     }
 
 
 def other_software(before: dict[str, Any]) -> str:
     """A warning for what is resumed where the env.json of its start says otherwise; or nothing."""
     now = environment()
-    changed = [key for key in DECIDES_BITS if before.get(key) != now[key]]
+    changed = [key for key in DECIDES_BITS if before.get(key) != now.get(key)]
     return f"resumed with another {', '.join(changed)}: the bits may differ" if changed else ""

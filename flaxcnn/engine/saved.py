@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,4 +98,10 @@ def classify(run: SavedRun, images: np.ndarray) -> np.ndarray:
         image=jnp.asarray(images), label=jnp.zeros(count, jnp.int32),
         row=jnp.zeros(count, jnp.int32), mask=jnp.ones(count, bool),
     )  # fmt: skip
-    return np.asarray(jax.nn.softmax(eval_step(run.plan, run.state, scaling, batch)))
+    return np.asarray(_probabilities(run.plan, run.state, scaling, batch))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _probabilities(plan: Plan, state: TrainState, scaling: Scaling, batch: Batch) -> jax.Array:
+    """One program a number of images, kept as those of a training are; op by op it is dozens."""
+    return jax.nn.softmax(eval_step(plan, state, scaling, batch))

@@ -59,6 +59,8 @@ class Experiment:
     config: Config | None = None
     documented: Mapping[str, Any] = field(default_factory=dict)
     reported: Mapping[str, Any] = field(default_factory=dict)
+    # Of its table of classes: split -> precision, recall, F1 -> a value a class
+    per_class: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
     inferred: Mapping[str, str] = field(default_factory=dict)  # setting -> why this value
     notes: str = ""
     refusal: str = ""  # why `train` cannot run it

@@ -16,6 +16,7 @@ from flaxcnn.report.style import (
     blank,
     clean,
     heading,
+    panel,
     short,
     styled,
 )
@@ -107,18 +108,47 @@ def first_predictions(
     ]
     title = f"First {len(label)} test rows: {int(wrong.sum())} wrong"
     drawn = _grid(images, texts, list(wrong), 10, title)
+    alt = _first_alt(label, predicted, names)
+    return Picture("first-predictions", title, alt, drawn.figure)
+
+
+@styled
+def first_grid(label: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> Picture:
+    """What the first test rows are taken for, without their images; errors with sign and truth."""
+    called, wrong = brief(names), predicted != label
+    rows = math.ceil(len(label) / 10)
+    figure = blank(0.42 + 0.3 * rows)
+    axes = panel(figure, 0.1, 0.06, right=0.1)
+    for place, (p, t) in enumerate(zip(predicted, label, strict=True)):
+        y, x = divmod(place, 10)
+        if p == t:
+            axes.text(x, y, called[p], ha="center", va="center")
+            continue
+        axes.text(x, y, f"{SIGN}{called[p]} is {called[t]}", ha="center", va="center", size=7,
+                  color=ERROR, weight="bold")  # fmt: skip
+        axes.add_patch(Rectangle((x - 0.48, y - 0.44), 0.96, 0.88, fill=False, color=ERROR))
+    axes.set_xlim(-0.5, 9.5)
+    axes.set_ylim(rows - 0.5, -0.5)
+    axes.axis("off")
+    title = f"First {len(label)} test rows: {int(wrong.sum())} wrong"
+    heading(axes, title)
+    return Picture("first-grid", title, _first_alt(label, predicted, names), figure)
+
+
+def _first_alt(label: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> str:
+    """The errors among the first test rows in words."""
+    wrong = predicted != label
     errors = [
         f"row {i + 1} is {clean(names[label[i]])}, taken for {clean(names[predicted[i]])}"
         for i in np.flatnonzero(wrong)
     ]
     more = f"; and {len(errors) - 6} more" if len(errors) > 6 else ""
-    alt = (
+    return (
         f"{int(wrong.sum())} of the first {len(label)} test rows are predicted wrong"
         + (f": {'; '.join(errors[:6])}{more}." if errors else ".")
         + f" Errors are marked {SIGN} and framed."
         + legend(names, np.concatenate([label, predicted]))
     )
-    return Picture("first-predictions", title, alt, drawn.figure)
 
 
 def first_predictions_text(label: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> str:

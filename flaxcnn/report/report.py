@@ -62,7 +62,7 @@ def fragment(path: Path) -> str | None:
         record = read(path)
     except FlaxcnnError:
         return None
-    with _any_name():
+    with any_name():
         match record:
             case RunRecord():
                 page = run_brief(record)
@@ -77,7 +77,7 @@ def fragment(path: Path) -> str | None:
 
 
 @contextlib.contextmanager
-def _any_name() -> Iterator[None]:
+def any_name() -> Iterator[None]:
     """A name in a script that matplotlib's own font lacks is no matter: the browser has another."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
@@ -92,7 +92,7 @@ def make(records: Sequence[Record], dataset: Dataset | None = None) -> Rendered:
     """
     if not records:
         raise ConfigError("report: got no folder; allowed is one run or study directory or more")
-    with _any_name():
+    with any_name():
         if len(records) == 1:
             return render(page_of(records[0], dataset))
         sides = [record for record in records if not isinstance(record, SearchRecord)]

@@ -10,6 +10,7 @@ import numpy as np
 
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.errors import FlaxcnnError
+from flaxcnn.files import flat
 from flaxcnn.recipe.config import Config
 from flaxcnn.report import curves, images, matrices, numbers
 from flaxcnn.report.architecture import architecture, described, size
@@ -313,13 +314,19 @@ def settings_table(config: dict[str, Any]) -> Table:
 
 def environment_table(environment: dict[str, Any]) -> Table:
     """env.json, flat."""
-    flat = {**environment.get("versions", {}),
-            **{k: v for k, v in environment.items() if k != "versions"}}  # fmt: skip
+    rest = {key: value for key, value in environment.items() if key != "versions"}
     return Table(
         "Software and machine",
         ["what", "value"],
-        [[Cell(key), Cell("" if value is None else str(value))] for key, value in flat.items()],
-    )
+        [[Cell(key), Cell(_told(value))]
+         for key, value in {**environment.get("versions", {}), **flat(rest)}.items()],
+    )  # fmt: skip
+
+
+def _told(value: Any) -> str:
+    if value is None:
+        return ""
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _recipe(record: RunRecord) -> Section:

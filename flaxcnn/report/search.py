@@ -22,7 +22,7 @@ MOST_OF_A_LABEL = 48  # letters of one in a picture
 def search_page(record: SearchRecord) -> Page:
     """Everything a search's records say."""
     page = _head(record)
-    page.sections.append(_candidates(page, record))
+    page.sections.append(candidates(page, record))
     if dropped := record.summary["dropped"]:
         rows = [[Cell(one["label"]), Cell(one["reason"])] for one in dropped]
         table = Table(f"{len(dropped)} candidates", ["candidate", "reason"], rows)
@@ -40,7 +40,7 @@ def search_page(record: SearchRecord) -> Page:
 def search_brief(record: SearchRecord) -> Page:
     """What a notebook shows of it."""
     page = _head(record)
-    page.sections.append(_candidates(page, record))
+    page.sections.append(candidates(page, record))
     return page
 
 
@@ -92,7 +92,8 @@ def _warnings(summary: dict[str, Any]) -> list[str]:
     ]  # fmt: skip
 
 
-def _candidates(page: Page, record: SearchRecord) -> Section:
+def candidates(page: Page, record: SearchRecord) -> Section:
+    """The scores of all candidates: folds, grid, parameters, and a line each."""
     section = Section("candidates", "Candidates")
     scored = [row for row in record.summary["candidates"] if row["mean"] is not None]
     points = [_point(row) for row in scored]

@@ -130,6 +130,9 @@ def inline(picture: Picture, text: str) -> str:
     )
     body = re.sub(r'(href="#|url\(#)', rf"\g<1>{picture.name}-", body)
     body = re.sub(r" font-family: [^;]*;", "", body)
+    # A third of the file: turns by nothing, and the indentation
+    body = re.sub(r' transform="rotate\(-0 [^)]*\)"', "", body)
+    body = re.sub(r"\n +", "\n", body)
     body = body.replace(INK, "currentColor")
     for name, (light, _) in COLOURS.items():
         body = body.replace(light, f"var(--{name.replace('_', '-')})")

@@ -74,7 +74,7 @@ def run_queue(
         InterruptedRun: SIGTERM or SIGINT; what is under way is saved where it can be.
         WriteError: the disk is full, or a folder is not writable.
     """
-    ended, left = Ended(), list(todo)
+    ended, left, note = Ended(), list(todo), _once(note)
     with Interrupt() as interrupt, Deadline(hours) as deadline:
         while left:
             task = left[0]
@@ -109,6 +109,18 @@ def run_queue(
             jax.clear_caches()  # the programs of one recipe are of no use to the next
     ended.left = left
     return ended
+
+
+def _once(note: Callable[[str], None]) -> Callable[[str], None]:
+    """Tells each text once: every task of a recipe has the same to say of it."""
+    told: set[str] = set()
+
+    def tell(text: str) -> None:
+        if text not in told:
+            told.add(text)
+            note(text)
+
+    return tell
 
 
 class Deadline:

@@ -43,6 +43,12 @@ KEPT = (
 Key = tuple[str, str, int]  # experiment, protocol, seed
 
 
+def place(experiment: str) -> str:
+    """Where its records lie: `mnist-ladder/model10`; of models.py:small `models/small`."""
+    file, colon, name = experiment.rpartition(":")
+    return f"{Path(file).stem}/{name.replace('/', '-')}" if colon else experiment
+
+
 def key(row: Mapping[str, Any]) -> Key:
     """What tells a row from the others of a folder."""
     return row["experiment"], row["protocol"], row["seed"]
@@ -128,15 +134,15 @@ class Results:
             by_file.setdefault(self._file(row["experiment"]), []).append(row)
         with self._locked():
             for file, new in by_file.items():
+                self._make_folder(file.parent)
                 kept = {key(row): row for row in (*read_lines(file), *new)}
                 lines = [json.dumps(plain(kept[k]), sort_keys=True, allow_nan=False) + "\n"
                          for k in sorted(kept)]  # fmt: skip
-                self._make_folder(file.parent)
                 write_atomic(file, "".join(lines).encode())
 
     def search_folder(self, experiment: str, protocol: str) -> Path:
         """Where the records of a grid search are kept."""
-        return self.path / SEARCHES / experiment / protocol
+        return self.path / SEARCHES / place(experiment) / protocol
 
     def add_search(self, search_dir: Path, experiment: str, protocol: str) -> None:
         """Keep the records of a finished search, in the place of an older one."""
@@ -152,8 +158,8 @@ class Results:
         return (folder / "search.json").is_file() and not changed_settings(experiment, folder)
 
     def _file(self, experiment: str) -> Path:
-        folder, _, name = experiment.partition("/")
-        return self.path / folder / f"{name}.jsonl"
+        own = self.path / place(experiment)
+        return own.with_name(f"{own.name}.jsonl")
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

@@ -13,12 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from flaxcnn.errors import ConfigError, near_miss
+from flaxcnn.errors import ConfigError, DataError, near_miss
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.catalog import Experiment
 from flaxcnn.recipe.config import KNOWN_DATA, Archive, Config, Permuted, Ranges
 from flaxcnn.recipe.layers import totals
-from flaxcnn.results.rows import Results, recipe, stale
+from flaxcnn.results.rows import Results, place, recipe, stale
 from flaxcnn.studies.candidates import of_catalog
 
 PROTOCOLS = {"honest": ("honest",), "document": ("document",), "both": ("document", "honest")}
@@ -28,6 +28,7 @@ STACK_FROM = 4  # seeds: fewer are trained one after the other, each with checkp
 STACK_SIZE = 8  # seeds side by side; a kill loses at most as many
 STACK_WORK = 3e12  # multiply-adds of a run: longer ones do not gain by stacking on a CPU
 NEAREST = 5  # rows that an estimate is the median of
+LIKE = 10.0  # times smaller or larger in multiply-adds an image: beyond, nothing can be told
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Task:
         else:
             digest = recipe(self.experiment.name, self.protocol, self.seeds[0]).fingerprint()
             name = f"{self.protocol}-seed{_seeds_text(self.seeds)}"
-        return f"{self.experiment.name.replace(':', '/')}/{name}-{digest[:8]}"
+        return f"{place(self.experiment.name)}/{name}-{digest[:8]}"
 
 
 def _seeds_text(seeds: Sequence[int]) -> str:
@@ -107,7 +108,8 @@ def chosen(names: Sequence[str], everything: bool) -> list[Experiment]:
                     f"experiment: got {name!r}, which is neither an experiment nor a document"
                     f"{near_miss(name, [*known, *documents])}"
                 )
-        one = catalog.find(name)
+        # Under the name that it is found by again, also where it comes from a file
+        one = replace(catalog.find(name), name=name)
         if one.kind == "mention":
             raise ConfigError(f"{name} cannot be run: {one.refusal}")
         found[name] = one
@@ -144,12 +146,23 @@ def tasks(
             config = recipe(experiment.name, protocol, seeds[0])
             left = [s for s in seeds if (experiment.name, protocol, s) not in there]
             done += len(seeds) - len(left)
-            per_image = multiply_adds(config)
-            work = per_image * images(config)
+            per_image, work = _cost(config)
             for part in stacks(left, work <= stack_work):
                 found.append(Task(experiment, protocol, part, work * len(part), per_image))
     found.sort(key=lambda task: (task.work, task.experiment.name, task.protocol, task.seeds))
     return found, done
+
+
+def _cost(config: Config) -> tuple[float, float]:
+    """Multiply-adds of an image, and of a training; infinite where the data is not there.
+
+    Such a task comes last and fails by itself, so that the others are done.
+    """
+    try:
+        per_image = multiply_adds(config)
+        return per_image, per_image * images(config)
+    except DataError:
+        return math.inf, math.inf
 
 
 def stacks(seeds: Sequence[int], side_by_side: bool) -> list[tuple[int, ...]]:
@@ -226,22 +239,31 @@ class Pace:
         return cls(tuple(found))
 
     def seconds(self, task: Task) -> float | None:
-        """What a task takes; None before anything is known."""
-        if not self.known:
+        """What a task takes; None before a network of a like size has been trained.
+
+        A network of one filter spends its time on other things than multiplying: what is more than
+        `LIKE` times smaller or larger says nothing.
+        """
+        here = math.log(task.per_image)
+        away = [(abs(math.log(size) - here), speed) for size, speed in self.known]
+        nearest = sorted(each for each in away if each[0] <= math.log(LIKE))[:NEAREST]
+        if not nearest:
             return None
-        away = lambda one: abs(math.log(one[0] / task.per_image))  # noqa: E731
-        nearest = sorted(self.known, key=away)[:NEAREST]
         speeds = sorted(speed for _, speed in nearest)
         return task.work / speeds[len(speeds) // 2]
 
     def text(self, todo: Sequence[Task]) -> str:
-        """`about 3.4 h`, or that nothing is known yet."""
-        times = [self.seconds(task) for task in todo]
+        """`about 3.4 h`, and of how many that is not known yet."""
         if not todo:
             return "nothing is left"
-        if None in times:
-            return "how long that takes is known after the first"
-        return duration(sum(t for t in times if t is not None))
+        times = [self.seconds(task) for task in todo]
+        known = [t for t in times if t is not None]
+        if not known:
+            return "how long that takes is not known yet"
+        if len(known) == len(times):
+            return duration(sum(known))
+        return (f"{duration(sum(known))} for {len(known)} of them; how long the others take is "
+                "not known yet")  # fmt: skip
 
 
 def duration(seconds: float) -> str:

@@ -11,10 +11,11 @@ from typing import Any
 from flaxcnn.backend import prepare
 from flaxcnn.data.datasets import load_for
 from flaxcnn.engine.folder import run_or_study
-from flaxcnn.engine.record import RunDirectory, environment
+from flaxcnn.engine.record import DECIDES_NOTHING, RunDirectory, environment
 from flaxcnn.engine.saved import check_data
 from flaxcnn.engine.train import fit
 from flaxcnn.errors import CheckpointError, InterruptedRun
+from flaxcnn.files import flat
 from flaxcnn.recipe.config import Config
 from flaxcnn.studies.plan import label, plan_runs
 from flaxcnn.studies.record import StudyDirectory
@@ -130,14 +131,9 @@ def _first_difference(
 
 def _changed(before: dict[str, Any]) -> list[str]:
     """Fields of env.json that are not what they were, with both values."""
-    old, new = _flat(before), _flat(environment())
+    old, new = flat(before), flat(environment())
     return [
         f"{key}: then {old.get(key)}, now {new.get(key)}"
         for key in dict.fromkeys([*old, *new])
-        if old.get(key) != new.get(key)
+        if old.get(key) != new.get(key) and key.partition(".")[0] not in DECIDES_NOTHING
     ]
-
-
-def _flat(plain: dict[str, Any]) -> dict[str, Any]:
-    versions = {f"versions.{key}": value for key, value in plain.get("versions", {}).items()}
-    return {key: value for key, value in plain.items() if key != "versions"} | versions

@@ -115,11 +115,7 @@ def study(
     seeds = list(seeds)
     check_how(how)
     planned = plan_runs(config, seeds, grid, vary)
-    if how == "vmap" and any(run.config.determinism == "exact" for run in planned):
-        raise ConfigError(
-            "how: got 'vmap' with determinism=exact; allowed is 'map', since a run's bits depend "
-            "on what lies beside it otherwise"
-        )
+    _check_exact(how, planned)
     data = load_for(config) if dataset is None else dataset
     _check_data(planned, config, data)
     folder = StudyDirectory(Path(study_dir) if study_dir else runs_folder() / "studies" / stamp())
@@ -134,6 +130,15 @@ def study(
         (folder.path / "study.json").unlink(missing_ok=True)  # of fewer seeds
         left = carry_out(planned, data, folder, name, how, max_memory, tell or Tell(), interrupt)
         return _conclude(folder, planned, left, name, time.perf_counter() - began)
+
+
+def _check_exact(how: How, planned: Sequence[PlannedRun]) -> None:
+    """Refuse runs side by side that are to have the bits of runs alone."""
+    if how == "vmap" and any(run.config.determinism == "exact" for run in planned):
+        raise ConfigError(
+            "how: got 'vmap' with determinism=exact; allowed is 'map', since a run's bits depend "
+            "on what lies beside it otherwise"
+        )
 
 
 class TooLarge(NamedTuple):

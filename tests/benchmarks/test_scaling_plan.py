@@ -132,3 +132,20 @@ def test_every_assumption_has_a_source():
 )
 def test_durations_read_well(seconds, text):
     assert plan.duration(seconds) == text
+
+
+def test_what_compilers_estimate_is_shown_where_it_is_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "COMPILED", tmp_path)
+    assert plan.compiled() == []
+    assert "arithmetic\nbounds and no estimates" in plan.compiled_table({"compiled": []})
+    row = {"experiment": "mnist-ladder/model10", "target": "v5e", "devices": 1, "kernels": 9,
+           "program": "train_epoch", "implementation": "flaxcnn", "precision": "float32",
+           "cycles": 150_000, "bytes_accessed": 243e6}  # fmt: skip
+    rows = [row, {**row, "target": "h200", "cycles": None}, {**row, "implementation": "flax"},
+            {**row, "devices": 8}, {**row, "experiment": "digits/quickstart"}]  # fmt: skip
+    (tmp_path / "compiled-x.json").write_text(json.dumps({"results": rows}))
+    found = plan.compiled()
+    assert [one["target"] for one in found] == ["v5e", "h200"]
+    *_, first, second = plan.compiled_table({"compiled": found}).splitlines()
+    assert first == "| mnist-ladder/model10 | v5e | float32 | 150,000 | 99.8 µs | 243 MB |"
+    assert second == "| mnist-ladder/model10 | h200 | float32 | – | – | 243 MB |"

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from flaxcnn import backend, doctor
+from flaxcnn import backend, collectives, doctor, hardware, numerics
 
 
 def test_a_sound_machine(flaxcnn):
@@ -60,3 +60,118 @@ def test_a_file_where_a_folder_should_be_is_bad(flaxcnn, monkeypatch, home, name
     assert done.code == 1
     assert "Traceback" not in done.err
     assert [line[:3] for line in done.out.splitlines() if " folder" in line].count("bad") == 1
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """Names below /dev -> a machine that has them, and no driver or plugin but those said."""
+    monkeypatch.setattr(hardware, "ROOT", tmp_path / "machine")
+    monkeypatch.setattr(hardware, "PACKAGES", ())
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+
+    def has(*devices, driver=None):
+        for name in devices:
+            path = tmp_path / "machine" / "dev" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        if driver:
+            folder = tmp_path / "machine/proc/driver/nvidia"
+            folder.mkdir(parents=True)
+            text = f"NVRM version: NVIDIA UNIX x86_64 Kernel Module  {driver}  Tue\n"
+            (folder / "version").write_text(text)
+
+    return has
+
+
+def finding(flaxcnn, name):
+    found = {check["name"]: check for check in flaxcnn("doctor", "--json").json["checks"]}
+    return found.get(name)
+
+
+@pytest.mark.parametrize(
+    ("devices", "driver", "kind", "extra"),
+    [
+        (["nvidia0", "nvidiactl"], "580.65.06", "GPU", "cuda13"),
+        (["nvidia0"], "535.104.05", "GPU", "cuda12"),
+        (["nvidia0"], None, "GPU", "cuda13"),
+        (["accel0", "accel1"], None, "TPU", "tpu"),
+        (["vfio/0", "vfio/vfio"], None, "TPU", "tpu"),
+    ],
+)
+def test_an_accelerator_without_its_plugin(flaxcnn, machine, devices, driver, kind, extra):
+    machine(*devices, driver=driver)
+    check = finding(flaxcnn, kind)
+    assert check["verdict"] == "warning"
+    assert "is there, but jax computes on the CPU" in check["detail"]
+    assert check["detail"].endswith(f"pip install 'flaxcnn[{extra}]'")
+
+
+def test_no_accelerator_is_no_finding(flaxcnn, machine):
+    assert finding(flaxcnn, "GPU") is finding(flaxcnn, "TPU") is None
+
+
+def test_a_machine_told_to_use_its_cpu_says_so(flaxcnn, machine, monkeypatch):
+    machine("nvidia0")
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert finding(flaxcnn, "GPU")["detail"].endswith("JAX_PLATFORMS=cpu says so")
+
+
+def test_a_plugin_that_cannot_use_the_gpu(flaxcnn, machine, monkeypatch):
+    machine("nvidia0", driver="535.104.05")
+    software = {"jax-cuda13-plugin": "0.10.1", "nvidia-driver": "535.104.05"}
+    monkeypatch.setattr("flaxcnn.engine.record.software", lambda: software)
+    assert finding(flaxcnn, "jax-cuda13-plugin")["detail"] == "0.10.1"
+    assert "jax-cuda13-plugin cannot use it" in finding(flaxcnn, "GPU")["detail"]
+    check = finding(flaxcnn, "driver")
+    assert check["verdict"] == "warning"
+    assert "NVIDIA driver 535.104.05, but CUDA 13 needs 580 or newer" in check["detail"]
+
+
+@pytest.mark.parametrize(
+    ("platform", "asked", "means"),
+    [("cpu", None, "not set: products of float32 are computed in float32"),
+     ("gpu", None, "not set: products of float32 are computed in TensorFloat-32"),
+     ("tpu", None, "not set: products of float32 are computed in bfloat16"),
+     ("tpu", "highest", "highest: products of float32 are computed in float32")],
+)  # fmt: skip
+def test_what_products_are_computed_in(monkeypatch, platform, asked, means):
+    monkeypatch.setattr("jax.default_backend", lambda: platform)
+    monkeypatch.setattr(numerics, "_asked", lambda: asked)
+    assert doctor._precision({"matmul_precision": str(asked)}) == means
+
+
+@pytest.fixture
+def findings(monkeypatch):
+    """What the suite finds, in place of the suite."""
+    found = [
+        numerics.judged("sort", 0.0), numerics.compared("product", [1.0], [1.1], 1.0, 0.5),
+        numerics.Finding("all-reduce", "not run", reason="there is one device"),
+    ]  # fmt: skip
+    monkeypatch.setattr(numerics, "checks", lambda: found)
+    monkeypatch.setattr(collectives, "checks", list)
+    return found
+
+
+def test_numerics_have_a_line_a_check(flaxcnn, findings):
+    assert finding(flaxcnn, "numerics")["detail"] == "not run; flaxcnn doctor --numerics"
+    done = flaxcnn("doctor", "--numerics")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines()[-3:] == [
+        "ok       sort                           worst relative error 0.0e+00, allowed 0.0e+00",
+        "ok       product                        worst relative error 1.0e-01, allowed 5.0e-01 "
+        "(as in jax#40633, jax#39486)",
+        "not run  all-reduce                     there is one device",
+    ]
+    assert finding(flaxcnn, "numerics")["detail"] == "2 checks passed"
+
+
+def test_wrong_numerics_are_bad_then_and_later(flaxcnn, findings):
+    findings[1] = numerics.judged("product", 1.0, 0.5)
+    done = flaxcnn("doctor", "--numerics", "--json")
+    assert done.code == 1
+    assert done.json["ok"] is False
+    assert [one["verdict"] for one in done.json["numerics"]] == ["ok", "failed", "not run"]
+    assert done.json["numerics"][1]["upstream"] == "jax#40633, jax#39486"
+    later = flaxcnn("doctor")
+    assert later.code == 1
+    assert "bad      numerics               wrong: product" in later.out

@@ -11,7 +11,7 @@ import flaxcnn as package
 from flaxcnn.cli.main import app
 from flaxcnn.recipe import catalog
 
-COUNT = 35  # the documents' 34, and the quickstart
+COUNT = 38  # the documents' 34, three ablations and the quickstart
 MODELS = [name for name, e in catalog.experiments().items() if e.kind == "model" and e.document]
 COMMANDS = [
     ("train",),
@@ -19,6 +19,9 @@ COMMANDS = [
     ("predict",),
     ("experiments", "list"),
     ("experiments", "show"),
+    ("experiments", "run"),
+    ("experiments", "table"),
+    ("experiments", "gallery"),
     ("data", "list"),
     ("data", "prepare"),
     ("data", "verify"),
@@ -150,7 +153,8 @@ assert not found, found
     "arguments",
     [["--help"], ["train", "--help"], ["bench", "--help"], ["experiments", "list"],
      ["train", "--print-config"], ["experiments", "show", "mnist-ladder/model10"],
-     ["data", "--help"], ["--version"]],
+     ["experiments", "run", "--help"], ["experiments", "table", "--help"],
+     ["experiments", "gallery", "--help"], ["data", "--help"], ["--version"]],
     ids=" ".join,
 )  # fmt: skip
 def test_what_must_come_at_once_imports_no_jax(process, arguments):

@@ -10,10 +10,13 @@ import threading
 import pytest
 from small_runs import TINY
 
+from flaxcnn.engine import record
 from flaxcnn.engine.folder import plain, write_atomic
 from flaxcnn.engine.record import RunDirectory, environment, versions
 from flaxcnn.errors import CheckpointError, ConfigError, WriteError
+from flaxcnn.files import flat
 from flaxcnn.recipe.optimizers import Cosine
+from flaxcnn.studies.reproduce import _changed as changed
 
 as_root = pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 
@@ -204,6 +207,11 @@ def test_what_is_not_finite_becomes_null():
     assert plain(value) == {"a": [None, None, 1.0], "b": [None, "NaN"], "c": {"d": None}}
 
 
+def test_nested_dictionaries_are_laid_out():
+    nested = {"a": 1, "b": {"c": [2], "d": {"e": None}}, "f": {}}
+    assert flat(nested) == {"a": 1, "b.c": [2], "b.d.e": None}
+
+
 def test_a_torn_last_line_does_not_count(run):
     lines = [plain(line(epoch, val_loss=math.nan)) for epoch in (1, 2)]
     add_all(run, lines)
@@ -232,3 +240,20 @@ def test_the_environment_is_plain_json():
     assert found["versions"] == versions()
     assert found["backend"] == "cpu"
     assert {"jax", "jaxlib", "flax", "python", "flaxcnn"} <= set(found["versions"])
+
+
+def test_a_package_that_is_missing_is_left_out(monkeypatch):
+    monkeypatch.setattr(record, "PACKAGES", ("jax", "no-such-package"))
+    assert list(versions()) == ["python", "flaxcnn", "jax"]
+
+
+def test_what_decides_nothing_is_no_change():
+    """A verdict on numerics is told; other bits have other causes."""
+    now = environment()
+    assert changed({**now, "numerics": {"passed": [], "failed": ["sort"], "not run": []}}) == []
+    assert changed({**now, "versions": {**now["versions"], "jax": "0.9"}}) == [
+        f"versions.jax: then 0.9, now {now['versions']['jax']}"
+    ]
+    assert changed({**now, "accelerator": {"libtpu": "0.0.1"}}) == [
+        "accelerator.libtpu: then 0.0.1, now None"
+    ]

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from small_runs import ABANDONED, TINY
@@ -44,6 +45,20 @@ def test_classify_is_what_was_predicted(trained, digits):
     # One batch of 360 there, batches of another size here: XLA may sum in another order
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(found.argmax(1), logits.argmax(1))
+
+
+def test_classify_is_one_program(trained, digits, caplog):
+    """Op by op, an accelerator would launch, and compile, each operation apart."""
+    run, images = open_run(trained.path), digits.test.image[:7]
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        jax.clear_caches()
+        first = classify(run, images)
+        compiled = [r.getMessage() for r in caplog.records if "Finished XLA comp" in r.getMessage()]
+        assert sum("_probabilities" in text for text in compiled) == 1
+        assert not any(word in text for text in compiled for word in ("dot_general", "reduce"))
+        caplog.clear()
+        np.testing.assert_array_equal(classify(run, images), first)
+        assert not any("_probabilities" in r.getMessage() for r in caplog.records)
 
 
 def test_a_run_that_was_moved_still_opens(trained, copy_of, monkeypatch):
