@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers import models
-from flaxcnn.accelerators.cases import Case, compile_case
+from flaxcnn.accelerators.cases import IMPLEMENTATIONS, Case, compile_case
+from flaxcnn.accelerators.targets import TARGETS
 
 RESULTS = Path(__file__).parent / "results" / "compiled.json"
+PAGE = Path(__file__).parents[1] / "docs" / "accelerators.md"
 NETS = ("mnist-ladder/model10", "batchnorm-cnn", "cifar-tuning/model1", "digits/quickstart",
         "mnist-archs/arch1-k7", "resnet18-cifar")  # fmt: skip
 SHARED = ("mnist-ladder/model10", "batchnorm-cnn")  # by 8 devices
@@ -57,6 +59,84 @@ def key(one: Case) -> str:
     return " ".join([*words, *([f"x{one.width}"] if one.width else [])])
 
 
+# -- the page ------------------------------------------------------------------------------------
+
+
+def cycles(row: dict[str, Any]) -> float:
+    """Estimated ones, and what the bytes without an estimate take at the bandwidth of memory."""
+    v5e = TARGETS[row["target"]]
+    return row["cycles"] + row["unestimated_bytes"] / v5e.bandwidth * v5e.clock
+
+
+def tables(rows: dict[str, dict[str, Any]]) -> str:
+    """Markdown of what is there."""
+    return "\n\n".join(
+        table
+        for table in (_one_chip(rows, "h200"), _one_chip(rows, "v5e"), _several(rows))
+        if table
+    )
+
+
+def _one_chip(rows: dict[str, dict[str, Any]], target: str) -> str:
+    gpu = target == "h200"
+    head = "kernels | launches | MB" if gpu else "cycles | MB | MB in main memory"
+    lines = [
+        f"One step on one {target}, flaxcnn / plain Flax:\n",
+        f"| network | precision | {head} | {'MB' if gpu else 'cycles'}, ratio |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for net in NETS:
+        for precision in ("float32", "bfloat16"):
+            both = [rows.get(key(case(net, target, precision, each))) for each in IMPLEMENTATIONS]
+            if not all(row and "error" not in row for row in both):
+                continue
+            ours, plain = (row for row in both if row)
+            what = (
+                [lambda r: r["kernels"], lambda r: r["launches"],
+                 lambda r: f"{r['bytes_accessed'] / 1e6:,.1f}"]
+                if gpu
+                else [lambda r: f"{cycles(r):,.0f}", lambda r: f"{r['bytes_accessed'] / 1e6:,.1f}",
+                      lambda r: f"{r['main_bytes'] / 1e6:,.1f}"]
+            )  # fmt: skip
+            of = (lambda r: r["bytes_accessed"]) if gpu else cycles
+            cells = [f"{one(ours)} / {one(plain)}" for one in what]
+            lines.append(
+                f"| {net} | {precision} | {' | '.join(cells)} | {of(ours) / of(plain):.2f} |"
+            )
+    return "\n".join(lines) if len(lines) > 3 else ""
+
+
+def _several(rows: dict[str, dict[str, Any]]) -> str:
+    lines = [
+        "Several devices, or runs side by side (float32):\n",
+        "| network | on | exchanges a step | kernels | MB | cycles |",
+        "|---|---|---|---:|---:|---:|",
+    ]
+    for row in rows.values():
+        if "error" in row or (row["chips"] == 1 and not row["width"]):
+            continue
+        on = f"{row['chips']} x {row['target']}"
+        on += f", {row['width']} runs" if row["width"] else ""
+        exchanged = ", ".join(f"{n} {kind}" for kind, n in row["collectives"].items()) or "none"
+        lines.append(
+            f"| {row['experiment']} | {on} | {exchanged} | {row['kernels']} | "
+            f"{row['bytes_accessed'] / 1e6:,.1f} | "
+            f"{'-' if row['cycles'] is None else format(cycles(row), ',.0f')} |"
+        )
+    return "\n".join(lines) if len(lines) > 3 else ""
+
+
+def write_page(rows: dict[str, dict[str, Any]]) -> None:
+    """The tables of docs/accelerators.md."""
+    begin, end = "<!-- compiled -->", "<!-- /compiled -->"
+    before, rest = PAGE.read_text().split(begin)
+    after = rest.split(end)[1]
+    PAGE.write_text(f"{before}{begin}\n\n{tables(rows)}\n\n{end}{after}")
+
+
+# -- the run -------------------------------------------------------------------------------------
+
+
 def commit() -> str:
     """Of the code that is compiled."""
     words = ["git", "describe", "--always", "--dirty", "--abbrev=7"]
@@ -69,11 +149,15 @@ def main() -> None:
     parser.add_argument("--only", default="", help="part of a case's name")
     parser.add_argument("--keep", type=Path, help="folder for the optimized HLO of each case")
     parser.add_argument("--again", action="store_true", help="also what is there already")
+    parser.add_argument("--page", action="store_true", help="only write docs/accelerators.md")
     chosen = parser.parse_args()
     document: dict[str, Any] = {"results": []}
     if RESULTS.exists():
         document = json.loads(RESULTS.read_text())
     rows = {row["case"]: row for row in document["results"]}
+    if chosen.page:
+        write_page(rows)
+        return
     for one in cases():
         name = key(one)
         known = name in rows and "error" not in rows[name] and not chosen.again
