@@ -74,8 +74,7 @@ class FlaxCNNClassifier(ClassifierMixin, BaseEstimator):
             loss, before `fit` stops; None never does.
         normalize: "per_channel" or "per_pixel" standardisation by the training rows, "unit" (divide
             by 255), or None.
-        precision: "float32", "tensorfloat32" (products of rounded numbers, faster on a GPU or TPU)
-            or "bfloat16" computation; weights are float32 always.
+        precision: "float32", "tensorfloat32" or "bfloat16" computation with float32 weights.
         devices: that share a batch; None takes as many as do well.
         random_state: of initial weights, order, dropout and hold-out; an integer is the `seed` of
             `flaxcnn train`.

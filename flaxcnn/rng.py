@@ -10,6 +10,7 @@ import enum
 import jax
 import jax.numpy as jnp
 
+Words = tuple[jax.Array, jax.Array]  # of keys
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))  # of alternate groups of four rounds
 PARITY = 0x1BD11BDA
 
@@ -25,18 +26,60 @@ class Purpose(enum.IntEnum):
 
 def stream_key(seeds: jax.Array, purpose: Purpose, index: jax.Array | int = 0) -> jax.Array:
     """Threefry key of one stream; `seeds` is [4] uint32, one a purpose, and `index` an integer."""
-    root = jax.random.key(seeds[int(purpose)], impl="threefry2x32")
-    return jax.random.fold_in(jax.random.fold_in(root, int(purpose)), index)
+    seed = seeds[int(purpose)]
+    root = jnp.zeros_like(seed), seed  # as jax.random.key(seed)
+    return _key(fold_in(fold_in(root, int(purpose)), index))
 
 
 def row_keys(key: jax.Array, row: jax.Array) -> jax.Array:
     """A key for each row number of [B] int32: a row draws alike in any batch, on any device."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, row)
+    return _key(fold_in(words_of(key), row))
 
 
-def threefry2x32(
-    key: tuple[jax.Array, jax.Array], counter: tuple[jax.Array, jax.Array]
-) -> tuple[jax.Array, jax.Array]:
+# -- what jax.random does, as elementwise operations ---------------------------------------------
+# A key is its two words, arrays of any one shape; all of it becomes a single kernel, where
+# jax.random takes slices, joins and several. The numbers are the same.
+
+
+def _key(words: Words) -> jax.Array:
+    return jax.random.wrap_key_data(jnp.stack(words, -1), impl="threefry2x32")
+
+
+def words_of(key: jax.Array) -> Words:
+    """The two uint32 words of typed threefry keys."""
+    data = jax.random.key_data(key)
+    return data[..., 0], data[..., 1]
+
+
+def fold_in(words: Words, number: jax.Array | int) -> Words:
+    """As `jax.random.fold_in`, and the i-th key of `jax.random.split`."""
+    counter = jnp.asarray(number).astype(jnp.uint32)
+    return threefry2x32(words, (jnp.zeros_like(counter), counter))
+
+
+def bits32(words: Words) -> jax.Array:
+    """As `jax.random.bits(key)`: a uint32 for each key."""
+    zero = jnp.zeros_like(words[0])
+    high, low = threefry2x32(words, (zero, zero))
+    return high ^ low
+
+
+def coin(words: Words) -> jax.Array:
+    """As `jax.random.bernoulli(key)`: True for half of all keys."""
+    return bits32(words) >> jnp.uint32(31) == 0
+
+
+def randint(words: Words, low: int, high: int) -> jax.Array:
+    """As `jax.random.randint(key, (), low, high)`: an int32 from `low` to `high` - 1 for each."""
+    span = jnp.uint32(high - low)
+    first, second = bits32(fold_in(words, 0)), bits32(fold_in(words, 1))
+    factor = jnp.uint32(2**16 % (high - low))
+    factor = factor * factor % span
+    offset = (first % span * factor + second % span) % span
+    return offset.astype(jnp.int32) + low
+
+
+def threefry2x32(key: Words, counter: Words) -> Words:
     """Threefry-2x32 of 20 rounds (Salmon et al. 2011); four uint32 arrays that broadcast -> two.
 
     The function behind `jax.random`, written as one chain of elementwise operations: jax's own is a
@@ -60,9 +103,10 @@ def bits16(key: jax.Array, stream: int, count: int, once: bool = True) -> jax.Ar
     `jax.random.bits` gives one. With `once` hashes are written to memory before they are used:
     XLA's CPU compiler would compute them anew for each of the four.
     """
-    words = jax.random.key_data(key)[:, :, None]  # [B, 2, 1] uint32
+    first, second = words_of(key)
     number = jnp.arange(-(-count // 4), dtype=jnp.uint32)[None]
-    hashed = threefry2x32((words[:, 0], words[:, 1]), (jnp.full_like(number, stream), number))
+    words = first[:, None], second[:, None]
+    hashed = threefry2x32(words, (jnp.full_like(number, stream), number))
     if once:
         hashed = jax.lax.optimization_barrier(hashed)
     halves = [jax.lax.bitcast_convert_type(word, jnp.uint16) for word in hashed]

@@ -8,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.extend.random import threefry_2x32
 
-from flaxcnn.rng import Purpose, bits16, row_keys, stream_key, threefry2x32
+from flaxcnn.rng import (
+    Purpose,
+    bits16,
+    bits32,
+    coin,
+    randint,
+    row_keys,
+    stream_key,
+    threefry2x32,
+    words_of,
+)
 
 WORDS = st.integers(0, 2**32 - 1)
 ROWS, COUNT = 64, 1000
@@ -21,6 +31,31 @@ def test_threefry_is_that_of_jax(key, counters):
     expected = threefry_2x32(key, jnp.concatenate([a, b]))
     found = threefry2x32((key[0], key[1]), (a, b))
     np.testing.assert_array_equal(jnp.concatenate(found), expected)
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    rows=st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=5),
+    low=st.integers(-5, 5),
+    span=st.one_of(st.integers(1, 9), st.integers(2**15, 2**20)),
+)
+def test_draws_are_those_of_jax_random(seed, rows, low, span):
+    """As elementwise operations; records and seeds of earlier versions keep their meaning."""
+    seeds, rows = jnp.full(4, seed, jnp.uint32), jnp.asarray(rows, jnp.int32)
+    key = stream_key(seeds, Purpose.AUGMENT, rows[0])
+    root = jax.random.fold_in(jax.random.key(seeds[2], impl="threefry2x32"), int(Purpose.AUGMENT))
+    expected = jax.random.key_data(jax.random.fold_in(root, rows[0]))
+    np.testing.assert_array_equal(jax.random.key_data(key), expected)
+    theirs = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
+    ours = row_keys(key, rows)
+    np.testing.assert_array_equal(jax.random.key_data(ours), jax.random.key_data(theirs))
+    words = words_of(ours)
+    for found, expected in (
+        (bits32(words), lambda k: jax.random.bits(k)),
+        (coin(words), lambda k: jax.random.bernoulli(k)),
+        (randint(words, low, low + span), lambda k: jax.random.randint(k, (), low, low + span)),
+    ):
+        np.testing.assert_array_equal(found, jax.vmap(expected)(theirs))
 
 
 @pytest.fixture(scope="module")

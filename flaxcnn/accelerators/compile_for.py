@@ -59,12 +59,13 @@ def compiled_case(case: Mapping[str, Any], dump: Path) -> dict[str, Any]:
     from flaxcnn.accelerators import programs
     from flaxcnn.engine import parallel
     from flaxcnn.engine.compiled import compiled
+    from flaxcnn.engine.devices import devices_used
     from flaxcnn.recipe.config import Config
 
     target, chips = targets.parse(case["target"])
     config = Config.from_dict(case["config"])
     name, steps = case["program"], case["steps"]
-    with parallel.devices_used(devices_of(target, chips)):
+    with devices_used(devices_of(target, chips)):
         began = time.perf_counter()
         job, state = programs.abstract_job(config, chips, case["width"], steps)
         if case["implementation"] == "flax":

@@ -21,7 +21,7 @@ from flaxcnn.data.archives import PUBLISHED
 from flaxcnn.data.arrays import Dataset, Split
 from flaxcnn.data.batches import Scaling, resident
 from flaxcnn.data.datasets import DIGITS_ROWS
-from flaxcnn.engine import parallel
+from flaxcnn.engine.devices import everywhere, platform
 from flaxcnn.engine.job import COMPUTED_IN, Job, make_hypers, make_plan, products
 from flaxcnn.engine.step import TrainState, init_state
 from flaxcnn.errors import ConfigError
@@ -80,7 +80,7 @@ def abstract_job(
     config.table(data.shape, data.num_classes)
     rows = shortened(config, splits.choose(data, config), steps)
     plan = make_plan(config, len(rows.train), devices, every=True)
-    place = parallel.everywhere(plan.spread.devices)
+    place = everywhere(plan.spread.devices)
     scaling = Scaling(*splits.standardisation(data.train.image[:2], config.normalize))  # type: ignore[arg-type]
     host = functools.partial(
         resident, [data.train.image[:1], data.test.image[:1]],
@@ -121,7 +121,7 @@ def plain_traced(config: Config, program: str, steps: int = STEPS) -> jax.stages
     """The plain program over the same data and rows, on one device, with products as exact."""
     data = dataset_like(config.dataset)
     rows = shortened(config, splits.choose(data, config), steps)
-    place = parallel.everywhere(1)
+    place = everywhere(1)
     arrays = dataclasses.replace(config, precision=COMPUTED_IN[config.precision])  # type: ignore[arg-type]
     state = shapes(jax.eval_shape(lambda: plain.init_state(arrays, data.shape)), place)
     count = len(data.train) + len(data.test)
@@ -135,5 +135,5 @@ def plain_traced(config: Config, program: str, steps: int = STEPS) -> jax.stages
     number = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=place)
     function = functools.partial(getattr(plain, program), arrays)
     donated = (0,) if program == "train_epoch" else ()
-    with jax.default_matmul_precision(products(config.precision, parallel.platform())):
+    with jax.default_matmul_precision(products(config.precision, platform())):
         return jax.jit(function, donate_argnums=donated).trace(state, image, label, number)

@@ -29,9 +29,6 @@ PRECISIONS = {
     "bf16": "bfloat16",
 }  # --dtype -> Config.precision
 MODES = ("train", "eval")
-DTYPE = typer.Option(
-    None, "--dtype", metavar="f32,tf32,bf16", help="Of the computation; default the recipe's own."
-)
 COMPILE_FOR = typer.Option(
     None, "--compile-for", metavar="CHIP[:CHIPS]",
     help="Measure nothing: compile for h200, h100, a100, v5e, v6e or v5p, and count.",
@@ -54,7 +51,9 @@ def bench(
     batch_sizes: str = typer.Option(
         None, "--batch-sizes", metavar="64,128", help="Of training; default the recipe's own."
     ),
-    dtype: str = DTYPE,
+    dtype: str = typer.Option(
+        None, "--dtype", metavar="f32,bf16", help="f32, tf32, bf16; default the recipe's own."
+    ),
     mode: str = typer.Option("train,eval", "--mode", help="train, eval, or both."),
     repeats: int = typer.Option(5, "--repeats", help="Timed blocks of each case."),
     seconds: float = typer.Option(1.0, "--seconds", help="What one block takes, about."),

@@ -39,7 +39,8 @@ from flaxcnn.recipe.layers import totals
 from flaxcnn.report.tensorboard import EventFiles, require
 
 SETTINGS_OF_OURS = (
-    "ARCHIVES", "DATA_DIR", "CACHE_DIR", "RUNS_DIR", "START_SECONDS", "DEBUG",
+    "ARCHIVES", "DATA_DIR", "CACHE_DIR", "RUNS_DIR", "START_SECONDS", "DEBUG", "GPU_GRAPHS",
+    "ACCELERATORS",
 )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from flaxcnn.data.augment import standardize
 from flaxcnn.data.batches import Batch, Resident, Scaling, shuffled, take
-from flaxcnn.engine import parallel
+from flaxcnn.engine.devices import platform as default_platform
 from flaxcnn.engine.metrics import MetricSums, as_vector, batch_sums, from_vector
 from flaxcnn.engine.parallel import Spread, alone, spread
 from flaxcnn.engine.step import Hypers, Plan, TrainState, eval_step, train_step
@@ -100,7 +100,7 @@ def alive_in(plan: Plan, state: TrainState, scaling: Scaling, batch: Batch) -> d
 
 def eval_batch(devices: int, platform: str | None = None) -> int:
     """Rows of one evaluation batch over `devices` devices; None: of jax's default platform."""
-    return devices * EVAL_ROWS[platform or parallel.platform()]
+    return devices * EVAL_ROWS[platform or default_platform()]
 
 
 def eval_width(plan: Plan, rows: int) -> int:

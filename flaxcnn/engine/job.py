@@ -19,8 +19,8 @@ from flaxcnn.data import splits
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.batches import Resident, Scaling, resident, steps_per_epoch
 from flaxcnn.data.datasets import require_resident, streams
+from flaxcnn.engine import devices, parallel
 from flaxcnn.engine import epoch as programs
-from flaxcnn.engine import parallel
 from flaxcnn.engine.chunks import joined
 from flaxcnn.engine.compiled import compiled, jitted
 from flaxcnn.engine.step import Hypers, Plan, TrainState, init_state
@@ -126,8 +126,8 @@ class Job:
     def on_rows_of(self, config: Config) -> Job:
         """The same programs and pixels with the rows that `config` chooses."""
         rows, scaling = _rows(config, self.dataset)
-        data = dataclasses.replace(self.data, scaling=parallel.put(scaling, self.place))
-        hypers = parallel.put(make_hypers(config), self.place)
+        data = dataclasses.replace(self.data, scaling=devices.put(scaling, self.place))
+        hypers = devices.put(make_hypers(config), self.place)
         return dataclasses.replace(self, config=config, rows=rows, hypers=hypers, data=data)
 
     def rows_of(self, split: str) -> np.ndarray:
@@ -186,11 +186,11 @@ class Job:
             return self.streaming.run(program, state, self.hypers, self.data.scaling, split, check)
         compiled = self.compile(program, state, split)
         if program == "train_epoch":
-            rows = parallel.put(self.rows_of(split), self.place)
+            rows = devices.put(self.rows_of(split), self.place)
             return compiled(state, self.hypers, self.data, rows)
         found = []
         for *batches, count in programs.eval_parts(self.rows_of(split), *self.eval_shape()[::-1]):
-            found.append((compiled(state, self.data, *parallel.put(batches, self.place)), count))
+            found.append((compiled(state, self.data, *devices.put(batches, self.place)), count))
             check()
         if program == "evaluate" and len(found) == 1 and found[0][1] == self.eval_shape()[0]:
             return found[0][0][0]  # without waiting for it
@@ -224,7 +224,7 @@ class Job:
         args = (state, *((self.hypers,) if train else ()), self.data, *placed)
         along = (0,) * (2 if train else 1)  # runs side by side share data and rows
         stacked = (*along, *[None] * (len(args) - len(along))) if self.width else None
-        each = parallel.readable(self.place)
+        each = devices.readable(self.place)
         out = (self.placement(state), each) if train else each
         return jitted(self.plan, getattr(programs, program), stacked, train, out).trace(*args)
 
@@ -257,12 +257,12 @@ def make_job(config: Config, dataset: Dataset, device: jax.Device | None = None)
         require_resident(config, dataset, "a study")
     rows, scaling = _rows(config, dataset)
     plan = make_plan(config, len(rows.train), None if device is None else 1)
-    place = SingleDeviceSharding(device) if device else parallel.everywhere(plan.spread.devices)
-    hypers = parallel.put(make_hypers(config), place)
+    place = SingleDeviceSharding(device) if device else devices.everywhere(plan.spread.devices)
+    hypers = devices.put(make_hypers(config), place)
     archives = (dataset.train, dataset.test)
-    if streams(config, dataset, parallel.room() if device is None else None):
+    if streams(config, dataset, devices.room() if device is None else None):
         pixels = np.zeros((0, *dataset.shape), np.uint8)
-        data = parallel.put(resident([pixels], [np.zeros(0, np.int32)], scaling), place)
+        data = devices.put(resident([pixels], [np.zeros(0, np.int32)], scaling), place)
         job = Job(config, dataset, rows, plan, hypers, data, place)
         job.streaming = Streaming(
             plan, [split.image for split in archives], job.labels(), job.rows_of,
@@ -274,7 +274,7 @@ def make_job(config: Config, dataset: Dataset, device: jax.Device | None = None)
     host = resident([np.asarray(split.image) for split in archives],
                     [split.label for split in archives], scaling,
                     flat=plan.spread.platform == "tpu")  # fmt: skip
-    return Job(config, dataset, rows, plan, hypers, parallel.put(host, place), place)
+    return Job(config, dataset, rows, plan, hypers, devices.put(host, place), place)
 
 
 def _rows(config: Config, dataset: Dataset) -> tuple[splits.Rows, Scaling]:

@@ -24,7 +24,7 @@ from flaxcnn.data.batches import Batch, Scaling, shuffled
 from flaxcnn.data.images import Pixels, rows_at_once
 from flaxcnn.data.resize import Draws
 from flaxcnn.data.stream import RowReader, columns
-from flaxcnn.engine import parallel
+from flaxcnn.engine import devices, parallel
 from flaxcnn.engine.chunks import eval_chunk, joined, train_chunk
 from flaxcnn.engine.compiled import compiled, jitted
 from flaxcnn.engine.epoch import eval_batches
@@ -83,7 +83,7 @@ class Streaming:
         self.chunk_rows = rows_at_once(archives[0].shape, min(CHUNK_BYTES, memory // IN_FLIGHT))
         self.stalled = 0.0  # seconds in which the device had nothing to do for want of rows
         self.compile_seconds = 0.0
-        self._share = parallel.share(plan.spread.devices)
+        self._share = devices.share(plan.spread.devices)
         self._compiled: dict[tuple[str, int, int], jax.stages.Compiled] = {}
         self._begun: deque[tuple[Pass, int]] = deque()  # passes under way and their chunks left
         self._midway = False  # in a pass; left so by one that was stopped
@@ -104,7 +104,7 @@ class Streaming:
         results: list[tuple[Tree, int]] = []
         self._running = None
         for chunk, count in self._chunks(Pass(split, epoch), check):
-            number = parallel.put(np.int32(count), self.place)
+            number = devices.put(np.int32(count), self.place)
             if training:
                 state, found = ready(state, hypers, scaling, number, chunk)
             else:
@@ -138,13 +138,13 @@ class Streaming:
             if training:
                 out: Tree = (
                     jax.tree.map(lambda x: x.sharding, state),
-                    parallel.readable(self.place),
+                    devices.readable(self.place),
                 )
                 program_ = jitted(self.plan, train_chunk, donate=True, out=out)
                 lowered = program_.lower(state, hypers, scaling, count, like)
             else:
                 on_chunk = lambda plan, *args: eval_chunk(plan, program, *args)  # noqa: E731
-                program_ = jitted(self.plan, on_chunk, out=parallel.readable(self.place))
+                program_ = jitted(self.plan, on_chunk, out=devices.readable(self.place))
                 lowered = program_.lower(state, scaling, count, like)
             self._compiled[key] = compiled(lowered, self.plan)
             self.compile_seconds += time.perf_counter() - began
@@ -207,7 +207,7 @@ class Streaming:
             return eval_batches(rows, self.width)
         now = (np.asarray(self.seeds, np.uint32), np.int32(planned.epoch), rows)
         sizes = (plan.batch_size, plan.drop_last, plan.spread.parts)
-        found = self._order(*parallel.put(now, self.place), *sizes)
+        found = self._order(*devices.put(now, self.place), *sizes)
         return np.asarray(found[0]), np.asarray(found[1])
 
     def _chunk_shape(self, split: str, training: bool) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from typing import Any
 
@@ -23,6 +24,16 @@ def _along(vector: jax.Array, x: jax.Array) -> jax.Array:
 def _over(axis: str | None, sums: Any) -> Any:
     """Sums of all devices, where the batch is spread over any."""
     return sums if axis is None else lax.psum(sums, axis)
+
+
+def _at_once(axis: str | None, *sums: jax.Array) -> list[jax.Array]:
+    """The same of several sums, [C] or [] each, in one exchange."""
+    if axis is None:
+        return list(sums)
+    found = lax.psum(jnp.concatenate([jnp.ravel(each) for each in sums]), axis)
+    ends = itertools.accumulate(each.size for each in sums)
+    parts = zip(sums, ends, strict=True)
+    return [found[end - each.size : end].reshape(each.shape) for each, end in parts]
 
 
 def normalize(
@@ -93,13 +104,12 @@ def _one_pass(
 ) -> tuple[jax.Array, ...]:
     """(mean [C], var [C], count []) of x, from sums that all devices exchange at once."""
     away = (x.astype(jnp.float32) - _along(center, x)) * weight  # weights are 0 and 1
-    over, channels = tuple(range(x.ndim - 1)), len(center)
+    over = tuple(range(x.ndim - 1))
     count = weight.sum() * math.prod(x.shape[1:-1])
-    parts = [count[None], away.sum(over), jnp.square(away).sum(over)]
-    sums = _over(axis, jnp.concatenate(parts))
-    count = jnp.maximum(sums[0], 1.0)  # a device may have nothing but padding
-    offset = sums[1 : 1 + channels] / count
-    var = jnp.maximum(sums[1 + channels :] / count - jnp.square(offset), 0.0)  # but for rounding
+    count, sum_, squares = _at_once(axis, count, away.sum(over), jnp.square(away).sum(over))
+    count = jnp.maximum(count, 1.0)  # a device may have nothing but padding
+    offset = sum_ / count
+    var = jnp.maximum(squares / count - jnp.square(offset), 0.0)  # but for rounding
     return center + offset, var, count
 
 
@@ -110,7 +120,7 @@ def _batch_norm_backward(
     dy = gradient[0].astype(jnp.float32)
     normal = (x.astype(jnp.float32) - _along(mean, x)) * _along(inverse, x)
     dbias, dscale = channel_sums(dy, platform), channel_sums(dy * normal, platform)
-    shift, slope = _over(axis, jnp.stack([dbias, dscale])) / count
+    shift, slope = (each / count for each in _at_once(axis, dbias, dscale))
     inner = dy - (_along(shift, x) + normal * _along(slope, x)) * weight
     dx = _along(scale * inverse, x) * inner
     return dx.astype(x.dtype), dscale, dbias, None, None

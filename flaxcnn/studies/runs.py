@@ -29,7 +29,6 @@ from flaxcnn.backend import enough_memory
 from flaxcnn.data import splits
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.datasets import require_resident
-from flaxcnn.engine import parallel
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.job import Job, make_hypers, make_job, make_plan
 from flaxcnn.engine.loop import (
@@ -82,7 +81,7 @@ def make_jobs(
     config, devices = group.runs[0].config, jax.local_devices()[: runs or len(group.runs)]
     several = len(devices) > 1
     plan = group.plan if several else make_plan(config, group.plan.train_rows)
-    require_resident(config, dataset, "a study", parallel.room())
+    require_resident(config, dataset, "a study", devices.room())
     if len(earlier) == len(devices) and earlier[0].plan.spread == plan.spread:
         return [job.for_plan(plan, config) for job in earlier]
     if not several:

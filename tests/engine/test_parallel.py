@@ -17,6 +17,7 @@ from flaxcnn.data.batches import take
 from flaxcnn.engine import epoch as programs
 from flaxcnn.engine import parallel
 from flaxcnn.engine.checkpoint import tree_digest
+from flaxcnn.engine.devices import all_devices, devices_used, everywhere, mesh
 from flaxcnn.engine.parallel import Spread
 from flaxcnn.errors import ConfigError
 from flaxcnn.model.cnn import CNN
@@ -45,7 +46,7 @@ def on(how, layers, batch_size=8, per_shard=False, **settings):
     plan = plan_of(layers, rows=len(ROWS), batch_size=batch_size, **settings)
     axis = None if per_shard else how.axis
     plan = dataclasses.replace(plan, spread=how, model=CNN(layers, axis=axis))
-    place = parallel.everywhere(how.devices)
+    place = everywhere(how.devices)
     hypers = HYPERS.replace(dropout=jnp.asarray(dropout_rates(layers), jnp.float32))
     state, data, hypers, rows = jax.device_put((start(plan), DATA, hypers, ROWS), place)
     run = lambda program, *args: jax.jit(program, static_argnums=0)(plan, *args)  # noqa: E731
@@ -153,7 +154,7 @@ def test_every_device_ends_with_the_same_bits(mode):
     how = Spread(4, mode)
     plan = dataclasses.replace(plan_of(NORMED, batch_size=8), spread=how,
                                model=CNN(NORMED, axis=how.axis))  # fmt: skip
-    args = jax.device_put((start(plan), HYPERS, DATA, jnp.arange(40)), parallel.everywhere(4))
+    args = jax.device_put((start(plan), HYPERS, DATA, jnp.arange(40)), everywhere(4))
     after, _ = jax.jit(programs.train_epoch, static_argnums=0)(plan, *args)
     for leaf in jax.tree.leaves((after.params, after.batch_stats, after.opt_state)):
         parts = [np.asarray(shard.data) for shard in leaf.addressable_shards]
@@ -229,16 +230,16 @@ RING = [
 
 def test_a_processs_devices_lie_next_to_each_other():
     """Or a process reads columns that other devices compute: predictions of wrong rows."""
-    with parallel.devices_used(RING):
-        found = [chip.process_index for chip in parallel.all_devices()]
+    with devices_used(RING):
+        found = [chip.process_index for chip in all_devices()]
     assert found == sorted(found)
 
 
 def test_a_mesh_keeps_the_order():
     devices = jax.devices()
-    with parallel.devices_used(devices[::-1]):
-        assert parallel.mesh(3).devices.tolist() == devices[:3]
-        assert parallel.everywhere(3).device_set == set(devices[:3])
+    with devices_used(devices[::-1]):
+        assert mesh(3).devices.tolist() == devices[:3]
+        assert everywhere(3).device_set == set(devices[:3])
 
 
 @pytest.mark.parametrize("chips", [1, 4, 8, 16])
@@ -247,7 +248,7 @@ def test_groups_of_tpu_chips_divide_the_slice(chips, batch_size, shards, exact):
     """Others abort the compiler, and the process with it."""
     settings = {"determinism": "exact", "virtual_shards": shards} if exact else {}
     config = dataclasses.replace(TINY, batch_size=batch_size, **settings)
-    with parallel.devices_used([Chip(n, n // 4) for n in range(chips)]):
+    with devices_used([Chip(n, n // 4) for n in range(chips)]):
         how = parallel.choose(config)
     assert how.platform == "tpu"
     assert chips % how.devices == 0
@@ -260,7 +261,7 @@ def test_groups_of_tpu_chips_divide_the_slice(chips, batch_size, shards, exact):
 def test_a_gpu_wants_a_large_part_of_a_batch(batch_size, devices):
     """Its step takes as long as its kernels take to launch, however few rows they have."""
     config = dataclasses.replace(TINY, batch_size=batch_size)
-    with parallel.devices_used([Chip(n, 0, "cuda") for n in range(8)]):
+    with devices_used([Chip(n, 0, "cuda") for n in range(8)]):
         how = parallel.choose(config)
     assert (how.platform, how.devices) == ("gpu", devices)
 
