@@ -1,6 +1,7 @@
 # make train   set up, train the embedded digits, show the result and where it lies
 # make test    set up with the test tools, check, run every test, a worker a core
 # make quick   the tests but the long ones
+# make accelerators   compilers for GPUs and TPUs in a folder of their own: FLAXCNN_ACCELERATORS
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: train test quick check format clean
+.PHONY: train test quick check format accelerators clean
 
 train: $(VENV)/base.stamp
 	$(BIN)/flaxcnn train
@@ -27,6 +28,15 @@ check: $(VENV)/test.stamp
 format: $(VENV)/test.stamp
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Compilers for GPUs and TPUs, where jax does not look for them (tests/accelerators/test_compiled.py)
+accelerators: $(VENV)/accelerators.stamp
+
+$(VENV)/accelerators.stamp: $(VENV)/test.stamp flaxcnn/accelerators/cases.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+	  --target $(VENV)/accelerators \
+	  $$($(BIN)/python -c 'from flaxcnn.accelerators.cases import WHEELS; print(*WHEELS)')
+	touch $@
 
 $(VENV)/base.stamp: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("flaxcnn needs Python 3.11 or newer: make PYTHON=python3.11 ..." if sys.version_info < (3, 11) else 0)'

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers import models
-from flaxcnn.accelerators.cases import Case, compile_case
+from flaxcnn.accelerators.cases import IMPLEMENTATIONS, Case, compile_case
+from flaxcnn.accelerators.targets import TARGETS
 
 RESULTS = Path(__file__).parent / "results" / "compiled.json"
+PAGE = Path(__file__).parents[1] / "docs" / "accelerators.md"
 NETS = ("mnist-ladder/model10", "batchnorm-cnn", "cifar-tuning/model1", "digits/quickstart",
         "mnist-archs/arch1-k7", "resnet18-cifar")  # fmt: skip
 SHARED = ("mnist-ladder/model10", "batchnorm-cnn")  # by 8 devices
@@ -28,21 +30,18 @@ def cases() -> Iterator[Case]:
     """All of them, the quick and the telling ones first."""
     for net in NETS:
         for precision in ("float32", "bfloat16"):
-            for implementation in ("flaxcnn", "flax"):
+            for implementation in IMPLEMENTATIONS:
                 yield case(net, "h200", precision, implementation)
     for net in SHARED:
         yield case(net, "h200:8", "float32")
-    for precision in ("float32", "bfloat16"):
-        for net in NETS[:-1]:
-            yield case(net, "v5e", precision)
-            yield case(net, "v5e", precision, "flax")
-        if precision == "float32":
-            yield dataclasses.replace(case(SHARED[0], "v5e", precision), width=STACK)
-            for net in SHARED:
-                yield case(net, "v5e:8", precision)
-    for precision in ("float32", "bfloat16"):
-        yield case(NETS[-1], "v5e", precision)
-        yield case(NETS[-1], "v5e", precision, "flax")
+    # On a TPU a product of float32 numbers is six: its compiler takes several times as long
+    for precision in ("bfloat16", "float32"):
+        for net in NETS:
+            for implementation in IMPLEMENTATIONS:
+                yield case(net, "v5e", precision, implementation)
+        yield dataclasses.replace(case(SHARED[0], "v5e", precision), width=STACK)
+        for net in SHARED:
+            yield case(net, "v5e:8", precision)
 
 
 def case(net: str, target: str, precision: str, implementation: str = "flaxcnn") -> Case:
@@ -57,6 +56,84 @@ def key(one: Case) -> str:
     return " ".join([*words, *([f"x{one.width}"] if one.width else [])])
 
 
+# -- the page ------------------------------------------------------------------------------------
+
+
+def cycles(row: dict[str, Any]) -> float:
+    """Estimated ones, and what the bytes without an estimate take at the bandwidth of memory."""
+    v5e = TARGETS[row["target"]]
+    return row["cycles"] + row["unestimated_bytes"] / v5e.bandwidth * v5e.clock
+
+
+def tables(rows: dict[str, dict[str, Any]]) -> str:
+    """Markdown of what is there."""
+    return "\n\n".join(
+        table
+        for table in (_one_chip(rows, "h200"), _one_chip(rows, "v5e"), _several(rows))
+        if table
+    )
+
+
+def _one_chip(rows: dict[str, dict[str, Any]], target: str) -> str:
+    gpu = target == "h200"
+    head = "kernels | launches | MB" if gpu else "cycles | MB | MB in main memory"
+    lines = [
+        f"One step on one {target}, flaxcnn / plain Flax:\n",
+        f"| network | precision | {head} | {'MB' if gpu else 'cycles'}, ratio |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for net in NETS:
+        for precision in ("float32", "bfloat16"):
+            both = [rows.get(key(case(net, target, precision, each))) for each in IMPLEMENTATIONS]
+            if not all(row and "error" not in row for row in both):
+                continue
+            ours, plain = (row for row in both if row)
+            what = (
+                [lambda r: r["kernels"], lambda r: r["launches"],
+                 lambda r: f"{r['bytes_accessed'] / 1e6:,.1f}"]
+                if gpu
+                else [lambda r: f"{cycles(r):,.0f}", lambda r: f"{r['bytes_accessed'] / 1e6:,.1f}",
+                      lambda r: f"{r['main_bytes'] / 1e6:,.1f}"]
+            )  # fmt: skip
+            of = (lambda r: r["bytes_accessed"]) if gpu else cycles
+            cells = [f"{one(ours)} / {one(plain)}" for one in what]
+            lines.append(
+                f"| {net} | {precision} | {' | '.join(cells)} | {of(ours) / of(plain):.2f} |"
+            )
+    return "\n".join(lines) if len(lines) > 3 else ""
+
+
+def _several(rows: dict[str, dict[str, Any]]) -> str:
+    lines = [
+        "Several devices, or runs side by side:\n",
+        "| network | precision | on | exchanges a step | kernels | MB | cycles |",
+        "|---|---|---|---|---:|---:|---:|",
+    ]
+    for row in rows.values():
+        if "error" in row or (row["chips"] == 1 and not row["width"]):
+            continue
+        on = f"{row['chips']} x {row['target']}"
+        on += f", {row['width']} runs" if row["width"] else ""
+        exchanged = ", ".join(f"{n} {kind}" for kind, n in row["collectives"].items()) or "none"
+        lines.append(
+            f"| {row['experiment']} | {row['precision']} | {on} | {exchanged} | {row['kernels']} | "
+            f"{row['bytes_accessed'] / 1e6:,.1f} | "
+            f"{'-' if row['cycles'] is None else format(cycles(row), ',.0f')} |"
+        )
+    return "\n".join(lines) if len(lines) > 3 else ""
+
+
+def write_page(rows: dict[str, dict[str, Any]]) -> None:
+    """The tables of docs/accelerators.md."""
+    begin, end = "<!-- compiled -->", "<!-- /compiled -->"
+    before, rest = PAGE.read_text().split(begin)
+    after = rest.split(end)[1]
+    PAGE.write_text(f"{before}{begin}\n\n{tables(rows)}\n\n{end}{after}")
+
+
+# -- the run -------------------------------------------------------------------------------------
+
+
 def commit() -> str:
     """Of the code that is compiled."""
     words = ["git", "describe", "--always", "--dirty", "--abbrev=7"]
@@ -69,11 +146,15 @@ def main() -> None:
     parser.add_argument("--only", default="", help="part of a case's name")
     parser.add_argument("--keep", type=Path, help="folder for the optimized HLO of each case")
     parser.add_argument("--again", action="store_true", help="also what is there already")
+    parser.add_argument("--page", action="store_true", help="only write docs/accelerators.md")
     chosen = parser.parse_args()
     document: dict[str, Any] = {"results": []}
     if RESULTS.exists():
         document = json.loads(RESULTS.read_text())
     rows = {row["case"]: row for row in document["results"]}
+    if chosen.page:
+        write_page(rows)
+        return
     for one in cases():
         name = key(one)
         known = name in rows and "error" not in rows[name] and not chosen.again

@@ -13,6 +13,10 @@ from flaxcnn.accelerators.hlo import Instruction, Module, arrays, executed, size
 # Names, parts of tuples, and the second half of what was started before
 FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "iota",
         "partition-id", "replica-id", "opt-barrier", "domain", "add-dependency"}  # fmt: skip
+# Calls of a TPU's compiler that name memory, or say what is known of row numbers
+NOTES = {"AllocateBuffer", "AssumeGatherIndicesInBound", "ConcatBitcast"}
+# What is fetched to a TPU's vector memory while others compute, or put back
+FETCHES = ("copy", "copy-start", "slice-start")
 COLLECTIVES = re.compile(
     r"^(all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|ragged-all-to-all)"
     r"(-start)?$"
@@ -36,7 +40,7 @@ def moved(module: Module, one: Instruction, computation: str, main: bool = False
     Of what is only sliced or gathered from, what is taken counts; of what is updated in place, the
     update. With `main`, of a TPU, only those of its main memory.
     """
-    if one.op in FREE or one.op.endswith(("-done", "-update")):
+    if one.op in FREE or one.target in NOTES or one.op.endswith(("-done", "-update")):
         return 0.0
     around = module.computations[computation]
     kinds = [around[name].type if name in around else "" for name in one.operands]
@@ -49,6 +53,8 @@ def moved(module: Module, one: Instruction, computation: str, main: bool = False
             return 2 * size(kinds[1], main)
         case "copy-start":  # gives (copy, original, context)
             return arrays(one.type, main)[0] + size(kinds[0], main)
+        case "slice-start":  # gives ((original), slice, context); what it reads is as large
+            return arrays(one.type, main)[1] + arrays(one.type)[1]
     if one.op.endswith("-start"):  # (operands, results)
         return size(one.type, main)
     return sum(size(kind, main) for kind in kinds) + size(one.type, main)
@@ -177,7 +183,7 @@ def step(module: Module, kind: str) -> dict[str, Any]:
     exchanged, exchanged_bytes = collectives(module, body)
     calls = collections.Counter(
         one.target for one, *_ in executed(module, body)
-        if one.op == "custom-call" and one.target not in CONVOLUTIONS
+        if one.op == "custom-call" and one.target not in {*CONVOLUTIONS, *NOTES}
     )  # fmt: skip
     unestimated = [
         row for row in rows if row[0].cycles is None and not row[0].op.startswith("copy")

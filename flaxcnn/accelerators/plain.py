@@ -1,7 +1,8 @@
 """The training loop as the examples of Flax write it: what the package's own is compared with.
 
 linen's layers, optax's optimizers and integer labels, with nothing of the package's in them; in a
-scan over a shuffled epoch, as the package's own, so that the two differ in the step alone.
+scan over a shuffled epoch, as the package's own, so that the two differ in the step alone. Left out
+are schedules, label smoothing, weight decay and the padding of an epoch's last batch.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import optax
 
 from flaxcnn.recipe import layers as spec
 from flaxcnn.recipe import optimizers
-from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.config import Augment, Config, Flip, Shift
 
 State = dict[str, Any]  # params, batch_stats, optimizer, key
 
@@ -152,6 +153,25 @@ def train_step(
     return new, found
 
 
+def augmented(key: jax.Array, image: jax.Array, steps: tuple[Augment, ...]) -> jax.Array:
+    """Random variants of uint8 images [B, H, W, C], a batch's numbers drawn at once."""
+    for step in steps:
+        key, own = jax.random.split(key)
+        match step:
+            case Flip():
+                mirrored = jax.random.bernoulli(own, shape=(len(image), 1, 1, 1))
+                image = jnp.where(mirrored, image[:, :, ::-1], image)
+            case Shift():
+                shape = image.shape[1:]
+                most = (int(step.height * shape[0]), int(step.width * shape[1]))
+                wide = jnp.pad(image, ((0, 0), *((n, n) for n in most), (0, 0)), "edge")
+                limits = 2 * jnp.array(most) + 1
+                start = jax.random.randint(own, (len(image), 2), 0, limits[None])
+                cut = lambda x, at, size=shape: jax.lax.dynamic_slice(x, (*at, 0), size)  # noqa: E731
+                image = jax.vmap(cut)(wide, start)
+    return image
+
+
 def train_epoch(
     config: Config, state: State, image: jax.Array, label: jax.Array, rows: jax.Array
 ) -> tuple[State, tuple[jax.Array, jax.Array]]:
@@ -163,7 +183,12 @@ def train_epoch(
     order = jax.random.permutation(order_key, rows)[: steps * config.batch_size]
 
     def body(state: State, now: jax.Array) -> tuple[State, tuple[jax.Array, jax.Array]]:
-        pixels = image[now].astype(jnp.float32) / 255.0
+        pixels = image[now]
+        if config.augment:
+            own, augment_key = jax.random.split(state["key"])
+            state = {**state, "key": own}
+            pixels = augmented(augment_key, pixels, config.augment)
+        pixels = pixels.astype(jnp.float32) / 255.0
         return train_step(network, optimizer, state, pixels, label[now])
 
     return jax.lax.scan(body, {**state, "key": key}, order.reshape(steps, -1))

@@ -150,6 +150,24 @@ def test_a_step_on_a_tpu():
     assert found["largest"][0]["name"] == "f"
 
 
+def test_what_is_fetched_ahead_on_a_tpu():
+    piece = "f32[8,128]{1,0:T(8,128)S(1)}"
+    lines = {
+        "whole": "%whole = f32[32,128]{1,0:T(8,128)} parameter(0)",
+        "cut": f"%cut = ((f32[32,128]{{1,0:T(8,128)}}), {piece}, s32[]{{:S(2)}}) "
+        "slice-start(%whole), slice={[0:8], [0:128]}",
+        "had": f"%had = {piece} slice-done(%cut)",
+        "join": f'%join = {piece} custom-call(%had), custom_call_target="ConcatBitcast"',
+    }
+    around = {name: hlo.instruction(line) for name, line in lines.items()}
+    module = hlo.Module({"main": around}, "main")
+    nbytes = 8 * 128 * 4
+    moved = {name: [count.moved(module, one, "main", main) for main in (False, True)]
+             for name, one in around.items()}  # fmt: skip
+    assert moved["cut"] == [2 * nbytes, nbytes]  # read from main memory, written on the chip
+    assert moved["had"] == moved["join"] == moved["whole"] == [0, 0]
+
+
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [

@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+import tomllib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -70,6 +72,11 @@ def test_clocks_of_tpus_are_as_told():
         "v6e": pytest.approx(1.75e9, rel=0.01),
         "v5p": pytest.approx(1.75e9, rel=0.01),
     }
+
+
+def test_the_extra_is_what_the_command_installs():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert project["optional-dependencies"]["accelerators"] == list(cases.WHEELS)
 
 
 @pytest.fixture
