@@ -135,7 +135,7 @@ def _conclude(rows: Sequence[Mapping[str, Any]], target: Target, chips: int) -> 
                       if name in row]  # fmt: skip
             what = f"needs {sum(needed):,} bytes" if needed else f"does not fit ({row['error']})"
             raise ConfigError(
-                f"{row['experiment']}: {row['program']} {what}; a {target.name} has "
+                f"{row['experiment']}: {row['program']} {what}; one {target.name} has "
                 f"{target.memory:,} bytes of memory"
             )
     failed = next((row for row in rows if "error" in row), None)
