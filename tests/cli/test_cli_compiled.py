@@ -85,7 +85,8 @@ def test_options_that_are_wrong(compiler, options, said):
 
 def test_a_recipe_that_does_not_fit_is_said_after_all_rows(compiler, capsys):
     compiler.extra |= {"fits": False, "temporary_bytes": 10**12}
-    with pytest.raises(ConfigError, match=r"train_epoch needs 1,000,000,000,005 bytes; one h200 has"):
+    says = r"train_epoch needs 1,000,000,000,005 bytes; one h200 has"
+    with pytest.raises(ConfigError, match=says):
         run()
     assert len(compiler.asked) == 2
     assert "does not fit" in capsys.readouterr().out
