@@ -184,13 +184,13 @@ class Job:
         """
         if self.streaming is not None:
             return self.streaming.run(program, state, self.hypers, self.data.scaling, split, check)
-        compiled = self.compile(program, state, split)
+        ready = self.compile(program, state, split)
         if program == "train_epoch":
             rows = devices.put(self.rows_of(split), self.place)
-            return compiled(state, self.hypers, self.data, rows)
+            return ready(state, self.hypers, self.data, rows)
         found = []
         for *batches, count in programs.eval_parts(self.rows_of(split), *self.eval_shape()[::-1]):
-            found.append((compiled(state, self.data, *devices.put(batches, self.place)), count))
+            found.append((ready(state, self.data, *devices.put(batches, self.place)), count))
             check()
         if program == "evaluate" and len(found) == 1 and found[0][1] == self.eval_shape()[0]:
             return found[0][0][0]  # without waiting for it
