@@ -97,10 +97,9 @@ def _max_pool_backward(
 ) -> tuple[jax.Array]:  # fmt: skip
     winner, like = residuals
     height, width = like.shape[1:]
-    if size != stride:
-        back = _spread_overlapping
-    else:
-        back = _spread_by_rows if platform == "tpu" else _spread_apart
+    # A TPU writes the six axes of `_spread_apart` to memory where values have two bytes.
+    packed = platform == "tpu" and dy.dtype.itemsize < 4
+    back = _spread_apart if size == stride and not packed else _spread_overlapping
     padded = (height + sum(pad[0]), width + sum(pad[1]))
     dx = back(winner, dy, size, stride, padded)
     (top, _), (left, _) = pad
@@ -115,28 +114,9 @@ def _spread_apart(
     place = jnp.arange(size[0] * size[1], dtype=winner.dtype).reshape(1, 1, size[0], 1, size[1], 1)
     wins = winner[:, :, None, :, None] == place
     dx = jnp.where(wins, dy[:, :, None, :, None], jnp.zeros((), dy.dtype))
-    return _with_rest(dx.reshape(batch, rows * size[0], columns * size[1], channels), shape)
-
-
-def _with_rest(dx: jax.Array, shape: Pair) -> jax.Array:
-    """dx [B, H, W, C] with zeros for the pixels that lie in no window, up to `shape`."""
-    rest = (shape[0] - dx.shape[1], shape[1] - dx.shape[2])
+    dx = dx.reshape(batch, rows * size[0], columns * size[1], channels)
+    rest = (shape[0] - dx.shape[1], shape[1] - dx.shape[2])  # pixels in no window
     return jnp.pad(dx, ((0, 0), (0, rest[0]), (0, rest[1]), (0, 0)))
-
-
-def _spread_by_rows(
-    winner: jax.Array, dy: jax.Array, size: Pair, stride: Pair, shape: Pair
-) -> jax.Array:
-    """The same, one row of the windows after the other: a TPU lays five axes out well, not six."""
-    batch, rows, columns, channels = dy.shape
-    lines = []
-    for row in range(size[0]):
-        place = jnp.arange(row * size[1], (row + 1) * size[1]).astype(winner.dtype)
-        wins = winner[:, :, :, None] == place.reshape(1, 1, 1, -1, 1)
-        line = jnp.where(wins, dy[:, :, :, None], jnp.zeros((), dy.dtype))
-        lines.append(line.reshape(batch, rows, 1, columns * size[1], channels))
-    dx = jnp.concatenate(lines, axis=2)
-    return _with_rest(dx.reshape(batch, rows * size[0], columns * size[1], channels), shape)
 
 
 def _spread_overlapping(
