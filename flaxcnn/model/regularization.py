@@ -120,7 +120,11 @@ def _batch_norm_backward(
     dy = gradient[0].astype(jnp.float32)
     normal = (x.astype(jnp.float32) - _along(mean, x)) * _along(inverse, x)
     dbias, dscale = channel_sums(dy, platform), channel_sums(dy * normal, platform)
-    shift, slope = (each / count for each in _at_once(axis, dbias, dscale))
+    if on_cpu(platform):
+        # Stacked, so that XLA's fusions end here: the bits do not depend on what is around.
+        shift, slope = _over(axis, jnp.stack([dbias, dscale])) / count
+    else:
+        shift, slope = (each / count for each in _at_once(axis, dbias, dscale))
     inner = dy - (_along(shift, x) + normal * _along(slope, x)) * weight
     dx = _along(scale * inverse, x) * inner
     return dx.astype(x.dtype), dscale, dbias, None, None

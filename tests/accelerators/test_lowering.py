@@ -111,7 +111,7 @@ from flaxcnn.engine import parallel
 found = {}
 for name in sys.argv[1:]:
     for platform, own in {"cuda": "gpu", "tpu": "tpu"}.items():
-        platform = lambda: own
+        parallel.platform = lambda: own
         job, state = programs.abstract_job(models.find(name), 8, steps=2)
         traced = job.traced("train_epoch", state)
         text = traced.lower(lowering_platforms=(platform,)).as_text()

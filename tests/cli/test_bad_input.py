@@ -70,7 +70,8 @@ SETTINGS = {
     "save_every=0": "save_every: got 0",
     "label_smoothing=1": "label_smoothing: got 1.0; allowed is 0 <= x < 1",
     "optimizer.momentum=1.5": "momentum: got 1.5",
-    "precision=float16": "precision: got 'float16'; allowed is one of float32, bfloat16",
+    "precision=float16": "precision: got 'float16'; allowed is one of float32, tensorfloat32, "
+    "bfloat16",
     "monitor=val_acc": "monitor: got 'val_acc'; .*did you mean 'val_accuracy'?",
     "keep=first": "keep: got 'first'; allowed is one of best, last",
     "normalize=no": "normalize: got 'no'",

@@ -143,10 +143,10 @@ def test_a_failed_case_is_a_row_and_exit_1(flaxcnn, home, monkeypatch):
         (["--seconds", "nan"], "--seconds: got nan; allowed is x > 0"),
         (["--mode", "trian"], "--mode: got 'trian'; allowed are train, eval, separated by commas; "
                               "did you mean 'train'?"),
-        (["--dtype", "f32,fb16"], "--dtype: got 'fb16'; allowed are f32, bf16, separated by "
+        (["--dtype", "f32,fb16"], "--dtype: got 'fb16'; allowed are f32, tf32, bf16, separated by "
                                   "commas; did you mean 'bf16'?"),
-        (["--dtype", "float64"], "--dtype: got 'float64'; allowed are f32, bf16, separated by "
-                                 "commas"),
+        (["--dtype", "float64"], "--dtype: got 'float64'; allowed are f32, tf32, bf16, "
+                                 "separated by commas"),
         (["--batch-sizes", "64,-1"], "--batch-sizes: got '-1'; allowed are integers of at least 1, "
                                      "separated by commas"),
         (["--batch-sizes", ""], "--batch-sizes: got ''; allowed are integers of at least 1, "

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flaxcnn.engine import parallel
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.job import Job
 from flaxcnn.engine.train import fit
@@ -183,7 +182,7 @@ def test_every_run_is_started_once(sizes, turns):
 def test_data_too_large_for_the_device_is_refused(digits, monkeypatch):
     """Streamed jobs are of one plan and one set of rows; those of a study serve many."""
     (group,) = grouped(plan_runs(RECIPE, [0]), digits)
-    monkeypatch.setattr(parallel, "room", lambda: digits.nbytes - 1)
+    monkeypatch.setattr(studies_runs, "room", lambda: digits.nbytes - 1)
     with pytest.raises(ConfigError, match="input: a study holds its data on the device"):
         make_jobs(group, digits)
 
