@@ -85,7 +85,8 @@ def eval_sums(
 
     def sums(state: TrainState, scaling: Scaling, batch: Batch) -> tuple[MetricSums, jax.Array]:
         logits = eval_step(plan, state, scaling, batch)
-        return batch_sums(logits, batch.label, batch.mask, weight=batch.weight), logits
+        on = plan.spread.platform
+        return batch_sums(logits, batch.label, batch.mask, None, batch.weight, on), logits
 
     return alone(plan.spread, sums)(state, scaling, batch)
 

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from flaxcnn.model.layout import on_cpu
+
 
 @flax.struct.dataclass
 class MetricSums:
@@ -33,17 +35,21 @@ def from_vector(vector: jax.Array) -> MetricSums:
 
 def batch_sums(
     logits: jax.Array, label: jax.Array, mask: jax.Array, label_smoothing: jax.Array | None = None,
-    weight: jax.Array | None = None,
+    weight: jax.Array | None = None, platform: str | None = None,
 ) -> MetricSums:  # fmt: skip
     """Softmax cross-entropy and hits: logits [B, K] float32, label [B] int32, mask [B] bool.
 
     With label smoothing s the target is (1 - s) * one_hot + s / K (Szegedy et al. 2016). With
-    `weight` [B] float32 a row counts as often as its weight says, in all three sums.
+    `weight` [B] float32 a row counts as often as its weight says, in all three sums. `platform` is
+    that of the devices, None for jax's default.
     """
-    # By a product with one-hot labels: picking the label's logit out would make its gradient a
-    # scatter, which a GPU runs row by row where results must be deterministic.
-    hot = jax.nn.one_hot(label, logits.shape[-1], dtype=logits.dtype)
-    loss = optax.softmax_cross_entropy(logits, hot)
+    if on_cpu(platform):
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+    else:
+        # To pick the label's logit out would make its gradient a scatter, which a GPU runs row by
+        # row where results must be deterministic.
+        hot = jax.nn.one_hot(label, logits.shape[-1], dtype=logits.dtype)
+        loss = optax.softmax_cross_entropy(logits, hot)
     if label_smoothing is not None:
         uniform = -jax.nn.log_softmax(logits).mean(axis=-1)
         loss = (1.0 - label_smoothing) * loss + label_smoothing * uniform

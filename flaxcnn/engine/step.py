@@ -113,7 +113,9 @@ def gradients(
             dropout_rate=hypers.dropout, mutable=["batch_stats"],
         )  # fmt: skip
         smoothing = hypers.label_smoothing if plan.smooth else None
-        sums = batch_sums(logits, batch.label, batch.mask, smoothing, batch.weight)
+        sums = batch_sums(
+            logits, batch.label, batch.mask, smoothing, batch.weight, plan.spread.platform
+        )
         return sums.loss, (sums, new.get("batch_stats", {}))
 
     grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)

@@ -14,6 +14,7 @@ import reference
 from jax.test_util import check_grads
 from test_kernels import FLOAT32, f32, normal, pull_back
 
+from flaxcnn.engine.metrics import batch_sums
 from flaxcnn.model.cnn import CNN
 from flaxcnn.model.kernels import add_bias, conv2d, flatten
 from flaxcnn.model.layout import on_cpu
@@ -201,3 +202,17 @@ def test_products_have_the_precision_that_is_asked_for(precision):
     name = {"highest": "HIGHEST", "high": "HIGH"}[precision]
     assert all(f"[{name}, {name}]" in line.replace("#stablehlo<precision ", "").replace(">", "")
                for line in lines), lines  # fmt: skip
+
+
+@ELSEWHERE
+@pytest.mark.parametrize("smoothing", [None, 0.1])
+def test_the_loss_and_its_gradient(platform, smoothing):
+    """Of the true rows, however the label's logit is found."""
+    (logits,), label, mask = f32(normal(0, 6, 4)), jnp.arange(6) % 4, jnp.arange(6) < 5
+    smooth = None if smoothing is None else jnp.float32(smoothing)
+
+    def loss(logits, where):
+        return batch_sums(logits, label, mask, smooth, platform=where).loss
+
+    for function in (loss, jax.grad(loss)):
+        np.testing.assert_allclose(function(logits, platform), function(logits, "cpu"), **FLOAT32)
