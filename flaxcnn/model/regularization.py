@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.flatten_util import ravel_pytree
 
 from flaxcnn.model.kernels import channel_sums
 from flaxcnn.model.layout import on_cpu
@@ -26,14 +26,13 @@ def _over(axis: str | None, sums: Any) -> Any:
     return sums if axis is None else lax.psum(sums, axis)
 
 
-def _at_once(axis: str | None, *sums: jax.Array) -> list[jax.Array]:
+def _at_once(axis: str | None, *sums: jax.Array) -> tuple[jax.Array, ...]:
     """The same of several sums, [C] or [] each, in one exchange."""
     if axis is None:
-        return list(sums)
-    found = lax.psum(jnp.concatenate([jnp.ravel(each) for each in sums]), axis)
-    ends = itertools.accumulate(each.size for each in sums)
-    parts = zip(sums, ends, strict=True)
-    return [found[end - each.size : end].reshape(each.shape) for each, end in parts]
+        return sums
+    flat, parts = ravel_pytree(sums)
+    found: tuple[jax.Array, ...] = parts(lax.psum(flat, axis))
+    return found
 
 
 def normalize(
