@@ -75,10 +75,11 @@ def run_queue(
         WriteError: the disk is full, or a folder is not writable.
     """
     ended, left, note = Ended(), list(todo), _once(note)
+    pace = Pace.of(results.rows())
     with Interrupt() as interrupt, Deadline(hours) as deadline:
         while left:
             task = left[0]
-            needed = Pace.of(results.rows()).seconds(task) if task.kind == "study" else None
+            needed = pace.seconds(task) if task.kind == "study" else None
             if deadline.before(needed or TOO_SHORT):
                 break
             try:
@@ -103,9 +104,8 @@ def run_queue(
             ended.rows += rows
             if task.kind == "search":
                 ended.searches.append(task.experiment.name)
-            seconds = time.perf_counter() - began
-            say(f"{_outcome(task, rows)}; {seconds:,.0f} s. Left: {len(left)}, "
-                f"{Pace.of(results.rows()).text(left)}")  # fmt: skip
+            seconds, pace = time.perf_counter() - began, Pace.of(results.rows())
+            say(f"{_outcome(task, rows)}; {seconds:,.0f} s. Left: {len(left)}, {pace.text(left)}")
             jax.clear_caches()  # the programs of one recipe are of no use to the next
     ended.left = left
     return ended
