@@ -58,13 +58,18 @@ def environment(peer: str, threads: int, cache_dir: Path | None, cpu_only: bool)
 class Worker:
     """A running worker. As a context manager it is ended in any case."""
 
-    def __init__(self, peer: str, threads: int, cache_dir: Path | None, cpu_only: bool):
+    def __init__(
+        self, peer: str, threads: int, cache_dir: Path | None, cpu_only: bool,
+        checkout: Path = ROOT,
+    ):  # fmt: skip
         self.peer = peer
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.peers.worker", peer, str(threads)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, cwd=ROOT, text=True,
-            env=environment(peer, threads, cache_dir, cpu_only),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, text=True,
+            cwd=checkout,
+            env=environment(peer, threads, cache_dir, cpu_only)
+            | {"PYTHONPATH": str(checkout.resolve())},
         )  # fmt: skip
 
     def ask(self, do: str, limit: float = BLOCK_LIMIT, **arguments: Any) -> dict[str, Any]:
