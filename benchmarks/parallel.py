@@ -96,7 +96,7 @@ def measure(name: str, steps: int, repeats: int) -> list[dict[str, Any]]:
         seconds = [turn[case] for turn in turns]
         rows.append({
             "model": name, "case": case, "batch_size": one.job.config.batch_size,
-            "devices": one.job.plan.spread.devices, "mode": one.job.plan.spread.mode,
+            "devices": one.job.plan.sharding.devices, "mode": one.job.plan.sharding.mode,
             "step_seconds": statistics.median(seconds), "lowest": min(seconds),
             "highest": max(seconds), "speedup": statistics.median(ratios),
             "speedup_lowest": min(ratios), "speedup_highest": max(ratios),

@@ -34,7 +34,7 @@ CHIPS = (8, 64, 512)
 BATCH = 128  # images a chip, weak scaling
 GLOBAL_BATCH = 4096  # images over all chips, strong scaling
 ROWS = {"mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000}  # training rows of the archive
-LARGE = 256 * 1024  # engine/parallel.py: a leaf of this size is exchanged on its own
+LARGE = 256 * 1024  # engine/sharding.py: a leaf of this size is exchanged on its own
 GIGA, MICRO, HOUR = 1e9, 1e-6, 3600.0
 
 

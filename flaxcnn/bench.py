@@ -28,7 +28,7 @@ from flaxcnn.data.arrays import Dataset, Split, repeated
 from flaxcnn.data.datasets import listing
 from flaxcnn.engine.epoch import eval_batch
 from flaxcnn.engine.job import COMPUTED_IN, make_job, products
-from flaxcnn.engine.parallel import choose, platform
+from flaxcnn.engine.sharding import choose_sharding, platform
 from flaxcnn.recipe.config import Archive, Config
 from flaxcnn.recipe.layers import Layer, Residual, Shape, table, totals
 
@@ -65,7 +65,7 @@ class Case:
         """Rows of one step; evaluation has a batch of its own, whatever the recipe says."""
         if self.mode == "train":
             return self.config.batch_size
-        return eval_batch(choose(self.config).devices)
+        return eval_batch(choose_sharding(self.config).devices)
 
     @property
     def folder(self) -> str:

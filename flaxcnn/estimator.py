@@ -27,7 +27,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from flaxcnn.backend import enough_memory, prepare
 from flaxcnn.data.batches import Resident
 from flaxcnn.data.splits import Rows
-from flaxcnn.engine.given import (
+from flaxcnn.engine.arrays import (
     DATASET,
     Normalize,
     Standardizer,
@@ -46,8 +46,8 @@ from flaxcnn.errors import ConfigError, FlaxcnnError
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import Conv, Dense, Flatten, Layer, MaxPool, Shape
-from flaxcnn.recipe.leaves import compiled_optimizer
 from flaxcnn.recipe.optimizers import Optimizer
+from flaxcnn.recipe.traced import compiled_optimizer
 
 LEAST_SIDE = 8  # pixels of height and width from which on "auto" is a CNN
 

@@ -57,7 +57,7 @@ def devices_of(target: targets.Target, chips: int) -> list[Any]:
 def compiled_case(case: Mapping[str, Any], dump: Path) -> dict[str, Any]:
     """The figures of one case, as `Case.to_dict` says it."""
     from flaxcnn.accelerators import programs
-    from flaxcnn.engine import parallel
+    from flaxcnn.engine import sharding
     from flaxcnn.engine.compiled import compiled
     from flaxcnn.engine.devices import devices_used
     from flaxcnn.recipe.config import Config
@@ -73,12 +73,12 @@ def compiled_case(case: Mapping[str, Any], dump: Path) -> dict[str, Any]:
         else:
             executable = compiled(job.traced(name, state).lower(), job.plan)
         seconds = time.perf_counter() - began
-        run_devices = parallel.choose(config).devices
+        run_devices = sharding.choose_sharding(config).devices
     if case["keep"]:
         Path(case["keep"]).write_text(executable.as_text())
     images = config.batch_size if name == "train_epoch" else job.eval_shape()[1]
     return {
-        "devices": job.plan.spread.devices,
+        "devices": job.plan.sharding.devices,
         "run_devices": run_devices,  # that a run would use of these
         "images": images * max(case["width"], 1),  # of a step
         "compile_seconds": round(seconds, 1),

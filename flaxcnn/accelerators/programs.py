@@ -21,7 +21,7 @@ from flaxcnn.data.archives import PUBLISHED
 from flaxcnn.data.arrays import Dataset, Split
 from flaxcnn.data.batches import Scaling, resident
 from flaxcnn.data.datasets import DIGITS_ROWS
-from flaxcnn.engine.devices import everywhere, platform
+from flaxcnn.engine.devices import platform, replicated
 from flaxcnn.engine.job import COMPUTED_IN, Job, make_hypers, make_plan, products
 from flaxcnn.engine.step import TrainState, init_state
 from flaxcnn.errors import ConfigError
@@ -80,11 +80,11 @@ def abstract_job(
     config.table(data.shape, data.num_classes)
     rows = shortened(config, splits.choose(data, config), steps)
     plan = make_plan(config, len(rows.train), devices, every=True)
-    place = everywhere(plan.spread.devices)
+    place = replicated(plan.sharding.devices)
     scaling = Scaling(*splits.standardisation(data.train.image[:2], config.normalize))  # type: ignore[arg-type]
     host = functools.partial(
         resident, [data.train.image[:1], data.test.image[:1]],
-        [data.train.label, data.test.label], scaling, flat=plan.spread.platform == "tpu",
+        [data.train.label, data.test.label], scaling, flat=plan.sharding.platform == "tpu",
     )  # fmt: skip
     small = host()
     count = len(data.train) + len(data.test)
@@ -121,7 +121,7 @@ def plain_traced(config: Config, program: str, steps: int = STEPS) -> jax.stages
     """The plain program over the same data and rows, on one device, with products as exact."""
     data = dataset_like(config.dataset)
     rows = shortened(config, splits.choose(data, config), steps)
-    place = everywhere(1)
+    place = replicated(1)
     arrays = dataclasses.replace(config, precision=COMPUTED_IN[config.precision])  # type: ignore[arg-type]
     state = shapes(jax.eval_shape(lambda: plain.init_state(arrays, data.shape)), place)
     count = len(data.train) + len(data.test)

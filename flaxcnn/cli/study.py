@@ -114,7 +114,7 @@ def _run(
 
     def tell_group(group: Group, jobs: list[Job], width: int) -> None:
         side = "one at a time" if width == 1 else f"{width} side by side"
-        shards = jobs[0].plan.spread.devices
+        shards = jobs[0].plan.sharding.devices
         where = f"its batches over {shards} devices" if shards > 1 else (
             f"{side} on each of {len(jobs)} devices")  # fmt: skip
         labels = dict.fromkeys(run.label or "as it is" for run in group.runs)

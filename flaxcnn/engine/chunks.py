@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxcnn.data.batches import Batch, Scaling
-from flaxcnn.engine import parallel
+from flaxcnn.engine import sharding
 from flaxcnn.engine.epoch import alive_in, eval_sums
 from flaxcnn.engine.metrics import MetricSums, joined_sums
 from flaxcnn.engine.step import Hypers, Plan, TrainState, train_step
@@ -43,8 +43,8 @@ def train_chunk(
         begun = (state, MetricSums(none, none, none))
         return _first(plan, count, length, body, begun)
 
-    return parallel.spread(
-        plan.spread, steps, (state, hypers, scaling, count), chunk, out=(None, None)
+    return sharding.shard_batches(
+        plan.sharding, steps, (state, hypers, scaling, count), chunk, out=(None, None)
     )
 
 
@@ -62,14 +62,14 @@ def eval_chunk(
         body = lambda i, found: _put(found, i, function(_at(chunk, i)))  # noqa: E731
         return _first(plan, count, length, body, none)
 
-    return parallel.spread(plan.spread, batches, (state, scaling, count), chunk, out=axes)
+    return sharding.shard_batches(plan.sharding, batches, (state, scaling, count), chunk, out=axes)
 
 
 def _first(
     plan: Plan, count: jax.Array, length: int, body: Callable[[jax.Array, Tree], Tree], carry: Tree
 ) -> Tree:
     """`body(i, carry)` for the first `count` [] int32 of `length` batches."""
-    if on_cpu(plan.spread.platform):
+    if on_cpu(plan.sharding.platform):
         # A number of steps that the compiler does not know: one program, and it unrolls none.
         return jax.lax.fori_loop(0, count, body, carry)
 
@@ -101,7 +101,7 @@ def joined(plan: Plan, program: str, results: list[tuple[Tree, int]]) -> Tree:
     if program == "train_epoch":
         return joined_sums(results, 1)  # all devices have found the same
     if program == "evaluate":
-        each = plan.spread.devices if plan.spread.axis else 1  # that have sums of their own
+        each = plan.sharding.devices if plan.sharding.axis else 1  # that have sums of their own
         return joined_sums([(sums, count) for (sums, _), count in results], each)
     if program == "predict":
         logits = [(jax.device_get(found[1]), count) for found, count in results]

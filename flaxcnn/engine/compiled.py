@@ -51,10 +51,10 @@ def options(plan: Plan) -> dict[str, Any]:
     change nothing in these programs but cuDNN's choice of algorithms; and exchanges that overlap
     with computing where several share a batch.
     """
-    if plan.spread.platform != "gpu":
+    if plan.sharding.platform != "gpu":
         return {}
     found: dict[str, Any] = {}
-    several = plan.spread.devices > 1
+    several = plan.sharding.devices > 1
     if os.environ.get(NO_GRAPHS) != "0":
         found["xla_gpu_enable_command_buffer"] = GRAPHS + (",COLLECTIVES" if several else "")
     if plan.exact:

@@ -61,7 +61,7 @@ def mesh(devices: int) -> Mesh:
     return Mesh(np.array(all_devices()[:devices]), (AXIS,), axis_types=(AxisType.Auto,))
 
 
-def everywhere(devices: int) -> Sharding:
+def replicated(devices: int) -> Sharding:
     """Placement of arrays that every device holds whole."""
     if devices == 1:
         chosen = _devices.get() or jax.local_devices()
@@ -69,7 +69,7 @@ def everywhere(devices: int) -> Sharding:
     return NamedSharding(mesh(devices), PartitionSpec())
 
 
-def readable(place: Sharding) -> Sharding | None:
+def output_sharding(place: Sharding) -> Sharding | None:
     """Where results lie: where each device has its own, unless other processes must read them.
 
     No exchange where none is needed: many short programs under way at once that exchange would wait
@@ -78,7 +78,7 @@ def readable(place: Sharding) -> Sharding | None:
     return None if place.is_fully_addressable else place
 
 
-def put(tree: Tree, place: Sharding) -> Tree:
+def device_put_global(tree: Tree, place: Sharding) -> Tree:
     """The arrays of `tree` on `place`, also where some of its devices are another process's."""
     if place.is_fully_addressable:
         return jax.device_put(tree, place)
@@ -87,13 +87,13 @@ def put(tree: Tree, place: Sharding) -> Tree:
     )
 
 
-def share(devices: int) -> tuple[int, int]:
+def process_share(devices: int) -> tuple[int, int]:
     """(index, count) of this process among those whose devices share a batch."""
     processes = sorted({device.process_index for device in mesh(devices).devices.flat})
     return processes.index(jax.process_index()), len(processes)
 
 
-def room() -> int | None:
+def pixel_memory() -> int | None:
     """Bytes of pixels that a device takes, half its memory; None where it is the host's."""
     found = jax.local_devices()[0].memory_stats() or {}
     return found["bytes_limit"] // 2 if "bytes_limit" in found else None

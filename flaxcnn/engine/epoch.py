@@ -9,7 +9,7 @@ from flaxcnn.data.augment import standardize
 from flaxcnn.data.batches import Batch, Resident, Scaling, shuffled, take
 from flaxcnn.engine.devices import platform as default_platform
 from flaxcnn.engine.metrics import MetricSums, as_vector, batch_sums, from_vector
-from flaxcnn.engine.parallel import Spread, alone, spread
+from flaxcnn.engine.sharding import isolated, shard_batches
 from flaxcnn.engine.step import Hypers, Plan, TrainState, eval_step, train_step
 from flaxcnn.model.cnn import ALIVE
 
@@ -24,7 +24,9 @@ def train_epoch(
 ) -> tuple[TrainState, MetricSums]:
     """One pass over `rows` [N] int32 in this epoch's order -> (state, per-step sums [S])."""
     epoch = state.step // plan.steps_per_epoch
-    batches = shuffled(state.seeds, epoch, rows, plan.batch_size, plan.drop_last, plan.spread.parts)
+    batches = shuffled(
+        state.seeds, epoch, rows, plan.batch_size, plan.drop_last, plan.sharding.parts
+    )
 
     def scan(
         state: TrainState, hypers: Hypers, data: Resident, batches: Batches
@@ -36,7 +38,7 @@ def train_epoch(
         state, sums = jax.lax.scan(body, state, batches)
         return state, from_vector(sums)
 
-    return spread(plan.spread, scan, (state, hypers, data), batches, out=(None, None))
+    return shard_batches(plan.sharding, scan, (state, hypers, data), batches, out=(None, None))
 
 
 def evaluate(
@@ -56,7 +58,7 @@ def evaluate(
         sums, logits = jax.lax.scan(body, None, batches)[1]
         return from_vector(sums), logits
 
-    return spread(plan.spread, scan, (state, data), (rows, mask), out=(0, 1))
+    return shard_batches(plan.sharding, scan, (state, data), (rows, mask), out=(0, 1))
 
 
 def alive_units(
@@ -74,7 +76,7 @@ def alive_units(
 
         return jax.lax.scan(body, None, batches)[1]
 
-    found = spread(plan.spread, scan, (state, data), (rows, mask), out=0)
+    found = shard_batches(plan.sharding, scan, (state, data), (rows, mask), out=0)
     return {name: each.any(axis=0) for name, each in found.items()}
 
 
@@ -85,10 +87,10 @@ def eval_sums(
 
     def sums(state: TrainState, scaling: Scaling, batch: Batch) -> tuple[MetricSums, jax.Array]:
         logits = eval_step(plan, state, scaling, batch)
-        on = plan.spread.platform
+        on = plan.sharding.platform
         return batch_sums(logits, batch.label, batch.mask, None, batch.weight, on), logits
 
-    return alone(plan.spread, sums)(state, scaling, batch)
+    return isolated(plan.sharding, sums)(state, scaling, batch)
 
 
 def alive_in(plan: Plan, state: TrainState, scaling: Scaling, batch: Batch) -> dict[str, jax.Array]:
@@ -109,9 +111,9 @@ def eval_width(plan: Plan, rows: int) -> int:
 
     Not in exact mode, where a device gets as many rows at once however many devices there are.
     """
-    how: Spread = plan.spread
-    size = eval_batch(how.devices, how.platform)
-    return size if how.virtual else min(size, rows + -rows % how.devices)
+    sharding = plan.sharding
+    size = eval_batch(sharding.devices, sharding.platform)
+    return size if sharding.virtual else min(size, rows + -rows % sharding.devices)
 
 
 def eval_batches(rows: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:

@@ -19,7 +19,7 @@ from flaxcnn.data import splits
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.batches import Resident, Scaling, resident, steps_per_epoch
 from flaxcnn.data.datasets import require_resident, streams
-from flaxcnn.engine import devices, parallel
+from flaxcnn.engine import devices, sharding
 from flaxcnn.engine import epoch as programs
 from flaxcnn.engine.chunks import joined
 from flaxcnn.engine.compiled import compiled, jitted
@@ -27,8 +27,8 @@ from flaxcnn.engine.step import Hypers, Plan, TrainState, init_state
 from flaxcnn.engine.streaming import Streaming
 from flaxcnn.model.cnn import CNN
 from flaxcnn.recipe.config import Config
-from flaxcnn.recipe.leaves import compiled_layers, compiled_optimizer, dropout_rates
 from flaxcnn.recipe.optimizers import Cosine
+from flaxcnn.recipe.traced import compiled_layers, compiled_optimizer, dropout_rates
 
 PROGRAM_OF = ("normalize", "evaluate_train", "determinism")  # settings, beside the plan
 # Of activations, by `precision`; parameters and logits are float32 always.
@@ -55,7 +55,7 @@ def make_plan(
     With neither, over as many devices as do well.
     """
     steps = steps_per_epoch(train_rows, config.batch_size, config.drop_last)
-    spread = parallel.choose(config, devices, every)
+    spread = sharding.choose_sharding(config, devices, every)
     axis = spread.axis if config.batch_norm == "global" else None
     return Plan(
         model=CNN(
@@ -71,7 +71,7 @@ def make_plan(
         augment=config.augment,
         smooth=config.label_smoothing > 0,
         batch_size=config.batch_size,
-        spread=spread,
+        sharding=spread,
         drop_last=config.drop_last,
         train_rows=train_rows,
         steps_per_epoch=steps,
@@ -126,8 +126,10 @@ class Job:
     def on_rows_of(self, config: Config) -> Job:
         """The same programs and pixels with the rows that `config` chooses."""
         rows, scaling = _rows(config, self.dataset)
-        data = dataclasses.replace(self.data, scaling=devices.put(scaling, self.place))
-        hypers = devices.put(make_hypers(config), self.place)
+        data = dataclasses.replace(
+            self.data, scaling=devices.device_put_global(scaling, self.place)
+        )
+        hypers = devices.device_put_global(make_hypers(config), self.place)
         return dataclasses.replace(self, config=config, rows=rows, hypers=hypers, data=data)
 
     def rows_of(self, split: str) -> np.ndarray:
@@ -163,9 +165,9 @@ class Job:
     def placement(self, state: TrainState) -> Any:
         """Where each array of the state lies."""
         whole = jax.tree.map(lambda _: self.place, state)
-        if not self.plan.spread.shard_optimizer:
+        if not self.plan.sharding.shard_optimizer:
             return whole
-        parts = parallel.optimizer_placement(self.plan.spread, state.opt_state)
+        parts = sharding.opt_state_sharding(self.plan.sharding, state.opt_state)
         return dataclasses.replace(whole, opt_state=parts)
 
     def run(
@@ -186,11 +188,13 @@ class Job:
             return self.streaming.run(program, state, self.hypers, self.data.scaling, split, check)
         ready = self.compile(program, state, split)
         if program == "train_epoch":
-            rows = devices.put(self.rows_of(split), self.place)
+            rows = devices.device_put_global(self.rows_of(split), self.place)
             return ready(state, self.hypers, self.data, rows)
         found = []
         for *batches, count in programs.eval_parts(self.rows_of(split), *self.eval_shape()[::-1]):
-            found.append((ready(state, self.data, *devices.put(batches, self.place)), count))
+            found.append(
+                (ready(state, self.data, *devices.device_put_global(batches, self.place)), count)
+            )
             check()
         if program == "evaluate" and len(found) == 1 and found[0][1] == self.eval_shape()[0]:
             return found[0][0][0]  # without waiting for it
@@ -224,7 +228,7 @@ class Job:
         args = (state, *((self.hypers,) if train else ()), self.data, *placed)
         along = (0,) * (2 if train else 1)  # runs side by side share data and rows
         stacked = (*along, *[None] * (len(args) - len(along))) if self.width else None
-        each = devices.readable(self.place)
+        each = devices.output_sharding(self.place)
         out = (self.placement(state), each) if train else each
         return jitted(self.plan, getattr(programs, program), stacked, train, out).trace(*args)
 
@@ -257,12 +261,14 @@ def make_job(config: Config, dataset: Dataset, device: jax.Device | None = None)
         require_resident(config, dataset, "a study")
     rows, scaling = _rows(config, dataset)
     plan = make_plan(config, len(rows.train), None if device is None else 1)
-    place = SingleDeviceSharding(device) if device else devices.everywhere(plan.spread.devices)
-    hypers = devices.put(make_hypers(config), place)
+    place = SingleDeviceSharding(device) if device else devices.replicated(plan.sharding.devices)
+    hypers = devices.device_put_global(make_hypers(config), place)
     archives = (dataset.train, dataset.test)
-    if streams(config, dataset, devices.room() if device is None else None):
+    if streams(config, dataset, devices.pixel_memory() if device is None else None):
         pixels = np.zeros((0, *dataset.shape), np.uint8)
-        data = devices.put(resident([pixels], [np.zeros(0, np.int32)], scaling), place)
+        data = devices.device_put_global(
+            resident([pixels], [np.zeros(0, np.int32)], scaling), place
+        )
         job = Job(config, dataset, rows, plan, hypers, data, place)
         job.streaming = Streaming(
             plan, [split.image for split in archives], job.labels(), job.rows_of,
@@ -273,8 +279,8 @@ def make_job(config: Config, dataset: Dataset, device: jax.Device | None = None)
         return job
     host = resident([np.asarray(split.image) for split in archives],
                     [split.label for split in archives], scaling,
-                    flat=plan.spread.platform == "tpu")  # fmt: skip
-    return Job(config, dataset, rows, plan, hypers, devices.put(host, place), place)
+                    flat=plan.sharding.platform == "tpu")  # fmt: skip
+    return Job(config, dataset, rows, plan, hypers, devices.device_put_global(host, place), place)
 
 
 def _rows(config: Config, dataset: Dataset) -> tuple[splits.Rows, Scaling]:

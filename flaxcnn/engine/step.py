@@ -20,7 +20,7 @@ import optax
 from flaxcnn.data.augment import augment, standardize
 from flaxcnn.data.batches import Batch, Scaling
 from flaxcnn.engine.metrics import MetricSums, batch_sums
-from flaxcnn.engine.parallel import ALONE, Spread, in_parts, summed
+from flaxcnn.engine.sharding import ONE_DEVICE, BatchSharding, reduce_over_shards, shard_opt_state
 from flaxcnn.model import optim
 from flaxcnn.model.cnn import CNN
 from flaxcnn.recipe.config import Augment
@@ -44,7 +44,7 @@ class Plan:
     train_rows: int
     steps_per_epoch: int
     total_steps: int  # of the whole run, for a schedule that spans it; 0 for the others
-    spread: Spread = ALONE
+    sharding: BatchSharding = ONE_DEVICE
     exact: bool = False  # the back end's deterministic operations
 
 
@@ -103,7 +103,7 @@ def gradients(
     image = standardize(augment(batch.image, keys, plan.augment), scaling.mean, scaling.scale)
     dropout_key = row_keys(stream_key(state.seeds, Purpose.DROPOUT, state.step), batch.row)
     padded = plan.steps_per_epoch * plan.batch_size > plan.train_rows or (
-        plan.batch_size % plan.spread.parts > 0
+        plan.batch_size % plan.sharding.parts > 0
     )
 
     def loss_fn(params: Tree) -> tuple[jax.Array, tuple[MetricSums, Tree]]:
@@ -114,7 +114,7 @@ def gradients(
         )  # fmt: skip
         smoothing = hypers.label_smoothing if plan.smooth else None
         sums = batch_sums(
-            logits, batch.label, batch.mask, smoothing, batch.weight, plan.spread.platform
+            logits, batch.label, batch.mask, smoothing, batch.weight, plan.sharding.platform
         )
         return sums.loss, (sums, new.get("batch_stats", {}))
 
@@ -137,7 +137,7 @@ def update(plan: Plan, state: TrainState, hypers: Hypers, sums: Sums) -> TrainSt
         step=state.step + 1,
         params=optax.apply_updates(state.params, change),
         batch_stats=mean(sums.batch_stats),
-        opt_state=in_parts(plan.spread, opt_state),
+        opt_state=shard_opt_state(plan.sharding, opt_state),
     )
 
 
@@ -146,7 +146,7 @@ def train_step(
 ) -> tuple[TrainState, MetricSums]:
     """One update of one run; the metrics are those of the weights before it."""
     of = functools.partial(gradients, plan)
-    sums = summed(plan.spread, of, (state, hypers, scaling), batch)
+    sums = reduce_over_shards(plan.sharding, of, (state, hypers, scaling), batch)
     return update(plan, state, hypers, sums), sums.metrics
 
 

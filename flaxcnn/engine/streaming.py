@@ -24,7 +24,7 @@ from flaxcnn.data.batches import Batch, Scaling, shuffled
 from flaxcnn.data.images import Pixels, rows_at_once
 from flaxcnn.data.resize import Draws
 from flaxcnn.data.stream import RowReader, columns
-from flaxcnn.engine import devices, parallel
+from flaxcnn.engine import devices, sharding
 from flaxcnn.engine.chunks import eval_chunk, joined, train_chunk
 from flaxcnn.engine.compiled import compiled, jitted
 from flaxcnn.engine.epoch import eval_batches
@@ -83,7 +83,7 @@ class Streaming:
         self.chunk_rows = rows_at_once(archives[0].shape, min(CHUNK_BYTES, memory // IN_FLIGHT))
         self.stalled = 0.0  # seconds in which the device had nothing to do for want of rows
         self.compile_seconds = 0.0
-        self._share = devices.share(plan.spread.devices)
+        self._share = devices.process_share(plan.sharding.devices)
         self._compiled: dict[tuple[str, int, int], jax.stages.Compiled] = {}
         self._begun: deque[tuple[Pass, int]] = deque()  # passes under way and their chunks left
         self._midway = False  # in a pass; left so by one that was stopped
@@ -104,7 +104,7 @@ class Streaming:
         results: list[tuple[Tree, int]] = []
         self._running = None
         for chunk, count in self._chunks(Pass(split, epoch), check):
-            number = devices.put(np.int32(count), self.place)
+            number = devices.device_put_global(np.int32(count), self.place)
             if training:
                 state, found = ready(state, hypers, scaling, number, chunk)
             else:
@@ -128,7 +128,7 @@ class Streaming:
         key = (program, length, width)
         if key not in self._compiled:
             began = time.perf_counter()
-            along = parallel.by_columns(self.plan.spread)
+            along = sharding.batch_sharding(self.plan.sharding)
             kinds = ((self.shape, jnp.uint8), ((), jnp.int32), ((), jnp.int32), ((), jnp.bool_))
             like: Any = Batch(*(
                 jax.ShapeDtypeStruct((length, width, *rest), dtype, sharding=along)
@@ -138,13 +138,13 @@ class Streaming:
             if training:
                 out: Tree = (
                     jax.tree.map(lambda x: x.sharding, state),
-                    devices.readable(self.place),
+                    devices.output_sharding(self.place),
                 )
                 program_ = jitted(self.plan, train_chunk, donate=True, out=out)
                 lowered = program_.lower(state, hypers, scaling, count, like)
             else:
                 on_chunk = lambda plan, *args: eval_chunk(plan, program, *args)  # noqa: E731
-                program_ = jitted(self.plan, on_chunk, out=devices.readable(self.place))
+                program_ = jitted(self.plan, on_chunk, out=devices.output_sharding(self.place))
                 lowered = program_.lower(state, scaling, count, like)
             self._compiled[key] = compiled(lowered, self.plan)
             self.compile_seconds += time.perf_counter() - began
@@ -206,15 +206,15 @@ class Streaming:
         if planned.epoch is None:
             return eval_batches(rows, self.width)
         now = (np.asarray(self.seeds, np.uint32), np.int32(planned.epoch), rows)
-        sizes = (plan.batch_size, plan.drop_last, plan.spread.parts)
-        found = self._order(*devices.put(now, self.place), *sizes)
+        sizes = (plan.batch_size, plan.drop_last, plan.sharding.parts)
+        found = self._order(*devices.device_put_global(now, self.place), *sizes)
         return np.asarray(found[0]), np.asarray(found[1])
 
     def _chunk_shape(self, split: str, training: bool) -> tuple[int, int]:
         """(K, B) of the chunks of a pass."""
         if training:
             steps, width = self.plan.steps_per_epoch, self.plan.batch_size
-            width += -width % self.plan.spread.parts
+            width += -width % self.plan.sharding.parts
         else:
             steps, width = -(-len(self.rows(split)) // self.width), self.width
         return min(max(self.chunk_rows // width, 1), steps), width
@@ -223,7 +223,7 @@ class Streaming:
         """A chunk on the device; `pixels` are those of this process's columns, [K, B', H, W, C]."""
         missing = ((0, part.length - len(part.row)), (0, 0))
         row, mask = (np.pad(columns(x, *self._share), missing) for x in (part.row, part.mask))
-        along = parallel.by_columns(self.plan.spread)
+        along = sharding.batch_sharding(self.plan.sharding)
         local = Batch(pixels, self.label[row], row, mask)  # type: ignore[arg-type]
         if self._share[1] == 1:
             return jax.device_put(local, along), len(part.row)

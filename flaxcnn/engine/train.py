@@ -22,7 +22,7 @@ import numpy as np
 from flaxcnn.backend import enough_memory, prepare
 from flaxcnn.data import splits
 from flaxcnn.data.arrays import Dataset
-from flaxcnn.engine import card, hosts, parallel
+from flaxcnn.engine import card, hosts, sharding
 from flaxcnn.engine.checkpoint import Checkpoints, tree_digest
 from flaxcnn.engine.folder import plain
 from flaxcnn.engine.interrupt import Interrupt
@@ -147,7 +147,7 @@ def _fit(
     run.begin(history)
     run.set_status("running", epoch=progress.epoch)
     _describe(job, run, name)
-    uneven = parallel.uneven(config, job.plan.spread)
+    uneven = sharding.padding_warning(config, job.plan.sharding)
     for text in [*config.warnings(), *([uneven] if uneven else []), *dead_layers(before)]:
         on_note(text)
     for report in epochs(job, state, progress, interrupt):
@@ -167,7 +167,7 @@ def _fit(
             record = {
                 **dataclasses.asdict(progress), "config": config.to_dict(), "history": history,
             }  # fmt: skip
-            checkpoints.save(progress.epoch, parallel.whole(state), record, best)
+            checkpoints.save(progress.epoch, sharding.gather(state), record, best)
         if stopping and not progress.done(config):
             interrupt.stop()
     state, _ = checkpoints.restore(progress.kept(config), state)

@@ -22,11 +22,11 @@ from jax import lax
 from flaxcnn.model import winograd
 from flaxcnn.model.layout import (
     Pair,
-    apart,
+    dilate_pad,
+    materialize,
     on_cpu,
     padded,
     piece_of,
-    spread,
     sum_over_pieces,
 )
 from flaxcnn.recipe.layers import Padding
@@ -152,9 +152,9 @@ def _by_phases(
         part = w[every]
         high, wide = part.shape[0] - 1, part.shape[1] - 1
         sent = _input_gradient(part, dy, ((high, high), (wide, wide)))
-        dx += spread(sent, 1, start, stride, reached)
+        dx += dilate_pad(sent, 1, start, stride, reached)
         taps = _weight_gradient(part, x[:, *every], dy, NO_PADS)
-        dw += spread(taps, 0, start, stride, w.shape[:2])
+        dw += dilate_pad(taps, 0, start, stride, w.shape[:2])
     return padded(dx, (-rows[0], -rows[1]), (-columns[0], -columns[1])), dw
 
 
@@ -232,7 +232,7 @@ _canonical_conv.defvjp(_conv_forward, _conv_backward)
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def flatten(x: jax.Array, platform: str | None = None) -> jax.Array:
     """[B, H, W, C] -> [B, H * W * C], in that order."""
-    return apart(x, (x.shape[0], math.prod(x.shape[1:])), platform)
+    return materialize(x, (x.shape[0], math.prod(x.shape[1:])), platform)
 
 
 def _flatten_forward(x: jax.Array, platform: str | None) -> tuple[jax.Array, jax.Array]:
@@ -240,7 +240,7 @@ def _flatten_forward(x: jax.Array, platform: str | None) -> tuple[jax.Array, jax
 
 
 def _flatten_backward(platform: str | None, like: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
-    return (apart(dy, (dy.shape[0], *like.shape[1:]), platform),)
+    return (materialize(dy, (dy.shape[0], *like.shape[1:]), platform),)
 
 
 flatten.defvjp(_flatten_forward, _flatten_backward)

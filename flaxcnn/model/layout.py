@@ -30,7 +30,7 @@ def padded(x: jax.Array, rows: Pair, columns: Pair) -> jax.Array:
     return lax.pad(x, jnp.zeros((), x.dtype), widths)
 
 
-def spread(
+def dilate_pad(
     x: jax.Array, axis: int, start: Sequence[int], stride: Pair, shape: Sequence[int]
 ) -> jax.Array:
     """x among zeros: two axes, from `axis` on, get `shape`; index i goes to start + i * stride."""
@@ -40,7 +40,7 @@ def spread(
     return lax.pad(x, jnp.zeros((), x.dtype), widths)
 
 
-def apart(x: jax.Array, shape: tuple[int, ...], platform: str | None = None) -> jax.Array:
+def materialize(x: jax.Array, shape: tuple[int, ...], platform: str | None = None) -> jax.Array:
     """x in another shape, or the same, written to memory: XLA's CPU fusions end here.
 
     A fusion that ends in a reshape runs on the axes of its result, and one that must find row,
@@ -53,7 +53,7 @@ def apart(x: jax.Array, shape: tuple[int, ...], platform: str | None = None) -> 
         return jax.jit(lambda x: x.reshape(shape))(x)
 
 
-def enclosed(function: Callable[..., Tree], platform: str | None = None) -> Callable[..., Tree]:
+def isolate(function: Callable[..., Tree], platform: str | None = None) -> Callable[..., Tree]:
     """The function as a computation of its own, into which XLA's CPU compiler fuses nothing else.
 
     It drops optimization barriers before it fuses; other backends respect them.
@@ -87,4 +87,4 @@ def sum_over_pieces(one: Callable[..., Tree], piece: int, *arrays: jax.Array) ->
 
 def in_pieces(x: jax.Array, piece: int) -> jax.Array:
     """[B, ...] -> [B / piece, piece, ...]."""
-    return apart(x, (x.shape[0] // piece, piece, *x.shape[1:]), "cpu")
+    return materialize(x, (x.shape[0] // piece, piece, *x.shape[1:]), "cpu")

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from flaxcnn.model.kernels import Pads, pads
-from flaxcnn.model.layout import Pair, apart, spread
+from flaxcnn.model.layout import Pair, dilate_pad, materialize
 from flaxcnn.recipe.layers import Padding
 
 MOST_SMALL = 255  # places of a window, and one number for none, that uint8 and bfloat16 can tell
@@ -87,7 +87,9 @@ def _max_pool_forward(
     winner = jnp.full(y.shape, len(values), number)
     for place in reversed(range(len(values))):
         winner = jnp.where(values[place] == y, jnp.asarray(place, number), winner)
-    winner = apart(winner, winner.shape, platform)  # or the gradient compares all values once more
+    winner = materialize(
+        winner, winner.shape, platform
+    )  # or the gradient compares all values once more
     return y, (winner, jnp.empty((0, *x.shape[1:3]), bool))  # the second only carries a shape
 
 
@@ -126,7 +128,7 @@ def _spread_overlapping(
     dx = jnp.zeros((dy.shape[0], *shape, dy.shape[3]), dy.dtype)
     for place, start in enumerate(itertools.product(range(size[0]), range(size[1]))):
         share = jnp.where(winner == jnp.asarray(place, winner.dtype), dy, jnp.zeros((), dy.dtype))
-        dx += spread(share, 1, start, stride, shape)
+        dx += dilate_pad(share, 1, start, stride, shape)
     return dx
 
 

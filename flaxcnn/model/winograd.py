@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from flaxcnn.model.layout import Pair, apart, in_pieces, padded, piece_of, sum_over_pieces
+from flaxcnn.model.layout import Pair, in_pieces, materialize, padded, piece_of, sum_over_pieces
 
 Arrays = list[jax.Array]
 # Channels in times out from which on it is faster, of a convolution and of its weight gradient.
@@ -56,7 +56,7 @@ def conv(x: jax.Array, w: jax.Array, rows: Pair, columns: Pair, turned: bool = F
             jnp.stack([pixels[j][i].reshape(batch, high, wide, -1) for j in range(2)], 3)
             for i in range(2)
         ]
-        return apart(jnp.stack(lines, 2), (batch, 2 * high, 2 * wide, outputs), "cpu")
+        return materialize(jnp.stack(lines, 2), (batch, 2 * high, 2 * wide, outputs), "cpu")
 
     batch = x.shape[0]
     piece = _piece(x, outputs)
@@ -113,8 +113,8 @@ def _tiles(x: jax.Array) -> list[Arrays]:
 
 def _rows_and_columns(x: jax.Array, along: Callable[[jax.Array, int], Arrays]) -> list[Arrays]:
     """A transform of rows, then of columns, each written out: 4 x 4 of [B * h * w, C]."""
-    rows = [apart(row, row.shape, "cpu") for row in along(x, 1)]
-    return [[apart(t, (-1, t.shape[-1]), "cpu") for t in along(row, 2)] for row in rows]
+    rows = [materialize(row, row.shape, "cpu") for row in along(x, 1)]
+    return [[materialize(t, (-1, t.shape[-1]), "cpu") for t in along(row, 2)] for row in rows]
 
 
 def _transformed(x: jax.Array, axis: int) -> Arrays:

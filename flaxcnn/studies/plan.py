@@ -14,9 +14,9 @@ from typing import Any, Literal, cast, get_args
 from flaxcnn.errors import ConfigError, near_miss
 from flaxcnn.recipe.codec import parse_text
 from flaxcnn.recipe.config import MAX_SEED, STREAMS, Config
-from flaxcnn.recipe.leaves import dropout_rates
 from flaxcnn.recipe.optimizers import Cosine
 from flaxcnn.recipe.settings import Source, layered
+from flaxcnn.recipe.traced import dropout_rates
 from flaxcnn.report.words import EVERYTHING, label
 
 SOURCES = {name.removesuffix("_seed"): name for name in STREAMS}  # init, order, augment, dropout

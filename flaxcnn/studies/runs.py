@@ -29,7 +29,7 @@ from flaxcnn.backend import enough_memory
 from flaxcnn.data import splits
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.datasets import require_resident
-from flaxcnn.engine.devices import room
+from flaxcnn.engine.devices import pixel_memory
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.job import Job, make_hypers, make_job, make_plan
 from flaxcnn.engine.loop import (
@@ -82,8 +82,8 @@ def make_jobs(
     config, devices = group.runs[0].config, jax.local_devices()[: runs or len(group.runs)]
     several = len(devices) > 1
     plan = group.plan if several else make_plan(config, group.plan.train_rows)
-    require_resident(config, dataset, "a study", room())
-    if len(earlier) == len(devices) and earlier[0].plan.spread == plan.spread:
+    require_resident(config, dataset, "a study", pixel_memory())
+    if len(earlier) == len(devices) and earlier[0].plan.sharding == plan.sharding:
         return [job.for_plan(plan, config) for job in earlier]
     if not several:
         return [make_job(config, dataset)]
@@ -155,7 +155,7 @@ def run_groups(
     def work(place: int) -> None:
         try:
             while share := shares.take():
-                if jobs[place].plan.spread.devices == 1:  # over several there is a single run
+                if jobs[place].plan.sharding.devices == 1:  # over several there is a single run
                     jobs[place] = jobs[place].for_plan(share.plan, share.config)
                 own = OnRows(jobs[place])
                 for queue in share.queues:

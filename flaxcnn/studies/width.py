@@ -62,7 +62,7 @@ def choose_width(group: Group, jobs: list[Job], how: How, max_memory: int | None
     if how == "map" and max_memory is None:
         return 1  # as much as `flaxcnn train` takes, and that asks no one
     most = -(-max(map(len, group.by_rows())) // len(jobs))
-    devices = len(jobs) * jobs[0].plan.spread.devices
+    devices = len(jobs) * jobs[0].plan.sharding.devices
     if max_memory is not None and (needed := _bytes(jobs[0], 1) * devices) > max_memory:
         if math.isinf(needed):
             return 1  # the runs will say so, one by one

@@ -11,11 +11,11 @@ import pytest
 
 from benchmarks.peers import models
 from flaxcnn.accelerators import programs
-from flaxcnn.engine import parallel
+from flaxcnn.engine import sharding
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.layers import BatchNorm, Conv, Residual
 
-PLATFORMS = {"cuda": "gpu", "tpu": "tpu"}  # jax's name of a platform -> Spread.platform
+PLATFORMS = {"cuda": "gpu", "tpu": "tpu"}  # jax's name of a platform -> BatchSharding.platform
 TRAINABLE = sorted(name for name, one in catalog.experiments().items() if one.config is not None)
 OWN = sorted(models.OWN)
 # Every recipe for one of the two, and these for both
@@ -26,7 +26,7 @@ CASES += [(name, p) for name in BOTH for p in PLATFORMS if (name, p) not in CASE
 
 def lowered(monkeypatch, config, platform, program="train_epoch", width=0):
     """StableHLO of a program for `platform`, whatever the devices of this process are."""
-    monkeypatch.setattr(parallel, "platform", lambda: PLATFORMS[platform])
+    monkeypatch.setattr(sharding, "platform", lambda: PLATFORMS[platform])
     job, state = programs.abstract_job(config, 1, width, steps=2)
     return job.traced(program, state).lower(lowering_platforms=(platform,)).as_text()
 
@@ -107,11 +107,11 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 from benchmarks.peers import models
 from flaxcnn.accelerators import programs
-from flaxcnn.engine import parallel
+from flaxcnn.engine import sharding
 found = {}
 for name in sys.argv[1:]:
     for platform, own in {"cuda": "gpu", "tpu": "tpu"}.items():
-        parallel.platform = lambda: own
+        sharding.platform = lambda: own
         job, state = programs.abstract_job(models.find(name), 8, steps=2)
         traced = job.traced("train_epoch", state)
         text = traced.lower(lowering_platforms=(platform,)).as_text()
@@ -138,7 +138,7 @@ def test_exchanges_of_eight_devices():
 def test_shapes_are_those_of_a_run(digits_job):
     """The programs counted here are those that a run compiles, argument by argument."""
     job, state = digits_job
-    abstract, shapes = programs.abstract_job(job.config, job.plan.spread.devices, steps=10**6)
+    abstract, shapes = programs.abstract_job(job.config, job.plan.sharding.devices, steps=10**6)
     like = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)  # noqa: E731
     assert like(shapes) == like(state)
     assert like(abstract.hypers) == like(job.hypers)

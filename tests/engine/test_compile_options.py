@@ -9,15 +9,17 @@ import pytest
 from test_step import PLAIN, plan_of
 
 from flaxcnn.engine import compiled
-from flaxcnn.engine.parallel import Spread
+from flaxcnn.engine.sharding import BatchSharding
 
-GPU = dataclasses.replace(plan_of(PLAIN), spread=Spread(platform="gpu"))
+GPU = dataclasses.replace(plan_of(PLAIN), sharding=BatchSharding(platform="gpu"))
 
 
 @pytest.mark.parametrize("platform", ["cpu", "tpu"])
 @pytest.mark.parametrize("exact", [False, True])
 def test_only_a_gpu_has_options(platform, exact):
-    plan = dataclasses.replace(plan_of(PLAIN), spread=Spread(platform=platform), exact=exact)
+    plan = dataclasses.replace(
+        plan_of(PLAIN), sharding=BatchSharding(platform=platform), exact=exact
+    )
     assert compiled.options(plan) == {}
 
 
@@ -28,7 +30,7 @@ def test_a_gpu_records_graphs_unless_told_not_to(monkeypatch):
 
 
 def test_several_gpus_exchange_while_they_compute():
-    several = dataclasses.replace(GPU, spread=Spread(devices=8, platform="gpu"))
+    several = dataclasses.replace(GPU, sharding=BatchSharding(devices=8, platform="gpu"))
     found = compiled.options(several)
     assert found["xla_gpu_enable_command_buffer"].endswith(",COLLECTIVES")
     assert found["xla_gpu_enable_latency_hiding_scheduler"] is True

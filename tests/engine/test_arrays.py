@@ -7,7 +7,7 @@ import pytest
 
 from flaxcnn.data.batches import Resident, Scaling, in_order, take
 from flaxcnn.data.splits import Rows, standardisation
-from flaxcnn.engine.given import (
+from flaxcnn.engine.arrays import (
     DATASET,
     Standardizer,
     choose,

@@ -17,7 +17,7 @@ from flaxcnn.data.arrays import Dataset, Split
 from flaxcnn.data.batches import Batch, Resident, Scaling
 from flaxcnn.data.splits import Rows, standardisation
 from flaxcnn.data.stratified import hold_out
-from flaxcnn.engine.devices import everywhere, put
+from flaxcnn.engine.devices import device_put_global, replicated
 from flaxcnn.engine.epoch import eval_batch
 from flaxcnn.engine.job import Job, make_hypers, make_plan
 from flaxcnn.engine.step import Plan, TrainState, eval_step
@@ -179,14 +179,14 @@ def make_array_job(
     shape = data.image.shape[1:]
     config.table(shape, classes)
     plan = make_plan(config, len(rows.train), devices)
-    place = everywhere(plan.spread.devices)
+    place = replicated(plan.sharding.devices)
     nothing = Split(np.zeros((0, *shape), np.uint8), np.zeros(0, np.int32))  # `data` has the rows
     names = tuple(map(str, range(classes)))
     like = jax.tree.map(lambda x: (x.shape, str(x.dtype)), data)
     programs = _programs(plan, place, len(rows.train), *jax.tree.leaves(like))
     return Job(
         config, Dataset(config.dataset, nothing, nothing, names, digest=""), rows, plan,
-        put(make_hypers(config), place), put(data, place), place,
+        device_put_global(make_hypers(config), place), device_put_global(data, place), place,
         _compiled=programs,
     )  # fmt: skip
 
@@ -200,7 +200,7 @@ def logits(config: Config, state: TrainState, standard: Standardizer, image: np.
     plan = make_plan(config, 1, devices=1)  # of one row: the same plan whatever it was trained on
     size = eval_batch(1)
     image, scaling = standard.apply(image)
-    state, scaling = jax.device_put((state, scaling), everywhere(1))
+    state, scaling = jax.device_put((state, scaling), replicated(1))
     found = []
     for start in range(0, len(image), size):
         part = image[start : start + size]

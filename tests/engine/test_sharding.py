@@ -15,15 +15,15 @@ from test_step import CLASSES, DATA, HYPERS, NORMED, PLAIN, in_batches, plan_of,
 
 from flaxcnn.data.batches import take
 from flaxcnn.engine import epoch as programs
-from flaxcnn.engine import parallel
+from flaxcnn.engine import sharding
 from flaxcnn.engine.checkpoint import tree_digest
-from flaxcnn.engine.devices import all_devices, devices_used, everywhere, mesh
-from flaxcnn.engine.parallel import Spread
+from flaxcnn.engine.devices import all_devices, devices_used, mesh, replicated
+from flaxcnn.engine.sharding import BatchSharding
 from flaxcnn.errors import ConfigError
 from flaxcnn.model.cnn import CNN
 from flaxcnn.recipe.layers import BatchNorm, Conv, Dense, Dropout, Flatten
-from flaxcnn.recipe.leaves import dropout_rates
 from flaxcnn.recipe.optimizers import Adam
+from flaxcnn.recipe.traced import dropout_rates
 
 # The same sums in another order, over an epoch of five updates.
 CLOSE = {"rtol": 2e-5, "atol": 2e-6}
@@ -45,8 +45,8 @@ def on(how, layers, batch_size=8, per_shard=False, **settings):
     """(weights after an epoch, its sums; sums, logits and live units of an evaluation)."""
     plan = plan_of(layers, rows=len(ROWS), batch_size=batch_size, **settings)
     axis = None if per_shard else how.axis
-    plan = dataclasses.replace(plan, spread=how, model=CNN(layers, axis=axis))
-    place = everywhere(how.devices)
+    plan = dataclasses.replace(plan, sharding=how, model=CNN(layers, axis=axis))
+    place = replicated(how.devices)
     hypers = HYPERS.replace(dropout=jnp.asarray(dropout_rates(layers), jnp.float32))
     state, data, hypers, rows = jax.device_put((start(plan), DATA, hypers, ROWS), place)
     run = lambda program, *args: jax.jit(program, static_argnums=0)(plan, *args)  # noqa: E731
@@ -68,12 +68,17 @@ def close(a, b):
 @MODELS
 @pytest.mark.parametrize(
     ("how", "batch_size"),
-    [(Spread(4), 8), (Spread(3), 10), slowly(Spread(3, "pmap"), 10), slowly(Spread(3, "jit"), 10)],
+    [
+        (BatchSharding(4), 8),
+        (BatchSharding(3), 10),
+        slowly(BatchSharding(3, "pmap"), 10),
+        slowly(BatchSharding(3, "jit"), 10),
+    ],
     ids=str,
 )
 def test_devices_change_nothing_but_the_order_of_sums(layers, how, batch_size):
     """38 rows: the last batch is incomplete, and three devices do not divide ten rows."""
-    one, several = on(Spread(), layers, batch_size), on(how, layers, batch_size)
+    one, several = on(BatchSharding(), layers, batch_size), on(how, layers, batch_size)
     close(one, several)
     assert one[2].count == len(ROWS)
     assert one[3].shape == (len(ROWS), CLASSES)
@@ -81,7 +86,14 @@ def test_devices_change_nothing_but_the_order_of_sums(layers, how, batch_size):
 
 @pytest.mark.parametrize("layers", [PLAIN, DROPPED], ids=["plain", "dropout"])
 @pytest.mark.parametrize(
-    "how", [Spread(), Spread(2), slowly(Spread(2, "jit")), slowly(Spread(2, "pmap"))], ids=str
+    "how",
+    [
+        BatchSharding(),
+        BatchSharding(2),
+        slowly(BatchSharding(2, "jit")),
+        slowly(BatchSharding(2, "pmap")),
+    ],
+    ids=str,
 )
 def test_a_batch_in_parts_gives_the_same_update(layers, how):
     close(on(how, layers), on(dataclasses.replace(how, accumulate=2), layers))
@@ -90,7 +102,9 @@ def test_a_batch_in_parts_gives_the_same_update(layers, how):
 @pytest.mark.slow
 def test_parts_hold_the_rows_that_the_way_of_spreading_cannot_change():
     """Batch statistics are those of a part, and every way deals out the same rows."""
-    found = [on(Spread(2, mode, accumulate=2), NORMED) for mode in ("shard_map", "pmap", "jit")]
+    found = [
+        on(BatchSharding(2, mode, accumulate=2), NORMED) for mode in ("shard_map", "pmap", "jit")
+    ]
     close(found[0], found[1])
     close(found[0], found[2])
 
@@ -99,7 +113,7 @@ def test_parts_hold_the_rows_that_the_way_of_spreading_cannot_change():
 @MODELS
 def test_exact_sums_have_the_same_bits_on_any_number_of_devices(layers):
     digests = {
-        tree_digest(on(Spread(devices, mode, virtual=4), layers, per_shard=True))
+        tree_digest(on(BatchSharding(devices, mode, virtual=4), layers, per_shard=True))
         for devices, mode in ((1, "shard_map"), (2, "shard_map"), (4, "shard_map"), (4, "pmap"))
     }
     assert len(digests) == 1
@@ -107,54 +121,54 @@ def test_exact_sums_have_the_same_bits_on_any_number_of_devices(layers):
 
 def test_what_would_not_be_exact():
     """The test above can fail: without virtual shards the bits differ."""
-    found = {tree_digest(on(Spread(devices), DROPPED)[:1]) for devices in (1, 2, 4)}
+    found = {tree_digest(on(BatchSharding(devices), DROPPED)[:1]) for devices in (1, 2, 4)}
     assert len(found) > 1
 
 
 def test_exact_sums_are_close_to_those_of_one_device():
     """10 rows in 4 shards: two of them are padding."""
-    for how in (Spread(1, virtual=4), Spread(2, virtual=4, accumulate=2)):
-        close(on(Spread(), PLAIN, 10), on(how, PLAIN, 10, per_shard=True))
+    for how in (BatchSharding(1, virtual=4), BatchSharding(2, virtual=4, accumulate=2)):
+        close(on(BatchSharding(), PLAIN, 10), on(how, PLAIN, 10, per_shard=True))
 
 
 @pytest.mark.slow
 @given(st.integers(1, 40), st.integers(0, 2**32 - 1))
 def test_a_sum_in_pairs_is_a_sum(count, seed):
     x = np.random.default_rng(seed).integers(-1000, 1000, (count, 3)).astype(np.float32)
-    np.testing.assert_array_equal(parallel._in_pairs(jnp.asarray(x)), x.sum(0))
+    np.testing.assert_array_equal(sharding._pairwise_sum(jnp.asarray(x)), x.sum(0))
 
 
 @MODES
 def test_a_shard_of_padding_alone_does_no_harm(mode):
     """38 rows in batches of 8: the last has 6, and the fourth device none of them."""
-    found = on(Spread(4, mode), NORMED, per_shard=mode != "jit")
+    found = on(BatchSharding(4, mode), NORMED, per_shard=mode != "jit")
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
 
 
 @pytest.mark.slow
 def test_statistics_of_a_shard_are_those_of_its_own_rows():
     """They differ from those of the batch, and on one device there is no difference."""
-    whole, own = (on(Spread(2), NORMED, per_shard=p)[0].batch_stats for p in (False, True))
+    whole, own = (on(BatchSharding(2), NORMED, per_shard=p)[0].batch_stats for p in (False, True))
     assert any(not np.allclose(a, b) for a, b in zip(*map(jax.tree.leaves, (whole, own)),
                                                      strict=True))  # fmt: skip
-    jax.tree.map(np.testing.assert_array_equal, on(Spread(), NORMED, per_shard=True),
-                 on(Spread(), NORMED))  # fmt: skip
+    jax.tree.map(np.testing.assert_array_equal, on(BatchSharding(), NORMED, per_shard=True),
+                 on(BatchSharding(), NORMED))  # fmt: skip
 
 
 @pytest.mark.parametrize("large", [1, 64, 10**9])
 def test_large_leaves_are_exchanged_alone(large, monkeypatch):
     """To the bit what one exchange of everything gives."""
-    together = on(Spread(4), NORMED)
-    monkeypatch.setattr(parallel, "LARGE", large)
-    jax.tree.map(np.testing.assert_array_equal, on.__wrapped__(Spread(4), NORMED), together)
+    together = on(BatchSharding(4), NORMED)
+    monkeypatch.setattr(sharding, "LARGE", large)
+    jax.tree.map(np.testing.assert_array_equal, on.__wrapped__(BatchSharding(4), NORMED), together)
 
 
 @MODES
 def test_every_device_ends_with_the_same_bits(mode):
-    how = Spread(4, mode)
-    plan = dataclasses.replace(plan_of(NORMED, batch_size=8), spread=how,
+    how = BatchSharding(4, mode)
+    plan = dataclasses.replace(plan_of(NORMED, batch_size=8), sharding=how,
                                model=CNN(NORMED, axis=how.axis))  # fmt: skip
-    args = jax.device_put((start(plan), HYPERS, DATA, jnp.arange(40)), everywhere(4))
+    args = jax.device_put((start(plan), HYPERS, DATA, jnp.arange(40)), replicated(4))
     after, _ = jax.jit(programs.train_epoch, static_argnums=0)(plan, *args)
     for leaf in jax.tree.leaves((after.params, after.batch_stats, after.opt_state)):
         parts = [np.asarray(shard.data) for shard in leaf.addressable_shards]
@@ -205,13 +219,16 @@ def test_activations_computed_again_change_nothing(digits):
 @pytest.mark.parametrize(("batch_size", "devices"), [(1, 1), (15, 1), (16, 2), (31, 3), (128, 4)])
 def test_a_device_has_a_batch_worth_its_while(batch_size, devices):
     assert jax.local_device_count() == 4
-    assert parallel.choose(dataclasses.replace(TINY, batch_size=batch_size)).devices == devices
+    assert (
+        sharding.choose_sharding(dataclasses.replace(TINY, batch_size=batch_size)).devices
+        == devices
+    )
 
 
 @pytest.mark.parametrize(("shards", "devices"), [(1, 1), (2, 2), (6, 3), (7, 1), (8, 4)])
 def test_virtual_shards_are_dealt_out_evenly(shards, devices):
     config = dataclasses.replace(TINY, determinism="exact", virtual_shards=shards)
-    assert parallel.choose(config).devices == devices
+    assert sharding.choose_sharding(config).devices == devices
 
 
 class Chip:
@@ -239,7 +256,7 @@ def test_a_mesh_keeps_the_order():
     devices = jax.devices()
     with devices_used(devices[::-1]):
         assert mesh(3).devices.tolist() == devices[:3]
-        assert everywhere(3).device_set == set(devices[:3])
+        assert replicated(3).device_set == set(devices[:3])
 
 
 @pytest.mark.parametrize("chips", [1, 4, 8, 16])
@@ -249,10 +266,10 @@ def test_groups_of_tpu_chips_divide_the_slice(chips, batch_size, shards, exact):
     settings = {"determinism": "exact", "virtual_shards": shards} if exact else {}
     config = dataclasses.replace(TINY, batch_size=batch_size, **settings)
     with devices_used([Chip(n, n // 4) for n in range(chips)]):
-        how = parallel.choose(config)
+        how = sharding.choose_sharding(config)
     assert how.platform == "tpu"
     assert chips % how.devices == 0
-    assert how.devices == 1 or exact or batch_size // how.devices >= parallel.LEAST_ROWS["tpu"]
+    assert how.devices == 1 or exact or batch_size // how.devices >= sharding.LEAST_ROWS["tpu"]
 
 
 @pytest.mark.parametrize(
@@ -262,7 +279,7 @@ def test_a_gpu_wants_a_large_part_of_a_batch(batch_size, devices):
     """Its step takes as long as its kernels take to launch, however few rows they have."""
     config = dataclasses.replace(TINY, batch_size=batch_size)
     with devices_used([Chip(n, 0, "cuda") for n in range(8)]):
-        how = parallel.choose(config)
+        how = sharding.choose_sharding(config)
     assert (how.platform, how.devices) == ("gpu", devices)
 
 
@@ -299,8 +316,8 @@ def test_the_learning_rate_grows_with_the_batch(way, factor):
 
 def test_padding_that_costs_is_said():
     config = dataclasses.replace(TINY, batch_size=30)
-    assert "each batch gets 2 rows of padding" in parallel.uneven(config, Spread(4))
-    assert not parallel.uneven(config, Spread(3))
+    assert "each batch gets 2 rows of padding" in sharding.padding_warning(config, BatchSharding(4))
+    assert not sharding.padding_warning(config, BatchSharding(3))
 
 
 def test_older_records_keep_their_fingerprint():

@@ -1,11 +1,12 @@
 """How a batch is divided over devices, and how its sums are added: the only file that knows them.
 
-A program is written for the rows of one device. `spread` runs it on all of them, each with its part
-of every batch, and `summed` adds what they find. On one device both do nothing.
+A program is written for the rows of one device. `shard_batches` runs it on all of them, each with
+its shard of every batch, and `reduce_over_shards` adds their results. On one device neither does
+anything.
 
-Three ways lead to the same sums. "shard_map": every device runs the program and sums are exchanged
-where `summed` says. "pmap": the same under `jax.pmap`. "jit": one program over sharded arrays, in
-which XLA's partitioner finds the exchanges itself.
+Three modes give the same sums. "shard_map": every device runs the program and sums are exchanged
+in `reduce_over_shards`. "pmap": the same under `jax.pmap`. "jit": one program over sharded arrays,
+where XLA's partitioner inserts the exchanges.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from jax.sharding import (
     Sharding,
 )
 
-from flaxcnn.engine.devices import AXIS, all_devices, everywhere, mesh, platform
+from flaxcnn.engine.devices import AXIS, all_devices, mesh, platform, replicated
 from flaxcnn.errors import ConfigError
-from flaxcnn.model.layout import enclosed
+from flaxcnn.model.layout import isolate
 from flaxcnn.recipe.config import Config
 
 LARGE = 256 * 1024  # bytes of a leaf from which on a copy costs more than an exchange of its own
@@ -39,7 +40,7 @@ Tree = Any
 
 
 @dataclass(frozen=True)
-class Spread:
+class BatchSharding:
     """How the rows of a batch are divided: static, and compiled in."""
 
     devices: int = 1
@@ -62,10 +63,12 @@ class Spread:
         return AXIS if self.devices > 1 and self.mode != "jit" else None
 
 
-ALONE = Spread()
+ONE_DEVICE = BatchSharding()
 
 
-def choose(config: Config, devices: int | None = None, every: bool = False) -> Spread:
+def choose_sharding(
+    config: Config, devices: int | None = None, every: bool = False
+) -> BatchSharding:
     """How a run divides its batches over all processes' devices, or `devices`; `every`: over each.
 
     Raises:
@@ -86,7 +89,7 @@ def choose(config: Config, devices: int | None = None, every: bool = False) -> S
     mode: Mode = "shard_map" if config.parallel == "auto" else config.parallel
     if config.shard_optimizer and config.parallel == "auto":
         mode = "jit"  # where the partitioner moves gradients and weights to and from the parts
-    return Spread(
+    return BatchSharding(
         several, mode, config.virtual_shards if exact and config.virtual_shards > 1 else 0,
         config.accumulate, config.shard_optimizer and several > 1, on,
     )  # fmt: skip
@@ -107,55 +110,65 @@ def _of_all_processes(config: Config, there: int, several: int) -> int:
     return there
 
 
-def uneven(config: Config, how: Spread) -> str:
+def padding_warning(config: Config, sharding: BatchSharding) -> str:
     """A warning for batches that the devices cannot share evenly; or nothing."""
-    if not (missing := -config.batch_size % how.parts):
+    if not (missing := -config.batch_size % sharding.parts):
         return ""
     return (
-        f"batch_size {config.batch_size} does not divide into {how.parts} parts: each batch gets "
-        f"{missing} rows of padding, which are computed and do not count"
+        f"batch_size {config.batch_size} does not divide into {sharding.parts} parts: "
+        f"each batch gets {missing} rows of padding, which are computed and do not count"
     )
 
 
 # -- programs ------------------------------------------------------------------------------------
 
 
-def by_columns(how: Spread) -> Sharding:
+def batch_sharding(sharding: BatchSharding) -> Sharding:
     """Placement of batches [S, B, ...] of which each device holds the columns it works on."""
-    if how.devices == 1:
-        return everywhere(1)
-    return NamedSharding(mesh(how.devices), _along(1))
+    if sharding.devices == 1:
+        return replicated(1)
+    return NamedSharding(mesh(sharding.devices), _spec(1))
 
 
-def spread(
-    how: Spread, program: Callable[..., Tree], whole: tuple[Tree, ...], batches: Tree, out: Any
+def shard_batches(
+    sharding: BatchSharding,
+    program: Callable[..., Tree],
+    whole: tuple[Tree, ...],
+    batches: Tree,
+    out: Any,
 ) -> Tree:
     """`program(*whole, batches)` on every device, with its columns of `batches` [S, B, ...].
 
     `out` says, for each output, along which axis the devices' results are joined, or None where
     all devices have found the same.
     """
-    if how.devices == 1:
+    if sharding.devices == 1:
         return program(*whole, batches)
-    if how.mode == "jit":
-        return program(*whole, _constrained(how, batches, _along(1)))
-    if how.mode == "pmap":
-        return _pmapped(how, program, whole, batches, out)
+    if sharding.mode == "jit":
+        return program(*whole, _constrain(sharding, batches, _spec(1)))
+    if sharding.mode == "pmap":
+        return _pmap(sharding, program, whole, batches, out)
     return jax.shard_map(
-        program, mesh=mesh(how.devices), check_vma=False,
-        in_specs=(*(PartitionSpec() for _ in whole), _along(1)),
-        out_specs=jax.tree.map(_along, out, is_leaf=_is_none),
+        program, mesh=mesh(sharding.devices), check_vma=False,
+        in_specs=(*(PartitionSpec() for _ in whole), _spec(1)),
+        out_specs=jax.tree.map(_spec, out, is_leaf=_is_none),
     )(*whole, batches)  # fmt: skip
 
 
-def _pmapped(
-    how: Spread, program: Callable[..., Tree], whole: tuple[Tree, ...], batches: Tree, out: Any
+def _pmap(
+    sharding: BatchSharding,
+    program: Callable[..., Tree],
+    whole: tuple[Tree, ...],
+    batches: Tree,
+    out: Any,
 ) -> Tree:
     """The same under `jax.pmap`, which wants an axis as long as there are devices."""
-    dealt = jax.tree.map(lambda x: x.reshape(x.shape[0], how.devices, -1, *x.shape[2:]), batches)
+    dealt = jax.tree.map(
+        lambda x: x.reshape(x.shape[0], sharding.devices, -1, *x.shape[2:]), batches
+    )
     found = jax.pmap(
         program, AXIS, in_axes=(*[None] * len(whole), 1), out_axes=out,
-        devices=all_devices()[: how.devices],
+        devices=all_devices()[: sharding.devices],
     )(*whole, dealt)  # fmt: skip
 
     def joined(axis: int | None, tree: Tree) -> Tree:
@@ -167,38 +180,44 @@ def _pmapped(
     return jax.tree.map(joined, out, found, is_leaf=_is_none)
 
 
-def summed(how: Spread, of: Callable[..., Tree], whole: tuple[Tree, ...], batch: Tree) -> Tree:
-    """The sum of `of(*whole, rows)` over all rows of a batch; called inside `spread`.
+def reduce_over_shards(
+    sharding: BatchSharding, of: Callable[..., Tree], whole: tuple[Tree, ...], batch: Tree
+) -> Tree:
+    """The sum of `of(*whole, rows)` over all rows of a batch; called inside `shard_batches`.
 
     `batch` is a tree of [B, ...] arrays, B a multiple of the parts that this device computes.
     """
-    if not how.virtual:
-        return _total(how, _one_after_the_other(how, functools.partial(of, *whole), batch))
+    if not sharding.virtual:
+        return _sum_over_devices(
+            sharding, _accumulate(sharding, functools.partial(of, *whole), batch)
+        )
 
     def one(*args: Tree) -> Tree:
         *own, rows = args
-        return _one_after_the_other(how, functools.partial(of, *own), rows)
+        return _accumulate(sharding, functools.partial(of, *own), rows)
 
-    shards = _divided(how, batch, how.virtual // how.devices)
-    each = jax.lax.map(lambda rows: alone(how, one)(*whole, rows), shards)
-    if how.devices > 1:
+    shards = _split(sharding, batch, sharding.virtual // sharding.devices)
+    each = jax.lax.map(lambda rows: isolated(sharding, one)(*whole, rows), shards)
+    if sharding.devices > 1:
         each = jax.tree.map(lambda x: jax.lax.all_gather(x, AXIS, tiled=True), each)
-    return jax.lax.optimization_barrier(jax.tree.map(_in_pairs, jax.lax.optimization_barrier(each)))
+    return jax.lax.optimization_barrier(
+        jax.tree.map(_pairwise_sum, jax.lax.optimization_barrier(each))
+    )
 
 
-def alone(how: Spread, function: Callable[..., Tree]) -> Callable[..., Tree]:
+def isolated(sharding: BatchSharding, function: Callable[..., Tree]) -> Callable[..., Tree]:
     """In exact mode, the function kept apart: the same computation whatever is beside it."""
-    if not how.virtual:
+    if not sharding.virtual:
         return function
 
-    def kept_apart(*args: Tree) -> Tree:
-        found = enclosed(function, how.platform)(*jax.lax.optimization_barrier(args))
+    def isolated_function(*args: Tree) -> Tree:
+        found = isolate(function, sharding.platform)(*jax.lax.optimization_barrier(args))
         return jax.lax.optimization_barrier(found)
 
-    return kept_apart
+    return isolated_function
 
 
-def _in_pairs(x: jax.Array) -> jax.Array:
+def _pairwise_sum(x: jax.Array) -> jax.Array:
     """Sum of x over its first axis, neighbours first: the order is that of the rows alone."""
     while x.shape[0] > 1:
         odd = x[x.shape[0] // 2 * 2 :]
@@ -206,32 +225,32 @@ def _in_pairs(x: jax.Array) -> jax.Array:
     return x[0]
 
 
-def _one_after_the_other(how: Spread, of: Callable[[Tree], Tree], batch: Tree) -> Tree:
+def _accumulate(sharding: BatchSharding, of: Callable[[Tree], Tree], batch: Tree) -> Tree:
     """Sum over `accumulate` parts of the rows, of which only one is computed at a time."""
-    if how.accumulate == 1:
+    if sharding.accumulate == 1:
         return of(batch)
-    parts = _divided(how, batch, how.accumulate)
+    parts = _split(sharding, batch, sharding.accumulate)
     like = jax.eval_shape(of, jax.tree.map(lambda x: x[0], parts))
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
     step = lambda sums, rows: (jax.tree.map(jnp.add, sums, of(rows)), None)  # noqa: E731
     return jax.lax.scan(step, nothing, parts)[0]
 
 
-def _divided(how: Spread, batch: Tree, parts: int) -> Tree:
+def _split(sharding: BatchSharding, batch: Tree, parts: int) -> Tree:
     """[B, ...] -> [parts, B / parts, ...]; under "jit" each part has rows of every device."""
-    if how.mode != "jit" or how.devices == 1:
+    if sharding.mode != "jit" or sharding.devices == 1:
         return jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
 
     def dealt(x: jax.Array) -> jax.Array:
-        rows = x.reshape(how.devices, parts, -1, *x.shape[1:]).swapaxes(0, 1)
+        rows = x.reshape(sharding.devices, parts, -1, *x.shape[1:]).swapaxes(0, 1)
         return rows.reshape(parts, -1, *x.shape[1:])
 
-    return _constrained(how, jax.tree.map(dealt, batch), _along(1))
+    return _constrain(sharding, jax.tree.map(dealt, batch), _spec(1))
 
 
-def _total(how: Spread, tree: Tree) -> Tree:
+def _sum_over_devices(sharding: BatchSharding, tree: Tree) -> Tree:
     """Sum of `tree` over the devices; small leaves share an exchange, large ones are not copied."""
-    if how.axis is None:
+    if sharding.axis is None:
         return tree
     leaves, structure = jax.tree.flatten(tree)
     large = [leaf.size * leaf.dtype.itemsize >= LARGE for leaf in leaves]
@@ -245,7 +264,7 @@ def _total(how: Spread, tree: Tree) -> Tree:
 # -- placement -----------------------------------------------------------------------------------
 
 
-def optimizer_placement(how: Spread, state: Tree) -> Tree:
+def opt_state_sharding(sharding: BatchSharding, state: Tree) -> Tree:
     """Where each array of a sharded optimizer's state lies: a part on each device.
 
     A part is cut along the first axis that the devices divide (Rajbhandari et al. 2020, ZeRO stage
@@ -253,35 +272,35 @@ def optimizer_placement(how: Spread, state: Tree) -> Tree:
     """
 
     def place(leaf: Any) -> Sharding:
-        fits = (axis for axis, n in enumerate(leaf.shape) if n and n % how.devices == 0)
-        return NamedSharding(mesh(how.devices), _along(next(fits, None)))
+        fits = (axis for axis, n in enumerate(leaf.shape) if n and n % sharding.devices == 0)
+        return NamedSharding(mesh(sharding.devices), _spec(next(fits, None)))
 
     return jax.tree.map(place, state)
 
 
-def whole(tree: Tree) -> Tree:
+def gather(tree: Tree) -> Tree:
     """The arrays of `tree`, each whole on every device, so that any process can read them."""
 
     def gathered(x: jax.Array) -> jax.Array:
         if x.is_fully_replicated:
             return x
-        return jax.jit(lambda x: x, out_shardings=everywhere(len(x.sharding.device_set)))(x)
+        return jax.jit(lambda x: x, out_shardings=replicated(len(x.sharding.device_set)))(x)
 
     return jax.tree.map(gathered, tree)
 
 
-def in_parts(how: Spread, state: Tree) -> Tree:
-    """An optimizer's state, kept where `optimizer_placement` says."""
-    if not how.shard_optimizer:
+def shard_opt_state(sharding: BatchSharding, state: Tree) -> Tree:
+    """An optimizer's state, kept where `opt_state_sharding` says."""
+    if not sharding.shard_optimizer:
         return state
-    return jax.lax.with_sharding_constraint(state, optimizer_placement(how, state))
+    return jax.lax.with_sharding_constraint(state, opt_state_sharding(sharding, state))
 
 
-def _constrained(how: Spread, tree: Tree, spec: PartitionSpec) -> Tree:
-    return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh(how.devices), spec))
+def _constrain(sharding: BatchSharding, tree: Tree, spec: PartitionSpec) -> Tree:
+    return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh(sharding.devices), spec))
 
 
-def _along(axis: int | None) -> PartitionSpec:
+def _spec(axis: int | None) -> PartitionSpec:
     return PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, AXIS)
 
 
