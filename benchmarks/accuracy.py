@@ -30,8 +30,8 @@ from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.datasets import load
 from flaxcnn.engine.folder import plain, write_atomic
 from flaxcnn.engine.interrupt import Interrupt
-from flaxcnn.engine.job import make_job
 from flaxcnn.engine.loop import Progress, epochs
+from flaxcnn.engine.make_job import make_job
 from flaxcnn.engine.record import source_revision
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config

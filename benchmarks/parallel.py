@@ -29,7 +29,8 @@ from flaxcnn import backend
 from flaxcnn.bench import OTHER_ROWS, all_rows_train, synthetic
 from flaxcnn.data.arrays import Dataset, repeated
 from flaxcnn.engine.folder import plain, write_atomic
-from flaxcnn.engine.job import Job, make_job
+from flaxcnn.engine.job import Job
+from flaxcnn.engine.make_job import make_job, make_resident_job
 from flaxcnn.engine.record import source_revision
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
@@ -69,15 +70,17 @@ class Case:
             data, train=repeated(data.train, rows), test=repeated(data.test, OTHER_ROWS)
         )
         config = all_rows_train(dataclasses.replace(config, patience=None))
-        self.job: Job = make_job(config, sized, jax.devices()[0] if alone else None)
+        self.job: Job = (
+            make_resident_job(config, sized, jax.devices()[0]) if alone else make_job(config, sized)
+        )
         self.state, self.steps = self.job.init(), steps
-        program = self.job.compile("train_epoch", self.state, "train")
+        program = self.job.train_program(self.state)
         self.bytes = getattr(program.memory_analysis(), "temp_size_in_bytes", None)
 
     def step_seconds(self) -> float:
         """Of one step, over an epoch."""
         began = time.perf_counter()
-        self.state, _ = jax.block_until_ready(self.job.run("train_epoch", self.state, "train"))
+        self.state, _ = jax.block_until_ready(self.job.train_epoch(self.state))
         return (time.perf_counter() - began) / self.steps
 
 
@@ -100,7 +103,7 @@ def measure(name: str, steps: int, repeats: int) -> list[dict[str, Any]]:
             "step_seconds": statistics.median(seconds), "lowest": min(seconds),
             "highest": max(seconds), "speedup": statistics.median(ratios),
             "speedup_lowest": min(ratios), "speedup_highest": max(ratios),
-            "compile_seconds": one.job.compile_seconds, "temporary_bytes": one.bytes,
+            "compile_seconds": one.job.programs.seconds, "temporary_bytes": one.bytes,
         })  # fmt: skip
     return rows
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # for editors; when the program runs, `_LAZY` is what counts
 
 __version__ = "0.1.0"
 __all__ = ["FlaxCNNClassifier", "history", "sampled_search", "search", "study", "train"]
-# Name -> where it lies: imported when it is asked for, since nearly all of it brings jax along.
+# Name -> its module: imported when it is asked for, since nearly all of it brings jax along.
 _LAZY = {
     "FlaxCNNClassifier": "flaxcnn.estimator",
     "history": "flaxcnn.report.history",

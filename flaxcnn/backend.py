@@ -40,8 +40,8 @@ def cache_root() -> Path:
 def cores() -> int:
     """Processors this process may use: its affinity, and PJRT_NPROC or NPROC where set lower."""
     usable = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
-    told = os.environ.get("PJRT_NPROC") or os.environ.get("NPROC") or ""
-    return min(len(usable(0)), int(told) if told.isdecimal() and int(told) else 2**30)
+    wanted = os.environ.get("PJRT_NPROC") or os.environ.get("NPROC") or ""
+    return min(len(usable(0)), int(wanted) if wanted.isdecimal() and int(wanted) else 2**30)
 
 
 def processor() -> str:
@@ -67,8 +67,8 @@ def prepare(cache: bool = True) -> None:
         FlaxcnnError: this jax sums wrongly on CPU.
     """
     now: Any = jax.config  # its settings are attributes that no stub declares
-    told = "device_count" in os.environ.get("XLA_FLAGS", "")
-    if now.jax_num_cpu_devices == -1 and not told:
+    given = "device_count" in os.environ.get("XLA_FLAGS", "")
+    if now.jax_num_cpu_devices == -1 and not given:
         # jax refuses once it has looked for its devices: they stay as they are then
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", min(cores(), MOST_CPU_DEVICES))
@@ -93,11 +93,11 @@ def enough_memory(
     except OutOfMemoryError:
         raise
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        said = " ".join(str(error).split())
-        found = NO_MEMORY.search(said)
-        if not (isinstance(error, MemoryError) or found):
+        text = " ".join(str(error).split())
+        match = NO_MEMORY.search(text)
+        if not (isinstance(error, MemoryError) or match):
             raise
-        cause = said[found.start() :] if found else said or type(error).__name__
+        cause = text[match.start() :] if match else text or type(error).__name__
         raise OutOfMemoryError(
             f"memory: this takes more than there is ({cause[:200]}); allowed is what fits: {less}"
         ) from error
@@ -113,8 +113,8 @@ def _keep_compiled(root: Path) -> None:
     folder = root / name
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        found = folder.stat()
-        if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        stats = folder.stat()
+        if stats.st_uid != os.getuid() or stats.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             return
         _prune(folder)
     except OSError:
@@ -128,8 +128,8 @@ def _prune(folder: Path) -> None:
     """Remove the oldest entries beyond CACHE_LIMIT."""
     entries = [(path.stat(), path) for path in folder.iterdir() if path.is_file()]
     kept = 0
-    for found, path in sorted(entries, key=lambda entry: -entry[0].st_mtime):
-        kept += found.st_size
+    for stats, path in sorted(entries, key=lambda entry: -entry[0].st_mtime):
+        kept += stats.st_size
         if kept > CACHE_LIMIT:
             path.unlink(missing_ok=True)
 

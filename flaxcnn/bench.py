@@ -27,7 +27,8 @@ from flaxcnn import backend
 from flaxcnn.data.arrays import Dataset, Split, repeated
 from flaxcnn.data.datasets import listing
 from flaxcnn.engine.epoch import eval_batch
-from flaxcnn.engine.job import COMPUTED_IN, make_job, products
+from flaxcnn.engine.job import COMPUTED_IN, products
+from flaxcnn.engine.make_job import make_job
 from flaxcnn.engine.sharding import choose_sharding, platform
 from flaxcnn.recipe.config import Archive, Config
 from flaxcnn.recipe.layers import Layer, Residual, Shape, table, totals
@@ -38,13 +39,12 @@ DTYPES = {
     "bfloat16": "bf16",
 }  # Config.precision -> its name in a result
 MIN_STEPS = 2  # of one block
-CALIBRATIONS = 3  # times that a block is sized anew, until it takes about the seconds asked for
+CALIBRATIONS = 3  # times that a block is resized, until it takes about the seconds asked for
 MAX_IMAGE_BYTES = 2**30  # of one case on the device; a block of tiny images stays shorter then
 OTHER_ROWS = 1000  # kept of the split that a case does not run
 # Large enough for the full rate of a matrix product, small enough for any memory
 PEAK_SIZE = {"cpu": 1024}
 PEAK_SIZE_ACCELERATOR = 8192
-PROGRAMS = {"train": ("train_epoch", "train"), "eval": ("evaluate", "test")}  # and their rows
 
 
 @dataclass(frozen=True)
@@ -136,11 +136,13 @@ class Program:
         sized = dataclasses.replace(
             data, train=repeated(data.train, train), test=repeated(data.test, test)
         )
-        self.name, self.split = PROGRAMS[case.mode]
         self.job = make_job(all_rows_train(case.config), sized)
-        self.images = len(getattr(self.job.rows, self.split))
         self.state = self.job.init() if state is None else state
-        compiled: Any = self.job.compile(self.name, self.state, self.split)
+        if case.mode == "train":
+            self.images, compiled = len(self.job.rows.train), self.job.train_program(self.state)
+        else:
+            self.images = len(self.job.rows.test)
+            compiled = self.job.eval_program(self.state, "test")
         self.bytes = _bytes(compiled.memory_analysis())
 
     def sized(self, steps: int) -> Program:
@@ -149,18 +151,19 @@ class Program:
 
     def run(self) -> None:
         """One call; training goes on from where the last call ended."""
-        found = self.job.run(self.name, self.state, self.split)
-        if self.name == "train_epoch":
-            self.state = found[0]  # the state that went in is used up
-        jax.block_until_ready(found)
+        if self.case.mode == "train":
+            self.state, sums = self.job.train_epoch(self.state)  # donates the state that went in
+        else:
+            sums = self.job.evaluate(self.state, "test")
+        jax.block_until_ready((self.state, sums))
 
 
-def _bytes(found: Any) -> int | None:
+def _bytes(memory: Any) -> int | None:
     """What a program holds on each device: arguments, outputs, temporaries; None if untold."""
-    if found is None:
+    if memory is None:
         return None
-    held = found.argument_size_in_bytes + found.output_size_in_bytes
-    return int(held + found.temp_size_in_bytes - found.alias_size_in_bytes)
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    return int(held + memory.temp_size_in_bytes - memory.alias_size_in_bytes)
 
 
 class Peak:
@@ -264,7 +267,7 @@ def measure(
 
     Round r runs every case once and a matrix product of every dtype once. A case that fails has an
     `error` in its result and takes no other with it. With `profile`, a trace of one more block of
-    each case lies in a folder of its own there.
+    each case is in a folder of its own there.
     """
     backend.prepare(cache=False)  # a program out of the cache has no compile time
     timings = [Timing(_maker(case, data, seconds)) for case in cases]
@@ -275,15 +278,15 @@ def measure(
         one.attempt(one.prepare)
     for one in turns * repeats:
         one.attempt(one.once)
-    found = {precision: _peak(cases[0].experiment, precision, one)
+    peak_rows = {precision: _peak(cases[0].experiment, precision, one)
              for precision, one in peaks.items()}  # fmt: skip
     results = []
     for case, one in zip(cases, timings, strict=True):
-        best = found[case.config.precision]["peak_flops_per_second"]
+        best = peak_rows[case.config.precision]["peak_flops_per_second"]
         results.append(_result(case, data.shape, one, best))
         if profile is not None:
             _trace(one, profile / case.folder, results[-1])
-    return results, list(found.values())
+    return results, list(peak_rows.values())
 
 
 def _maker(case: Case, data: Dataset, seconds: float) -> Callable[[], Program]:
@@ -315,7 +318,7 @@ def _result(case: Case, shape: Shape, timing: Timing, peak: float | None) -> dic
     return row | {
         "images_per_second": rate,
         "spread": spread,
-        "compile_seconds": program.job.compile_seconds,
+        "compile_seconds": program.job.programs.seconds,
         "flops_per_second": rate * flops,
         "share_of_peak": rate * flops / peak if peak else None,
         "bytes": program.bytes,
@@ -345,8 +348,8 @@ def peak_memory() -> int | None:
     if jax.default_backend() == "cpu":
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return most if sys.platform == "darwin" else most * 1024
-    found = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.devices()]
-    return max((int(one) for one in found if one is not None), default=None)
+    peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.devices()]
+    return max((int(one) for one in peaks if one is not None), default=None)
 
 
 def _trace(timing: Timing, folder: Path, row: dict[str, Any]) -> None:

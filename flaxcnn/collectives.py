@@ -99,7 +99,7 @@ def across() -> Finding:
             for process in range(PROCESSES)
         ]  # fmt: skip
         try:
-            said = [each.communicate(timeout=max(deadline - time.monotonic(), 0))[0]
+            answers = [each.communicate(timeout=max(deadline - time.monotonic(), 0))[0]
                     for each in children]  # fmt: skip
         except subprocess.TimeoutExpired:
             return _not_run(ACROSS, f"{PROCESSES} processes did not end within {SECONDS} s")
@@ -111,7 +111,7 @@ def across() -> Finding:
     if any(each.returncode for each in children):
         return _not_run(ACROSS, f"{PROCESSES} processes could not be joined on this machine")
     # Gloo speaks on stdout too, before the one line that counts.
-    return judged(ACROSS, max(float(json.loads(text.splitlines()[-1])) for text in said))
+    return judged(ACROSS, max(float(json.loads(text.splitlines()[-1])) for text in answers))
 
 
 def main(where: str, process: int) -> None:

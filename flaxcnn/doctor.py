@@ -32,54 +32,54 @@ class Check:
 def checks() -> list[Check]:
     """All findings, the versions first."""
     env = environment()
-    found = [Check(name, "ok", version) for name, version in env["versions"].items()]
+    checks = [Check(name, "ok", version) for name, version in env["versions"].items()]
     devices = f"{env['devices']} x {env['device']} ({env['backend']}), {env['cpus']} CPU cores"
-    found.append(Check("devices", "ok", devices))
-    found += _accelerator(env)
-    found.append(Check("matmul precision", "ok", _precision(env)))
-    found += [_sums(), _numerics(env["numerics"])]
-    found.append(Check("XLA_FLAGS", "ok", env["XLA_FLAGS"] or "not set"))
+    checks.append(Check("devices", "ok", devices))
+    checks += _accelerator(env)
+    checks.append(Check("matmul precision", "ok", _precision(env)))
+    checks += [_sums(), _numerics(env["numerics"])]
+    checks.append(Check("XLA_FLAGS", "ok", env["XLA_FLAGS"] or "not set"))
     folders = {"data": cache.root(), "cache": backend.cache_root(), "runs": runs_folder()}
-    found += [_folder(f"{n} folder", f.expanduser().absolute()) for n, f in folders.items()]
+    checks += [_folder(f"{n} folder", f.expanduser().absolute()) for n, f in folders.items()]
     for entry in listing():
         ready = entry["prepared"]
         where = entry["path"] if ready else f"not prepared; flaxcnn data prepare {entry['name']}"
-        found.append(Check(f"data {entry['name']}", "ok" if ready else "warning", where))
-    return found
+        checks.append(Check(f"data {entry['name']}", "ok" if ready else "warning", where))
+    return checks
 
 
 def suite() -> list[numerics.Finding]:
-    """The numerics of this back end, checked anew; the verdict is kept for the env.json of runs."""
+    """Check the numerics of this back end and keep the verdict for the env.json of runs."""
     with contextlib.suppress(FlaxcnnError):  # wrong sums, which a check tells among the others
         backend.prepare()  # the devices and kept programs of a training
-    found = [*numerics.checks(), *collectives.checks()]
-    numerics.keep(numerics.verdict(found))
-    return found
+    findings = [*numerics.checks(), *collectives.checks()]
+    numerics.keep(numerics.verdict(findings))
+    return findings
 
 
 def _accelerator(env: dict[str, Any]) -> list[Check]:
     """Plugins, libraries and driver, and a GPU or TPU that jax does not use."""
     software = env.get("accelerator", {})
-    found = [Check(name, "ok", version) for name, version in software.items()]
+    checks = [Check(name, "ok", version) for name, version in software.items()]
     if text := hardware.old_driver(software):
-        found.append(Check("driver", "warning", f"{text}; update it or change the plugin"))
+        checks.append(Check("driver", "warning", f"{text}; update it or change the plugin"))
     if env["backend"] != "cpu":
-        return found
+        return checks
     for kind, files, extra in (
         ("GPU", hardware.gpus(), hardware.extra_for_gpus()),
         ("TPU", hardware.tpus(), "tpu"),
     ):
         if files:
             text = f"{files[0]} is there, but jax computes on the CPU; {_way_out(extra, software)}"
-            found.append(Check(kind, "warning", text))
-    return found
+            checks.append(Check(kind, "warning", text))
+    return checks
 
 
 def _way_out(extra: str, software: dict[str, str]) -> str:
     """What makes jax use an accelerator that is there."""
     plugins = [name for name in software if name.endswith("-plugin") or name == "libtpu"]
-    if told := os.environ.get("JAX_PLATFORMS"):
-        return f"JAX_PLATFORMS={told} says so"
+    if platforms := os.environ.get("JAX_PLATFORMS"):
+        return f"JAX_PLATFORMS={platforms} says so"
     if any(("tpu" in name) == (extra == "tpu") for name in plugins):
         platform = "tpu" if extra == "tpu" else "cuda"
         return f"{' and '.join(plugins)} cannot use it; JAX_PLATFORMS={platform} makes jax say why"
@@ -88,10 +88,11 @@ def _way_out(extra: str, software: dict[str, str]) -> str:
 
 def _precision(env: dict[str, Any]) -> str:
     """What float32 products are computed in."""
-    told = env["matmul_precision"]
+    precision = env["matmul_precision"]
     digits = {0.0: "float32", 2.0**-10: "TensorFloat-32", 2.0**-8: "bfloat16"}
     means = digits[numerics.promised()]
-    return f"{'not set' if told == 'None' else told}: products of float32 are computed in {means}"
+    setting = "not set" if precision == "None" else precision
+    return f"{setting}: products of float32 are computed in {means}"
 
 
 def _numerics(kept: Any) -> Check:

@@ -39,8 +39,8 @@ from flaxcnn.engine.arrays import (
     standardizer,
 )
 from flaxcnn.engine.interrupt import Interrupt
-from flaxcnn.engine.job import Job
 from flaxcnn.engine.loop import Progress, check_finite, epoch_metrics, epochs, one_epoch
+from flaxcnn.engine.resident import ResidentJob
 from flaxcnn.engine.step import TrainState
 from flaxcnn.errors import ConfigError, FlaxcnnError
 from flaxcnn.recipe import catalog
@@ -202,7 +202,7 @@ class FlaxCNNClassifier(ClassifierMixin, BaseEstimator):
             _check_same_network(self.config_, config)
             standard, history = self.standardizer_, self.history_
         job = self._job(config, image, label, weight, rows, standard)
-        state = job.init() if first else jax.device_put(self.state_, job.place)
+        state = job.init() if first else jax.device_put(self.state_, job.placement)
         state, sums = one_epoch(job, state, Interrupt())
         metrics, progress = epoch_metrics(sums, Progress(len(history)), config)
         check_finite(metrics, progress, config)
@@ -287,10 +287,10 @@ class FlaxCNNClassifier(ClassifierMixin, BaseEstimator):
         if not isinstance(self.layers, str):
             return tuple(self.layers)
         if self.layers != "auto":
-            found = catalog.find(self.layers)
-            if found.config is None:
-                raise ConfigError(f"layers: {self.layers} has none: {found.refusal}")
-            *before, last = found.config.layers
+            experiment = catalog.find(self.layers)
+            if experiment.config is None:
+                raise ConfigError(f"layers: {self.layers} has none: {experiment.refusal}")
+            *before, last = experiment.config.layers
             assert isinstance(last, Dense)  # since Config checked the experiment
             return (*before, replace(last, units=len(self.classes_)))
         hidden = (Flatten(), Dense(128, "relu"), Dense(len(self.classes_)))
@@ -306,7 +306,7 @@ class FlaxCNNClassifier(ClassifierMixin, BaseEstimator):
 
     def _job(
         self, config: Config, image: Any, label: Any, weight: Any, rows: Rows, standard: Any
-    ) -> Job:
+    ) -> ResidentJob:
         _start()
         image, scaling = standard.apply(image)
         data = Resident(image, label, scaling, weight)
@@ -366,5 +366,5 @@ def _check_same_network(before: Config, now: Config) -> None:
         if old != new:
             raise ConfigError(
                 f"{name}: was changed since the first call of partial_fit; allowed is the same, or "
-                "fit, which starts anew"
+                "fit, which starts again"
             )

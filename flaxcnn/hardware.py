@@ -37,8 +37,8 @@ def tpus() -> list[Path]:
 
 def _numbered(folder: str, name: str) -> list[Path]:
     """Files that are `name` and a number, by the number."""
-    found = [p for p in (ROOT / folder).glob(f"{name}*") if p.name[len(name) :].isdecimal()]
-    return sorted(found, key=lambda path: int(path.name[len(name) :]))
+    paths = [p for p in (ROOT / folder).glob(f"{name}*") if p.name[len(name) :].isdecimal()]
+    return sorted(paths, key=lambda path: int(path.name[len(name) :]))
 
 
 def driver() -> str | None:
@@ -47,19 +47,19 @@ def driver() -> str | None:
         text = (ROOT / "proc/driver/nvidia/version").read_text()
     except (OSError, UnicodeDecodeError):
         return None
-    found = VERSION.search(text)
-    return found[1] if found else None
+    match = VERSION.search(text)
+    return match[1] if match else None
 
 
 def installed(names: Iterable[str]) -> dict[str, str]:
     """Version of each package that is there; what is missing is left out."""
-    found = {}
+    versions = {}
     for name in names:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def software() -> dict[str, str]:
@@ -75,11 +75,11 @@ def extra_for_gpus() -> str:
     return f"cuda{fits[-1] if fits else max(OLDEST_DRIVER)}"
 
 
-def old_driver(found: dict[str, str]) -> str:
+def old_driver(versions: dict[str, str]) -> str:
     """A sentence where the driver is too old for the CUDA plugin of `software()`; or nothing."""
-    there = found.get("nvidia-driver")
+    there = versions.get("nvidia-driver")
     for cuda, oldest in OLDEST_DRIVER.items():
-        if there and f"jax-cuda{cuda}-plugin" in found and _major(there) < oldest:
+        if there and f"jax-cuda{cuda}-plugin" in versions and _major(there) < oldest:
             return f"NVIDIA driver {there}, but CUDA {cuda} needs {oldest} or newer"
     return ""
 

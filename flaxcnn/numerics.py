@@ -27,7 +27,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from flaxcnn import backend
 from flaxcnn.hardware import software
 
-SAID = 200  # characters of an error that are told
+SAID = 200  # characters of an error that are reported
 CALLS = 30  # of one program; the races that are known show within a few
 UNIT = 2.0**-24  # largest relative error of a rounding to float32
 # Largest relative error of an operand of a product that is asked for with default precision: a
@@ -94,41 +94,41 @@ def guarded(group: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     try:
         yield from group()
     except jax.errors.JaxRuntimeError as error:
-        said = " ".join(str(error).split())[:SAID]
-        yield Finding(group.__name__.strip("_"), "failed", reason=said)
+        reason = " ".join(str(error).split())[:SAID]
+        yield Finding(group.__name__.strip("_"), "failed", reason=reason)
 
 
 def verdict(findings: list[Finding]) -> dict[str, Any]:
     """Findings as they are kept: names alone, and what they hold for."""
-    found: dict[str, Any] = {
+    verdict: dict[str, Any] = {
         "jaxlib": jax.lib.__version__,
         "backend": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
         "passed": [], "failed": [], "not run": [],
     }  # fmt: skip
     for one in findings:
-        found["passed" if one.verdict == "ok" else one.verdict].append(one.name)
-    return found
+        verdict["passed" if one.verdict == "ok" else one.verdict].append(one.name)
+    return verdict
 
 
-def keep(found: dict[str, Any]) -> None:
+def keep(verdict: dict[str, Any]) -> None:
     """Remember the verdict for this jaxlib, device and flags, where there is somewhere to."""
     path = _file()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found, indent=1) + "\n")
+        path.write_text(json.dumps(verdict, indent=1) + "\n")
     except OSError:
-        return  # a home that cannot be written: it was told, and is not remembered
+        return  # a home that cannot be written: it was reported, and is not kept
 
 
 def kept() -> dict[str, Any] | None:
     """The verdict that was kept, or None where the suite was not run on this."""
     try:
-        found = json.loads(_file().read_text())
+        verdict = json.loads(_file().read_text())
     except (OSError, ValueError):
         return None
-    whole = isinstance(found, dict) and {"passed", "failed", "not run"} <= set(found)
-    return found if whole else None
+    whole = isinstance(verdict, dict) and {"passed", "failed", "not run"} <= set(verdict)
+    return verdict if whole else None
 
 
 def _file() -> Path:
@@ -156,8 +156,8 @@ def compared(
 def judged(name: str, error: float, allowed: float = 0.0) -> Finding:
     """ok up to what is allowed; what is not a number is never ok."""
     ok = error <= allowed
-    told = error if np.isfinite(error) else None
-    return Finding(name, "ok" if ok else "failed", told, allowed, UPSTREAM.get(name, ""))
+    measured = error if np.isfinite(error) else None
+    return Finding(name, "ok" if ok else "failed", measured, allowed, UPSTREAM.get(name, ""))
 
 
 def on_device(function: Callable[..., Array], *arguments: Array) -> Array:
@@ -166,8 +166,8 @@ def on_device(function: Callable[..., Array], *arguments: Array) -> Array:
 
 
 def _asked() -> str | None:
-    found: str | None = getattr(jax.config, "jax_default_matmul_precision", None)
-    return found
+    precision: str | None = getattr(jax.config, "jax_default_matmul_precision", None)
+    return precision
 
 
 def promised() -> float:
@@ -277,7 +277,7 @@ def _convolutions() -> Iterator[Finding]:
     )
     for name, program, reference, operands, terms in cases:
         given = (image, kernel) if program is _convolve else (image, kernel, change)
-        # Fast algorithms mix what lies beside each other: the largest of all is the measure.
+        # Fast algorithms mix neighbours: the largest of all is the measure.
         scale = np.max(_exact(reference, *map(np.abs, operands)))
         yield compared(name, on_device(program, *given), _exact(reference, *operands), scale,
                        product_error(terms, promised()) + FAST_ALGORITHM)  # fmt: skip
@@ -307,8 +307,8 @@ def _orders() -> Iterator[Finding]:
     def pooled(x: jax.Array) -> jax.Array:
         return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "VALID")
 
-    found = on_device(lambda x, change: jax.vjp(pooled, x)[1](change)[0], values, change)
-    yield compared("max-pool gradient", found, _pool_gradient(values, change))
+    gradient = on_device(lambda x, change: jax.vjp(pooled, x)[1](change)[0], values, change)
+    yield compared("max-pool gradient", gradient, _pool_gradient(values, change))
     keys = draws.integers(-50, 50, 5000).astype(np.float32)
     keys[:3] = np.inf, -np.inf, np.float32(3e38)
     yield compared("sort", on_device(jnp.sort, keys), np.sort(keys))
@@ -326,9 +326,9 @@ def _orders() -> Iterator[Finding]:
 
 def _pool_gradient(values: Array, change: Array) -> Array:
     """Each window's change goes to its largest value; windows of 3 overlap at stride 2."""
-    found = np.zeros(values.shape)
+    gradient = np.zeros(values.shape)
     windows = _windows(values, 3)[:, ::2, ::2].reshape(*change.shape, 9)
     winner = windows.argmax(-1)
     n, h, w, c = np.indices(change.shape)
-    np.add.at(found, (n, 2 * h + winner // 3, 2 * w + winner % 3, c), change)
-    return found
+    np.add.at(gradient, (n, 2 * h + winner // 3, 2 * w + winner % 3, c), change)
+    return gradient

@@ -101,7 +101,7 @@ def bits16(key: jax.Array, stream: int, count: int, once: bool = True) -> jax.Ar
 
     `stream` numbers independent draws from the same keys. Each hash gives four of them, where
     `jax.random.bits` gives one. With `once` hashes are written to memory before they are used:
-    XLA's CPU compiler would compute them anew for each of the four.
+    XLA's CPU compiler would compute them again for each of the four.
     """
     first, second = words_of(key)
     number = jnp.arange(-(-count // 4), dtype=jnp.uint32)[None]

@@ -10,7 +10,7 @@ from benchmarks.peers.peer import Peer
 from flaxcnn import backend
 from flaxcnn.bench import all_rows_train
 from flaxcnn.data.arrays import Split, dataset
-from flaxcnn.engine.job import make_job
+from flaxcnn.engine.make_job import make_job
 
 backend.prepare()
 
@@ -30,11 +30,11 @@ class FlaxcnnPeer(Peer):
 
     def train(self, passes: int) -> None:
         for _ in range(passes):
-            self.state, sums = self.job.run("train_epoch", self.state, "train")
+            self.state, sums = self.job.train_epoch(self.state)
         jax.block_until_ready((self.state, sums))
 
     def evaluate(self, passes: int) -> None:
-        sums = [self.job.run("evaluate", self.state, "test") for _ in range(passes)]
+        sums = [self.job.evaluate(self.state, "test") for _ in range(passes)]
         jax.block_until_ready(sums)
 
     def parameters(self) -> int:

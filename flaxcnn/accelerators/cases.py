@@ -86,12 +86,12 @@ def install_command(where: Path) -> str:
 
 def versions(where: Path | None) -> dict[str, str]:
     """Of jax and of the compilers, in their folder or the environment; of those that are there."""
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     for name in ("jax", "jaxlib", *(wheel.partition("==")[0] for wheel in WHEELS)):
         path = [str(where), *sys.path] if where else sys.path
         for one in metadata.distributions(name=name, path=path):
-            found.setdefault(name, one.version)
-    return found
+            versions.setdefault(name, one.version)
+    return versions
 
 
 def compile_case(case: Case) -> dict[str, Any]:
@@ -122,16 +122,16 @@ def _result(
     lines = done.stdout.splitlines()
     if done.returncode or not lines:
         return {"fits": None, "error": _ended(done), "kind": "compiler"}
-    found: dict[str, Any] = json.loads(lines[-1])
-    if "error" in found:
-        return {"fits": False if found["kind"] == "out of memory" else None, **found}
-    found["bounds"] = bounds(
-        target, found["devices"], row["precision"], found.pop("flops"), found["main_bytes"],
-        found["kernels"], found["launches"] or 0,
+    result: dict[str, Any] = json.loads(lines[-1])
+    if "error" in result:
+        return {"fits": False if result["kind"] == "out of memory" else None, **result}
+    result["bounds"] = bounds(
+        target, result["devices"], row["precision"], result.pop("flops"), result["main_bytes"],
+        result["kernels"], result["launches"] or 0,
     )  # fmt: skip
-    if found["cycles"] is not None:
-        found["bounds"]["cycles"] = found["cycles"] / target.clock
-    return found
+    if result["cycles"] is not None:
+        result["bounds"]["cycles"] = result["cycles"] / target.clock
+    return result
 
 
 def _ended(done: subprocess.CompletedProcess[str]) -> str:
@@ -140,5 +140,5 @@ def _ended(done: subprocess.CompletedProcess[str]) -> str:
     how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     # A failed check is logged as fatal: F0102 15:04:05.000000 thread file:line] what
-    said = next((line for line in lines if line.startswith("F")), lines[-1] if lines else "")
-    return f"the compiler {how}: {said[:300]}"
+    reason = next((line for line in lines if line.startswith("F")), lines[-1] if lines else "")
+    return f"the compiler {how}: {reason[:300]}"

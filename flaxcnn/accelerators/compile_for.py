@@ -45,21 +45,21 @@ def devices_of(target: targets.Target, chips: int) -> list[Any]:
 
     shape = target.shapes[chips]
     if target.kind == "tpu":
-        found = topologies.get_topology_desc(f"{target.name}:{shape}", "tpu")
+        topology = topologies.get_topology_desc(f"{target.name}:{shape}", "tpu")
     else:
         spec = (targets.SPECS / f"{target.name}.txtpb").read_text()
-        found = topologies.get_topology_desc(
+        topology = topologies.get_topology_desc(
             target.name, "cuda", topology=shape, target_config=spec
         )
-    return list(found.devices)[:chips]
+    return list(topology.devices)[:chips]
 
 
 def compiled_case(case: Mapping[str, Any], dump: Path) -> dict[str, Any]:
     """The figures of one case, as `Case.to_dict` says it."""
     from flaxcnn.accelerators import programs
     from flaxcnn.engine import sharding
-    from flaxcnn.engine.compiled import compiled
     from flaxcnn.engine.devices import devices_used
+    from flaxcnn.engine.programs import compile_program
     from flaxcnn.recipe.config import Config
 
     target, chips = targets.parse(case["target"])
@@ -71,7 +71,8 @@ def compiled_case(case: Mapping[str, Any], dump: Path) -> dict[str, Any]:
         if case["implementation"] == "flax":
             executable = programs.plain_traced(config, name, steps).lower().compile()
         else:
-            executable = compiled(job.traced(name, state).lower(), job.plan)
+            traced = job.traced(programs.PROGRAMS[name], state)
+            executable = compile_program(traced.lower(), job.plan)
         seconds = time.perf_counter() - began
         run_devices = sharding.choose_sharding(config).devices
     if case["keep"]:
@@ -98,18 +99,18 @@ def figures(executable: Any, target: targets.Target, dump: Path) -> dict[str, An
     """What a compiled program does in a step, and holds."""
     from flaxcnn.accelerators import count, hlo
 
-    found = count.step(hlo.parse(executable.as_text()), target.kind)
-    found |= {"launches": None, "call_launches": None}
+    counts = count.step(hlo.parse(executable.as_text()), target.kind)
+    counts |= {"launches": None, "call_launches": None}
     written = sorted(dump.glob("*thunk_sequence_after_thunk_passes.txt"), key=os.path.getsize)
     if target.kind == "gpu" and written:
-        found |= count.launches(count.thunks(written[-1].read_text()))
+        counts |= count.launches(count.thunks(written[-1].read_text()))
     memory = executable.memory_analysis()
     held = {
         "temporary_bytes": memory.temp_size_in_bytes,
         "argument_bytes": memory.argument_size_in_bytes,
         "output_bytes": memory.output_size_in_bytes - memory.alias_size_in_bytes,
     }
-    return {**found, **held, "fits": sum(held.values()) <= target.memory}
+    return {**counts, **held, "fits": sum(held.values()) <= target.memory}
 
 
 def main(arguments: list[str]) -> None:

@@ -63,10 +63,12 @@ def moved(module: Module, one: Instruction, computation: str, main: bool = False
 def _read(module: Module, one: Instruction, kinds: list[str], main: bool) -> float:
     """Of a fusion."""
     inside = module.computations[one.attribute("calls")]
-    found = {int(each.operands[0]): each.name for each in inside.values() if each.op == "parameter"}
+    parameters = {
+        int(each.operands[0]): each.name for each in inside.values() if each.op == "parameter"
+    }
     total = 0.0
     for number, kind in enumerate(kinds):
-        taken = _taken(inside, found[number]) if number in found else float("inf")
+        taken = _taken(inside, parameters[number]) if number in parameters else float("inf")
         total += min(taken, size(kind, main))
     return total
 
@@ -113,16 +115,16 @@ def loop(module: Module) -> tuple[str, int]:
 
     A program without one, as that of a single batch, is its own body.
     """
-    found = [
+    loops = [
         (len(list(executed(module, one.attribute("body")))), one.attribute("body"), one.trips)
         for computation in _reached(module, module.entry)
         for one in module.computations[computation].values()
         if one.op == "while"
     ]
-    if not found:
+    if not loops:
         return module.entry, 1
     # A loop inside another is shorter than that one
-    return max(found)[1:]
+    return max(loops)[1:]
 
 
 def _reached(module: Module, name: str) -> Iterator[str]:
@@ -135,28 +137,28 @@ def _reached(module: Module, name: str) -> Iterator[str]:
 
 def convolutions(module: Module, body: str) -> dict[str, int]:
     """How many convolutions of each kind a step has, library calls and the compiler's own."""
-    found: collections.Counter[str] = collections.Counter()
+    counts: collections.Counter[str] = collections.Counter()
     for one, _, times in executed(module, body):
         if kind := CONVOLUTIONS.get(one.target):
-            found[kind] += times
+            counts[kind] += times
         inside = module.computations.get(one.attribute("calls"), {}) if one.op == "fusion" else {}
         for each in [one, *inside.values()]:
             if each.op == "convolution" and "window={size=" in each.attributes:
                 backward = "transpose(jvp" in each.op_name
-                found["backward" if backward else "forward"] += times
-    return dict(sorted(found.items()))
+                counts["backward" if backward else "forward"] += times
+    return dict(sorted(counts.items()))
 
 
 def collectives(module: Module, body: str) -> tuple[dict[str, int], float]:
     """(how many of each kind, bytes that a device hands in) in a step."""
-    found: collections.Counter[str] = collections.Counter()
+    counts: collections.Counter[str] = collections.Counter()
     total = 0.0
     for one, computation, times in executed(module, body):
         if kind := COLLECTIVES.match(one.op):
             around = module.computations[computation]
-            found[kind[1]] += times
+            counts[kind[1]] += times
             total += times * sum(size(around[name].type) for name in one.operands if name in around)
-    return dict(sorted(found.items())), total
+    return dict(sorted(counts.items())), total
 
 
 def step(module: Module, kind: str) -> dict[str, Any]:
@@ -252,9 +254,9 @@ def thunks(text: str) -> Thunk:
         if line.strip() in ("condition:", "body:"):
             condition = line.strip() == "condition:"
             continue
-        if not (found := THUNK.match(line)):
+        if not (match := THUNK.match(line)):
             continue
-        one = Thunk(found[2], found[3], len(found[1]))
+        one = Thunk(match[2], match[3], len(match[1]))
         while stack[-1].depth >= one.depth:
             stack.pop()
         inside_loop = stack[-1].kind == "kWhile"

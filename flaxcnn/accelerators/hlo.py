@@ -31,32 +31,32 @@ class Instruction:
 
     def attribute(self, name: str) -> str:
         """The name that follows `name=`, without its %; empty where there is none."""
-        found = re.search(rf"\b{name}=%?([\w.\-]+)", self.attributes)
-        return found[1] if found else ""
+        match = re.search(rf"\b{name}=%?([\w.\-]+)", self.attributes)
+        return match[1] if match else ""
 
     @property
     def trips(self) -> int:
         """How often a loop runs, 1 where the compiler does not know."""
-        found = re.search(r'"known_trip_count":\{"n":"(\d+)"', self.attributes)
-        return int(found[1]) if found else 1
+        match = re.search(r'"known_trip_count":\{"n":"(\d+)"', self.attributes)
+        return int(match[1]) if match else 1
 
     @property
     def cycles(self) -> int | None:
         """The TPU compiler's estimate; None where it has none."""
-        found = re.search(r'"estimated_cycles":"(\d+)"', self.attributes)
-        return int(found[1]) if found else None
+        match = re.search(r'"estimated_cycles":"(\d+)"', self.attributes)
+        return int(match[1]) if match else None
 
     @property
     def target(self) -> str:
         """What a custom call calls."""
-        found = re.search(r'custom_call_target="([^"]+)"', self.attributes)
-        return found[1] if found else ""
+        match = re.search(r'custom_call_target="([^"]+)"', self.attributes)
+        return match[1] if match else ""
 
     @property
     def op_name(self) -> str:
         """What jax calls the operation that this one comes from."""
-        found = re.search(r'op_name="([^"]*)"', self.attributes)
-        return found[1] if found else ""
+        match = re.search(r'op_name="([^"]*)"', self.attributes)
+        return match[1] if match else ""
 
 
 Computation = dict[str, Instruction]
@@ -76,16 +76,16 @@ class Module:
 
     def source(self, one: Instruction) -> str:
         """`file:line function` of the innermost line of this package that it comes from."""
-        found = re.search(r"stack_frame_id=(\d+)", one.attributes)
-        frame, innermost = int(found[1]) if found else 0, ""
+        match = re.search(r"stack_frame_id=(\d+)", one.attributes)
+        frame, innermost = int(match[1]) if match else 0, ""
         seen = set()
         while frame in self.tables.get("StackFrames", {}) and frame not in seen:
             seen.add(frame)
             place, frame = _numbers(self.tables["StackFrames"][frame])[:2]
-            said = self._place(place)
-            innermost = innermost or said
-            if said.startswith("flaxcnn/"):
-                return said
+            source = self._place(place)
+            innermost = innermost or source
+            if source.startswith("flaxcnn/"):
+                return source
         return innermost
 
     def _place(self, number: int) -> str:
@@ -154,8 +154,8 @@ def _closing(text: str) -> int:
 @functools.cache
 def arrays(kind: str, main: bool = False) -> tuple[float, ...]:
     """Bytes of each array of a type, padded to its tiles; `main`: 0 for one that is on the chip."""
-    found = [each for each in ARRAY.findall(kind) if each[0] in BYTES]
-    return tuple(0.0 if main and _on_chip(each[2]) else _padded(*each) for each in found)
+    arrays = [each for each in ARRAY.findall(kind) if each[0] in BYTES]
+    return tuple(0.0 if main and _on_chip(each[2]) else _padded(*each) for each in arrays)
 
 
 def size(kind: str, main: bool = False) -> float:
@@ -188,8 +188,8 @@ def called(module: Module, one: Instruction) -> Iterator[tuple[str, int]]:
         if name in module.computations:
             yield name, 1
     elif one.op == "conditional":
-        found = re.search(r"branch_computations=\{([^}]*)\}", one.attributes)
-        for name in re.findall(r"[\w.\-]+", found[1]) if found else ():
+        match = re.search(r"branch_computations=\{([^}]*)\}", one.attributes)
+        for name in re.findall(r"[\w.\-]+", match[1]) if match else ():
             yield name, 1
 
 

@@ -143,14 +143,14 @@ def train_step(
             {"params": params, "batch_stats": state["batch_stats"]}, image, True,
             rngs={"dropout": dropout_key}, mutable=["batch_stats"],
         )  # fmt: skip
-        found = metrics(logits, label)
-        return found[0], (found, new.get("batch_stats", {}))
+        sums = metrics(logits, label)
+        return sums[0], (sums, new.get("batch_stats", {}))
 
-    grads, (found, batch_stats) = jax.grad(loss_fn, has_aux=True)(state["params"])
+    grads, (sums, batch_stats) = jax.grad(loss_fn, has_aux=True)(state["params"])
     change, opt_state = optimizer.update(grads, state["optimizer"], state["params"])
     params = optax.apply_updates(state["params"], change)
     new = {"params": params, "batch_stats": batch_stats, "optimizer": opt_state, "key": key}
-    return new, found
+    return new, sums
 
 
 def augmented(key: jax.Array, image: jax.Array, steps: tuple[Augment, ...]) -> jax.Array:
@@ -205,5 +205,5 @@ def evaluate(
         logits: Any = network.apply(kept, image[now].astype(jnp.float32) / 255.0, False)
         return None, (metrics(logits, label[now]), logits)
 
-    found: tuple[tuple[jax.Array, jax.Array], jax.Array] = jax.lax.scan(body, None, rows)[1]
-    return found
+    results: tuple[tuple[jax.Array, jax.Array], jax.Array] = jax.lax.scan(body, None, rows)[1]
+    return results

@@ -1,6 +1,6 @@
 """The package's own programs, and the plain ones beside them, with shapes in place of arrays.
 
-What `Job.compile` compiles is traced here as it is, for devices that need not be there.
+What a run compiles is traced here as it is, for devices that need not be there.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,13 +22,18 @@ from flaxcnn.data.archives import PUBLISHED
 from flaxcnn.data.arrays import Dataset, Split
 from flaxcnn.data.batches import Scaling, resident
 from flaxcnn.data.datasets import DIGITS_ROWS
+from flaxcnn.engine import epoch
 from flaxcnn.engine.devices import platform, replicated
-from flaxcnn.engine.job import COMPUTED_IN, Job, make_hypers, make_plan, products
+from flaxcnn.engine.job import COMPUTED_IN, eval_shape, make_hypers, make_plan, products
+from flaxcnn.engine.programs import ProgramCache
+from flaxcnn.engine.resident import ResidentJob
 from flaxcnn.engine.step import TrainState, init_state
 from flaxcnn.errors import ConfigError
 from flaxcnn.recipe.config import KNOWN_DATA, Config
 
-PROGRAMS = ("train_epoch", "evaluate", "alive_units")  # evaluate is what predicts too
+PROGRAMS: dict[str, Callable[..., Any]] = {  # `evaluate` is what predicts too
+    "train_epoch": epoch.train_epoch, "evaluate": epoch.evaluate, "alive_units": epoch.alive_units,
+}  # fmt: skip
 Tree = Any
 
 
@@ -64,7 +70,7 @@ def shortened(config: Config, rows: splits.Rows, steps: int) -> splits.Rows:
 
 def abstract_job(
     config: Config, devices: int, width: int = 0, steps: int = STEPS
-) -> tuple[Job, TrainState]:
+) -> tuple[ResidentJob, TrainState]:
     """A job and its state with shapes in place of arrays, for devices as `devices_used` says.
 
     Args:
@@ -80,7 +86,7 @@ def abstract_job(
     config.table(data.shape, data.num_classes)
     rows = shortened(config, splits.choose(data, config), steps)
     plan = make_plan(config, len(rows.train), devices, every=True)
-    place = replicated(plan.sharding.devices)
+    placement = replicated(plan.sharding.devices)
     scaling = Scaling(*splits.standardisation(data.train.image[:2], config.normalize))  # type: ignore[arg-type]
     host = functools.partial(
         resident, [data.train.image[:1], data.test.image[:1]],
@@ -89,15 +95,16 @@ def abstract_job(
     small = host()
     count = len(data.train) + len(data.test)
     pixels = jax.ShapeDtypeStruct((count, *small.image.shape[1:]), small.image.dtype)
-    held = shapes(dataclasses.replace(small, image=pixels), place)  # type: ignore[arg-type]
+    held = shapes(dataclasses.replace(small, image=pixels), placement)  # type: ignore[arg-type]
     seeds = np.asarray(config.seeds(), np.uint32)
     state = jax.eval_shape(functools.partial(init_state, plan, data.shape), seeds)
-    job = Job(config, data, rows, plan, shapes(make_hypers(config), place), held, place)
-    state = jax.tree.map(lambda x, to: x.update(sharding=to), state, job.placement(state))
+    hypers = shapes(make_hypers(config), placement)
+    job = ResidentJob(config, data, rows, plan, hypers, held, placement, ProgramCache())
+    state = jax.tree.map(lambda x, to: x.update(sharding=to), state, job.state_placement(state))
     if not width:
         return job, state
     stack = functools.partial(stacked, width=width)
-    return dataclasses.replace(job, hypers=stack(job.hypers), width=width), stack(state)
+    return job.stacked(stack(job.hypers), width), stack(state)
 
 
 def shapes(tree: Tree, place: jax.sharding.Sharding) -> Tree:
@@ -130,8 +137,7 @@ def plain_traced(config: Config, program: str, steps: int = STEPS) -> jax.stages
     if program == "train_epoch":
         shape: tuple[int, ...] = (len(rows.train),)
     else:
-        plan = make_plan(config, len(rows.train), 1)
-        shape = Job(config, data, rows, plan, None, None, place).eval_shape()  # type: ignore[arg-type]
+        shape = eval_shape(make_plan(config, len(rows.train), 1), rows)
     number = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=place)
     function = functools.partial(getattr(plain, program), arrays)
     donated = (0,) if program == "train_epoch" else ()

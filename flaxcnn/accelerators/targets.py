@@ -107,9 +107,9 @@ def bounds(
         launches: by the host for it, on each device.
     """
     peak = target.peak[precision] * devices
-    found = {"bandwidth": nbytes / target.bandwidth, "flops": flops / peak}
+    bounds = {"bandwidth": nbytes / target.bandwidth, "flops": flops / peak}
     if target.kind == "gpu":
         inside = max(kernels - launches, 0)
-        found["launches"] = launches * LAUNCH_SECONDS + inside * KERNEL_SECONDS
-    assert all(math.isfinite(value) for value in found.values())
-    return found
+        bounds["launches"] = launches * LAUNCH_SECONDS + inside * KERNEL_SECONDS
+    assert all(math.isfinite(value) for value in bounds.values())
+    return bounds

@@ -103,7 +103,7 @@ def _run(
 
     dataset = load_for(config)  # before jax is imported: missing data is said at once
     from flaxcnn.backend import prepare
-    from flaxcnn.engine.job import Job
+    from flaxcnn.engine.resident import ResidentJob
     from flaxcnn.studies import page
     from flaxcnn.studies.groups import Group
     from flaxcnn.studies.runs import Outcome
@@ -112,7 +112,7 @@ def _run(
     quiet()
     prepare(cache)
 
-    def tell_group(group: Group, jobs: list[Job], width: int) -> None:
+    def tell_group(group: Group, jobs: list[ResidentJob], width: int) -> None:
         side = "one at a time" if width == 1 else f"{width} side by side"
         shards = jobs[0].plan.sharding.devices
         where = f"its batches over {shards} devices" if shards > 1 else (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,7 +19,9 @@ from flaxcnn.data.splits import Rows, standardisation
 from flaxcnn.data.stratified import hold_out
 from flaxcnn.engine.devices import device_put_global, replicated
 from flaxcnn.engine.epoch import eval_batch
-from flaxcnn.engine.job import Job, make_hypers, make_plan
+from flaxcnn.engine.job import make_hypers, make_plan
+from flaxcnn.engine.programs import ProgramCache
+from flaxcnn.engine.resident import ResidentJob
 from flaxcnn.engine.step import Plan, TrainState, eval_step
 from flaxcnn.errors import ConfigError
 from flaxcnn.recipe.config import Config
@@ -80,14 +82,14 @@ def standardizer(
     table = image[rows].reshape(-1, math.prod(shape))
     each = None if weight is None else np.repeat(weight[rows], len(table) // len(rows))
     # Its scale of a feature that never changes is 1, with the rounding of its mean considered.
-    found = StandardScaler().fit(table.astype(np.float64), sample_weight=each)
-    return Standardizer(found.mean_.reshape(shape), found.scale_.reshape(shape))
+    scaler = StandardScaler().fit(table.astype(np.float64), sample_weight=each)
+    return Standardizer(scaler.mean_.reshape(shape), scaler.scale_.reshape(shape))
 
 
 def image_shape(
-    asked: Sequence[int] | None, found: tuple[int, ...] | None, features: int
+    asked: Sequence[int] | None, shape: tuple[int, ...] | None, features: int
 ) -> tuple[int, ...]:
-    """(H, W, C) of images that came in shape `found`, or None for rows of `features` numbers.
+    """(H, W, C) of images that came in shape `shape`, or None for rows of `features` numbers.
 
     Features are an image of one pixel with a channel for each, unless `asked`, (H, W) or (H, W, C),
     says otherwise.
@@ -96,11 +98,11 @@ def image_shape(
         ConfigError: `asked` is no such shape, or not that of the data.
     """
     if asked is None:
-        return found or (1, 1, features)
+        return shape or (1, 1, features)
     given = (*map(int, asked), 1)[:3]
     sound = len(asked) in (2, 3) and min(given) > 0 and math.prod(given) == features
-    if not sound or (found or given) != given:
-        size = f"images {found}" if found else f"rows of {features} features"
+    if not sound or (shape or given) != given:
+        size = f"images {shape}" if shape else f"rows of {features} features"
         raise ConfigError(
             f"image_shape: got {asked!r}, and {size} in X; allowed is (H, W) or (H, W, C) with as "
             "many numbers"
@@ -149,14 +151,14 @@ def relative(weight: np.ndarray) -> np.ndarray | None:
 
 
 @functools.lru_cache(KEPT_PROGRAMS)
-def _programs(*_: Any) -> dict[tuple[str, tuple[int, ...], int], jax.stages.Compiled]:
+def _programs(*_: Any) -> dict[Hashable, jax.stages.Compiled]:
     """A dictionary for the programs of one plan and one set of shapes; the same at every call."""
     return {}
 
 
 def make_array_job(
     config: Config, data: Resident, rows: Rows, classes: int, devices: int | None
-) -> Job:
+) -> ResidentJob:
     """A Job over arrays on the host; those of one shape share their compiled programs.
 
     Args:
@@ -179,15 +181,15 @@ def make_array_job(
     shape = data.image.shape[1:]
     config.table(shape, classes)
     plan = make_plan(config, len(rows.train), devices)
-    place = replicated(plan.sharding.devices)
+    placement = replicated(plan.sharding.devices)
     nothing = Split(np.zeros((0, *shape), np.uint8), np.zeros(0, np.int32))  # `data` has the rows
     names = tuple(map(str, range(classes)))
     like = jax.tree.map(lambda x: (x.shape, str(x.dtype)), data)
-    programs = _programs(plan, place, len(rows.train), *jax.tree.leaves(like))
-    return Job(
+    programs = _programs(plan, placement, len(rows.train), *jax.tree.leaves(like))
+    return ResidentJob(
         config, Dataset(config.dataset, nothing, nothing, names, digest=""), rows, plan,
-        device_put_global(make_hypers(config), place), device_put_global(data, place), place,
-        _compiled=programs,
+        device_put_global(make_hypers(config), placement), device_put_global(data, placement),
+        placement, ProgramCache(programs),
     )  # fmt: skip
 
 
@@ -201,12 +203,12 @@ def logits(config: Config, state: TrainState, standard: Standardizer, image: np.
     size = eval_batch(1)
     image, scaling = standard.apply(image)
     state, scaling = jax.device_put((state, scaling), replicated(1))
-    found = []
+    parts = []
     for start in range(0, len(image), size):
         part = image[start : start + size]
         padded = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), part.dtype)])
-        found.append(_logits(plan, state, scaling, padded))
-    return np.concatenate([np.asarray(part) for part in found])[: len(image)]
+        parts.append(_logits(plan, state, scaling, padded))
+    return np.concatenate([np.asarray(part) for part in parts])[: len(image)]
 
 
 @functools.partial(jax.jit, static_argnums=0)

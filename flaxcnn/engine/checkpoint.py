@@ -30,16 +30,16 @@ Tree = Any
 
 def tree_digest(tree: Tree) -> str:
     """SHA-256 (hex) over path, dtype, shape and bytes of every leaf, in path order."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     for path, leaf in sorted((jax.tree_util.keystr(path), leaf) for path, leaf in leaves):
         array = np.ascontiguousarray(leaf)
-        found.update(f"{path} {array.dtype.str} {array.shape}\n".encode())
-        found.update(array.tobytes())
-    return found.hexdigest()
+        digest.update(f"{path} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
-class _LastAnd(preservation.PreservationPolicy):
+class _BestAndLatest(preservation.PreservationPolicy):
     """Keep the newest checkpoint and the epoch that the run calls its best."""
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str | Path):
-        self._keep = _LastAnd()
+        self._keep = _BestAndLatest()
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._keep, cleanup_tmp_directories=True
         )
@@ -137,7 +137,7 @@ class Checkpoints:
         self._wait()
         try:
             with enough_memory():
-                found = self._manager.restore(
+                restored = self._manager.restore(
                     epoch,
                     args=ocp.args.Composite(
                         state=ocp.args.StandardRestore(abstract), progress=ocp.args.JsonRestore()
@@ -148,11 +148,11 @@ class Checkpoints:
         except Exception as error:
             cause = str(error).partition("\n")[0][:200]
             raise CheckpointError(f"checkpoint of epoch {epoch} cannot be read: {cause}") from error
-        if tree_digest(jax.device_get(found.state)) != found.progress["digest"]:
+        if tree_digest(jax.device_get(restored.state)) != restored.progress["digest"]:
             raise CheckpointError(
                 f"checkpoint of epoch {epoch} is damaged: its arrays are not those that were saved"
             )
-        return found.state, found.progress
+        return restored.state, restored.progress
 
     def restore_newest(self, like: Tree) -> tuple[Tree, dict[str, Any]] | None:
         """The newest checkpoint that is whole; None where none was ever written.
@@ -165,14 +165,14 @@ class Checkpoints:
         failures: dict[int, str] = {}
         for epoch in reversed(self.epochs()):
             try:
-                found = self.restore(epoch, like)
+                checkpoint = self.restore(epoch, like)
             except CheckpointError as error:
                 log.warning("%s; trying an earlier one", error)
                 failures[epoch] = str(error)
                 continue
             for damaged in failures:
                 self._manager.delete(damaged)
-            return found
+            return checkpoint
         if failures:
             raise CheckpointError("no usable checkpoint: " + "; ".join(failures.values()))
         return None

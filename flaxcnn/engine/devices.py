@@ -46,14 +46,14 @@ def all_devices() -> list[jax.Device]:
     Each process reads its own part of a batch, so its devices must hold columns that lie side by
     side. `jax.make_mesh` would order a slice's chips in a ring, in which they do not.
     """
-    found = _devices.get() or jax.devices()
-    return sorted(found, key=lambda device: (device.process_index, device.id))
+    devices = _devices.get() or jax.devices()
+    return sorted(devices, key=lambda device: (device.process_index, device.id))
 
 
 def platform() -> str:
     """Of the devices: cpu, gpu or tpu."""
-    found = all_devices()[0].platform
-    return {"cuda": "gpu", "rocm": "gpu"}.get(found, found)
+    name = all_devices()[0].platform
+    return {"cuda": "gpu", "rocm": "gpu"}.get(name, name)
 
 
 def mesh(devices: int) -> Mesh:
@@ -95,5 +95,5 @@ def process_share(devices: int) -> tuple[int, int]:
 
 def pixel_memory() -> int | None:
     """Bytes of pixels that a device takes, half its memory; None where it is the host's."""
-    found = jax.local_devices()[0].memory_stats() or {}
-    return found["bytes_limit"] // 2 if "bytes_limit" in found else None
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return stats["bytes_limit"] // 2 if "bytes_limit" in stats else None

@@ -1,8 +1,17 @@
-"""One epoch as one program: a scan of the step over data on the device; evaluation likewise."""
+"""Programs over many batches: an epoch of training steps, an evaluation, a count of alive units.
+
+Each exists for data on the device (`train_epoch`, `evaluate`, `alive_units`), whose batches are row
+numbers, and for a chunk of a stream (`..._chunk`), whose batches come with their pixels. All of
+them are one scan, `over_batches`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from flaxcnn.data.augment import standardize
@@ -12,93 +21,204 @@ from flaxcnn.engine.metrics import MetricSums, as_vector, batch_sums, from_vecto
 from flaxcnn.engine.sharding import isolated, shard_batches
 from flaxcnn.engine.step import Hypers, Plan, TrainState, eval_step, train_step
 from flaxcnn.model.cnn import ALIVE
+from flaxcnn.model.layout import on_cpu
 
 # Rows that a device evaluates at once: on CPU few, so that activations stay in its cache; elsewhere
 # a multiple of the 128 lanes of a TPU.
 EVAL_ROWS = {"cpu": 32, "gpu": 1024, "tpu": 1024}
-Batches = tuple[jax.Array, jax.Array]  # rows [S, B] int32, mask [S, B] bool
+Tree = Any
+Alive = dict[str, jax.Array]  # layer name -> which of its units, bool [C]
+
+
+def over_batches(
+    plan: Plan, step: Callable[..., tuple[Tree, Tree]], carry: Tree, constants: tuple[Tree, ...],
+    batches: Tree, axes: Tree, count: jax.Array | None = None,
+) -> tuple[Tree, Tree]:  # fmt: skip
+    """Scan `step(carry, *constants, batch) -> (carry, result)` over batches, on every device.
+
+    Args:
+        plan: says which devices there are.
+        step: what is done with a batch.
+        carry: before the first batch; whole on every device.
+        constants: arguments that are the same for all batches; whole on every device.
+        batches: a tree of [S, B, ...] arrays, of which each device gets its own columns.
+        axes: of each result, along which those of the devices are joined; None: all have the same.
+        count: [] int32; scan the first `count` batches only. None: all of them.
+
+    Returns:
+        the last carry, and the results stacked [S, ...], 0 for batches that were left out.
+    """
+
+    def whole(carry: Tree, constants: tuple[Tree, ...], batches: Tree) -> tuple[Tree, Tree]:
+        on_batch = lambda carry, batch: step(carry, *constants, batch)  # noqa: E731
+        return jax.lax.scan(on_batch, carry, batches)
+
+    def part(
+        carry: Tree, constants: tuple[Tree, ...], count: jax.Array, batches: Tree
+    ) -> tuple[Tree, Tree]:
+        on_batch = lambda carry, batch: step(carry, *constants, batch)  # noqa: E731
+        return _first(count, on_batch, carry, batches, on_cpu(plan.sharding.platform))
+
+    if count is None:
+        return shard_batches(plan.sharding, whole, (carry, constants), batches, (None, axes))
+    return shard_batches(plan.sharding, part, (carry, constants, count), batches, (None, axes))
+
+
+def _first(
+    count: jax.Array, on_batch: Callable[[Tree, Tree], tuple[Tree, Tree]], carry: Tree,
+    batches: Tree, loop: bool,
+) -> tuple[Tree, Tree]:  # fmt: skip
+    """The scan over the first `count` [] int32 batches; with `loop` others are not computed."""
+    at = lambda i: jax.tree.map(  # noqa: E731
+        lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), batches
+    )
+    length = len(jax.tree.leaves(batches)[0])
+    like = jax.eval_shape(on_batch, carry, at(0))[1]
+    results = jax.tree.map(lambda one: jnp.zeros((length, *one.shape), one.dtype), like)
+
+    def body(i: jax.Array, carried: tuple[Tree, Tree]) -> tuple[Tree, Tree]:
+        carry, results = carried
+        carry, result = on_batch(carry, at(i))
+        return carry, jax.tree.map(lambda into, new: into.at[i].set(new), results, result)
+
+    if loop:
+        # A number of steps that the compiler does not know: one program, and it unrolls none.
+        return jax.lax.fori_loop(0, count, body, (carry, results))
+
+    # Such a loop would have a GPU ask the host after every step whether to go on.
+    def masked(carried: tuple[Tree, Tree], i: jax.Array) -> tuple[Tree, None]:
+        kept = lambda new, old: jnp.where(i < count, new, old)  # noqa: E731
+        return jax.tree.map(kept, body(i, carried), carried), None
+
+    carried, _ = jax.lax.scan(masked, (carry, results), jnp.arange(length, dtype=jnp.int32))
+    return carried
+
+
+# -- training ------------------------------------------------------------------------------------
 
 
 def train_epoch(
     plan: Plan, state: TrainState, hypers: Hypers, data: Resident, rows: jax.Array
 ) -> tuple[TrainState, MetricSums]:
-    """One pass over `rows` [N] int32 in this epoch's order -> (state, per-step sums [S])."""
+    """One pass over `rows` [N] int32 in this epoch's order -> (state, sums [S] of its steps)."""
     epoch = state.step // plan.steps_per_epoch
     batches = shuffled(
         state.seeds, epoch, rows, plan.batch_size, plan.drop_last, plan.sharding.parts
     )
 
-    def scan(
-        state: TrainState, hypers: Hypers, data: Resident, batches: Batches
-    ) -> tuple[TrainState, MetricSums]:
-        def body(state: TrainState, now: Batches) -> tuple[TrainState, jax.Array]:
-            state, sums = train_step(plan, state, hypers, data.scaling, take(data, *now))
-            return state, as_vector(sums)
+    def step(
+        state: TrainState, hypers: Hypers, data: Resident, batch: tuple[jax.Array, jax.Array]
+    ) -> tuple[TrainState, jax.Array]:
+        state, sums = train_step(plan, state, hypers, data.scaling, take(data, *batch))
+        return state, as_vector(sums)
 
-        state, sums = jax.lax.scan(body, state, batches)
-        return state, from_vector(sums)
+    state, sums = over_batches(plan, step, state, (hypers, data), batches, None)
+    return state, from_vector(sums)
 
-    return shard_batches(plan.sharding, scan, (state, hypers, data), batches, out=(None, None))
+
+def train_chunk(
+    plan: Plan, state: TrainState, hypers: Hypers, scaling: Scaling, count: jax.Array, chunk: Batch
+) -> tuple[TrainState, MetricSums]:
+    """Steps over the first `count` [] int32 batches of `chunk` [S, B, ...] -> (state, sums [S])."""
+
+    def step(
+        state: TrainState, hypers: Hypers, scaling: Scaling, batch: Batch
+    ) -> tuple[TrainState, jax.Array]:
+        state, sums = train_step(plan, state, hypers, scaling, batch)
+        return state, as_vector(sums)
+
+    state, sums = over_batches(plan, step, state, (hypers, scaling), chunk, None, count)
+    return state, from_vector(sums)
+
+
+# -- evaluation ----------------------------------------------------------------------------------
 
 
 def evaluate(
     plan: Plan, state: TrainState, data: Resident, rows: jax.Array, mask: jax.Array
 ) -> tuple[MetricSums, jax.Array]:
-    """Sums and logits over batches of `rows` [S, B] int32, of which `mask` [S, B] bool count.
+    """Metrics and logits of batches of `rows` [S, B] int32, of which `mask` [S, B] bool count.
 
     Returns:
         sums for each batch and device, and logits [S, B, K] float32.
     """
 
-    def scan(state: TrainState, data: Resident, batches: Batches) -> tuple[MetricSums, jax.Array]:
-        def body(_: None, now: Batches) -> tuple[None, tuple[jax.Array, jax.Array]]:
-            sums, logits = eval_sums(plan, state, data.scaling, take(data, *now))
-            return None, (as_vector(sums), logits)
+    def step(
+        _: None, state: TrainState, data: Resident, batch: tuple[jax.Array, jax.Array]
+    ) -> tuple[None, tuple[jax.Array, jax.Array]]:
+        return None, _sums_and_logits(plan, state, data.scaling, take(data, *batch))
 
-        sums, logits = jax.lax.scan(body, None, batches)[1]
-        return from_vector(sums), logits
+    _, (sums, logits) = over_batches(plan, step, None, (state, data), (rows, mask), (0, 1))
+    return from_vector(sums), logits
 
-    return shard_batches(plan.sharding, scan, (state, data), (rows, mask), out=(0, 1))
+
+def evaluate_chunk(
+    plan: Plan, state: TrainState, scaling: Scaling, count: jax.Array, chunk: Batch
+) -> tuple[MetricSums, jax.Array]:
+    """The same for the first `count` [] int32 batches of `chunk` [S, B, ...]; 0 for the others."""
+
+    def step(
+        _: None, state: TrainState, scaling: Scaling, batch: Batch
+    ) -> tuple[None, tuple[jax.Array, jax.Array]]:
+        return None, _sums_and_logits(plan, state, scaling, batch)
+
+    _, (sums, logits) = over_batches(plan, step, None, (state, scaling), chunk, (0, 1), count)
+    return from_vector(sums), logits
 
 
 def alive_units(
     plan: Plan, state: TrainState, data: Resident, rows: jax.Array, mask: jax.Array
-) -> dict[str, jax.Array]:
+) -> Alive:
     """For each layer with relu: which units [C] bool give a value above 0 for any of `rows`.
 
     `rows` and `mask` as in `evaluate`; rows that are masked are copies of others. A unit that never
     gives anything is dead: its gradient is 0 on these rows, so it cannot learn from them.
     """
 
-    def scan(state: TrainState, data: Resident, batches: Batches) -> dict[str, jax.Array]:
-        def body(_: None, now: Batches) -> tuple[None, dict[str, jax.Array]]:
-            return None, alive_in(plan, state, data.scaling, take(data, *now))
+    def step(
+        _: None, state: TrainState, data: Resident, batch: tuple[jax.Array, jax.Array]
+    ) -> tuple[None, Alive]:
+        return None, _alive_units(plan, state, data.scaling, take(data, *batch))
 
-        return jax.lax.scan(body, None, batches)[1]
-
-    found = shard_batches(plan.sharding, scan, (state, data), (rows, mask), out=0)
-    return {name: each.any(axis=0) for name, each in found.items()}
+    _, alive = over_batches(plan, step, None, (state, data), (rows, mask), 0)
+    return {layer: units.any(axis=0) for layer, units in alive.items()}
 
 
-def eval_sums(
+def alive_units_chunk(
+    plan: Plan, state: TrainState, scaling: Scaling, count: jax.Array, chunk: Batch
+) -> Alive:
+    """The same for the first `count` [] int32 batches of `chunk` [S, B, ...]."""
+
+    def step(_: None, state: TrainState, scaling: Scaling, batch: Batch) -> tuple[None, Alive]:
+        return None, _alive_units(plan, state, scaling, batch)
+
+    _, alive = over_batches(plan, step, None, (state, scaling), chunk, 0, count)
+    return {layer: units.any(axis=0) for layer, units in alive.items()}
+
+
+def _sums_and_logits(
     plan: Plan, state: TrainState, scaling: Scaling, batch: Batch
-) -> tuple[MetricSums, jax.Array]:
-    """Loss and hits of one batch, and its logits [B, K] float32."""
+) -> tuple[jax.Array, jax.Array]:
+    """Loss, hits and count [3] float32 of one batch, and its logits [B, K] float32."""
 
-    def sums(state: TrainState, scaling: Scaling, batch: Batch) -> tuple[MetricSums, jax.Array]:
+    def of_batch(state: TrainState, scaling: Scaling, batch: Batch) -> tuple[MetricSums, jax.Array]:
         logits = eval_step(plan, state, scaling, batch)
-        on = plan.sharding.platform
-        return batch_sums(logits, batch.label, batch.mask, None, batch.weight, on), logits
+        platform = plan.sharding.platform
+        return batch_sums(logits, batch.label, batch.mask, None, batch.weight, platform), logits
 
-    return isolated(plan.sharding, sums)(state, scaling, batch)
+    sums, logits = isolated(plan.sharding, of_batch)(state, scaling, batch)
+    return as_vector(sums), logits
 
 
-def alive_in(plan: Plan, state: TrainState, scaling: Scaling, batch: Batch) -> dict[str, jax.Array]:
+def _alive_units(plan: Plan, state: TrainState, scaling: Scaling, batch: Batch) -> Alive:
     """For each layer with relu: which units [C] bool give a value above 0 for a row of `batch`."""
     image = standardize(batch.image, scaling.mean, scaling.scale)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    _, found = plan.model.apply(variables, image, train=False, mutable=[ALIVE])
-    return {k.removeprefix(f"{ALIVE}_"): v[0] for k, v in found.get(ALIVE, {}).items()}
+    _, sown = plan.model.apply(variables, image, train=False, mutable=[ALIVE])
+    return {name.removeprefix(f"{ALIVE}_"): v[0] for name, v in sown.get(ALIVE, {}).items()}
+
+
+# -- batches of an evaluation --------------------------------------------------------------------
 
 
 def eval_batch(devices: int, platform: str | None = None) -> int:
@@ -126,23 +246,16 @@ def eval_batches(rows: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 def eval_parts(
     rows: np.ndarray, width: int, steps: int
-) -> list[tuple[np.ndarray, np.ndarray, int]]:
+) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
     """Batches of `rows` [N] in parts of `steps`, so that one program evaluates splits of any size.
 
-    Returns:
+    Yields:
         (row numbers [S, B] int32, mask [S, B] bool, true batches) for each part; the last one is
-        made up with batches in which no row counts.
+        padded with batches in which no row counts.
     """
     number, mask = eval_batches(rows, width)
-    found = []
     for start in range(0, len(number), steps):
         part = number[start : start + steps], mask[start : start + steps]
-        missing = ((0, steps - len(part[0])), (0, 0))
-        found.append(
-            (
-                np.pad(part[0], missing, constant_values=rows[0]),
-                np.pad(part[1], missing),
-                len(part[0]),
-            )
-        )
-    return found
+        count = len(part[0])
+        missing = ((0, steps - count), (0, 0))
+        yield np.pad(part[0], missing, constant_values=rows[0]), np.pad(part[1], missing), count

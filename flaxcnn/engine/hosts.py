@@ -48,10 +48,13 @@ def connect(coordinator: str | None, processes: int | None, process: int | None)
     seconds = int(os.environ.get("FLAXCNN_START_SECONDS") or START_SECONDS)
     if coordinator is not None and process == 0:
         _check_port(coordinator)
-    found = threading.Event()
+    joined = threading.Event()
     where = coordinator or "the cluster"
-    _after(seconds, found, f"{where}: not all {processes or ''} processes came within {seconds} s; "
-           "start the others, or check --processes and --coordinator")  # fmt: skip
+    late = (
+        f"{where}: not all {processes or ''} processes came within {seconds} s; "
+        "start the others, or check --processes and --coordinator"
+    )
+    _after(seconds, joined, late)
     try:
         jax.distributed.initialize(
             coordinator, processes, process,
@@ -63,12 +66,12 @@ def connect(coordinator: str | None, processes: int | None, process: int | None)
     except (RuntimeError, ValueError) as error:
         if coordinator is None:
             raise ConfigError(
-                "--distributed: found no cluster (TPU, GKE, Slurm, MPI); allowed there, or with "
+                "--distributed: joined no cluster (TPU, GKE, Slurm, MPI); allowed there, or with "
                 f"--coordinator HOST:PORT, --processes N and --process I ({error})"
             ) from None
         raise FlaxcnnError(f"{where}: process {process} cannot join ({error})") from None
     finally:
-        found.set()
+        joined.set()
 
 
 def _check(coordinator: str | None, processes: int | None, process: int | None) -> None:
@@ -98,11 +101,11 @@ def _check_port(coordinator: str) -> None:
             ) from None
 
 
-def _after(seconds: float, found: threading.Event, text: str) -> None:
-    """End this process with `text` unless `found` is set in time: jax would abort, with a trace."""
+def _after(seconds: float, done: threading.Event, text: str) -> None:
+    """End this process with `text` unless `done` is set in time: jax would abort, with a trace."""
 
     def watch() -> None:
-        if not found.wait(seconds):
+        if not done.wait(seconds):
             print(f"error: {text}", file=sys.stderr, flush=True)
             os._exit(PeerLostError.exit_code)
 
@@ -146,12 +149,12 @@ def agree(facts: Mapping[str, str]) -> None:
     every = every.reshape(jax.process_count(), len(facts), DIGEST_BYTES)
     differs = (every != every[:1]).any(-1)  # [process, fact]
     if differs.any():
-        told = "; ".join(
+        text = "; ".join(
             f"process {process} has other {', '.join(np.array(list(facts))[row])}"
             for process, row in enumerate(differs)
             if row.any()
         )
-        raise ConfigError(f"{told} than process 0; allowed is the same on all processes")
+        raise ConfigError(f"{text} than process 0; allowed is the same on all processes")
 
 
 def any_of(flag: bool) -> bool:
@@ -174,12 +177,12 @@ def same_text(text: str) -> str:
 
 def code_digest() -> str:
     """SHA-256 of the package's own sources: processes must run the same."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     root = Path(flaxcnn.__file__).parent
     for path in sorted(root.rglob("*.py")):
-        found.update(f"{path.relative_to(root)}\n".encode())
-        found.update(path.read_bytes())
-    return found.hexdigest()
+        digest.update(f"{path.relative_to(root)}\n".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

@@ -1,39 +1,46 @@
-"""A recipe and its data made ready to run: arrays on the device and the programs over them."""
+"""Job: a recipe on its data, ready to run, wherever the pixels are.
+
+A job is a value: what differs for another run is replaced, and compiled programs are shared. There
+are two kinds. `flaxcnn.engine.resident` has the data on the device, `flaxcnn.engine.streaming`
+reads it as it is needed; `flaxcnn.engine.make_job` chooses.
+"""
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import functools
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import SingleDeviceSharding
 
-from flaxcnn.backend import cores
 from flaxcnn.data import splits
 from flaxcnn.data.arrays import Dataset
-from flaxcnn.data.batches import Resident, Scaling, resident, steps_per_epoch
-from flaxcnn.data.datasets import require_resident, streams
-from flaxcnn.engine import devices, sharding
-from flaxcnn.engine import epoch as programs
-from flaxcnn.engine.chunks import joined
-from flaxcnn.engine.compiled import compiled, jitted
+from flaxcnn.data.batches import Resident, Scaling, steps_per_epoch
+from flaxcnn.engine import sharding
+from flaxcnn.engine.epoch import Alive, eval_width
+from flaxcnn.engine.metrics import MetricSums, joined_sums
+from flaxcnn.engine.programs import ProgramCache
 from flaxcnn.engine.step import Hypers, Plan, TrainState, init_state
-from flaxcnn.engine.streaming import Streaming
 from flaxcnn.model.cnn import CNN
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.optimizers import Cosine
 from flaxcnn.recipe.traced import compiled_layers, compiled_optimizer, dropout_rates
 
-PROGRAM_OF = ("normalize", "evaluate_train", "determinism")  # settings, beside the plan
 # Of activations, by `precision`; parameters and logits are float32 always.
 COMPUTED_IN = {"float32": "float32", "tensorfloat32": "float32", "bfloat16": "bfloat16"}
 PROBE_ROWS = 2000  # training rows on which a unit must stay silent to be called dead
+SplitName = Literal["train", "validation", "test", "probe"]
+Check = Callable[[], None]  # called while the device works; may stop a pass by raising
+Tree = Any
+
+
+def no_check() -> None:
+    """Nothing can stop a pass."""
 
 
 def products(precision: str, platform: str) -> str | None:
@@ -50,28 +57,27 @@ def products(precision: str, platform: str) -> str | None:
 def make_plan(
     config: Config, train_rows: int, devices: int | None = None, every: bool = False
 ) -> Plan:
-    """The static part of a run over `train_rows` rows; `devices` and `every` as `choose` has them.
+    """The static part of a run over `train_rows` rows.
 
-    With neither, over as many devices as do well.
+    `devices` and `every` as in `choose_sharding`; with neither, as many devices as do well.
     """
     steps = steps_per_epoch(train_rows, config.batch_size, config.drop_last)
-    spread = sharding.choose_sharding(config, devices, every)
-    axis = spread.axis if config.batch_norm == "global" else None
+    batch = sharding.choose_sharding(config, devices, every)
     return Plan(
         model=CNN(
             compiled_layers(config.layers),
             jnp.dtype(COMPUTED_IN[config.precision]),
-            axis,
+            batch.axis if config.batch_norm == "global" else None,
             config.remat,
-            spread.platform,
-            products(config.precision, spread.platform),
+            batch.platform,
+            products(config.precision, batch.platform),
         ),
         optimizer=compiled_optimizer(config.optimizer),
         schedule=config.schedule,
         augment=config.augment,
         smooth=config.label_smoothing > 0,
         batch_size=config.batch_size,
-        sharding=spread,
+        sharding=batch,
         drop_last=config.drop_last,
         train_rows=train_rows,
         steps_per_epoch=steps,
@@ -91,9 +97,36 @@ def make_hypers(config: Config) -> Hypers:
     )
 
 
-@dataclass
-class Job:
-    """Everything a run needs; programs are compiled once per set of rows, outside any clock."""
+def choose_rows(config: Config, dataset: Dataset) -> tuple[splits.Rows, Scaling]:
+    """The rows of a recipe, and the scaling that its training rows give, on the host."""
+    rows = splits.choose(dataset, config)
+    mean, scale = splits.standardisation(dataset.train.image, config.normalize, rows.train)
+    return rows, Scaling(mean, scale)  # type: ignore[arg-type]
+
+
+def split_rows(rows: splits.Rows, split: SplitName) -> np.ndarray:
+    """Row numbers [N] int32 of a split; "probe" is the first training rows."""
+    numbers: np.ndarray = getattr(rows, "train" if split == "probe" else split)
+    return numbers[:PROBE_ROWS] if split == "probe" else numbers
+
+
+def eval_shape(plan: Plan, rows: splits.Rows) -> tuple[int, int]:
+    """(S, B): batches of an evaluation program and rows of each, those of the validation rows.
+
+    Other splits take several calls of the same program.
+    """
+    held = next(held for held in (rows.validation, rows.test, rows.train) if len(held))
+    width = eval_width(plan, len(held))
+    return -(-len(held) // width), width
+
+
+@dataclass(frozen=True)
+class Job(abc.ABC):
+    """A recipe on its data, ready to run.
+
+    `state` is a `TrainState` as `init` gives it, or several stacked where the job is; training
+    donates it. Programs are compiled on first use.
+    """
 
     config: Config
     dataset: Dataset
@@ -101,190 +134,103 @@ class Job:
     plan: Plan
     hypers: Hypers
     data: Resident  # without pixels and labels where they are streamed
-    place: jax.sharding.Sharding  # where state, data and row numbers lie, whole on every device
-    width: int = 0  # runs side by side, stacked along a first axis of state and hypers; 0: one run
-    compile_seconds: float = 0.0
-    streaming: Streaming | None = None  # None: the data lies on the device
-    _compiled: dict[tuple[str, tuple[int, ...], int], jax.stages.Compiled] = field(
-        default_factory=dict
-    )
+    placement: jax.sharding.Sharding  # of arrays that every device holds whole
+    programs: ProgramCache
 
-    def on(self, device: jax.Device) -> Job:
-        """The same on another device, with programs of its own."""
-        place = SingleDeviceSharding(device)
-        hypers, data = jax.device_put((self.hypers, self.data), place)
-        return dataclasses.replace(self, hypers=hypers, data=data, place=place, _compiled={})
+    # -- what a run does -------------------------------------------------------------------------
 
-    def for_plan(self, plan: Plan, config: Config) -> Job:
-        """Another recipe on the same pixels and devices, with the same programs where they do."""
-        found = self.on_rows_of(config)
-        same = all(getattr(self.config, name) == getattr(config, name) for name in PROGRAM_OF)
-        return found if same and self.plan == plan else dataclasses.replace(
-            found, plan=plan, compile_seconds=0.0, _compiled={}
-        )  # fmt: skip
+    def init(self) -> TrainState:
+        """The state before the first step."""
+        seeds = np.asarray(self.config.seeds(), np.uint32)
+        make = functools.partial(init_state, self.plan, self.dataset.shape)
 
-    def on_rows_of(self, config: Config) -> Job:
-        """The same programs and pixels with the rows that `config` chooses."""
-        rows, scaling = _rows(config, self.dataset)
-        data = dataclasses.replace(
-            self.data, scaling=devices.device_put_global(scaling, self.place)
-        )
-        hypers = devices.device_put_global(make_hypers(config), self.place)
-        return dataclasses.replace(self, config=config, rows=rows, hypers=hypers, data=data)
+        def lower() -> jax.stages.Lowered:
+            placement = self.state_placement(jax.eval_shape(make, seeds))
+            return jax.jit(make, out_shardings=placement).lower(seeds)
 
-    def rows_of(self, split: str) -> np.ndarray:
-        """Row numbers [N] int32 of "train", "validation" or "test", or of the "probe" rows."""
-        found: np.ndarray = getattr(self.rows, "train" if split == "probe" else split)
-        return found[:PROBE_ROWS] if split == "probe" else found
+        state: TrainState = self.programs.get("init", lower, self.plan)(seeds)
+        return state
+
+    @abc.abstractmethod
+    def train_epoch(
+        self, state: TrainState, check: Check = no_check
+    ) -> tuple[TrainState, MetricSums]:
+        """One epoch -> (state, sums [S] of its steps); donates `state`."""
+
+    def evaluate(self, state: TrainState, split: SplitName, check: Check = no_check) -> MetricSums:
+        """Sums [S] over the batches of a split, in no order to rely on."""
+        parts = [(sums, count) for (sums, _), count in self._evaluate(state, split, check)]
+        # Where each device has sums of its own, it is their batches that are stacked.
+        each = self.plan.sharding.devices if self.plan.sharding.axis else 1
+        if len(parts) == 1 and parts[0][0].loss.shape[-1] == parts[0][1] * each:
+            return parts[0][0]  # without waiting for it
+        return joined_sums(parts, each)
+
+    def predict(self, state: TrainState, split: SplitName, check: Check = no_check) -> np.ndarray:
+        """Logits [N, K] float32 of the rows of a split, on the host."""
+        parts = [
+            np.asarray(jax.device_get(logits))[:count]
+            for (_, logits), count in self._evaluate(state, split, check)
+        ]
+        flat = np.concatenate([part.reshape(-1, part.shape[-1]) for part in parts])
+        return flat[: len(self.split_rows(split))]
+
+    def alive_units(self, state: TrainState, check: Check = no_check) -> dict[str, np.ndarray]:
+        """For each layer with relu: which units [C] bool are above 0 for any of the probe rows."""
+        parts: list[Alive] = [jax.device_get(alive) for alive in self._alive_units(state, check)]
+        return {name: np.any([part[name] for part in parts], axis=0) for name in parts[0]}
+
+    # -- what each kind does in its own way --------------------------------------------------------
+
+    @abc.abstractmethod
+    def _evaluate(
+        self, state: TrainState, split: SplitName, check: Check
+    ) -> Iterator[tuple[tuple[MetricSums, jax.Array], int]]:
+        """((sums, logits [S, B, K]), true batches) of each call of the evaluation program."""
+
+    @abc.abstractmethod
+    def _alive_units(self, state: TrainState, check: Check) -> Iterator[Alive]:
+        """What each call of the program over the probe rows gives."""
+
+    @abc.abstractmethod
+    def train_program(self, state: TrainState) -> jax.stages.Compiled:
+        """The program behind `train_epoch`."""
+
+    @abc.abstractmethod
+    def eval_program(self, state: TrainState, split: SplitName) -> jax.stages.Compiled:
+        """The program behind `evaluate` and `predict`."""
+
+    def compile(self, state: TrainState) -> None:
+        """Have the programs of an epoch ready before a clock starts."""
+        self.train_program(state)
+        if len(self.rows.validation):
+            self.eval_program(state, "validation")
+
+    def stalled(self) -> float | None:
+        """Seconds since the last call that the device waited for rows; None: it never does."""
+        return None
+
+    def close(self) -> None:  # noqa: B027 - there may be none
+        """End the processes that read, where there are any."""
+
+    # -- rows and placements ---------------------------------------------------------------------
+
+    def split_rows(self, split: SplitName) -> np.ndarray:
+        """As the function of that name."""
+        return split_rows(self.rows, split)
 
     def eval_shape(self) -> tuple[int, int]:
-        """(S, B): batches of an evaluation program and rows of each, those of the validation rows.
-
-        Other splits take several calls of the same program.
-        """
-        held = next(rows for rows in (self.rows.validation, self.rows.test, self.rows.train)
-                    if len(rows))  # fmt: skip
-        width = programs.eval_width(self.plan, len(held))
-        return -(-len(held) // width), width
+        """As the function of that name."""
+        return eval_shape(self.plan, self.rows)
 
     def labels(self) -> np.ndarray:
         """Labels [N] int32 of the whole data set."""
         return np.concatenate([self.dataset.train.label, self.dataset.test.label])
 
-    def init(self) -> TrainState:
-        """The state before the first step."""
-        seeds = np.asarray(self.config.seeds(), np.uint32)
-        key = ("init", (), 0)
-        if key not in self._compiled:
-            make = functools.partial(init_state, self.plan, self.dataset.shape)
-            placed = self.placement(jax.eval_shape(make, seeds))
-            self._compiled[key] = jax.jit(make, out_shardings=placed).lower(seeds).compile()
-        state: TrainState = self._compiled[key](seeds)
-        return state
-
-    def placement(self, state: TrainState) -> Any:
-        """Where each array of the state lies."""
-        whole = jax.tree.map(lambda _: self.place, state)
+    def state_placement(self, state: TrainState) -> Any:
+        """The sharding of each array of `state`, in its place."""
+        whole = jax.tree.map(lambda _: self.placement, state)
         if not self.plan.sharding.shard_optimizer:
             return whole
         parts = sharding.opt_state_sharding(self.plan.sharding, state.opt_state)
         return dataclasses.replace(whole, opt_state=parts)
-
-    def run(
-        self, program: str, state: TrainState, split: str,
-        check: Callable[[], None] = lambda: None,
-    ) -> Any:  # fmt: skip
-        """A program over the rows of a split.
-
-        Args:
-            program: `train_epoch` (which uses `state` up) gives (state, sums [S]), `evaluate` sums
-                [S], `predict` logits [N, K], `alive_units` bool [C] for each layer with relu.
-            state: of the run, or of several side by side.
-            split: as in `rows_of`.
-            check: called while the device works, where a program takes several calls; may stop it
-                by raising.
-        """
-        if self.streaming is not None:
-            return self.streaming.run(program, state, self.hypers, self.data.scaling, split, check)
-        ready = self.compile(program, state, split)
-        if program == "train_epoch":
-            rows = devices.device_put_global(self.rows_of(split), self.place)
-            return ready(state, self.hypers, self.data, rows)
-        found = []
-        for *batches, count in programs.eval_parts(self.rows_of(split), *self.eval_shape()[::-1]):
-            found.append(
-                (ready(state, self.data, *devices.device_put_global(batches, self.place)), count)
-            )
-            check()
-        if program == "evaluate" and len(found) == 1 and found[0][1] == self.eval_shape()[0]:
-            return found[0][0][0]  # without waiting for it
-        whole = joined(self.plan, program, found)
-        return whole[: len(self.rows_of(split))] if program == "predict" else whole
-
-    def compile(self, program: str, state: TrainState, split: str) -> jax.stages.Compiled:
-        """The program for the rows of `split`, compiled on first use; its time is added up."""
-        if self.streaming is not None:
-            before = self.streaming.compile_seconds
-            found = self.streaming.compile(program, state, self.hypers, self.data.scaling, split)
-            self.compile_seconds += self.streaming.compile_seconds - before
-            return found
-        program = "evaluate" if program == "predict" else program  # which gives both
-        shape = (len(self.rows.train),) if program == "train_epoch" else self.eval_shape()
-        key = (program, shape, self.width)
-        if key not in self._compiled:
-            began = time.perf_counter()
-            self._compiled[key] = compiled(self.traced(program, state).lower(), self.plan)
-            self.compile_seconds += time.perf_counter() - began
-        return self._compiled[key]
-
-    def traced(self, program: str, state: TrainState) -> jax.stages.Traced:
-        """A program over data that lies on the device, before it is lowered for a platform."""
-        train = program == "train_epoch"
-        if train:
-            shapes = [jax.ShapeDtypeStruct((len(self.rows.train),), jnp.int32)]
-        else:
-            shapes = [jax.ShapeDtypeStruct(self.eval_shape(), kind) for kind in (jnp.int32, bool)]
-        placed = [x.update(sharding=self.place) for x in shapes]
-        args = (state, *((self.hypers,) if train else ()), self.data, *placed)
-        along = (0,) * (2 if train else 1)  # runs side by side share data and rows
-        stacked = (*along, *[None] * (len(args) - len(along))) if self.width else None
-        each = devices.output_sharding(self.place)
-        out = (self.placement(state), each) if train else each
-        return jitted(self.plan, getattr(programs, program), stacked, train, out).trace(*args)
-
-    def stalled(self) -> float | None:
-        """Seconds since the last call that the device waited for rows; None: they lie on it."""
-        if self.streaming is None:
-            return None
-        seconds, self.streaming.stalled = self.streaming.stalled, 0.0
-        return seconds
-
-    def close(self) -> None:
-        """End the processes that read, where there are any."""
-        if self.streaming is not None:
-            self.streaming.close()
-
-
-def make_job(config: Config, dataset: Dataset, device: jax.Device | None = None) -> Job:
-    """Check the recipe against the data, choose the rows and put the data on the device.
-
-    On `device` alone, where one is given; otherwise batches are spread over all of them, unless
-    the run is to be exact. What is too large for `data_memory` is streamed instead.
-
-    Raises:
-        ConfigError: the model cannot be built on the data's shape, the split does not fit, or data
-            to be streamed is asked for on `device` alone.
-        DataError: a class with too few rows.
-    """
-    config.table(dataset.shape, dataset.num_classes)
-    if device is not None:
-        require_resident(config, dataset, "a study")
-    rows, scaling = _rows(config, dataset)
-    plan = make_plan(config, len(rows.train), None if device is None else 1)
-    place = SingleDeviceSharding(device) if device else devices.replicated(plan.sharding.devices)
-    hypers = devices.device_put_global(make_hypers(config), place)
-    archives = (dataset.train, dataset.test)
-    if streams(config, dataset, devices.pixel_memory() if device is None else None):
-        pixels = np.zeros((0, *dataset.shape), np.uint8)
-        data = devices.device_put_global(
-            resident([pixels], [np.zeros(0, np.int32)], scaling), place
-        )
-        job = Job(config, dataset, rows, plan, hypers, data, place)
-        job.streaming = Streaming(
-            plan, [split.image for split in archives], job.labels(), job.rows_of,
-            job.eval_shape()[1], place,
-            config.seeds(), config.epochs, config.evaluate_train,
-            cores() if config.workers is None else config.workers, config.data_memory,
-        )  # fmt: skip
-        return job
-    host = resident([np.asarray(split.image) for split in archives],
-                    [split.label for split in archives], scaling,
-                    flat=plan.sharding.platform == "tpu")  # fmt: skip
-    return Job(config, dataset, rows, plan, hypers, devices.device_put_global(host, place), place)
-
-
-def _rows(config: Config, dataset: Dataset) -> tuple[splits.Rows, Scaling]:
-    """The rows of a recipe, and the scaling that its training rows give."""
-    rows = splits.choose(dataset, config)
-    found = splits.standardisation(dataset.train.image, config.normalize, rows.train)
-    return rows, Scaling(*found)  # type: ignore[arg-type]  # still on the host

@@ -85,12 +85,10 @@ def epochs(
     """
     config = job.config
     if not progress.done(config):  # compile before the first clock starts
-        job.compile("train_epoch", state, "train")
-        if len(job.rows.validation):
-            job.compile("evaluate", state, "validation")
+        job.compile(state)
     while not progress.done(config):
-        state, found = one_epoch(job, state, interrupt)
-        metrics, progress = epoch_metrics(found, progress, config)
+        state, counted = one_epoch(job, state, interrupt)
+        metrics, progress = epoch_metrics(counted, progress, config)
         yield EpochReport(metrics, progress, state)
 
 
@@ -104,15 +102,15 @@ def one_epoch(job: Job, state: TrainState, interrupt: Interrupt) -> tuple[TrainS
     """
     began = time.perf_counter()
     job.stalled()  # what went before this epoch is not its own
-    state, train = job.run("train_epoch", state, "train", interrupt.check)
+    state, train = job.train_epoch(state, interrupt.check)
     interrupt.wait(train)
     trained = time.perf_counter()
     sums = {"train": train}
     if len(job.rows.validation):
-        sums["val"] = job.run("evaluate", state, "validation", interrupt.check)
+        sums["val"] = job.evaluate(state, "validation", interrupt.check)
     if job.config.evaluate_train:
         interrupt.wait(sums)  # two programs that exchange at once could wait for one another
-        sums["clean_train"] = job.run("evaluate", state, "train", interrupt.check)
+        sums["clean_train"] = job.evaluate(state, "train", interrupt.check)
     interrupt.wait(sums)
     host = jax.device_get(sums)
     seconds = time.perf_counter() - began
@@ -120,12 +118,12 @@ def one_epoch(job: Job, state: TrainState, interrupt: Interrupt) -> tuple[TrainS
 
 
 def epoch_metrics(
-    found: EpochSums, progress: Progress, config: Config
+    counted: EpochSums, progress: Progress, config: Config
 ) -> tuple[dict[str, Any], Progress]:
     """An epoch's line for metrics.jsonl and the progress after it; `progress` is that before."""
     metrics = {
         f"{split}_{name}": value
-        for split, sums in found.sums.items()
+        for split, sums in counted.sums.items()
         for name, value in finalize(sums).items()
     }
     progress = progress.after(metrics, config)
@@ -133,9 +131,9 @@ def epoch_metrics(
         "epoch": progress.epoch,
         **metrics,
         "best": progress.best_epoch == progress.epoch,
-        "seconds": found.seconds,
-        "images_per_second": float(found.sums["train"].count.sum()) / found.train_seconds,
-        **({} if found.stalled is None else {"stall": found.stalled / found.seconds}),
+        "seconds": counted.seconds,
+        "images_per_second": float(counted.sums["train"].count.sum()) / counted.train_seconds,
+        **({} if counted.stalled is None else {"stall": counted.stalled / counted.seconds}),
     }, progress
 
 

@@ -71,11 +71,11 @@ def joined_sums(parts: Sequence[tuple[MetricSums, int]], devices: int) -> Metric
     """Sums of several calls of a program as those of one.
 
     Args:
-        parts: sums [..., devices * S] as the devices found them, and how many of each device's S
+        parts: sums [..., devices * S] as the devices give them, and how many of each device's S
             batches are true ones.
-        devices: that found sums of their own.
+        devices: that have sums of their own.
     """
-    host = [(jax.device_get(found), count) for found, count in parts]
+    host = [(jax.device_get(sums), count) for sums, count in parts]
 
     def join(*leaves: np.ndarray) -> jax.Array:
         each = [
@@ -85,8 +85,8 @@ def joined_sums(parts: Sequence[tuple[MetricSums, int]], devices: int) -> Metric
         whole = np.concatenate(each, axis=-1)
         return jnp.asarray(whole.reshape(*whole.shape[:-2], -1))
 
-    found: MetricSums = jax.tree.map(join, *(sums for sums, _ in host))
-    return found
+    whole: MetricSums = jax.tree.map(join, *(sums for sums, _ in host))
+    return whole
 
 
 def finalize(sums: MetricSums) -> dict[str, float]:

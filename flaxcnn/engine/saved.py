@@ -6,7 +6,7 @@ import contextlib
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,8 @@ from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.batches import Batch, Scaling
 from flaxcnn.data.datasets import load_for
 from flaxcnn.engine.checkpoint import Checkpoints
-from flaxcnn.engine.job import make_job, make_plan
+from flaxcnn.engine.job import SplitName, make_plan
+from flaxcnn.engine.make_job import make_job
 from flaxcnn.engine.metrics import finalize
 from flaxcnn.engine.record import RunDirectory
 from flaxcnn.engine.step import Plan, TrainState, eval_step, init_state
@@ -70,8 +71,8 @@ def evaluate_run(run: SavedRun, split: str = "test") -> dict[str, float]:
     dataset = load_for(run.config)
     check_data(dataset, run.data["digest"])
     with contextlib.closing(make_job(run.config, dataset)) as job:
-        state = jax.device_put(run.state, job.place)
-        return finalize(jax.device_get(job.run("evaluate", state, split)))
+        state = jax.device_put(run.state, job.placement)
+        return finalize(jax.device_get(job.evaluate(state, cast("SplitName", split))))
 
 
 def check_data(dataset: Dataset, digest: str) -> None:

@@ -140,7 +140,7 @@ def shard_batches(
     """`program(*whole, batches)` on every device, with its columns of `batches` [S, B, ...].
 
     `out` says, for each output, along which axis the devices' results are joined, or None where
-    all devices have found the same.
+    all devices have the same.
     """
     if sharding.devices == 1:
         return program(*whole, batches)
@@ -166,7 +166,7 @@ def _pmap(
     dealt = jax.tree.map(
         lambda x: x.reshape(x.shape[0], sharding.devices, -1, *x.shape[2:]), batches
     )
-    found = jax.pmap(
+    results = jax.pmap(
         program, AXIS, in_axes=(*[None] * len(whole), 1), out_axes=out,
         devices=all_devices()[: sharding.devices],
     )(*whole, dealt)  # fmt: skip
@@ -177,7 +177,7 @@ def _pmap(
         shape = lambda x: (*x.shape[:axis], -1, *x.shape[axis + 2 :])  # noqa: E731
         return jax.tree.map(lambda x: x.reshape(shape(x)), tree)
 
-    return jax.tree.map(joined, out, found, is_leaf=_is_none)
+    return jax.tree.map(joined, out, results, is_leaf=_is_none)
 
 
 def reduce_over_shards(
@@ -185,7 +185,7 @@ def reduce_over_shards(
 ) -> Tree:
     """The sum of `of(*whole, rows)` over all rows of a batch; called inside `shard_batches`.
 
-    `batch` is a tree of [B, ...] arrays, B a multiple of the parts that this device computes.
+    `batch` is a tree of [B, ...] arrays, this device's; B is a multiple of its number of parts.
     """
     if not sharding.virtual:
         return _sum_over_devices(
@@ -211,8 +211,8 @@ def isolated(sharding: BatchSharding, function: Callable[..., Tree]) -> Callable
         return function
 
     def isolated_function(*args: Tree) -> Tree:
-        found = isolate(function, sharding.platform)(*jax.lax.optimization_barrier(args))
-        return jax.lax.optimization_barrier(found)
+        result = isolate(function, sharding.platform)(*jax.lax.optimization_barrier(args))
+        return jax.lax.optimization_barrier(result)
 
     return isolated_function
 
@@ -265,10 +265,10 @@ def _sum_over_devices(sharding: BatchSharding, tree: Tree) -> Tree:
 
 
 def opt_state_sharding(sharding: BatchSharding, state: Tree) -> Tree:
-    """Where each array of a sharded optimizer's state lies: a part on each device.
+    """Where each array of a sharded optimizer's state is: a part on each device.
 
     A part is cut along the first axis that the devices divide (Rajbhandari et al. 2020, ZeRO stage
-    1); an array with no such axis lies whole everywhere.
+    1); an array with no such axis is replicated.
     """
 
     def place(leaf: Any) -> Sharding:

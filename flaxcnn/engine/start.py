@@ -53,9 +53,9 @@ def train(
     if isinstance(recipe, Config):
         config = recipe
     else:
-        found = catalog.find(recipe)
-        config, _ = catalog.resolve(found, environ={})
-        name = name or found.name
+        experiment = catalog.find(recipe)
+        config, _ = catalog.resolve(experiment, environ={})
+        name = name or experiment.name
     data = load_for(config) if dataset is None else dataset
     path = Path(run_dir) if run_dir else new_run(name or "unnamed", config.seed)
     prepare()

@@ -1,8 +1,8 @@
 """The heart: one training step in two halves, and one evaluation step.
 
-`gradients` gives sums over the true rows of a batch and `update` divides them once and applies
-them. One device, a sharded batch, pmap, a batch in parts and many runs at once are wrappings of
-these two: they differ in how sums are added between the halves, never in what is computed.
+`gradients` returns sums over the true rows of a batch; `update` divides them once and applies them.
+One device, a sharded batch, pmap, gradient accumulation and many runs at once wrap these two: they
+differ in how sums are added between the halves, never in what is computed.
 """
 
 from __future__ import annotations
@@ -125,18 +125,19 @@ def gradients(
 
 def update(plan: Plan, state: TrainState, hypers: Hypers, sums: Sums) -> TrainState:
     """Second half: divide once, apply once."""
-    count = sums.metrics.count
-    mean = lambda tree: jax.tree.map(lambda x: x / count, tree)  # noqa: E731
+    grads, batch_stats = jax.tree.map(
+        lambda x: x / sums.metrics.count, (sums.grads, sums.batch_stats)
+    )
     rate = optim.scheduled_rate(
         plan.schedule, hypers.learning_rate, state.step, plan.steps_per_epoch, plan.total_steps
     )
     optimizer = optim.make(plan.optimizer, rate, hypers.weight_decay, hypers.momentum)
-    change, opt_state = optimizer.update(mean(sums.grads), state.opt_state, state.params)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     return dataclasses.replace(
         state,
         step=state.step + 1,
-        params=optax.apply_updates(state.params, change),
-        batch_stats=mean(sums.batch_stats),
+        params=optax.apply_updates(state.params, updates),
+        batch_stats=batch_stats,
         opt_state=shard_opt_state(plan.sharding, opt_state),
     )
 
@@ -145,8 +146,8 @@ def train_step(
     plan: Plan, state: TrainState, hypers: Hypers, scaling: Scaling, batch: Batch
 ) -> tuple[TrainState, MetricSums]:
     """One update of one run; the metrics are those of the weights before it."""
-    of = functools.partial(gradients, plan)
-    sums = reduce_over_shards(plan.sharding, of, (state, hypers, scaling), batch)
+    of_rows = functools.partial(gradients, plan)
+    sums = reduce_over_shards(plan.sharding, of_rows, (state, hypers, scaling), batch)
     return update(plan, state, hypers, sums), sums.metrics
 
 

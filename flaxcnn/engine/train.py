@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,32 +23,30 @@ from flaxcnn.backend import enough_memory, prepare
 from flaxcnn.data import splits
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.engine import card, hosts, sharding
-from flaxcnn.engine.checkpoint import Checkpoints, tree_digest
+from flaxcnn.engine.checkpoint import Checkpoints
 from flaxcnn.engine.folder import plain
 from flaxcnn.engine.interrupt import Interrupt
-from flaxcnn.engine.job import Job, make_job
+from flaxcnn.engine.job import Job
 from flaxcnn.engine.loop import Progress, check_finite, epochs
-from flaxcnn.engine.metrics import finalize
+from flaxcnn.engine.make_job import make_job
 from flaxcnn.engine.record import (
     RunDirectory,
     check_same,
     environment,
     other_software,
-    versions,
 )
+from flaxcnn.engine.score import Counts, conclude, count_dead, dead_layers
 from flaxcnn.engine.step import TrainState
 from flaxcnn.errors import DataError, DivergedError, InterruptedRun, PeerLostError
 from flaxcnn.recipe.config import Config
-from flaxcnn.recipe.layers import Conv, totals
+from flaxcnn.recipe.layers import Conv
 
 log = logging.getLogger(__name__)
-
-Counts = dict[str, tuple[int, int]]  # layer -> (dead relu units, relu units)
 
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run: summary.json as a dict, the kept state, and where the run lies."""
+    """A finished run: summary.json as a dict, the kept state, and its folder."""
 
     summary: dict[str, Any]
     state: TrainState = field(repr=False)  # pages of numbers
@@ -81,7 +79,7 @@ def fit(
         name: of the experiment, for the records.
         resume: go on from the newest whole checkpoint; a finished run is returned as it is.
         checkpoint_dir: where checkpoints go, also gs://; by default into `run_dir`. With
-            `resume` and an empty `run_dir`, the records are made anew from the checkpoint there.
+            `resume` and an empty `run_dir`, the records are written from the checkpoint there.
         on_epoch: called with each epoch's metrics after they are written.
         on_note: called with each warning worth a person's attention.
 
@@ -107,39 +105,53 @@ def fit(
         contextlib.closing(job),
         RunDirectory(run_dir, writes=speaks).open(config, resume) as run,
         Interrupt() as interrupt,
+        _status(run),
+        hosts.lost_peers(),
+        enough_memory(),
+        Checkpoints(run.checkpoint_folder(checkpoint_dir)) as checkpoints,
     ):
-        try:
-            place = run.checkpoint_folder(checkpoint_dir)
-            with hosts.lost_peers(), enough_memory(), Checkpoints(place) as checkpoints:
-                return _fit(job, run, checkpoints, interrupt, name, resume, on_epoch, on_note)
-        except (InterruptedRun, PeerLostError) as error:
-            run.set_status("interrupted", reason=str(error))
-            raise
-        except DivergedError as error:
-            run.set_status("diverged", reason=str(error))
-            raise
-        except Exception as error:
-            run.set_status("failed", reason=f"{type(error).__name__}: {error}")
-            raise
+        begun = _begin(job, run, checkpoints if resume else None, name, on_note)
+        ended = _train(job, run, checkpoints, begun, interrupt, on_epoch)
+        return _finish(job, run, ended, name)
 
 
-def _fit(
-    job: Job,
-    run: RunDirectory,
-    checkpoints: Checkpoints,
-    interrupt: Interrupt,
-    name: str,
-    resume: bool,
-    on_epoch: Callable[[dict[str, Any]], None],
+@contextlib.contextmanager
+def _status(run: RunDirectory) -> Iterator[None]:
+    """Note in the run's directory how it ended, unless it is complete."""
+    try:
+        yield
+    except (InterruptedRun, PeerLostError) as error:
+        run.set_status("interrupted", reason=str(error))
+        raise
+    except DivergedError as error:
+        run.set_status("diverged", reason=str(error))
+        raise
+    except Exception as error:
+        run.set_status("failed", reason=f"{type(error).__name__}: {error}")
+        raise
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How far a run is."""
+
+    state: TrainState
+    progress: Progress
+    history: list[dict[str, Any]]  # the lines of metrics.jsonl
+    dead: Counts  # relu units at initialisation
+
+
+def _begin(
+    job: Job, run: RunDirectory, checkpoints: Checkpoints | None, name: str,
     on_note: Callable[[str], None],
-) -> Result:
+) -> Stage:  # fmt: skip
+    """The start of a run, or its newest checkpoint where `checkpoints` are given."""
     config = job.config
     state, progress = job.init(), Progress()
-    before = count_dead(job, state)
+    dead = count_dead(job, state)
     history: list[dict[str, Any]] = []
-    found = checkpoints.restore_newest(state) if resume else None
-    if found:
-        state, saved = found
+    if checkpoints and (newest := checkpoints.restore_newest(state)):
+        state, saved = newest
         check_same("checkpoint", saved["config"], config.to_dict())
         progress = Progress(**{f.name: saved[f.name] for f in dataclasses.fields(Progress)})
         history = saved["history"]
@@ -147,9 +159,18 @@ def _fit(
     run.begin(history)
     run.set_status("running", epoch=progress.epoch)
     _describe(job, run, name)
-    uneven = sharding.padding_warning(config, job.plan.sharding)
-    for text in [*config.warnings(), *([uneven] if uneven else []), *dead_layers(before)]:
+    padding = sharding.padding_warning(config, job.plan.sharding)
+    for text in [*config.warnings(), *([padding] if padding else []), *dead_layers(dead)]:
         on_note(text)
+    return Stage(state, progress, history, dead)
+
+
+def _train(
+    job: Job, run: RunDirectory, checkpoints: Checkpoints, begun: Stage, interrupt: Interrupt,
+    on_epoch: Callable[[dict[str, Any]], None],
+) -> Stage:  # fmt: skip
+    """Epochs until the run is done; its kept state."""
+    config, state, progress, history = job.config, begun.state, begun.progress, begun.history
     for report in epochs(job, state, progress, interrupt):
         state, progress = report.state, report.progress
         history.append(plain(report.metrics))
@@ -157,13 +178,8 @@ def _fit(
         on_epoch(report.metrics)
         check_finite(report.metrics, progress, config)
         stopping = hosts.several() and interrupt.coming()
-        best = progress.best_epoch
-        if (
-            progress.done(config)
-            or stopping
-            or best == progress.epoch
-            or (progress.epoch % config.save_every == 0)
-        ):
+        best, due = progress.best_epoch, progress.epoch % config.save_every == 0
+        if progress.done(config) or stopping or best == progress.epoch or due:
             record = {
                 **dataclasses.asdict(progress), "config": config.to_dict(), "history": history,
             }  # fmt: skip
@@ -171,13 +187,18 @@ def _fit(
         if stopping and not progress.done(config):
             interrupt.stop()
     state, _ = checkpoints.restore(progress.kept(config), state)
-    dead = count_dead(job, state)
-    summary = conclude(job, state, progress, history, name, (before, dead))
+    return Stage(state, progress, history, begun.dead)
+
+
+def _finish(job: Job, run: RunDirectory, ended: Stage, name: str) -> Result:
+    """Test the kept weights and write what is known at the end."""
+    state, dead = ended.state, count_dead(job, ended.state)
+    summary = conclude(job, state, ended.progress, ended.history, name, (ended.dead, dead))
     _write_predictions(job, run, state)
     _write_filters(job, run, state)
-    run.write_text("README.md", card.page(config, summary, history, dead))
+    run.write_text("README.md", card.page(job.config, summary, ended.history, dead))
     run.write_json("summary.json", summary)
-    run.set_status("complete", epoch=progress.epoch)
+    run.set_status("complete", epoch=ended.progress.epoch)
     return Result(summary, state, run.path)
 
 
@@ -209,76 +230,10 @@ def _describe(job: Job, run: RunDirectory, name: str) -> None:
     })  # fmt: skip
 
 
-def conclude(
-    job: Job,
-    state: TrainState,
-    progress: Progress,
-    history: list[dict[str, Any]],
-    name: str,
-    dead: tuple[Counts, Counts] | None,
-) -> dict[str, Any]:
-    """Test the kept weights, once -> summary.json.
-
-    Args:
-        job: of the run.
-        state: the kept one.
-        progress: after the last epoch.
-        history: the epochs' lines.
-        name: of the experiment.
-        dead: `count_dead` at initialisation and of `state`. None: only what scores the run is
-            wanted, so the training rows, a long pass more, are not evaluated either.
-    """
-    config = job.config
-    measured = {
-        split: finalize(jax.device_get(job.run("evaluate", state, split)))
-        for split in (("test",) if dead is None else ("train", "test"))
-    }
-    # The documents' protocol validates on the test rows: once is enough.
-    same = np.array_equal(job.rows.validation, job.rows.test)
-    measured["val"] = measured["test"] if same else finalize(
-        jax.device_get(job.run("evaluate", state, "validation"))
-    )  # fmt: skip
-    counts = totals(config.table(job.dataset.shape, job.dataset.num_classes))
-    return {
-        "experiment": name,
-        "protocol": config.protocol,
-        "seed": config.seed,
-        **{key: counts[key] for key in ("params", "trainable_params")},
-        "epochs_run": progress.epoch,
-        "best_epoch": progress.best_epoch,
-        "kept_epoch": progress.kept(config),
-        "stopped_early": progress.epoch < config.epochs,
-        **{f"{s}_{k}": v for s, found in measured.items() for k, v in found.items()},
-        "train_rows": len(job.rows.train),
-        "val_rows": len(job.rows.validation),
-        "test_rows": len(job.rows.test),
-        "seconds": sum(row["seconds"] for row in history),
-        "compile_seconds": job.compile_seconds,
-        "images_per_second": float(np.median([row["images_per_second"] for row in history])),
-        **({} if dead is None else _dead_units(*dead)),
-        "params_digest": tree_digest(jax.device_get(state.params)),
-        "data_digest": job.dataset.digest,
-        "split_digest": splits.digest(job.rows),
-        "fingerprint": config.fingerprint(),
-        "device": jax.devices()[0].device_kind,
-        "backend": jax.default_backend(),
-        "versions": versions(),
-    }
-
-
-def _dead_units(before: Counts, after: Counts) -> dict[str, Any]:
-    return {
-        "dead_units_init": sum(n for n, _ in before.values()),
-        "dead_units": sum(n for n, _ in after.values()),
-        "dead_layers": [layer for layer, (n, units) in after.items() if n == units],
-        "relu_units": sum(units for _, units in after.values()),
-    }
-
-
 def _write_predictions(job: Job, run: RunDirectory, state: TrainState) -> None:
     """predictions.npz: row [N], label [N], logits [N, K] of the test rows."""
     rows = job.rows.test
-    logits = np.asarray(job.run("predict", state, "test"))
+    logits = job.predict(state, "test")
     run.write_npz("predictions.npz", row=rows, label=job.labels()[rows], logits=logits)
 
 
@@ -289,19 +244,3 @@ def _write_filters(job: Job, run: RunDirectory, state: TrainState) -> None:
         return
     kernel = np.asarray(jax.device_get(state.params[first.name]["kernel"]), np.float32)
     run.write_npz("filters.npz", layer=first.name, kernel=kernel)
-
-
-def count_dead(job: Job, state: TrainState) -> Counts:
-    """Dead relu units of each layer, on the first training rows."""
-    alive = jax.device_get(job.run("alive_units", state, "probe"))
-    return {layer: (int((~units).sum()), units.size) for layer, units in alive.items()}
-
-
-def dead_layers(dead: Counts) -> list[str]:
-    """A sentence for every layer none of whose units gives anything."""
-    return [
-        f"{layer}: all {count} relu units are dead at initialisation: nothing passes this layer, "
-        "so the network cannot learn; another --seed starts elsewhere"
-        for layer, (silent, count) in dead.items()
-        if silent == count
-    ]

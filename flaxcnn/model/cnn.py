@@ -142,96 +142,111 @@ class CNN(nn.Module):
             dropout_key: [B] typed keys, one an image, for training a model that has dropout.
             dropout_rate: one float32 for each dropout layer, in order; the layers' own if None.
         """
-        names = spec.Names()
-
-        # A unit that is alive only where no window lies would be told dead.
-        early = not on_cpu(self.platform) and not self.is_mutable_collection(ALIVE)
-
-        def run(layers: tuple[spec.Layer, ...], x: jax.Array) -> jax.Array:
-            while layers:
-                group = layers[: _pooled_early(layers) if early else 1]
-                layers = layers[len(group) :]
-                named = [(names.next(layer), layer) for layer in group]
-                x = apply(*named[0][::-1], x) if len(group) == 1 else pool_early(named, x)
-            return x
-
-        def pool_early(named: list[tuple[str, spec.Layer]], x: jax.Array) -> jax.Array:
-            """A convolution, an activation or both, and a maximum taken before bias and activation.
-
-            The result is the same, and all that comes after it has a fraction of the values.
-            """
-            (name, first), *between, (pool_name, pool) = named
-            take = functools.partial(apply, pool, pool_name)
-            if isinstance(first, spec.Conv):
-                x = Conv2D(first, self.dtype, self.platform, name=name)(x, take)
-                x = activate(name, first.activation, x)
-            else:
-                x = apply(first, name, take(x))
-            for name, layer in between:
-                x = apply(layer, name, x)
-            return x
-
-        def activate(name: str, function: str | None, x: jax.Array) -> jax.Array:
-            if function is None:
-                return x
-            x = FUNCTIONS[function](x)
-            if function == "relu":
-                self.sow(ALIVE, f"{ALIVE}_{name}", (x > 0).any(axis=tuple(range(x.ndim - 1))))
-            return x
-
-        def apply(layer: spec.Layer, name: str, x: jax.Array) -> jax.Array:
-            match layer:
-                case spec.Conv():
-                    conv = Conv2D(layer, self.dtype, self.platform, name=name)
-                    return activate(name, layer.activation, conv(x))
-                case spec.Dense():
-                    dense = nn.Dense(
-                        layer.units, use_bias=layer.bias, dtype=self.dtype, name=name,
-                        kernel_init=getattr(nn.initializers, layer.init)(),
-                    )  # fmt: skip
-                    return activate(name, layer.activation, dense(x))
-                case spec.MaxPool():
-                    return max_pool2d(
-                        x, spec.pair(layer.size, "size"), layer.strides, layer.padding,
-                        self.platform,
-                    )  # fmt: skip
-                case spec.AvgPool():
-                    return avg_pool2d(
-                        x, spec.pair(layer.size, "size"), layer.strides, layer.padding
-                    )
-                case spec.GlobalAvgPool():
-                    return x.mean(axis=(1, 2))
-                case spec.Flatten():
-                    return flatten(x, self.platform)
-                case spec.Activation(function="leaky_relu"):
-                    return _leaky_relu(x, layer.slope)
-                case spec.Activation():
-                    return activate(name, layer.function, x)
-                case spec.Dropout():
-                    if not train or not layer.rate:
-                        return x
-                    if dropout_key is None:
-                        raise ValueError("dropout_key: training a model with dropout needs one")
-                    number = names.seen["dropout"]  # from 1
-                    own = jnp.float32(layer.rate)
-                    rate = own if dropout_rate is None else dropout_rate[number - 1]
-                    return dropout(x, dropout_key, number, rate, self.platform)
-                case spec.BatchNorm():
-                    norm = BatchNorm(layer, self.dtype, self.axis, self.platform, name=name)
-                    return norm(x, train, mask)
-                case spec.Residual():
-                    return activate(
-                        name, layer.activation, run(layer.layers, x) + run(layer.shortcut, x)
-                    )
-
+        forward = Forward(self, train, mask, dropout_key, dropout_rate)
         x = x.astype(self.dtype)
-        chosen = jax.default_matmul_precision(self.products) if self.products else nullcontext()
-        with chosen:
+        precision = jax.default_matmul_precision(self.products) if self.products else nullcontext()
+        with precision:
             if not (self.remat and train):
-                return run(self.layers, x).astype(jnp.float32)
+                return forward.layers(self.layers, x).astype(jnp.float32)
             for segment in _segments(self.layers):
-                x = nn.remat(lambda _, x, segment=segment: run(segment, x))(self, x)
+                again = nn.remat(lambda _, x, segment=segment: forward.layers(segment, x))
+                x = again(self, x)
             return x.astype(jnp.float32)
+
+
+class Forward:
+    """One pass through the layers of a model, from within its call. Arguments as there."""
+
+    def __init__(
+        self, model: CNN, train: bool, mask: jax.Array | None, dropout_key: jax.Array | None,
+        dropout_rate: jax.Array | None,
+    ):  # fmt: skip
+        self.model, self.train, self.mask = model, train, mask
+        self.dropout_key, self.dropout_rate = dropout_key, dropout_rate
+        self.names = spec.Names()
+        self.dropouts = 0  # layers so far, each with a stream of random numbers of its own
+        # A unit that is alive only where no window is would be called dead.
+        self.pools_early = not (on_cpu(model.platform) or model.is_mutable_collection(ALIVE))
+
+    def layers(self, layers: tuple[spec.Layer, ...], x: jax.Array) -> jax.Array:
+        """x through one layer after the other."""
+        while layers:
+            group = layers[: _pooled_early(layers) if self.pools_early else 1]
+            layers = layers[len(group) :]
+            named = [(self.names.next(layer), layer) for layer in group]
+            x = self.layer(*named[0], x) if len(group) == 1 else self.pool_early(named, x)
+        return x
+
+    def layer(self, name: str, layer: spec.Layer, x: jax.Array) -> jax.Array:
+        """x [B, ...] through one layer, whose parameters are called `name`."""
+        dtype, platform = self.model.dtype, self.model.platform
+        match layer:
+            case spec.Conv():
+                conv = Conv2D(layer, dtype, platform, name=name)
+                return self.activate(name, layer.activation, conv(x))
+            case spec.Dense():
+                init = getattr(nn.initializers, layer.init)()
+                dense = nn.Dense(layer.units, layer.bias, dtype=dtype, kernel_init=init, name=name)
+                return self.activate(name, layer.activation, dense(x))
+            case spec.MaxPool():
+                size = spec.pair(layer.size, "size")
+                return max_pool2d(x, size, layer.strides, layer.padding, platform)
+            case spec.AvgPool():
+                size = spec.pair(layer.size, "size")
+                return avg_pool2d(x, size, layer.strides, layer.padding)
+            case spec.GlobalAvgPool():
+                return x.mean(axis=(1, 2))
+            case spec.Flatten():
+                return flatten(x, platform)
+            case spec.Activation(function="leaky_relu"):
+                return _leaky_relu(x, layer.slope)
+            case spec.Activation():
+                return self.activate(name, layer.function, x)
+            case spec.Dropout():
+                return self.dropout(layer, x)
+            case spec.BatchNorm():
+                norm = BatchNorm(layer, dtype, self.model.axis, platform, name=name)
+                return norm(x, self.train, self.mask)
+            case spec.Residual():
+                total = self.layers(layer.layers, x) + self.layers(layer.shortcut, x)
+                return self.activate(name, layer.activation, total)
+
+    def activate(self, name: str, function: str | None, x: jax.Array) -> jax.Array:
+        """The function of x, noting which relu units are alive; None: x itself."""
+        if function is None:
+            return x
+        x = FUNCTIONS[function](x)
+        if function == "relu":
+            alive = (x > 0).any(axis=tuple(range(x.ndim - 1)))
+            self.model.sow(ALIVE, f"{ALIVE}_{name}", alive)
+        return x
+
+    def dropout(self, layer: spec.Dropout, x: jax.Array) -> jax.Array:
+        """x with values dropped by the row keys, in training."""
+        self.dropouts += 1
+        if not self.train or not layer.rate:
+            return x
+        if self.dropout_key is None:
+            raise ValueError("dropout_key: training a model with dropout needs one")
+        rates, number = self.dropout_rate, self.dropouts
+        rate = jnp.float32(layer.rate) if rates is None else rates[number - 1]
+        return dropout(x, self.dropout_key, number, rate, self.model.platform)
+
+    def pool_early(self, named: list[tuple[str, spec.Layer]], x: jax.Array) -> jax.Array:
+        """A convolution, an activation or both, and a maximum taken before bias and activation.
+
+        The result is the same, and all that comes after it has a fraction of the values.
+        """
+        (name, first), *between, (pool_name, pool) = named
+        take = functools.partial(self.layer, pool_name, pool)
+        if isinstance(first, spec.Conv):
+            conv = Conv2D(first, self.model.dtype, self.model.platform, name=name)
+            x = self.activate(name, first.activation, conv(x, take))
+        else:
+            x = self.layer(name, first, take(x))
+        for name, layer in between:
+            x = self.layer(name, layer, x)
+        return x
 
 
 def _pooled_early(layers: tuple[spec.Layer, ...]) -> int:

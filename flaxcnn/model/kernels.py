@@ -51,11 +51,11 @@ def pads(shape: Pair, window: Pair, stride: Pair, padding: Padding) -> Pads:
     """Zero rows before and after H and W; SAME puts the odd one after, as Keras and XLA do."""
     if padding == "valid":
         return NO_PADS
-    found = []
+    widths = []
     for n, k, s in zip(shape, window, stride, strict=True):
         total = max((-(-n // s) - 1) * s + k - n, 0)
-        found.append((total // 2, total - total // 2))
-    return found[0], found[1]
+        widths.append((total // 2, total - total // 2))
+    return widths[0], widths[1]
 
 
 def conv2d(
@@ -178,7 +178,7 @@ def _turned_conv(w: jax.Array, dy: jax.Array, pad: Pads) -> jax.Array:
 
 
 def _by_rows(w: jax.Array, dy: jax.Array) -> jax.Array:
-    """dx of a convolution without padding: every kernel row alone, then added where it lies.
+    """dx of a convolution without padding: every kernel row alone, then added in its place.
 
     A tall kernel on a low map multiplies mostly zeros where dy is padded by rows. Here one
     convolution with kernels of one row gives what each row of w sends back, [B, H', W, kh, I].

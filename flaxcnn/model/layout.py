@@ -44,7 +44,7 @@ def materialize(x: jax.Array, shape: tuple[int, ...], platform: str | None = Non
     """x in another shape, or the same, written to memory: XLA's CPU fusions end here.
 
     A fusion that ends in a reshape runs on the axes of its result, and one that must find row,
-    column and channel by division is three times slower; one that computes x anew wherever it is
+    column and channel by division is three times slower; one that computes x again wherever it is
     read may be slower too (benchmarks/NOTES.md).
     """
     if not on_cpu(platform):

@@ -31,8 +31,8 @@ def _at_once(axis: str | None, *sums: jax.Array) -> tuple[jax.Array, ...]:
     if axis is None:
         return sums
     flat, parts = ravel_pytree(sums)
-    found: tuple[jax.Array, ...] = parts(lax.psum(flat, axis))
-    return found
+    total: tuple[jax.Array, ...] = parts(lax.psum(flat, axis))
+    return total
 
 
 def normalize(
@@ -71,8 +71,8 @@ def _batch_norm(
     epsilon: float, axis: str | None, platform: str | None,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:  # fmt: skip
     forward = _batch_norm_forward(x, scale, bias, weight, center, epsilon, axis, platform)
-    found: tuple[jax.Array, tuple[jax.Array, jax.Array]] = forward[0]
-    return found
+    result: tuple[jax.Array, tuple[jax.Array, jax.Array]] = forward[0]
+    return result
 
 
 def _batch_norm_forward(

@@ -31,7 +31,7 @@ from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.datasets import require_resident
 from flaxcnn.engine.devices import pixel_memory
 from flaxcnn.engine.interrupt import Interrupt
-from flaxcnn.engine.job import Job, make_hypers, make_job, make_plan
+from flaxcnn.engine.job import make_plan
 from flaxcnn.engine.loop import (
     EpochSums,
     Progress,
@@ -40,8 +40,10 @@ from flaxcnn.engine.loop import (
     epochs,
     one_epoch,
 )
+from flaxcnn.engine.make_job import make_resident_job
+from flaxcnn.engine.resident import ResidentJob
+from flaxcnn.engine.score import Counts, conclude, count_dead
 from flaxcnn.engine.step import TrainState
-from flaxcnn.engine.train import Counts, conclude, count_dead
 from flaxcnn.errors import DivergedError, OutOfMemoryError
 from flaxcnn.recipe.config import Config
 from flaxcnn.studies.groups import Group, Queue, Share, Shares, rows_of
@@ -66,8 +68,8 @@ class Outcome:
 
 
 def make_jobs(
-    group: Group, dataset: Dataset, earlier: Sequence[Job] = (), runs: int | None = None
-) -> list[Job]:
+    group: Group, dataset: Dataset, earlier: Sequence[ResidentJob] = (), runs: int | None = None
+) -> list[ResidentJob]:
     """What runs the group: a job a device, or one that spreads the batches of a single run.
 
     Args:
@@ -84,10 +86,10 @@ def make_jobs(
     plan = group.plan if several else make_plan(config, group.plan.train_rows)
     require_resident(config, dataset, "a study", pixel_memory())
     if len(earlier) == len(devices) and earlier[0].plan.sharding == plan.sharding:
-        return [job.for_plan(plan, config) for job in earlier]
+        return [job.with_plan(plan, config) for job in earlier]
     if not several:
-        return [make_job(config, dataset)]
-    one = make_job(config, dataset, devices[0])
+        return [make_resident_job(config, dataset)]
+    one = make_resident_job(config, dataset, devices[0])
     return [one, *(one.on(device) for device in devices[1:])]
 
 
@@ -130,13 +132,16 @@ class Recorder:
             self, done=locked(self.done), too_large=locked(self.too_large), watch=locked(self.watch)
         )
 
-    def count_dead(self, job: Job, state: TrainState) -> Counts | None:
+    def count_dead(self, job: ResidentJob, state: TrainState) -> Counts | None:
         """None where it is not wanted."""
         return None if self.scores_only else count_dead(job, state)
 
 
 def run_groups(
-    groups: Sequence[tuple[Group, int]], jobs: list[Job], interrupt: Interrupt, recorder: Recorder
+    groups: Sequence[tuple[Group, int]],
+    jobs: list[ResidentJob],
+    interrupt: Interrupt,
+    recorder: Recorder,
 ) -> None:
     """Train every run of the groups.
 
@@ -156,7 +161,7 @@ def run_groups(
         try:
             while share := shares.take():
                 if jobs[place].plan.sharding.devices == 1:  # over several there is a single run
-                    jobs[place] = jobs[place].for_plan(share.plan, share.config)
+                    jobs[place] = jobs[place].with_plan(share.plan, share.config)
                 own = OnRows(jobs[place])
                 for queue in share.queues:
                     if share.width > 1:
@@ -187,21 +192,19 @@ def run_groups(
 class OnRows:
     """A job for the runs of a group: programs and pixels are shared, by equal splits rows too."""
 
-    def __init__(self, job: Job):
+    def __init__(self, job: ResidentJob):
         self._known = {rows_of(job.config): job}
         self._any = job
 
-    def of(self, config: Config) -> Job:
+    def of(self, config: Config) -> ResidentJob:
         """The job of one run."""
         rows = rows_of(config)
         if rows not in self._known:
-            self._known[rows] = self._any.on_rows_of(config)
-        job = self._known[rows]
-        hypers = jax.device_put(make_hypers(config), job.place)
-        return dataclasses.replace(job, config=config, hypers=hypers, compile_seconds=0.0)
+            self._known[rows] = self._any.with_rows(config)
+        return self._known[rows].with_config(config)
 
 
-def _one(job: Job, run: PlannedRun, interrupt: Interrupt, recorder: Recorder) -> None:
+def _one(job: ResidentJob, run: PlannedRun, interrupt: Interrupt, recorder: Recorder) -> None:
     """A run from its first epoch to its row."""
     state = job.init()
     slot = Slot(run, job, recorder, recorder.count_dead(job, state))
@@ -219,7 +222,7 @@ class Slot:
     """A run under way; in a stack, in its place."""
 
     run: PlannedRun
-    job: Job
+    job: ResidentJob
     recorder: Recorder
     before: Counts | None  # dead units
     progress: Progress = field(default_factory=Progress)
@@ -262,7 +265,7 @@ class Slot:
         return Outcome(run, {**row, **_identity(run), "status": "complete"}, history, predictions)
 
     def _predictions(self, state: TrainState) -> dict[str, np.ndarray]:
-        logits = np.asarray(self.job.run("predict", state, "test"))
+        logits = self.job.predict(state, "test")
         rows = self.job.rows.test
         return {"row": rows, "label": self.job.labels()[rows], "predicted": logits.argmax(axis=1)}
 
@@ -305,11 +308,10 @@ def _side_by_side(
         slots.append(None)
         starts.append(starts[0])
     states, hypers = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
-    stack = dataclasses.replace(one, hypers=hypers, width=width)
-    stack.compile("train_epoch", states, "train")  # before the first clock starts
-    stack.compile("evaluate", states, "validation")
+    stack = one.stacked(hypers, width)
+    stack.compile(states)  # before the first clock starts
     while running := sum(slot is not None for slot in slots):
-        stack = dataclasses.replace(stack, hypers=hypers)
+        stack = one.stacked(hypers, width)
         states, found = one_epoch(stack, states, interrupt)
         for place, slot in enumerate(slots):
             if slot is None:

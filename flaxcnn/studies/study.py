@@ -16,8 +16,8 @@ from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.datasets import load_for, require_resident
 from flaxcnn.engine.folder import runs_folder, stamp
 from flaxcnn.engine.interrupt import Interrupt
-from flaxcnn.engine.job import Job
 from flaxcnn.engine.record import environment, other_software
+from flaxcnn.engine.resident import ResidentJob
 from flaxcnn.engine.saved import check_data
 from flaxcnn.errors import ConfigError, InterruptedRun, OutOfMemoryError
 from flaxcnn.recipe.config import Config
@@ -67,7 +67,7 @@ class Tell:
     """What a study says while it runs; a warning is logged, the others are not said, by default."""
 
     note: Callable[[str], None] = log.warning
-    group: Callable[[Group, list[Job], int], None] = lambda group, jobs, width: None
+    group: Callable[[Group, list[ResidentJob], int], None] = lambda group, jobs, width: None
     run: Callable[[Outcome, int, int], None] = lambda outcome, ended, planned: None
 
 
@@ -151,7 +151,7 @@ class TooLarge(NamedTuple):
 @enough_memory()
 def carry_out(
     planned: Sequence[PlannedRun], data: Dataset, folder: StudyDirectory, name: str, how: How,
-    max_memory: int | None, tell: Tell, interrupt: Interrupt, jobs: list[Job] | None = None,
+    max_memory: int | None, tell: Tell, interrupt: Interrupt, jobs: list[ResidentJob] | None = None,
     watch: Watch = lambda run, metrics: None, in_turn: bool = False, all_or_none: bool = False,
 ) -> list[TooLarge]:  # fmt: skip
     """Train what is planned and has not ended yet, and record each run as it ends.

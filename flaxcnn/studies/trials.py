@@ -19,7 +19,7 @@ import numpy as np
 
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.engine.interrupt import Interrupt
-from flaxcnn.engine.job import Job
+from flaxcnn.engine.resident import ResidentJob
 from flaxcnn.errors import ConfigError, InterruptedRun, OutOfMemoryError, WriteError
 from flaxcnn.studies.candidates import Contender, contender, name_of
 from flaxcnn.studies.plan import PlannedRun, Scoring, with_setting
@@ -108,7 +108,7 @@ class Work:
     longest: int  # epochs of a run
     tell: Tell
     say: Say
-    jobs: list[Job] = field(default_factory=list)  # of the trial before, for its programs
+    jobs: list[ResidentJob] = field(default_factory=list)  # of the trial before, for its programs
 
     def planned(self, one: Contender) -> list[PlannedRun]:
         """The runs of a recipe."""

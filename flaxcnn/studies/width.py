@@ -18,7 +18,8 @@ import jax.numpy as jnp
 from flaxcnn.backend import enough_memory
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.batches import steps_per_epoch
-from flaxcnn.engine.job import Job
+from flaxcnn.engine.programs import ProgramCache
+from flaxcnn.engine.resident import ResidentJob
 from flaxcnn.engine.step import TrainState
 from flaxcnn.errors import ConfigError, OutOfMemoryError
 from flaxcnn.studies.groups import Group
@@ -49,7 +50,7 @@ def free_memory() -> int:
     return int((int(found[1]) * 1024 if found else pages) * MEMORY_PART)
 
 
-def choose_width(group: Group, jobs: list[Job], how: How, max_memory: int | None) -> int:
+def choose_width(group: Group, jobs: list[ResidentJob], how: How, max_memory: int | None) -> int:
     """Runs side by side in each of the group's jobs.
 
     "map": one. "vmap": as many as there are and fit. "auto": 1, 2, 4, ... as long as a run gets
@@ -113,26 +114,26 @@ def _widths(most: int) -> Iterator[int]:
     return itertools.chain(powers, [most])
 
 
-def _short(job: Job) -> Job:
+def _short(job: ResidentJob) -> ResidentJob:
     """The job with a few batches for training rows."""
     rows = job.rows.train[: STEPS * job.plan.batch_size]
     steps = steps_per_epoch(len(rows), job.plan.batch_size, job.plan.drop_last)
     plan = dataclasses.replace(job.plan, train_rows=len(rows), steps_per_epoch=steps)
     # Programs of its own: of a job, they are told apart by the number of rows alone.
     return dataclasses.replace(
-        job, plan=plan, rows=dataclasses.replace(job.rows, train=rows), _compiled={}
+        job, plan=plan, rows=dataclasses.replace(job.rows, train=rows), programs=ProgramCache()
     )
 
 
-def _stack(job: Job, width: int) -> tuple[Job, TrainState]:
+def _stack(job: ResidentJob, width: int) -> tuple[ResidentJob, TrainState]:
     state, hypers = job.init(), job.hypers
     if width == 1:
         return job, state
     copies = lambda tree: jax.tree.map(lambda x: jnp.stack([x] * width), tree)  # noqa: E731
-    return dataclasses.replace(job, hypers=copies(hypers), width=width), copies(state)
+    return job.stacked(copies(hypers), width), copies(state)
 
 
-def _bytes(job: Job, width: int) -> float:
+def _bytes(job: ResidentJob, width: int) -> float:
     """What `width` runs of one device take beyond the data: states, gradients, activations.
 
     Infinite where their states alone are too large.
@@ -140,7 +141,7 @@ def _bytes(job: Job, width: int) -> float:
     try:
         with enough_memory():
             stack, state = _stack(job, width)
-            found = stack.compile("train_epoch", state, "train").memory_analysis()
+            found = stack.train_program(state).memory_analysis()
     except OutOfMemoryError:
         return math.inf
     own = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
@@ -148,19 +149,19 @@ def _bytes(job: Job, width: int) -> float:
     return working + 2 * own  # the kept weights beside the present ones
 
 
-def _seconds_of_a_run(jobs: list[Job], width: int, to_beat: float = math.inf) -> float:
+def _seconds_of_a_run(jobs: list[ResidentJob], width: int, to_beat: float = math.inf) -> float:
     """Of the fastest of a few trials on all devices at once, by run; the first may end it.
 
     Infinite where the memory is too small.
     """
 
-    def trial(job: Job) -> float:
+    def trial(job: ResidentJob) -> float:
         stack, state = _stack(job, width)
-        stack.compile("train_epoch", state, "train")
+        stack.train_program(state)
         best = math.inf
         for _ in range(1 + TRIALS):  # the first warms up
             began = time.perf_counter()
-            state, sums = stack.run("train_epoch", state, "train")
+            state, sums = stack.train_epoch(state)
             jax.block_until_ready((state, sums))
             best = min(best, time.perf_counter() - began)
             if best > HOPELESS * to_beat * width:

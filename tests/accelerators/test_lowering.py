@@ -28,7 +28,11 @@ def lowered(monkeypatch, config, platform, program="train_epoch", width=0):
     """StableHLO of a program for `platform`, whatever the devices of this process are."""
     monkeypatch.setattr(sharding, "platform", lambda: PLATFORMS[platform])
     job, state = programs.abstract_job(config, 1, width, steps=2)
-    return job.traced(program, state).lower(lowering_platforms=(platform,)).as_text()
+    return (
+        job.traced(programs.PROGRAMS[program], state)
+        .lower(lowering_platforms=(platform,))
+        .as_text()
+    )
 
 
 def count(text, op):
@@ -113,7 +117,7 @@ for name in sys.argv[1:]:
     for platform, own in {"cuda": "gpu", "tpu": "tpu"}.items():
         sharding.platform = lambda: own
         job, state = programs.abstract_job(models.find(name), 8, steps=2)
-        traced = job.traced("train_epoch", state)
+        traced = job.traced(programs.PROGRAMS["train_epoch"], state)
         text = traced.lower(lowering_platforms=(platform,)).as_text()
         found[f"{name} {platform}"] = len(re.findall('"?stablehlo.all_reduce"?[ (<]', text))
 print(json.dumps(found))
@@ -151,7 +155,7 @@ def test_shapes_are_those_of_a_run(digits_job):
 @pytest.fixture(scope="module")
 def digits_job():
     from flaxcnn.data.datasets import load
-    from flaxcnn.engine.job import make_job
+    from flaxcnn.engine.make_job import make_job
 
     job = make_job(models.find("digits/quickstart"), load("digits"))
     return job, job.init()

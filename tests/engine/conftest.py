@@ -11,8 +11,8 @@ from small_runs import TINY, Child, compiled_in
 
 from flaxcnn.data import datasets
 from flaxcnn.engine.interrupt import Interrupt
-from flaxcnn.engine.job import make_job
 from flaxcnn.engine.loop import Progress, epochs
+from flaxcnn.engine.make_job import make_job
 from flaxcnn.engine.train import fit
 
 

@@ -84,7 +84,7 @@ def test_without_weights_or_hold_out_the_engine_is_the_same():
     job = job_of(IMAGE, LABEL)
     assert whole_batch(job).weight is None
     assert job.plan.batch_size == 12  # not the 32 asked for: padding would be computed
-    _, sums = job.run("train_epoch", job.init(), "train")
+    _, sums = job.train_epoch(job.init())
     assert finalize(sums)["loss"] > 0
 
 

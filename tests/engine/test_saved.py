@@ -116,7 +116,7 @@ def test_other_data_is_refused(trained, digits, monkeypatch):
 def test_a_split_that_changes_its_rows_is_seen(trained):
     """The rows come from the recipe again; `split.json` says which they were."""
     from flaxcnn.data import splits
-    from flaxcnn.engine.job import make_job
+    from flaxcnn.engine.make_job import make_job
 
     opened = open_run(trained.path)
     recorded = splits.from_json((trained.path / "split.json").read_text())

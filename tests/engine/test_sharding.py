@@ -179,14 +179,14 @@ def test_every_device_ends_with_the_same_bits(mode):
 
 @pytest.mark.slow
 def test_an_optimizer_in_parts_takes_a_part_of_the_memory(digits):
-    from flaxcnn.engine.job import make_job
+    from flaxcnn.engine.make_job import make_job
 
     config = dataclasses.replace(TINY, optimizer=Adam(), learning_rate=0.01, batch_size=64,
                                  layers=(Flatten(), Dense(64, "relu"), Dense(10)))  # fmt: skip
     found = {}
     for shard in (False, True):
         job = make_job(dataclasses.replace(config, shard_optimizer=shard), digits)
-        state, _ = job.run("train_epoch", job.init(), "train")
+        state, _ = job.train_epoch(job.init())
         first = jax.devices()[0]
         own = sum(part.data.nbytes for leaf in jax.tree.leaves(state.opt_state)
                   for part in leaf.addressable_shards if part.device == first)  # fmt: skip
@@ -198,7 +198,7 @@ def test_an_optimizer_in_parts_takes_a_part_of_the_memory(digits):
 @pytest.mark.slow
 def test_activations_computed_again_change_nothing(digits):
     """More convolutions in the program as it is handed to XLA, the same weights after it."""
-    from flaxcnn.engine.job import make_job
+    from flaxcnn.engine.make_job import make_job
     from flaxcnn.engine.step import gradients
     from flaxcnn.recipe.layers import Activation, MaxPool
 
@@ -210,7 +210,7 @@ def test_activations_computed_again_change_nothing(digits):
         state, rows = job.init(), jnp.arange(8, dtype=jnp.int32)
         args = state, job.hypers, job.data.scaling, take(job.data, rows, rows >= 0)
         program = jax.jit(functools.partial(gradients, job.plan)).lower(*args).as_text()
-        state, _ = job.run("train_epoch", state, "train")
+        state, _ = job.train_epoch(state)
         found[remat] = program.count("stablehlo.convolution"), jax.device_get(state)
     assert found[True][0] > found[False][0]
     close(found[True][1], found[False][1])

@@ -212,7 +212,7 @@ def test_evaluation_in_batches_equals_the_whole(rows, size, monkeypatch):
 def test_parts_of_an_evaluation_have_every_row_once(rows, steps):
     """One program, of `steps` batches, evaluates splits of any size."""
     numbers = np.arange(100, 100 + rows, dtype=np.int32)
-    parts = programs.eval_parts(numbers, 16, steps)
+    parts = list(programs.eval_parts(numbers, 16, steps))
     assert all(row.shape == mask.shape == (steps, 16) for row, mask, _ in parts)
     assert np.concatenate([row[mask] for row, mask, _ in parts]).tolist() == numbers.tolist()
     assert sum(count for *_, count in parts) == -(-rows // 16)

@@ -13,7 +13,8 @@ from PIL import Image
 from small_runs import TINY
 
 from flaxcnn.data import datasets
-from flaxcnn.engine.job import make_job
+from flaxcnn.engine.job import Job
+from flaxcnn.engine.make_job import make_job
 from flaxcnn.engine.train import fit
 from flaxcnn.errors import ConfigError, InterruptedRun, ReaderError
 from flaxcnn.recipe.config import Flip
@@ -135,13 +136,14 @@ def test_a_pass_may_be_stopped_between_chunks_and_done_again(digits):
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        job.run("evaluate", job.init(), "train", stop)
+        job.evaluate(job.init(), "train", stop)
     calls.clear()
     with pytest.raises(InterruptedError):  # with the validation rows on their way
-        job.run("train_epoch", job.init(), "train", stop)
+        job.train_epoch(job.init(), stop)
     state = job.init()
-    for program, split in (("evaluate", "train"), ("predict", "test"), ("evaluate", "validation")):
-        found, expected = job.run(program, state, split), held.run(program, state, split)
+    for program, split in ((Job.evaluate, "train"), (Job.predict, "test"),
+                           (Job.evaluate, "validation")):  # fmt: skip
+        found, expected = program(job, state, split), program(held, state, split)
         for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
             np.testing.assert_array_equal(a, b)
     job.close()
@@ -150,7 +152,7 @@ def test_a_pass_may_be_stopped_between_chunks_and_done_again(digits):
 def test_chunks_fit_the_memory_that_is_given(digits):
     for memory, chunk in ((1, 1), (8 * 64 * 450, 4), (2**30, 13)):  # 13 batches make an epoch
         job = make_job(dataclasses.replace(TINY, input="stream", data_memory=memory), digits)
-        assert job.streaming._chunk_shape("train", training=True) == (chunk, 100)
+        assert job.stream.chunk_shape("train", training=True) == (chunk, 100)
         job.close()
 
 

@@ -13,8 +13,8 @@ from small_runs import TINY
 from flaxcnn.engine import epoch as programs
 from flaxcnn.engine.checkpoint import tree_digest
 from flaxcnn.engine.interrupt import Interrupt
-from flaxcnn.engine.job import make_job
 from flaxcnn.engine.loop import Progress, epochs
+from flaxcnn.engine.make_job import make_job
 from flaxcnn.engine.record import RunDirectory
 from flaxcnn.engine.train import fit
 from flaxcnn.errors import DivergedError
@@ -85,7 +85,7 @@ def test_keep_last(digits, tmp_path, by_hand):
 def test_epoch_means_are_exact(by_hand, digits):
     """Sums per batch added in float64 and divided once, the incomplete last batch included."""
     job = make_job(TINY, digits)
-    state, sums = job.run("train_epoch", job.init(), "train")
+    state, sums = job.train_epoch(job.init())
     rows = len(job.rows.train)
     assert rows % TINY.batch_size, "the last batch must be incomplete"
     loss, hits, count = (
@@ -95,7 +95,7 @@ def test_epoch_means_are_exact(by_hand, digits):
     metrics = by_hand[0][0]
     assert metrics["train_loss"] == sum(loss) / rows
     assert metrics["train_accuracy"] == sum(hits) / rows
-    logits = np.asarray(job.run("predict", state, "validation"), np.float64)
+    logits = np.asarray(job.predict(state, "validation"), np.float64)
     label = np.asarray(job.data.label)[job.rows.validation]
     shifted = logits - logits.max(axis=1, keepdims=True)
     entropy = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(label)), label]
@@ -178,7 +178,7 @@ def test_an_epoch_uses_its_state_up(digits):
     """Donated: parameters and moments are updated where they lie, on every device."""
     job = make_job(fast(), digits)
     state = job.init()
-    after, _ = job.run("train_epoch", state, "train")
+    after, _ = job.train_epoch(state)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((after, job.data, job.hypers)))
 

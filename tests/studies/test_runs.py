@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flaxcnn.engine.interrupt import Interrupt
-from flaxcnn.engine.job import Job
+from flaxcnn.engine.resident import ResidentJob
 from flaxcnn.engine.train import fit
 from flaxcnn.errors import ConfigError
 from flaxcnn.recipe.config import Config, Shift
@@ -192,9 +192,9 @@ def test_scores_alone_take_no_other_pass(digits, monkeypatch):
     (run,) = plan_runs(EXACT, [0])
     (whole,) = outcomes([run], digits)
     ran = []
-    honest = Job.run
+    honest = ResidentJob.run
     monkeypatch.setattr(
-        Job, "run", lambda self, program, state, split, *more: (
+        ResidentJob, "run", lambda self, program, state, split, *more: (
             ran.append((program, split)) or honest(self, program, state, split, *more)
         ),
     )  # fmt: skip

@@ -12,7 +12,7 @@ import pytest
 from optuna.trial import TrialState
 from small_runs import TINY
 
-from flaxcnn.engine.job import Job
+from flaxcnn.engine.resident import ResidentJob
 from flaxcnn.errors import ConfigError, InterruptedRun
 from flaxcnn.recipe.config import Ranges
 from flaxcnn.recipe.layers import Dense, Flatten
@@ -209,7 +209,7 @@ def test_what_is_too_large_is_told(digits, tmp_path):
 @pytest.mark.parametrize("pruner", ["none", "median"])
 def test_what_takes_too_much_memory_is_told(digits, tmp_path, monkeypatch, pruner):
     """And the search goes on: it must not stop at the same trial each time it is resumed."""
-    honest, tried = Job.compile, []
+    honest, tried = ResidentJob.compile, []
 
     def compile_(self, program, state, split):
         if self.config.batch_size == 64:
@@ -217,7 +217,7 @@ def test_what_takes_too_much_memory_is_told(digits, tmp_path, monkeypatch, prune
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
         return honest(self, program, state, split)
 
-    monkeypatch.setattr(Job, "compile", compile_)
+    monkeypatch.setattr(ResidentJob, "compile", compile_)
     space = parse_space({"batch_size": [64, 300]})
     result = sampled_search(SMALL, Sampling(space, "random", 4, pruner), FOLDS, dataset=digits,
                             search_dir=tmp_path / "s", refit=False)  # fmt: skip

@@ -16,7 +16,7 @@ from small_runs import TINY
 import flaxcnn
 from flaxcnn.data import splits
 from flaxcnn.data.arrays import dataset
-from flaxcnn.engine.job import Job
+from flaxcnn.engine.resident import ResidentJob
 from flaxcnn.errors import ConfigError, DivergedError, InterruptedRun, OutOfMemoryError
 from flaxcnn.recipe.config import Archive, Config, Fold, Ranges
 from flaxcnn.recipe.layers import Conv, Dense, Flatten, MaxPool
@@ -380,14 +380,14 @@ def test_of_equals_the_smaller_wins():
 @pytest.fixture
 def small_memory(monkeypatch):
     """Programs for batches of more than 100 do not fit."""
-    honest = Job.compile
+    honest = ResidentJob.compile
 
     def compile_(self, program, state, split):
         if self.config.batch_size > 100:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
         return honest(self, program, state, split)
 
-    monkeypatch.setattr(Job, "compile", compile_)
+    monkeypatch.setattr(ResidentJob, "compile", compile_)
 
 
 @pytest.mark.parametrize("how", ["auto", "vmap"])

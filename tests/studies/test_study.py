@@ -241,8 +241,8 @@ class TestWidth:
         job = make_jobs(grouped(plan_runs(few, range(8)), digits)[0], digits)[0]
         short = widths._short(job)
         assert short.plan.steps_per_epoch == job.plan.steps_per_epoch
-        short.compile("train_epoch", short.init(), "train")
-        assert not job._compiled
+        short.train_program(short.init())
+        assert not job.programs.programs
 
     @pytest.mark.slow
     def test_it_is_measured_once_for_networks_alike(self, digits, tmp_path, monkeypatch):

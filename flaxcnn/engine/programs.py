@@ -1,11 +1,12 @@
-"""Programs compiled for the devices they run on, with the options that each back end needs."""
+"""Compiled programs: with the options that each back end needs, and kept for the next call."""
 
 from __future__ import annotations
 
 import functools
 import logging
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
@@ -31,9 +32,9 @@ def jitted(
     Args:
         plan: what is compiled in.
         program: of `flaxcnn.engine.epoch`, such as `train_epoch`.
-        stacked: for each argument the axis along which runs lie side by side; None: a single run.
-        donate: the first argument, the state, is used up.
-        out: where results lie; None: where the compiler puts them.
+        stacked: for each argument the axis along which runs are stacked; None: a single run.
+        donate: the first argument, the state, is donated.
+        out: sharding of the results; None: the compiler's choice.
     """
 
     @functools.wraps(program)  # for its name in profiles
@@ -53,19 +54,19 @@ def options(plan: Plan) -> dict[str, Any]:
     """
     if plan.sharding.platform != "gpu":
         return {}
-    found: dict[str, Any] = {}
+    chosen: dict[str, Any] = {}
     several = plan.sharding.devices > 1
     if os.environ.get(NO_GRAPHS) != "0":
-        found["xla_gpu_enable_command_buffer"] = GRAPHS + (",COLLECTIVES" if several else "")
+        chosen["xla_gpu_enable_command_buffer"] = GRAPHS + (",COLLECTIVES" if several else "")
     if plan.exact:
-        found["xla_gpu_deterministic_ops"] = True
+        chosen["xla_gpu_deterministic_ops"] = True
     if several:
-        found["xla_gpu_enable_latency_hiding_scheduler"] = True
-    return found
+        chosen["xla_gpu_enable_latency_hiding_scheduler"] = True
+    return chosen
 
 
-def compiled(lowered: jax.stages.Lowered, plan: Plan) -> jax.stages.Compiled:
-    """Compile with the back end's options; without those that promise nothing where it refuses."""
+def compile_program(lowered: jax.stages.Lowered, plan: Plan) -> jax.stages.Compiled:
+    """Compile with the back end's options; if it refuses, with those alone that results need."""
     wanted = options(plan)
     if not wanted:
         return lowered.compile()
@@ -80,3 +81,29 @@ def compiled(lowered: jax.stages.Lowered, plan: Plan) -> jax.stages.Compiled:
             ", ".join(sorted(set(wanted) - set(needed))), str(error).splitlines()[0][:200],
         )  # fmt: skip
         return lowered.compile(compiler_options=needed)
+
+
+class ProgramCache:
+    """Compiled programs by what they were compiled for, and how long that took.
+
+    Args:
+        programs: to start with; by default none.
+    """
+
+    def __init__(self, programs: dict[Hashable, jax.stages.Compiled] | None = None):
+        self.programs = {} if programs is None else programs
+        self.seconds = 0.0  # of compiling, asked for through this object
+
+    def get(
+        self, key: Hashable, lower: Callable[[], jax.stages.Lowered], plan: Plan
+    ) -> jax.stages.Compiled:
+        """The program of `key`; compiled from what `lower` gives on first use."""
+        if key not in self.programs:
+            began = time.perf_counter()
+            self.programs[key] = compile_program(lower(), plan)
+            self.seconds += time.perf_counter() - began
+        return self.programs[key]
+
+    def restarted(self) -> ProgramCache:
+        """The same programs with a clock of its own, for the next run that uses them."""
+        return ProgramCache(self.programs)

@@ -1,0 +1,66 @@
+"""A recipe and its data made ready to run."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+from jax.sharding import SingleDeviceSharding
+
+from flaxcnn.data.arrays import Dataset
+from flaxcnn.data.batches import resident
+from flaxcnn.data.datasets import require_resident, streams
+from flaxcnn.engine import devices
+from flaxcnn.engine.job import Job, choose_rows, make_hypers, make_plan
+from flaxcnn.engine.programs import ProgramCache
+from flaxcnn.engine.resident import ResidentJob
+from flaxcnn.engine.streaming import Stream, StreamedJob
+from flaxcnn.recipe.config import Config
+
+
+def make_job(config: Config, dataset: Dataset) -> Job:
+    """Check the recipe against the data, choose the rows and put the data on the device.
+
+    Batches are spread over all devices, unless the run is to be exact. What is too large for
+    `data_memory` is streamed instead.
+
+    Raises:
+        ConfigError: the model cannot be built on the data's shape, or the split does not fit.
+        DataError: a class with too few rows.
+    """
+    config.table(dataset.shape, dataset.num_classes)
+    if not streams(config, dataset, devices.pixel_memory()):
+        return make_resident_job(config, dataset)
+    rows, scaling = choose_rows(config, dataset)
+    plan = make_plan(config, len(rows.train))
+    placement = devices.replicated(plan.sharding.devices)
+    no_pixels = np.zeros((0, *dataset.shape), np.uint8)
+    host = resident([no_pixels], [np.zeros(0, np.int32)], scaling)
+    hypers, data = devices.device_put_global((make_hypers(config), host), placement)
+    stream = Stream(config, dataset, rows, plan, placement)
+    return StreamedJob(config, dataset, rows, plan, hypers, data, placement, ProgramCache(), stream)
+
+
+def make_resident_job(
+    config: Config, dataset: Dataset, device: jax.Device | None = None
+) -> ResidentJob:
+    """The same with the data on the device in any case; on `device` alone, where one is given.
+
+    Raises:
+        ConfigError: as `make_job`; or the data is to be streamed, with `device` given.
+        DataError: a class with too few rows.
+    """
+    config.table(dataset.shape, dataset.num_classes)
+    if device is not None:
+        require_resident(config, dataset, "a study")
+    rows, scaling = choose_rows(config, dataset)
+    plan = make_plan(config, len(rows.train), None if device is None else 1)
+    placement = (
+        SingleDeviceSharding(device) if device else devices.replicated(plan.sharding.devices)
+    )
+    archives = (dataset.train, dataset.test)
+    host = resident(
+        [np.asarray(split.image) for split in archives], [split.label for split in archives],
+        scaling, flat=plan.sharding.platform == "tpu",
+    )  # fmt: skip
+    hypers, data = devices.device_put_global((make_hypers(config), host), placement)
+    return ResidentJob(config, dataset, rows, plan, hypers, data, placement, ProgramCache())

@@ -1,0 +1,136 @@
+"""A job whose data is on the device: an epoch is one call of one program."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import SingleDeviceSharding
+
+from flaxcnn.engine import epoch
+from flaxcnn.engine.devices import device_put_global, output_sharding
+from flaxcnn.engine.epoch import Alive
+from flaxcnn.engine.job import (
+    Check,
+    Job,
+    SplitName,
+    choose_rows,
+    make_hypers,
+    no_check,
+)
+from flaxcnn.engine.metrics import MetricSums
+from flaxcnn.engine.programs import ProgramCache, jitted
+from flaxcnn.engine.step import Hypers, Plan, TrainState
+from flaxcnn.recipe.config import Config
+
+Tree = Any
+PROGRAM_OF = ("normalize", "evaluate_train", "determinism")  # settings, beside the plan
+
+
+@dataclass(frozen=True)
+class ResidentJob(Job):
+    """Pixels, labels and row numbers are arguments of the programs, which share them.
+
+    `width` runs are stacked along a first axis of state and hypers; 0: it is a single run.
+    """
+
+    width: int = 0
+
+    def train_epoch(
+        self, state: TrainState, check: Check = no_check
+    ) -> tuple[TrainState, MetricSums]:
+        """One epoch -> (state, sums [S] of its steps); donates `state`; `check` is not called."""
+        rows = device_put_global(self.rows.train, self.placement)
+        result: tuple[TrainState, MetricSums] = self.train_program(state)(
+            state, self.hypers, self.data, rows
+        )
+        return result
+
+    def _evaluate(
+        self, state: TrainState, split: SplitName, check: Check
+    ) -> Iterator[tuple[tuple[MetricSums, jax.Array], int]]:
+        program = self.eval_program(state, split)
+        for rows, mask, count in self._batches(split):
+            yield program(state, self.data, rows, mask), count
+            check()
+
+    def _alive_units(self, state: TrainState, check: Check) -> Iterator[Alive]:
+        program = self._program(epoch.alive_units, state)
+        for rows, mask, _ in self._batches("probe"):
+            yield program(state, self.data, rows, mask)
+            check()
+
+    def _batches(self, split: SplitName) -> Iterator[tuple[jax.Array, jax.Array, int]]:
+        """Arguments of each call of an evaluation program, and its number of true batches."""
+        steps, width = self.eval_shape()
+        for rows, mask, count in epoch.eval_parts(self.split_rows(split), width, steps):
+            yield *device_put_global((rows, mask), self.placement), count
+
+    # -- programs --------------------------------------------------------------------------------
+
+    def train_program(self, state: TrainState) -> jax.stages.Compiled:
+        """The program behind `train_epoch`."""
+        return self._program(epoch.train_epoch, state)
+
+    def eval_program(self, state: TrainState, split: SplitName) -> jax.stages.Compiled:
+        """The program behind `evaluate` and `predict`, the same for every split."""
+        return self._program(epoch.evaluate, state)
+
+    def _program(self, function: Callable[..., object], state: TrainState) -> jax.stages.Compiled:
+        shape = (len(self.rows.train),) if function is epoch.train_epoch else self.eval_shape()
+        key = (function.__name__, shape, self.width)
+        return self.programs.get(key, lambda: self.traced(function, state).lower(), self.plan)
+
+    def traced(self, function: Callable[..., object], state: TrainState) -> jax.stages.Traced:
+        """`train_epoch`, `evaluate` or `alive_units` of this job, before it is lowered."""
+        each = output_sharding(self.placement)
+        trains = function is epoch.train_epoch
+        if trains:
+            shapes = [jax.ShapeDtypeStruct((len(self.rows.train),), jnp.int32)]
+            own: tuple[Tree, ...] = (state, self.hypers)
+            out: Tree = (self.state_placement(state), each)
+        else:
+            shapes = [jax.ShapeDtypeStruct(self.eval_shape(), kind) for kind in (jnp.int32, bool)]
+            own, out = (state,), each
+        shared = (self.data, *(shape.update(sharding=self.placement) for shape in shapes))
+        stacked = (*[0] * len(own), *[None] * len(shared)) if self.width else None
+        return jitted(self.plan, function, stacked, trains, out).trace(*own, *shared)
+
+    # -- other runs on the same pixels -------------------------------------------------------------
+
+    def on(self, device: jax.Device) -> ResidentJob:
+        """The same on another device, with programs of its own."""
+        placement = SingleDeviceSharding(device)
+        hypers, data = jax.device_put((self.hypers, self.data), placement)
+        return dataclasses.replace(
+            self, hypers=hypers, data=data, placement=placement, programs=ProgramCache()
+        )
+
+    def with_plan(self, plan: Plan, config: Config) -> ResidentJob:
+        """Another recipe on the same device, with the same programs where they still apply."""
+        job = self.with_rows(config)
+        same = all(getattr(self.config, name) == getattr(config, name) for name in PROGRAM_OF)
+        if same and self.plan == plan:
+            return job
+        return dataclasses.replace(job, plan=plan, programs=ProgramCache())
+
+    def with_rows(self, config: Config) -> ResidentJob:
+        """A recipe with the same programs on the rows that it chooses."""
+        rows, scaling = choose_rows(config, self.dataset)
+        data = dataclasses.replace(self.data, scaling=device_put_global(scaling, self.placement))
+        return dataclasses.replace(self, rows=rows, data=data).with_config(config)
+
+    def with_config(self, config: Config) -> ResidentJob:
+        """A recipe with the same programs on the same rows; its compile time starts at 0."""
+        hypers = device_put_global(make_hypers(config), self.placement)
+        return dataclasses.replace(
+            self, config=config, hypers=hypers, programs=self.programs.restarted()
+        )
+
+    def stacked(self, hypers: Hypers, width: int) -> ResidentJob:
+        """The job for `width` runs, whose hypers are stacked."""
+        return dataclasses.replace(self, hypers=hypers, width=width)
