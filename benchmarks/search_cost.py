@@ -40,8 +40,9 @@ from flaxcnn.data.arrays import Dataset, dataset
 from flaxcnn.engine.folder import plain, write_atomic
 from flaxcnn.engine.record import source_revision
 from flaxcnn.recipe import catalog
-from flaxcnn.recipe.config import Archive, Config
+from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import totals
+from flaxcnn.recipe.splits import Archive
 
 EXPERIMENT = "fashion-budget/grid"
 FOLDS = 5

@@ -35,7 +35,8 @@ from flaxcnn.engine.folder import plain, write_atomic
 from flaxcnn.engine.record import source_revision
 from flaxcnn.engine.train import fit
 from flaxcnn.recipe import catalog
-from flaxcnn.recipe.config import Archive, Config
+from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.splits import Archive
 from flaxcnn.studies.study import Tell, study
 
 MODELS = ("digits/quickstart", "mnist-ladder/model1", "mnist-ladder/model10",

@@ -30,8 +30,9 @@ from flaxcnn.engine.epoch import eval_batch
 from flaxcnn.engine.job import COMPUTED_IN, products
 from flaxcnn.engine.make_job import make_job
 from flaxcnn.engine.sharding import choose_sharding, platform
-from flaxcnn.recipe.config import Archive, Config
+from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import Layer, Residual, Shape, table, totals
+from flaxcnn.recipe.splits import Archive
 
 DTYPES = {
     "float32": "f32",

@@ -10,8 +10,10 @@ import numpy as np
 
 from flaxcnn.data import datasets, splits
 from flaxcnn.data.arrays import Dataset, Split, dataset
-from flaxcnn.recipe.config import KNOWN_DATA, Archive, Config, Permuted
+from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.data import KNOWN_DATA
 from flaxcnn.recipe.optimizers import SGD, Constant
+from flaxcnn.recipe.splits import Archive, Permuted
 
 # Peers evaluate in batches of the one that is faster for them; flaxcnn chooses for itself.
 EVAL_BATCHES = (500, 50)

@@ -17,7 +17,8 @@ from flaxcnn.cli.options import ASSIGNMENTS, JSON
 from flaxcnn.cli.output import command, emit_json, note, quiet, say
 from flaxcnn.errors import ConfigError, WriteError, near_miss
 from flaxcnn.recipe import catalog
-from flaxcnn.recipe.config import KNOWN_DATA, Config
+from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.data import KNOWN_DATA
 
 if TYPE_CHECKING:
     from flaxcnn.bench import Case

@@ -13,7 +13,8 @@ from flaxcnn.accelerators.targets import Target, parse
 from flaxcnn.cli.output import emit_json, note, say
 from flaxcnn.errors import ConfigError, FlaxcnnError, near_miss
 from flaxcnn.files import write_atomic
-from flaxcnn.recipe.config import KNOWN_DATA, Config
+from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.data import KNOWN_DATA
 
 PROGRAMS = {"train": "train_epoch", "eval": "evaluate"}  # --mode -> the program
 HEADER = (

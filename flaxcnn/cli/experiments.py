@@ -13,7 +13,8 @@ from flaxcnn.engine.folder import runs_folder
 from flaxcnn.errors import ConfigError, near_miss
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.catalog import Experiment
-from flaxcnn.recipe.config import KNOWN_DATA, Config
+from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.data import KNOWN_DATA
 from flaxcnn.recipe.layers import totals
 
 if TYPE_CHECKING:  # it imports jax

@@ -140,11 +140,6 @@ def _hold_out(name: str, rows: Split, classes: Sequence[str]) -> tuple[Split, Sp
     )
 
 
-def first_line(error: Exception) -> str:
-    """What an exception of another library says, in one line."""
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
 def check_labels(where: str, train: np.ndarray, test: np.ndarray | None) -> int:
     """Number of classes K of integer labels, shape [N] each.
 

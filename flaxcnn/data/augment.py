@@ -11,7 +11,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from flaxcnn.recipe.config import Augment, Flip, Shift
+from flaxcnn.recipe.augment import Augment, Flip, Shift
 from flaxcnn.rng import Words, coin, fold_in, randint, words_of
 
 

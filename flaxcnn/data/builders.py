@@ -30,9 +30,9 @@ from tensorflow_datasets.core.download import checksums
 from tensorflow_datasets.image_classification import cifar, mnist
 
 from flaxcnn.data.archives import IDX_FILES, PUBLISHED
-from flaxcnn.data.arrays import Split, first_line
+from flaxcnn.data.arrays import Split
 from flaxcnn.data.prepared import decode
-from flaxcnn.errors import DataError
+from flaxcnn.errors import DataError, first_line
 
 CIFAR_RECORD = 3073  # label, then 1024 red, 1024 green, 1024 blue
 CIFAR_CLASSES = (

@@ -20,8 +20,8 @@ import numpy as np
 import platformdirs
 
 import flaxcnn
-from flaxcnn.data.arrays import Dataset, Split, content_digest, first_line
-from flaxcnn.errors import DataError, WriteError
+from flaxcnn.data.arrays import Dataset, Split, content_digest
+from flaxcnn.errors import DataError, WriteError, first_line
 
 FORMAT = 1
 FILES = ("train_image.npy", "train_label.npy", "test_image.npy", "test_label.npy")

@@ -17,7 +17,8 @@ from flaxcnn.data.arrays import Dataset, Split, dataset
 from flaxcnn.data.folders import folder
 from flaxcnn.data.sources import digits, npz
 from flaxcnn.errors import ConfigError, DataError, near_miss
-from flaxcnn.recipe.config import DATA_SCHEMES, KNOWN_DATA, Config
+from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.data import DATA_SCHEMES, KNOWN_DATA
 from flaxcnn.recipe.resize import Resize
 
 __all__ = ["Dataset", "Split", "cache_path", "listing", "load", "load_for", "prepare",

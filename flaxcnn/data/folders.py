@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from flaxcnn.data.arrays import Dataset, Split, dataset, first_line
+from flaxcnn.data.arrays import Dataset, Split, dataset
 from flaxcnn.data.images import Images
 from flaxcnn.data.resize import Draws, fit
-from flaxcnn.errors import DataError
+from flaxcnn.errors import DataError, first_line
 from flaxcnn.recipe.resize import Resize
 
 MAX_PIXELS = 64 * 2**20  # of one image, from its header: a few KB of PNG can unfold to gigabytes

@@ -20,10 +20,10 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from flaxcnn.data import cache
-from flaxcnn.data.arrays import Split, check_labels, first_line
+from flaxcnn.data.arrays import Split, check_labels
 from flaxcnn.data.images import Images
 from flaxcnn.data.resize import Draws, fit
-from flaxcnn.errors import DataError
+from flaxcnn.errors import DataError, first_line
 from flaxcnn.recipe.resize import Resize
 
 NAME = re.compile(r"\w+([/:][\w.+-]+){0,2}")

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.lib import format as npy
 
-from flaxcnn.data.arrays import Dataset, Split, check_labels, dataset, first_line
-from flaxcnn.errors import DataError
+from flaxcnn.data.arrays import Dataset, Split, check_labels, dataset
+from flaxcnn.errors import DataError, first_line
 
 MAX_RATIO = 200  # inflated : stored; beyond it only arrays that fit anywhere are read
 ALWAYS_READ = 2**30  # bytes

@@ -15,7 +15,8 @@ from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.images import Pixels, rows_at_once
 from flaxcnn.data.stratified import hold_out
 from flaxcnn.errors import ConfigError, DataError
-from flaxcnn.recipe.config import Archive, Config, Fold, Permuted
+from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.splits import Archive, Fold, Permuted
 
 
 @dataclass(frozen=True, eq=False)

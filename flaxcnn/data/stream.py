@@ -27,10 +27,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flaxcnn.data.arrays import first_line
 from flaxcnn.data.images import Images, Pixels, rows_at_once
 from flaxcnn.data.resize import Draws
-from flaxcnn.errors import FlaxcnnError, ReaderError
+from flaxcnn.errors import FlaxcnnError, ReaderError, first_line
 
 ITEM_BYTES = 2 * 2**20  # of pixels read at once: much work beside that of handing it over
 AHEAD = 6  # items a worker may have read that nobody has asked for yet

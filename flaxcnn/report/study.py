@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any
 
-from flaxcnn.recipe.config import KNOWN_DATA
+from flaxcnn.recipe.data import KNOWN_DATA
 from flaxcnn.report import comparisons, curves
 from flaxcnn.report.commands import of_study
 from flaxcnn.report.comparisons import Point

@@ -13,7 +13,7 @@ import numpy as np
 from flaxcnn.errors import WriteError
 from flaxcnn.files import write_atomic
 from flaxcnn.recipe.catalog import Experiment
-from flaxcnn.recipe.config import KNOWN_DATA
+from flaxcnn.recipe.data import KNOWN_DATA
 from flaxcnn.report import comparisons, curves, images, matrices, numbers
 from flaxcnn.report.comparisons import Point
 from flaxcnn.report.page import Cell, Page, Rendered, Section, Table, count, render, share

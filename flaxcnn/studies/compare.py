@@ -11,6 +11,7 @@ from typing import Any
 
 from flaxcnn.engine.folder import Folder, run_or_study
 from flaxcnn.errors import CheckpointError, ConfigError, near_miss
+from flaxcnn.recipe.config import decisive
 from flaxcnn.studies.contrasts import (
     Superiority,
     compare_paired,
@@ -252,4 +253,4 @@ def _check_record(row: dict[str, Any], path: Path) -> None:
 
 
 def _seedless(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key != "seed"}
+    return {key: value for key, value in decisive(config).items() if key != "seed"}

@@ -11,6 +11,7 @@ from typing import Any
 
 from flaxcnn.engine.folder import Folder
 from flaxcnn.errors import CheckpointError, ConfigError
+from flaxcnn.recipe.config import decisive
 from flaxcnn.studies.plan import PlannedRun, label
 from flaxcnn.studies.runs import Outcome
 from flaxcnn.studies.stats import METRICS, summarize, variance_components
@@ -39,7 +40,8 @@ class StudyDirectory(Folder):
             raise CheckpointError(f"{self.path / self.proof}: lacks {', '.join(lacking)}")
         new = json.loads(json.dumps(recipe))  # tuples are lists there
         differ = [key for key in ("experiment", "grid", "vary") if old[key] != new[key]]
-        differ += [k for k, v in new["config"].items() if old["config"].get(k) != v]
+        config = decisive(old["config"])
+        differ += [k for k, v in decisive(new["config"]).items() if config.get(k) != v]
         missing = [seed for seed in old["seeds"] if seed not in new["seeds"]]
         if differ or missing:
             what = ", ".join(differ) or f"seeds {', '.join(map(str, missing))}"

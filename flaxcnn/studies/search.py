@@ -21,7 +21,8 @@ from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.record import RunDirectory
 from flaxcnn.engine.train import fit
 from flaxcnn.errors import CheckpointError, ConfigError, DivergedError, OutOfMemoryError
-from flaxcnn.recipe.config import Archive, Config, Fold
+from flaxcnn.recipe.config import Config, decisive
+from flaxcnn.recipe.splits import Archive, Fold
 from flaxcnn.studies import ranking
 from flaxcnn.studies.candidates import (
     AS_IT_IS,
@@ -86,6 +87,10 @@ class SearchDirectory(StudyDirectory):
         if lacking := [key for key in recipe if key not in old]:
             raise CheckpointError(f"{self.path / self.proof}: lacks {', '.join(lacking)}")
         new = json.loads(json.dumps(recipe))  # tuples are lists there
+        for plan in (old, new):
+            plan["candidates"] = [
+                {**one, "config": decisive(one["config"])} for one in plan["candidates"]
+            ]
         differ = [key for key in self.fixed if old[key] != new[key]]
         missing = [seed for seed in old["seeds"] if seed not in recipe["seeds"]]
         if differ or missing or recipe["repeats"] < old["repeats"]:
@@ -285,7 +290,8 @@ def _refit(config: Config, dataset: Dataset, path: Path, name: str, tell: Tell) 
     """Train the winner as a run of its own -> its summary.json; an earlier winner's is kept."""
     place = path / REFIT
     kept = lambda config: path / f"{REFIT}-{config.fingerprint()[:8]}"  # noqa: E731
-    if (place / "config.json").is_file() and (old := RunDirectory(place).config()) != config:
+    old = RunDirectory(place).config() if (place / "config.json").is_file() else config
+    if old.fingerprint() != config.fingerprint():
         place.rename(kept(old))
         if kept(config).is_dir():  # it had won before
             kept(config).rename(place)

@@ -11,8 +11,9 @@ from flaxcnn.data import datasets
 from flaxcnn.data.arrays import Split, dataset
 from flaxcnn.data.splits import choose, digest, folds, from_json, standardisation, to_json
 from flaxcnn.errors import ConfigError, DataError
-from flaxcnn.recipe.config import Config, Permuted, Ranges
+from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import Flatten
+from flaxcnn.recipe.splits import Permuted, Ranges
 
 DOCUMENT_004 = Permuted(rows=55_000, seed=42, test=5_500, validation=5_000)
 COUNTS_004 = {

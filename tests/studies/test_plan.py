@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flaxcnn.errors import ConfigError
-from flaxcnn.recipe.config import Config, Shift
+from flaxcnn.recipe.augment import Shift
+from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import Dense, Dropout, Flatten
 from flaxcnn.recipe.optimizers import SGD
 from flaxcnn.studies.plan import parse_grid, parse_seeds, plan_runs, settings_of

@@ -14,8 +14,8 @@ from small_runs import TINY
 
 from flaxcnn.engine.resident import ResidentJob
 from flaxcnn.errors import ConfigError, InterruptedRun
-from flaxcnn.recipe.config import Ranges
 from flaxcnn.recipe.layers import Dense, Flatten
+from flaxcnn.recipe.splits import Ranges
 from flaxcnn.studies import runs as studies_runs
 from flaxcnn.studies import trials
 from flaxcnn.studies.candidates import contenders

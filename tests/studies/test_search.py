@@ -18,10 +18,11 @@ from flaxcnn.data import splits
 from flaxcnn.data.arrays import dataset
 from flaxcnn.engine.resident import ResidentJob
 from flaxcnn.errors import ConfigError, DivergedError, InterruptedRun, OutOfMemoryError
-from flaxcnn.recipe.config import Archive, Config, Fold, Ranges
+from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import Conv, Dense, Flatten, MaxPool
 from flaxcnn.recipe.optimizers import Cosine
 from flaxcnn.recipe.resize import Resize
+from flaxcnn.recipe.splits import Archive, Fold, Ranges
 from flaxcnn.report.report import make, read
 from flaxcnn.studies import ranking
 from flaxcnn.studies import search as studies_search
