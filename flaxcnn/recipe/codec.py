@@ -94,7 +94,8 @@ def _decode_union(members: tuple[Any, ...], value: Any, path: str) -> Any:
             shown = value if tag is None else tag
             raise WrongTypeError(path, list(specs), shown, near_miss(str(tag), specs))
         return _decode_dataclass(specs[tag], {} if isinstance(value, str) else value, path)
-    wanted, hint = [], ""
+    wanted: list[str] = []
+    hint = ""
     for member in sorted((m for m in members if m is not type(None)), key=_narrow_first):
         try:
             return decode(member, value, path)
