@@ -224,7 +224,7 @@ def test_what_takes_too_much_memory_is_told(digits, tmp_path, monkeypatch, prune
     assert {one["label"] for one in result.summary["dropped"]} >= {"batch_size=64"}
     assert pruner == "none" or tried == [0], "the first run is enough to know"
     reasons = [one["reason"] for one in result.summary["dropped"]]
-    assert any("takes more than there is (RESOURCE_EXHAUSTED" in text for text in reasons)
+    assert any("out of memory (RESOURCE_EXHAUSTED" in text for text in reasons)
     assert {row["label"] for row in result.summary["candidates"]} == {"as it is", "batch_size=300"}
 
 
