@@ -33,18 +33,29 @@ if TYPE_CHECKING:  # they import jax
     from flaxcnn.studies.study import Tell
 
 
+Seeds = Annotated[
+    str,
+    typer.Option(
+        "--seeds", metavar="N|A,B,...", help="Train each fold with so many, or these, seeds."
+    ),
+]
+FirstSeed = Annotated[int | None, typer.Option("--seed", help="First seed.")]
+SearchDir = Annotated[
+    Path | None, typer.Option("--search-dir", help="Directory (default runs/NAME/search-ID).")
+]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Resume an interrupted search, or join one with a sampler."),
+]
+
+
 @command
 def search(
     experiment: options.Experiment = catalog.DEFAULT_EXPERIMENT,
     grid: options.Grid = None,
     folds: options.Folds = 5,
     repeats: options.Repeats = 1,
-    seeds: Annotated[
-        str,
-        typer.Option(
-            "--seeds", metavar="N|A,B,...", help="Train each fold with so many, or these, seeds."
-        ),
-    ] = "1",
+    seeds: Seeds = "1",
     max_params: options.MaxParams = None,
     sampler: options.Sampler = None,
     trials: options.Trials = None,
@@ -55,14 +66,9 @@ def search(
     no_refit: options.NoRefit = False,
     assignments: options.Assignments = None,
     config_file: options.ConfigFile = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="First seed.")] = None,
-    search_dir: Annotated[
-        Path | None, typer.Option("--search-dir", help="Directory (default runs/NAME/search-ID).")
-    ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Resume an interrupted search, or join one with a sampler."),
-    ] = False,
+    seed: FirstSeed = None,
+    search_dir: SearchDir = None,
+    resume: Resume = False,
     protocol: options.Protocol = None,
     no_cache: options.NoCache = False,
     as_json: options.Json = False,

@@ -16,36 +16,42 @@ from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
 from flaxcnn.studies.plan import check_how, parse_grid, parse_memory, parse_seeds, plan_runs
 
+Seeds = Annotated[
+    str,
+    typer.Option("--seeds", metavar="N|A,B,...", help="Number of seeds, or a list of them."),
+]
+Vary = Annotated[
+    str,
+    typer.Option(
+        "--vary",
+        metavar="SOURCES",
+        help="Vary one source of randomness at a time: init,order,augment,dropout,all.",
+    ),
+]
+FirstSeed = Annotated[
+    int | None,
+    typer.Option("--seed", help="First seed; sources that are held fixed use it."),
+]
+StudyDir = Annotated[
+    Path | None, typer.Option("--study-dir", help="Directory (default runs/NAME/study-ID).")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Resume an interrupted study.")]
+
 
 @command
 def study(
     experiment: options.Experiment = catalog.DEFAULT_EXPERIMENT,
     *,
-    seeds: Annotated[
-        str,
-        typer.Option("--seeds", metavar="N|A,B,...", help="Number of seeds, or a list of them."),
-    ],
+    seeds: Seeds,
     grid: options.Grid = None,
-    vary: Annotated[
-        str,
-        typer.Option(
-            "--vary",
-            metavar="SOURCES",
-            help="Vary one source of randomness at a time: init,order,augment,dropout,all.",
-        ),
-    ] = "",
+    vary: Vary = "",
     how: options.How = "auto",
     max_memory: options.MaxMemory = None,
     assignments: options.Assignments = None,
     config_file: options.ConfigFile = None,
-    seed: Annotated[
-        int | None,
-        typer.Option("--seed", help="First seed; sources that are held fixed use it."),
-    ] = None,
-    study_dir: Annotated[
-        Path | None, typer.Option("--study-dir", help="Directory (default runs/NAME/study-ID).")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted study.")] = False,
+    seed: FirstSeed = None,
+    study_dir: StudyDir = None,
+    resume: Resume = False,
     protocol: options.Protocol = None,
     no_cache: options.NoCache = False,
     as_json: options.Json = False,
