@@ -24,22 +24,17 @@ from flaxcnn.data import splits
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.engine import card, hosts, sharding
 from flaxcnn.engine.checkpoint import Checkpoints, tree_digest
-from flaxcnn.engine.folder import plain
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.job import Job, make_job
 from flaxcnn.engine.loop import Progress, check_finite, epochs
 from flaxcnn.engine.metrics import finalize
-from flaxcnn.engine.record import (
-    RunDirectory,
-    check_same,
-    environment,
-    other_software,
-    versions,
-)
 from flaxcnn.engine.step import TrainState
 from flaxcnn.errors import DataError, DivergedError, InterruptedRun, PeerLostError
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import Conv, totals
+from flaxcnn.records.environment import environment, other_software, versions
+from flaxcnn.records.files import plain
+from flaxcnn.records.run import RunDirectory, check_same
 
 log = logging.getLogger(__name__)
 
