@@ -31,11 +31,11 @@ from benchmarks.readme import COLOURS, INK, styled
 from flaxcnn import backend
 from flaxcnn.data.arrays import Dataset, dataset
 from flaxcnn.data.datasets import load
-from flaxcnn.engine.folder import plain, write_atomic
-from flaxcnn.engine.record import source_revision
 from flaxcnn.engine.train import fit
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Archive, Config
+from flaxcnn.records.environment import source_revision
+from flaxcnn.records.files import plain, write_atomic
 from flaxcnn.studies.study import Tell, study
 
 MODELS = ("digits/quickstart", "mnist-ladder/model1", "mnist-ladder/model10",

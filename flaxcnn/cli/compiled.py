@@ -12,8 +12,8 @@ from flaxcnn.accelerators.cases import IMPLEMENTATIONS, Case, compile_case, fold
 from flaxcnn.accelerators.targets import Target, parse
 from flaxcnn.cli.output import emit_json, note, say
 from flaxcnn.errors import ConfigError, FlaxcnnError, near_miss
-from flaxcnn.files import write_atomic
 from flaxcnn.recipe.config import KNOWN_DATA, Config
+from flaxcnn.records.files import write_atomic
 
 PROGRAMS = {"train": "train_epoch", "eval": "evaluate"}  # --mode -> the program
 HEADER = (

@@ -9,12 +9,12 @@ import typer
 
 from flaxcnn.cli.options import JSON, NO_CACHE
 from flaxcnn.cli.output import command, emit_json, note, quiet, say
-from flaxcnn.engine.folder import runs_folder
 from flaxcnn.errors import ConfigError, near_miss
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.catalog import Experiment
 from flaxcnn.recipe.config import KNOWN_DATA, Config
 from flaxcnn.recipe.layers import totals
+from flaxcnn.records.folder import runs_folder
 
 if TYPE_CHECKING:  # it imports jax
     from flaxcnn.results.queue import Ended
@@ -163,7 +163,7 @@ def table(
       flaxcnn experiments table
       flaxcnn experiments table --results results --output RESULTS.md
     """
-    from flaxcnn.files import write_atomic
+    from flaxcnn.records.files import write_atomic
     from flaxcnn.results.table import page, verdicts
 
     folder = _of_rows(results)

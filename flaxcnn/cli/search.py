@@ -30,10 +30,10 @@ from flaxcnn.cli.options import (
 from flaxcnn.cli.output import command, emit_json, note, quiet, report, say, table
 from flaxcnn.cli.report import report_after
 from flaxcnn.cli.train import check_environment
-from flaxcnn.engine.folder import runs_folder, stamp
 from flaxcnn.errors import CheckpointError, ConfigError, DivergedError
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
+from flaxcnn.records.folder import runs_folder, stamp
 from flaxcnn.studies.candidates import AS_IT_IS, Wanted, of_catalog, of_grid
 from flaxcnn.studies.plan import (
     Scoring,

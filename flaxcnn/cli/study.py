@@ -21,10 +21,10 @@ from flaxcnn.cli.options import (
 from flaxcnn.cli.output import command, emit_json, note, quiet, report, say, table
 from flaxcnn.cli.report import report_after
 from flaxcnn.cli.train import check_environment
-from flaxcnn.engine.folder import runs_folder, stamp
 from flaxcnn.errors import CheckpointError, ConfigError, DivergedError
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
+from flaxcnn.records.folder import runs_folder, stamp
 from flaxcnn.studies.plan import check_how, parse_grid, parse_memory, parse_seeds, plan_runs
 
 

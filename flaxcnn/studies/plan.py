@@ -17,7 +17,7 @@ from flaxcnn.recipe.config import MAX_SEED, STREAMS, Config
 from flaxcnn.recipe.optimizers import Cosine
 from flaxcnn.recipe.settings import Source, layered
 from flaxcnn.recipe.traced import dropout_rates
-from flaxcnn.report.words import EVERYTHING, label
+from flaxcnn.records.format import EVERYTHING, label
 
 SOURCES = {name.removesuffix("_seed"): name for name in STREAMS}  # init, order, augment, dropout
 UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
