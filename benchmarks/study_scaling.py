@@ -27,7 +27,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # read when jaxlib is import
 import jax
 
 from benchmarks.peers import record
-from benchmarks.readme import COLOURS, INK, styled
+from benchmarks.tables import COLOURS, INK, styled
 from flaxcnn import backend
 from flaxcnn.data.arrays import Dataset, dataset
 from flaxcnn.data.datasets import load
