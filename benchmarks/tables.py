@@ -201,7 +201,8 @@ def search_cost(document: dict[str, Any]) -> str:
 def parallel(document: dict[str, Any]) -> str:
     """Images per second of each way of sharing a batch, over those of one device."""
     names = list(document["models"])
-    lines = [f"| over one device | {' | '.join(f'`{name}`' for name in names)} |", "|---|" + "---:|" * len(names)]
+    head = " | ".join(f"`{name}`" for name in names)
+    lines = [f"| over one device | {head} |", "|---|" + "---:|" * len(names)]
     found = {name: {row["case"]: row for row in document["models"][name]["rows"]} for name in names}
     for case in dict.fromkeys(case for rows in found.values() for case in rows):
         cells = []
