@@ -163,6 +163,13 @@ def test_the_site_loads_nothing_from_elsewhere():
         assert not re.search(r"!\[[^\]]*\]\(https?:|<(?:script|img|iframe|link)\b", text)
 
 
+@pytest.mark.parametrize("text", ALL)
+def test_files_that_pages_name_exist(text):
+    for path in re.findall(r"[` ]([\w./-]+/[\w.-]+\.(?:py|sh|yaml))\b", text):
+        roots = (ROOT, ROOT / "flaxcnn", DOCS)
+        assert any((root / path).exists() for root in roots), path
+
+
 def slug(heading):
     """The anchor that code hosts and mkdocs make of a heading."""
     text = re.sub(r"[^\w\s-]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower())
