@@ -1,6 +1,7 @@
 # make train   set up, train the embedded digits, show the result and where it lies
 # make test    set up with the test tools, check, run every test, a worker a core
 # make quick   the tests but the long ones
+# make docs    the documentation as a site: site/index.html
 # make accelerators   compilers for GPUs and TPUs in a folder of their own: FLAXCNN_ACCELERATORS
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: train test quick check format accelerators clean
+.PHONY: train test quick check format docs accelerators clean
 
 train: $(VENV)/base.stamp
 	$(BIN)/flaxcnn train
@@ -28,6 +29,11 @@ check: $(VENV)/test.stamp
 format: $(VENV)/test.stamp
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/docs.stamp
+	$(BIN)/python -m docs.generate
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "open site/index.html"
 
 # Compilers for GPUs and TPUs, where jax does not look for them (tests/accelerators/test_compiled.py)
 accelerators: $(VENV)/accelerators.stamp
@@ -48,5 +54,9 @@ $(VENV)/test.stamp: $(VENV)/base.stamp
 	$(PIP) -e '.[test]'
 	touch $@
 
+$(VENV)/docs.stamp: $(VENV)/base.stamp
+	$(PIP) -e '.[docs]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) dist build site .mypy_cache .ruff_cache .pytest_cache .hypothesis

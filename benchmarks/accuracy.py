@@ -28,13 +28,13 @@ from benchmarks.peers.with_flax import Network, make_optimizer, train_step
 from flaxcnn import backend
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.datasets import load
-from flaxcnn.engine.folder import plain, write_atomic
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.loop import Progress, epochs
 from flaxcnn.engine.make_job import make_job
-from flaxcnn.engine.record import source_revision
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
+from flaxcnn.records.environment import source_revision
+from flaxcnn.records.files import plain, write_atomic
 from flaxcnn.studies.contrasts import compare_unpaired
 
 

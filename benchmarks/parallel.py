@@ -28,12 +28,12 @@ from benchmarks.peers.models import BATCHNORM_CNN, OWN
 from flaxcnn import backend
 from flaxcnn.bench import OTHER_ROWS, all_rows_train, synthetic
 from flaxcnn.data.arrays import Dataset, repeated
-from flaxcnn.engine.folder import plain, write_atomic
 from flaxcnn.engine.job import Job
 from flaxcnn.engine.make_job import make_job, make_resident_job
-from flaxcnn.engine.record import source_revision
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
+from flaxcnn.records.environment import source_revision
+from flaxcnn.records.files import plain, write_atomic
 
 MODELS = ("mnist-ladder/model1", "mnist-ladder/model10", "cifar-tuning/model1", "batchnorm-cnn")
 SHARDS = 8  # of exact mode

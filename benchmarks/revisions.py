@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks.peers.measure import spread
 from benchmarks.peers.processes import BUILD_LIMIT, Worker
 from benchmarks.peers.record import FOLDER, environment, geometric_mean, now, read
-from flaxcnn.engine.folder import plain, write_atomic
+from flaxcnn.records.files import plain, write_atomic
 
 MODELS = ("mnist-ladder/model10", "cifar-tuning/model1", "batchnorm-cnn",
           "mnist-archs/arch1-k7", "fashion-slim/final", "digits/quickstart")  # fmt: skip

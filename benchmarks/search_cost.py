@@ -37,12 +37,12 @@ from benchmarks.peers.processes import ROOT, PeerFailed, environment
 from benchmarks.peers.task import Task, load
 from benchmarks.peers.worker import pin
 from flaxcnn.data.arrays import Dataset, dataset
-from flaxcnn.engine.folder import plain, write_atomic
-from flaxcnn.engine.record import source_revision
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import totals
 from flaxcnn.recipe.splits import Archive
+from flaxcnn.records.environment import source_revision
+from flaxcnn.records.files import plain, write_atomic
 
 EXPERIMENT = "fashion-budget/grid"
 FOLDS = 5

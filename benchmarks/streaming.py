@@ -343,8 +343,8 @@ def main() -> None:
         train(Path(options.root), options.train, int(options.memory), options.workers)
         return
     from benchmarks.peers import record
-    from flaxcnn.engine.folder import plain, write_atomic
-    from flaxcnn.engine.record import source_revision
+    from flaxcnn.records.environment import source_revision
+    from flaxcnn.records.files import plain, write_atomic
 
     environment = record.environment(options.workers, "cpu")
     with tempfile.TemporaryDirectory() as folder:

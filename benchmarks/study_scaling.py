@@ -27,16 +27,16 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # read when jaxlib is import
 import jax
 
 from benchmarks.peers import record
-from benchmarks.readme import COLOURS, INK, styled
+from benchmarks.tables import COLOURS, INK, styled
 from flaxcnn import backend
 from flaxcnn.data.arrays import Dataset, dataset
 from flaxcnn.data.datasets import load
-from flaxcnn.engine.folder import plain, write_atomic
-from flaxcnn.engine.record import source_revision
 from flaxcnn.engine.train import fit
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.splits import Archive
+from flaxcnn.records.environment import source_revision
+from flaxcnn.records.files import plain, write_atomic
 from flaxcnn.studies.study import Tell, study
 
 MODELS = ("digits/quickstart", "mnist-ladder/model1", "mnist-ladder/model10",

@@ -6,9 +6,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for editors; when the program runs, `_LAZY` is what counts
-    from flaxcnn.engine.start import train
+    from flaxcnn.api import train
     from flaxcnn.estimator import FlaxCNNClassifier
-    from flaxcnn.report.history import history
+    from flaxcnn.records.history import history
     from flaxcnn.studies.sampled import sampled_search
     from flaxcnn.studies.search import search
     from flaxcnn.studies.study import study
@@ -18,11 +18,11 @@ __all__ = ["FlaxCNNClassifier", "history", "sampled_search", "search", "study", 
 # Name -> its module: imported when it is asked for, since nearly all of it brings jax along.
 _LAZY = {
     "FlaxCNNClassifier": "flaxcnn.estimator",
-    "history": "flaxcnn.report.history",
+    "history": "flaxcnn.records.history",
     "sampled_search": "flaxcnn.studies.sampled",
     "search": "flaxcnn.studies.search",
     "study": "flaxcnn.studies.study",
-    "train": "flaxcnn.engine.start",
+    "train": "flaxcnn.api",
 }
 
 

@@ -13,9 +13,9 @@ import flaxcnn.backend as backend
 from flaxcnn import collectives, hardware, numerics
 from flaxcnn.data import cache
 from flaxcnn.data.datasets import listing
-from flaxcnn.engine.folder import runs_folder
-from flaxcnn.engine.record import NOT_RUN, environment
 from flaxcnn.errors import FlaxcnnError
+from flaxcnn.records.environment import NOT_RUN, environment
+from flaxcnn.records.folder import runs_folder
 
 LOW_DISK_BYTES = 2 * 2**30  # CIFAR-10's caches and a few runs
 

@@ -301,7 +301,8 @@ def test_pods_know_where_their_checkpoints_are(path):
 
 def test_recipes_install_what_the_tests_run_with():
     found = 0
-    for path in [*CLOUD.iterdir(), ROOT / "README.md"]:
+    pages = [ROOT / "README.md", ROOT / "docs" / "howto" / "accelerators.md"]
+    for path in [*CLOUD.iterdir(), *pages]:
         text = path.read_text().replace("\\\n", " ")
         assert not re.search(r"[\"' ]jax\[(cuda|tpu|\$)", text), f"{path.name}: not by our extra"
         for line in re.findall(r"pip install .*", text):

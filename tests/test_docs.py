@@ -5,12 +5,13 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from urllib.parse import urlparse
 
 import pytest
-from typer.main import get_command
+import yaml
 
 import flaxcnn
-from flaxcnn.cli.main import app
+from docs import generate
 from flaxcnn.errors import (
     CheckpointError,
     ConfigError,
@@ -21,31 +22,40 @@ from flaxcnn.errors import (
     WriteError,
 )
 from flaxcnn.recipe import catalog
-from flaxcnn.recipe.config import GROUPS
-from flaxcnn.recipe.fields import table
+from flaxcnn.recipe.config import Config
 from flaxcnn.results.rows import Results
 from flaxcnn.results.table import page
 
 ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
 README = (ROOT / "README.md").read_text()
+PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in (
+    *sorted(DOCS.rglob("*.md")), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md",
+                                                            "cloud/README.md")))}  # fmt: skip
+COMMANDS = dict(generate.commands())
+LONGEST_README = 180  # lines that a newcomer reads to the end
+GROUPS = "list|show|run|table|gallery|prepare|verify|path"
+COMMAND = re.compile(rf"flaxcnn [a-z]+(?: (?:{GROUPS})\b)?")
 
 
-def commands(group, prefix="flaxcnn"):
-    """(words, command) of every command a user can type."""
-    for name, command in group.commands.items():
-        words = f"{prefix} {name}"
-        if hasattr(command, "commands"):
-            yield from commands(command, words)
-        else:
-            yield words, command
+def shell(text):
+    """What a page tells one to type: lines of shell blocks, and code in sentences."""
+    blocks = "".join(re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S)).replace("\\\n", " ")
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    lines = blocks.splitlines() + re.findall(r"`([^`\n]+)`", prose)
+    return [line.split(" #")[0] for line in lines if re.match(r"flaxcnn [a-z]", line)]
 
 
-COMMANDS = dict(commands(get_command(app)))
+def named(page):
+    return pytest.param(PAGES[page], id=page)
+
+
+ALL = [named(page) for page in PAGES]
 
 
 @pytest.mark.parametrize("words", COMMANDS)
-def test_every_command_is_in_the_readme_and_has_an_example(words):
-    assert re.search(rf"`{words}[ `]", README), f"README does not name `{words}`"
+def test_every_command_is_documented_and_has_an_example(words):
+    assert f"## {words}\n" in (DOCS / "reference" / "commands.md").read_text()
     assert words in COMMANDS[words].help
 
 
@@ -55,28 +65,148 @@ def test_every_option_has_a_help_text(words):
         assert getattr(parameter, "help", "") or parameter.name == "help", parameter.name
 
 
-def test_commands_named_in_the_readme_exist():
-    for words in re.findall(r"`(flaxcnn [a-z]+(?: (?:list|show|prepare|verify|path))?)", README):
-        assert words in COMMANDS or any(known.startswith(f"{words} ") for known in COMMANDS), words
+@pytest.mark.parametrize("text", ALL)
+def test_commands_that_pages_name_exist(text):
+    for line in shell(text):
+        words = COMMAND.match(line)[0]
+        assert words in COMMANDS or any(known.startswith(f"{words} ") for known in COMMANDS), line
 
 
-def test_the_table_of_settings_is_the_declared_one():
-    """It is generated: `flaxcnn.recipe.fields.table(*flaxcnn.recipe.config.GROUPS)` renders it."""
-    shown = README.split("<!-- settings -->")[1].split("<!-- /settings -->")[0]
-    assert shown.strip() == table(*GROUPS)
+@pytest.mark.parametrize("text", ALL)
+def test_options_that_pages_use_exist(text):
+    for line in shell(text):
+        words = COMMAND.match(line)[0]
+        known = {option for name, command in COMMANDS.items() if name.startswith(words)
+                 for parameter in command.params for option in parameter.opts}  # fmt: skip
+        for option in re.findall(r" (--[a-z][a-z-]+)", line.partition(" -- ")[0]):
+            assert option in known, line
+
+
+@pytest.mark.parametrize("text", ALL)
+def test_settings_that_pages_use_exist(text):
+    for key in re.findall(r"(?:-s|--grid) (\w+)", text):
+        assert key in {*Config.__dataclass_fields__, "KEY"}, key
 
 
 def test_exit_codes_are_the_documented_ones():
-    table = README.split("<!-- exit codes -->")[1].split("<!-- /exit codes -->")[0]
-    documented = {int(code) for code in re.findall(r"^\| (\d+) \|", table, re.M)}
+    documented = {int(code) for code in re.findall(r"^\| (\d+) \|", generate.exit_codes(), re.M)}
     classes = (FlaxcnnError, ConfigError, DataError, DivergedError, CheckpointError, WriteError,
                PeerLostError)  # fmt: skip
     assert documented == {0, 130, *(each.exit_code for each in classes)}
 
 
-def test_experiments_named_in_the_readme_exist():
-    for name in re.findall(r"\b((?:digits|mnist|fashion|cifar)-?\w*/[\w-]+)", README):
+def test_environment_variables_are_documented():
+    documented = set(
+        re.findall(r"`(FLAXCNN_\w+)`", (DOCS / "reference/environment.md").read_text())
+    )
+    used = {name for path in (ROOT / "flaxcnn").rglob("*.py")
+            for name in re.findall(r"FLAXCNN_[A-Z_]+\b", path.read_text())}  # fmt: skip
+    settings = {f"FLAXCNN_{key.upper()}" for key in Config.__dataclass_fields__}
+    assert {name for name in used if name.split("__")[0] not in settings} - {
+        "FLAXCNN_"
+    } <= documented
+
+
+@pytest.mark.parametrize("text", ALL)
+def test_experiments_that_pages_name_exist(text):
+    for name in re.findall(r"(?<!/)\b((?:digits|mnist|fashion|cifar)-?\w*/[\w-]+)", text):
         assert name in catalog.experiments(), name
+
+
+# -- pages ---------------------------------------------------------------------------------------
+
+
+def test_the_readme_is_short():
+    assert README.count("\n") <= LONGEST_README
+
+
+@pytest.mark.parametrize("path", generate.PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_generated_parts_are_current(path):
+    text = path.read_text()
+    assert generate.with_blocks(text) == text, "run: python -m docs.generate"
+
+
+def test_every_generated_part_has_a_page():
+    text = "\n".join(path.read_text() for path in generate.PAGES)
+    for name in generate.BLOCKS:
+        assert text.count(f"\n<!-- {name} -->\n") == 1, name
+
+
+def site():
+    """mkdocs.yml as a dict, and the pages of its navigation."""
+    loaded = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+
+    def pages(entry):
+        if isinstance(entry, str):
+            return [entry]
+        entries = entry.values() if isinstance(entry, dict) else entry
+        return [page for each in entries for page in pages(each)]
+
+    return loaded, pages(loaded["nav"])
+
+
+def test_every_page_is_in_the_navigation():
+    _, pages = site()
+    assert len(set(pages)) == len(pages)
+    own = {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")}
+    assert own <= set(pages)
+    hooks = (DOCS / "hooks.py").read_text()
+    for included in set(pages) - own:
+        assert f'"{included}"' in hooks
+
+
+def test_the_site_loads_nothing_from_elsewhere():
+    loaded, _ = site()
+    assert loaded["theme"]["font"] is False
+    assert not any("://" in each for each in loaded["extra_css"])
+    for text in PAGES.values():
+        assert not re.search(r"!\[[^\]]*\]\(https?:|<(?:script|img|iframe|link)\b", text)
+
+
+@pytest.mark.parametrize("text", ALL)
+def test_files_that_pages_name_exist(text):
+    for path in re.findall(r"[` ]([\w./-]+/[\w.-]+\.(?:py|sh|yaml))\b", text):
+        roots = (ROOT, ROOT / "flaxcnn", DOCS)
+        assert any((root / path).exists() for root in roots), path
+
+
+def slug(heading):
+    """The anchor that code hosts and mkdocs make of a heading."""
+    text = re.sub(r"[^\w\s-]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower())
+    return re.sub(r"\s+", "-", text.strip())
+
+
+def anchors(text):
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    return {slug(heading) for heading in re.findall(r"^#+ (.+)$", prose, re.M)}
+
+
+@pytest.mark.parametrize("name", [*PAGES, "CHANGELOG.md", "experiments/RESULTS.md",
+                                  "benchmarks/NOTES.md"])  # fmt: skip
+def test_links_lead_somewhere(name):
+    text = re.sub(r"^```.*?^```", "", (ROOT / name).read_text(), flags=re.M | re.S)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" in target:
+            url = urlparse(target)
+            assert url.scheme == "https", target
+            assert re.fullmatch(r"[\w-]+(\.[\w-]+)+", url.netloc), target
+            continue
+        path, _, anchor = target.partition("#")
+        file = (ROOT / name).parent / path if path else ROOT / name
+        assert file.exists(), target
+        if anchor and file.suffix == ".md":
+            assert anchor in anchors(file.read_text()), target
+
+
+def test_citation_is_valid():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+    assert citation["version"] == flaxcnn.__version__
+    assert citation["license"] == tomllib.loads((ROOT / "pyproject.toml").read_text())[
+        "project"]["license"]  # fmt: skip
+
+
+# -- versions, results, imports ------------------------------------------------------------------
 
 
 def test_version_is_in_the_changelog():
@@ -101,7 +231,9 @@ def test_constraints_pin_every_dependency_without_hosts():
     pinned = {re.split("==", line)[0].lower().replace("_", "-")
               for line in text.splitlines() if "==" in line}  # fmt: skip
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    needed = project["dependencies"] + project["optional-dependencies"]["test"]
+    needed = project["dependencies"] + [
+        one for extra in ("test", "docs") for one in project["optional-dependencies"][extra]
+    ]
     names = {re.match(r"[A-Za-z0-9-]+", one)[0].lower() for one in needed}
     assert names <= pinned
     assert "://" not in text

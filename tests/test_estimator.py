@@ -27,7 +27,7 @@ from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import BatchNorm, Conv, Dense, Dropout, Flatten, MaxPool
 from flaxcnn.recipe.optimizers import SGD
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "howto" / "sklearn.md"
 X, Y = load_digits(return_X_y=True)
 X, Y = X[:300], Y[:300]
 SMALL = (Flatten(), Dense(16, "relu"), Dense(10))
@@ -304,9 +304,8 @@ def test_verbose(capsys):
 
 
 @pytest.mark.slow
-def test_the_readmes_example(capsys):
-    section = README.read_text().split("### With scikit-learn")[1]
-    exec(section.split("```python")[1].split("```")[0], {})
+def test_the_documented_example(capsys):
+    exec(PAGE.read_text().split("```python")[1].split("```")[0], {})
     assert float(capsys.readouterr().out.split()[-1]) > 0.95
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from flaxcnn import hardware
-from flaxcnn.engine import record
+from flaxcnn.records import environment as record
 
 NVIDIA = """NVRM version: NVIDIA UNIX {} {}  Release Build  (dvs-builder@U22)
 GCC version:  gcc version 13.3.0 (Ubuntu 13.3.0-6ubuntu2)

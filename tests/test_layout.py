@@ -1,57 +1,41 @@
-"""The tree is the one the README shows, and imports go down its list only."""
+"""Imports go in one direction, and files and functions have one subject."""
 
 import ast
-import re
 from pathlib import Path
 
 import pytest
+
+from docs.generate import IMPORT_ORDER, imported_modules, modules, part_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "flaxcnn"
 LONGEST_FILE = 370  # lines: about 300 and a margin; past it, the file has two subjects
 LONGEST_FUNCTION = 60  # lines with docstring
-
-
-def readme_modules():
-    """Module paths in the order of the README's map, which is the order of imports."""
-    block = (ROOT / "README.md").read_text().split("<!-- map -->")[1].split("<!-- /map -->")[0]
-    folder, found = "", []
-    for line in block.splitlines():
-        if match := re.match(r"^    (\w+)/ ", line):
-            folder = f"{match[1]}/"
-        elif match := re.match(r"^(    |      )(\w+\.py) ", line):
-            found.append((folder if len(match[1]) == 6 else "") + match[2])
-    return found
-
-
-MAP = readme_modules()
 FILES = sorted(
     str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"
 )
 
 
-def imported_modules(path):
-    """Modules of the package that a file imports anywhere, as paths."""
-    for node in ast.walk(ast.parse((PACKAGE / path).read_text())):
-        names = []
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        for name in names:
-            target = name.removeprefix("flaxcnn.").replace(".", "/") + ".py"
-            if name.startswith("flaxcnn.") and (PACKAGE / target).is_file():
-                yield target
-
-
-def test_the_map_lists_every_file_once():
-    assert sorted(MAP) == FILES
+def test_import_order_names_every_package_and_module():
+    assert sorted({part_of(path) for path in FILES}) == sorted(IMPORT_ORDER)
 
 
 @pytest.mark.parametrize("path", FILES)
-def test_imports_point_down_the_map(path):
+def test_imports_go_in_one_direction(path):
     for target in imported_modules(path):
-        assert MAP.index(target) < MAP.index(path), f"{path} imports {target}, which comes later"
+        later = IMPORT_ORDER.index(part_of(target)) > IMPORT_ORDER.index(part_of(path))
+        assert not later, f"{path} imports {target}, which comes later in IMPORT_ORDER"
+
+
+def test_no_modules_import_each_other():
+    assert sorted(modules()) == FILES  # raises where they do
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_every_module_says_what_it_is(path):
+    text = ast.get_docstring(ast.parse((PACKAGE / path).read_text()))
+    assert text
+    assert len(text.splitlines()[0]) <= 100
 
 
 @pytest.mark.parametrize("path", FILES)

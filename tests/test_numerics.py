@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flaxcnn import backend, collectives, doctor, hardware, numerics
-from flaxcnn.engine.record import NOT_RUN, environment
+from flaxcnn.records.environment import NOT_RUN, environment
 
 ORIGINAL = numerics.on_device
 OF_ONE_CALL = [  # in the order of `checks`; the first two call their programs themselves

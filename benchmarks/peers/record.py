@@ -14,8 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from flaxcnn.engine.folder import plain, write_atomic
-from flaxcnn.engine.record import source_revision
+from flaxcnn.records.environment import source_revision
+from flaxcnn.records.files import plain, write_atomic
 
 FOLDER = Path(__file__).resolve().parents[1] / "results"
 PACKAGES = ("flaxcnn", "jax", "jaxlib", "flax", "optax", "keras", "tensorflow", "tensorflow-cpu",

@@ -145,8 +145,8 @@ def _measured(
     """The JSON document of all cases, each printed and written as soon as it is measured."""
     from flaxcnn.backend import prepare
     from flaxcnn.bench import measure
-    from flaxcnn.engine.folder import plain
-    from flaxcnn.engine.record import environment
+    from flaxcnn.records.environment import environment
+    from flaxcnn.records.files import plain
 
     quiet()
     prepare(cache=False)  # before `environment` looks for devices
@@ -328,7 +328,7 @@ def _conclude(
 
 
 def _write_json(path: Path, document: Mapping[str, Any]) -> None:
-    from flaxcnn.engine.folder import write_atomic
+    from flaxcnn.records.files import write_atomic
 
     text = json.dumps(document, indent=1, allow_nan=False) + "\n"
     write_atomic(path, text.encode())

@@ -12,9 +12,9 @@ from flaxcnn.accelerators.cases import IMPLEMENTATIONS, Case, compile_case, fold
 from flaxcnn.accelerators.targets import Target, parse
 from flaxcnn.cli.output import emit_json, note, say
 from flaxcnn.errors import ConfigError, FlaxcnnError, check_choice, one_of
-from flaxcnn.files import write_atomic
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.data import KNOWN_DATA
+from flaxcnn.records.files import write_atomic
 
 PROGRAMS = {"train": "train_epoch", "eval": "evaluate"}  # --mode -> the program
 HEADER = (

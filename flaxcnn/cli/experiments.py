@@ -9,13 +9,13 @@ import typer
 
 from flaxcnn.cli import options
 from flaxcnn.cli.output import command, emit_json, note, quiet, say
-from flaxcnn.engine.folder import runs_folder
 from flaxcnn.errors import ConfigError, check_choice
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.catalog import Experiment
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.data import KNOWN_DATA
 from flaxcnn.recipe.layers import totals
+from flaxcnn.records.folder import runs_folder
 
 if TYPE_CHECKING:  # it imports jax
     from flaxcnn.results.queue import Ended
@@ -180,7 +180,7 @@ def table(
       flaxcnn experiments table
       flaxcnn experiments table --results results --output RESULTS.md
     """
-    from flaxcnn.files import write_atomic
+    from flaxcnn.records.files import write_atomic
     from flaxcnn.results.table import page, verdicts
 
     folder = _of_rows(results)

@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 
 from flaxcnn.cli.output import note
-from flaxcnn.engine.folder import runs_folder, stamp
 from flaxcnn.errors import CheckpointError, ConfigError, near_miss
 from flaxcnn.recipe.config import GROUPS, Config
 from flaxcnn.recipe.fields import settings
+from flaxcnn.records.folder import runs_folder, stamp
 
 # FLAXCNN_* in the environment that are not settings
 VARIABLES = (

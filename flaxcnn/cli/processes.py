@@ -16,10 +16,10 @@ from typing import IO, Annotated, NamedTuple
 import typer
 
 from flaxcnn.cli.output import command, leave_at_once, note
-from flaxcnn.engine.folder import runs_folder, stamp
 from flaxcnn.errors import ConfigError, FlaxcnnError, InterruptedRun
 from flaxcnn.hardware import free_port, gpus
 from flaxcnn.recipe import catalog
+from flaxcnn.records.folder import runs_folder, stamp
 
 # 75: preempted or lost a peer; 134: aborted by jax for a lost peer; 137, 139: killed, crashed.
 RESUMABLE = (75, 134, 137, 139)

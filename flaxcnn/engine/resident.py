@@ -82,7 +82,7 @@ class ResidentJob(Job):
 
     def _program(self, function: Callable[..., object], state: TrainState) -> jax.stages.Compiled:
         shape = (len(self.rows.train),) if function is epoch.train_epoch else self.eval_shape()
-        key = (function.__name__, shape, self.width)
+        key = (function, shape, self.width)
         return self.programs.get(key, lambda: self.traced(function, state).lower(), self.plan)
 
     def traced(self, function: Callable[..., object], state: TrainState) -> jax.stages.Traced:

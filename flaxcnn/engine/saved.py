@@ -20,10 +20,10 @@ from flaxcnn.engine.checkpoint import Checkpoints
 from flaxcnn.engine.job import SplitName, make_plan
 from flaxcnn.engine.make_job import make_job
 from flaxcnn.engine.metrics import finalize
-from flaxcnn.engine.record import RunDirectory
 from flaxcnn.engine.step import Plan, TrainState, eval_step, init_state
 from flaxcnn.errors import CheckpointError, DataError
 from flaxcnn.recipe.config import Config
+from flaxcnn.records.run import RunDirectory
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from flaxcnn.engine.checkpoint import tree_digest
 from flaxcnn.engine.job import Job, SplitName
 from flaxcnn.engine.loop import Progress
 from flaxcnn.engine.metrics import finalize
-from flaxcnn.engine.record import versions
 from flaxcnn.engine.step import TrainState
 from flaxcnn.recipe.layers import totals
+from flaxcnn.records.environment import versions
 
 Counts = dict[str, tuple[int, int]]  # layer -> (dead relu units, relu units)
 

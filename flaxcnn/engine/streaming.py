@@ -107,7 +107,7 @@ class StreamedJob(Job):
                 state, self.hypers, self.data.scaling, *self._chunk_like(length, width)
             )
 
-        return self.programs.get(("train_chunk", length, width), lower, self.plan)
+        return self.programs.get((epoch.train_chunk, length, width), lower, self.plan)
 
     def eval_program(self, state: TrainState, split: SplitName) -> jax.stages.Compiled:
         """The program behind `evaluate` and `predict`: over a chunk of a split."""
@@ -123,7 +123,7 @@ class StreamedJob(Job):
             program = jitted(self.plan, function, out=out)
             return program.lower(state, self.data.scaling, *self._chunk_like(length, width))
 
-        return self.programs.get((function.__name__, length, width), lower, self.plan)
+        return self.programs.get((function, length, width), lower, self.plan)
 
     def _chunk_like(self, length: int, width: int) -> tuple[Tree, Batch]:
         """Shapes of a chunk's count and batches."""

@@ -24,22 +24,18 @@ from flaxcnn.data import splits
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.engine import card, hosts, sharding
 from flaxcnn.engine.checkpoint import Checkpoints
-from flaxcnn.engine.folder import plain
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.job import Job
 from flaxcnn.engine.loop import Progress, check_finite, epochs
 from flaxcnn.engine.make_job import make_job
-from flaxcnn.engine.record import (
-    RunDirectory,
-    check_same,
-    environment,
-    other_software,
-)
 from flaxcnn.engine.score import Counts, conclude, count_dead, dead_layers
 from flaxcnn.engine.step import TrainState
 from flaxcnn.errors import DivergedError, InterruptedRun, PeerLostError
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import Conv
+from flaxcnn.records.environment import environment, other_software
+from flaxcnn.records.files import plain
+from flaxcnn.records.run import RunDirectory, check_same
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from typing import Any
 from flaxcnn.errors import ConfigError
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
-from flaxcnn.report.words import value_text
+from flaxcnn.records.format import value_text
 
 
 def place(path: Path) -> str:

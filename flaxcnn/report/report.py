@@ -9,9 +9,8 @@ from pathlib import Path
 
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.errors import ConfigError, FlaxcnnError, WriteError
-from flaxcnn.files import finished, write_atomic
-from flaxcnn.report.page import Page, Rendered, render, render_fragment
-from flaxcnn.report.records import (
+from flaxcnn.records.files import finished, write_atomic
+from flaxcnn.records.read import (
     RunRecord,
     SearchRecord,
     StudyRecord,
@@ -19,6 +18,7 @@ from flaxcnn.report.records import (
     read_search,
     read_study,
 )
+from flaxcnn.report.page import Page, Rendered, render, render_fragment
 from flaxcnn.report.run import run_brief, run_page
 from flaxcnn.report.search import search_brief, search_page
 from flaxcnn.report.several import several_page

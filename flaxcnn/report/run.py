@@ -10,13 +10,10 @@ import numpy as np
 
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.errors import FlaxcnnError
-from flaxcnn.files import flat
 from flaxcnn.recipe.config import Config
-from flaxcnn.report import curves, images, matrices, numbers
-from flaxcnn.report.architecture import architecture, described, size
-from flaxcnn.report.commands import of_run
-from flaxcnn.report.page import Cell, Page, Section, Table, count, share
-from flaxcnn.report.records import (
+from flaxcnn.records.files import flat
+from flaxcnn.records.format import value_text
+from flaxcnn.records.read import (
     Predictions,
     RunRecord,
     first_filters,
@@ -24,7 +21,10 @@ from flaxcnn.report.records import (
     pixels,
     predictions,
 )
-from flaxcnn.report.words import value_text
+from flaxcnn.report import curves, images, matrices, numbers
+from flaxcnn.report.architecture import architecture, described, size
+from flaxcnn.report.commands import of_run
+from flaxcnn.report.page import Cell, Page, Section, Table, count, share
 
 FIRST = 100  # test rows whose predictions are shown
 GALLERY = 24  # mistakes

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from flaxcnn.records.format import value_text
+from flaxcnn.records.read import SearchRecord
 from flaxcnn.report import comparisons
 from flaxcnn.report.commands import of_search
 from flaxcnn.report.comparisons import Point
 from flaxcnn.report.grids import layout
 from flaxcnn.report.page import Cell, Page, Section, Table, count, share
-from flaxcnn.report.records import SearchRecord
 from flaxcnn.report.run import environment_table, flag, settings_table
-from flaxcnn.report.words import value_text
 
 SPLIT = "held-out"  # what accuracies are taken on
 MOST_OF_A_LABEL = 48  # letters of one in a picture

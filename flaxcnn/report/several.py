@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from flaxcnn.records.read import RunRecord, StudyRecord
 from flaxcnn.report import comparisons, curves, numbers, study
 from flaxcnn.report.commands import place
 from flaxcnn.report.comparisons import Point
 from flaxcnn.report.page import Cell, Page, Section, Table, count, share
-from flaxcnn.report.records import RunRecord, StudyRecord
 from flaxcnn.report.run import flag
 
 SHARED = ("data_digest", "split_digest", "protocol")  # what must be equal for a fair comparison

@@ -7,14 +7,14 @@ import math
 from typing import Any
 
 from flaxcnn.recipe.data import KNOWN_DATA
+from flaxcnn.records.format import figure, label, value_text, variance_lines
+from flaxcnn.records.read import StudyRecord
 from flaxcnn.report import comparisons, curves
 from flaxcnn.report.commands import of_study
 from flaxcnn.report.comparisons import Point
 from flaxcnn.report.grids import layout
 from flaxcnn.report.page import Cell, Page, Section, Table, count, share
-from flaxcnn.report.records import StudyRecord
 from flaxcnn.report.run import environment_table, flag, network, settings_table
-from flaxcnn.report.words import figure, label, value_text, variance_lines
 
 MEASURED = "test_accuracy"
 CHOSEN_BY = "val_accuracy"  # the best of several settings; never by the test rows

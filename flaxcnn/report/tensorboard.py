@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from flaxcnn.errors import ConfigError, WriteError
-from flaxcnn.files import finished, read_lines
-from flaxcnn.report.history import history, numbers
-from flaxcnn.report.words import label
+from flaxcnn.records.files import finished, read_lines
+from flaxcnn.records.format import label
+from flaxcnn.records.history import history, numbers
 
 log = logging.getLogger(__name__)
 FOLDER = "tensorboard"

@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 
 from flaxcnn.errors import WriteError
-from flaxcnn.files import write_atomic
 from flaxcnn.recipe.catalog import Experiment
 from flaxcnn.recipe.data import KNOWN_DATA
+from flaxcnn.records.files import write_atomic
+from flaxcnn.records.format import label, value_text
+from flaxcnn.records.read import read_search
 from flaxcnn.report import comparisons, curves, images, matrices, numbers
 from flaxcnn.report.comparisons import Point
 from flaxcnn.report.page import Cell, Page, Rendered, Section, Table, count, render, share
-from flaxcnn.report.records import read_search
 from flaxcnn.report.report import any_name
 from flaxcnn.report.run import class_table
 from flaxcnn.report.search import candidates
-from flaxcnn.report.words import label, value_text
 from flaxcnn.results.figures import (
     Document,
     Figures,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from flaxcnn.files import read_json
+from flaxcnn.records.files import read_json
 from flaxcnn.results.figures import Figures
 from flaxcnn.results.rows import changed_settings
 from flaxcnn.studies.contrasts import TTest, compare_paired, corrected_resampled_t, holm

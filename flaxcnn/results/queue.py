@@ -18,9 +18,7 @@ from typing import Any
 import jax
 
 from flaxcnn.data.datasets import load_for
-from flaxcnn.engine.folder import runs_folder
 from flaxcnn.engine.interrupt import Interrupt
-from flaxcnn.engine.record import environment
 from flaxcnn.engine.train import fit
 from flaxcnn.errors import (
     DivergedError,
@@ -29,7 +27,9 @@ from flaxcnn.errors import (
     InterruptedRun,
     WriteError,
 )
-from flaxcnn.files import read_lines
+from flaxcnn.records.environment import environment
+from flaxcnn.records.files import read_lines
+from flaxcnn.records.folder import runs_folder
 from flaxcnn.results.rows import Results, diverged_row, recipe, row_of_run, rows_of_study
 from flaxcnn.results.tasks import FOLDS, Pace, Task, candidates
 from flaxcnn.studies.candidates import contenders

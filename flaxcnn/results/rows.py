@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import flaxcnn
 from flaxcnn.errors import CheckpointError, ConfigError, FlaxcnnError, WriteError
-from flaxcnn.files import plain, read_json, read_lines, write_atomic
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
+from flaxcnn.records.files import plain, read_json, read_lines, write_atomic
 
 if TYPE_CHECKING:  # numpy and the reports come with it; the commands that only list need neither
     import numpy as np
@@ -216,7 +216,7 @@ def row_of_run(run_dir: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it is not finished, or damaged.
     """
-    from flaxcnn.report.records import predictions, read_run
+    from flaxcnn.records.read import predictions, read_run
 
     record = read_run(run_dir)
     found = predictions(record)
@@ -234,7 +234,7 @@ def rows_of_study(study_dir: Path, classes: int) -> list[dict[str, Any]]:
     """
     import numpy as np
 
-    from flaxcnn.studies.record import predictions_file
+    from flaxcnn.records.study import predictions_file
 
     plan, environment = read_json(study_dir / "plan.json"), read_json(study_dir / "env.json")
     epochs: dict[str, list[dict[str, Any]]] = {}

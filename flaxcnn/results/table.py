@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from flaxcnn.files import read_json
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.catalog import Experiment
-from flaxcnn.report.words import figure, label
+from flaxcnn.records.files import read_json
+from flaxcnn.records.format import figure, label
 from flaxcnn.results.figures import (
     Document,
     Figures,

@@ -11,7 +11,7 @@ from flaxcnn.recipe import catalog
 from flaxcnn.recipe.catalog import Experiment
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import totals
-from flaxcnn.report.words import label
+from flaxcnn.records.format import label
 from flaxcnn.studies.plan import Grid, check_same_data, settings_of, with_setting
 
 if TYPE_CHECKING:  # data bring numpy along, and commands that search nothing import this file

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from flaxcnn.engine.folder import Folder, run_or_study
 from flaxcnn.errors import CheckpointError, ConfigError, near_miss
 from flaxcnn.recipe.config import decisive
+from flaxcnn.records.folder import Folder, run_or_study
 from flaxcnn.studies.contrasts import (
     Superiority,
     compare_paired,

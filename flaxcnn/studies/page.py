@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flaxcnn.report.words import figure, variance_lines
+from flaxcnn.records.format import figure, variance_lines
 
 SHOWN = ("test_accuracy", "val_accuracy")
 

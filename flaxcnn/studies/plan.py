@@ -19,7 +19,7 @@ from flaxcnn.recipe.fields import Role, names
 from flaxcnn.recipe.optimizers import Cosine
 from flaxcnn.recipe.settings import Source, layered
 from flaxcnn.recipe.traced import dropout_rates
-from flaxcnn.report.words import EVERYTHING, label
+from flaxcnn.records.format import EVERYTHING, label
 
 STREAMS = names(Config, Role.STREAM)
 SOURCES = {name.removesuffix("_seed"): name for name in STREAMS}  # init, order, augment, dropout

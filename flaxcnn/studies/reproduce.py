@@ -10,15 +10,16 @@ from typing import Any
 
 from flaxcnn.backend import prepare
 from flaxcnn.data.datasets import load_for
-from flaxcnn.engine.folder import run_or_study
-from flaxcnn.engine.record import DECIDES_NOTHING, RunDirectory, environment
 from flaxcnn.engine.saved import check_data
 from flaxcnn.engine.train import fit
 from flaxcnn.errors import CheckpointError, InterruptedRun
-from flaxcnn.files import flat
 from flaxcnn.recipe.config import Config
+from flaxcnn.records.environment import DECIDES_NOTHING, environment
+from flaxcnn.records.files import flat
+from flaxcnn.records.folder import run_or_study
+from flaxcnn.records.run import RunDirectory
+from flaxcnn.records.study import StudyDirectory
 from flaxcnn.studies.plan import label, plan_runs
-from flaxcnn.studies.record import StudyDirectory
 from flaxcnn.studies.study import Tell, study
 
 TIMES = ("seconds", "images_per_second", "stall")  # of an epoch: never the same

@@ -13,17 +13,18 @@ from typing import Any
 from flaxcnn.backend import prepare
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.datasets import load_for
-from flaxcnn.engine.folder import runs_folder, stamp
 from flaxcnn.engine.interrupt import Interrupt
-from flaxcnn.engine.record import environment
 from flaxcnn.recipe.config import Config
+from flaxcnn.records.environment import environment
+from flaxcnn.records.folder import runs_folder, stamp
+from flaxcnn.records.search import SampledDirectory
 from flaxcnn.studies import ranking
 from flaxcnn.studies.candidates import AS_IT_IS, contenders
 from flaxcnn.studies.plan import Scoring
 from flaxcnn.studies.samplers import Sampling, open_study
 from flaxcnn.studies.search import SearchResult, conclude, plan_search, scores
 from flaxcnn.studies.study import Tell
-from flaxcnn.studies.trials import GIVEN_UP, SampledDirectory, Say, Work
+from flaxcnn.studies.trials import GIVEN_UP, Say, Work
 
 
 def sampled_search(
@@ -84,7 +85,7 @@ def sampled_search(
         while (trial := work.next_trial()) is not None:
             work.carry_out(*trial, interrupt)
         work.score_incumbent(interrupt)  # where the process that had begun it is gone
-        with folder.turn():
+        with folder.exclusive():
             return _conclude(work, plan, refit, began)
 
 
@@ -110,7 +111,7 @@ def _conclude(work: Work, plan: dict[str, Any], refit: bool, began: float) -> Se
 def _begin(folder: SampledDirectory, plan: dict[str, Any], resume: bool) -> None:
     """Make the folder, or join those who are at work in it."""
     there = resume and (folder.path / folder.proof).is_file()
-    with folder.turn() if there else contextlib.nullcontext(), folder.take(plan, resume):
+    with folder.exclusive() if there else contextlib.nullcontext(), folder.take(plan, resume):
         (folder.path / "search.json").unlink(missing_ok=True)  # of fewer trials
         folder.write_json("space.json", plan["space"])  # for the command that does it again
         folder.write_json("env.json", environment())

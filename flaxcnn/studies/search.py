@@ -6,7 +6,6 @@ on rows held out of the training folds. The test rows are not looked at before t
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,13 +15,15 @@ from typing import Any
 from flaxcnn.backend import prepare
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.datasets import load_for
-from flaxcnn.engine.folder import runs_folder, stamp
 from flaxcnn.engine.interrupt import Interrupt
-from flaxcnn.engine.record import RunDirectory
 from flaxcnn.engine.train import fit
-from flaxcnn.errors import CheckpointError, ConfigError, DivergedError, OutOfMemoryError
-from flaxcnn.recipe.config import Config, decisive
+from flaxcnn.errors import ConfigError, DivergedError, OutOfMemoryError
+from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.splits import Archive, Fold
+from flaxcnn.records.folder import runs_folder, stamp
+from flaxcnn.records.run import RunDirectory
+from flaxcnn.records.search import SearchDirectory
+from flaxcnn.records.study import csv_text
 from flaxcnn.studies import ranking
 from flaxcnn.studies.candidates import (
     AS_IT_IS,
@@ -39,7 +40,6 @@ from flaxcnn.studies.plan import (
     Scoring,
     longest,
 )
-from flaxcnn.studies.record import StudyDirectory, csv_text
 from flaxcnn.studies.study import Tell, TooLarge, carry_out, recorded
 
 REFIT = "refit"  # folder of the winner's run
@@ -67,38 +67,6 @@ class SearchResult:
         from flaxcnn.report.report import fragment  # not before it is to be seen: it draws
 
         return fragment(self.path)
-
-
-class SearchDirectory(StudyDirectory):
-    """`plan.json` (candidates, folds, seeds), `runs.jsonl`, `epochs.jsonl`, `search.json`, ...
-
-    Raises:
-        ConfigError: it holds another search, or something else.
-        WriteError: it is in use, or cannot be written.
-    """
-
-    kind = "search"
-    scores_only = True
-    fixed: tuple[str, ...] = ("experiment", "candidates", "folds", "document")
-
-    def check(self, recipe: dict[str, Any]) -> None:
-        """ConfigError for other candidates or folds; more seeds and repeats are welcome."""
-        old = self.read_json(self.proof)
-        if lacking := [key for key in recipe if key not in old]:
-            raise CheckpointError(f"{self.path / self.proof}: lacks {', '.join(lacking)}")
-        new = json.loads(json.dumps(recipe))  # tuples are lists there
-        for plan in (old, new):
-            plan["candidates"] = [
-                {**one, "config": decisive(one["config"])} for one in plan["candidates"]
-            ]
-        differ = [key for key in self.fixed if old[key] != new[key]]
-        missing = [seed for seed in old["seeds"] if seed not in recipe["seeds"]]
-        if differ or missing or recipe["repeats"] < old["repeats"]:
-            what = ", ".join(differ) or "fewer seeds or repeats"
-            raise ConfigError(
-                f"search directory {self.path}: holds another search ({what} differ); allowed is "
-                "the same one, with the same seeds and repeats or more"
-            )
 
 
 def plan_search(found: Sequence[Contender], scoring: Scoring) -> list[PlannedRun]:
@@ -227,7 +195,7 @@ def search_candidates(
                              interrupt)  # fmt: skip
         tried, too_large = _fitting(found, left)
         planned = plan_search(tried, scoring)
-        rows = folder.ordered_rows(planned)
+        rows = folder.ordered_rows(run.key for run in planned)
         summary = {
             **plan, "protocol": planned[0].config.protocol, "planned": len(planned),
             "trained": len(longest(planned)),

@@ -14,14 +14,15 @@ from typing import Any, NamedTuple
 from flaxcnn.backend import enough_memory, prepare
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.datasets import load_for, require_resident
-from flaxcnn.engine.folder import runs_folder, stamp
 from flaxcnn.engine.interrupt import Interrupt
-from flaxcnn.engine.record import environment, other_software
 from flaxcnn.engine.resident import ResidentJob
 from flaxcnn.engine.saved import check_data
 from flaxcnn.errors import ConfigError, InterruptedRun, OutOfMemoryError
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.fields import Role
+from flaxcnn.records.environment import environment, other_software
+from flaxcnn.records.folder import runs_folder, stamp
+from flaxcnn.records.study import StudyDirectory, columns, table_csv
 from flaxcnn.studies import page
 from flaxcnn.studies.groups import Group, grouped
 from flaxcnn.studies.plan import (
@@ -33,8 +34,8 @@ from flaxcnn.studies.plan import (
     longest,
     plan_runs,
 )
-from flaxcnn.studies.record import StudyDirectory, aggregate, columns, table_csv
 from flaxcnn.studies.runs import Outcome, Recorder, Watch, ends_all, make_jobs, run_groups
+from flaxcnn.studies.summary import aggregate
 from flaxcnn.studies.width import alike, choose_width
 
 log = logging.getLogger(__name__)
@@ -181,7 +182,7 @@ def carry_out(
     def done(outcome: Outcome) -> None:
         if outcome.run.key in ended:  # read off a longer run once more
             return
-        folder.add(outcome)
+        folder.add(outcome.row, outcome.history, outcome.predictions)
         ended.add(outcome.run.key)
         tell.run(outcome, len(ended), len(planned))
 
@@ -254,7 +255,7 @@ def _conclude(
 ) -> StudyResult:  # fmt: skip
     if len(left) == len(planned):
         raise OutOfMemoryError(left[0].reason)
-    rows = folder.ordered_rows(planned)
+    rows = folder.ordered_rows(run.key for run in planned)
     summary = {"experiment": name, **aggregate(rows, planned)}
     folder.write_text("runs.csv", table_csv(rows))
     folder.write_text("README.md", page.page(summary, rows))

@@ -8,8 +8,6 @@ short is taken up again where it was.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,12 +19,12 @@ from flaxcnn.data.arrays import Dataset
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.resident import ResidentJob
 from flaxcnn.errors import ConfigError, InterruptedRun, OutOfMemoryError, WriteError
+from flaxcnn.records.search import SampledDirectory, TrialDirectory
 from flaxcnn.studies.candidates import Contender, contender, name_of
 from flaxcnn.studies.plan import PlannedRun, Scoring, with_setting
-from flaxcnn.studies.record import StudyDirectory
 from flaxcnn.studies.runs import Watch
 from flaxcnn.studies.samplers import Sampling
-from flaxcnn.studies.search import SearchDirectory, plan_search, scores
+from flaxcnn.studies.search import plan_search, scores
 from flaxcnn.studies.study import Tell, carry_out
 
 Say = Callable[[str], None]
@@ -37,60 +35,6 @@ FINGERPRINT = "fingerprint"  # and that of its recipe
 
 class Pruned(Exception):
     """Others did better by then."""
-
-
-class SampledDirectory(SearchDirectory):
-    """A search's, which several processes write to: each trial has a folder in `trials/`.
-
-    Raises:
-        ConfigError: it holds another search, or something else.
-        WriteError: it cannot be written.
-    """
-
-    fixed = (*SearchDirectory.fixed, "repeats", "seeds", "max_params", "sampler", "pruner",
-             "space")  # fmt: skip
-
-    def check(self, recipe: dict[str, Any]) -> None:
-        """ConfigError for another search; more trials are welcome."""
-        super().check(recipe)
-        if recipe["trials"] < (old := self.read_json(self.proof)["trials"]):
-            raise ConfigError(
-                f"--trials: got {recipe['trials']}, but search directory {self.path} is one of "
-                f"{old}; allowed is {old} or more"
-            )
-
-    @contextlib.contextmanager
-    def turn(self) -> Iterator[None]:
-        """Alone among the processes, for a moment."""
-        with open(self.path / "turn.lock", "a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-
-    def trial(self, name: str) -> TrialDirectory:
-        """The folder of a trial, by its number or as `incumbent`."""
-        return TrialDirectory(self.path / "trials" / name)
-
-
-class TrialDirectory(StudyDirectory):
-    """`plan.json` (settings and recipe), `runs.jsonl`, `epochs.jsonl` of a trial.
-
-    Raises:
-        ConfigError: it holds another trial.
-        WriteError: another process is at work on it, or it cannot be written.
-    """
-
-    kind = "trial"
-    scores_only = True
-
-    def check(self, recipe: dict[str, Any]) -> None:
-        """ConfigError for another trial."""
-        if self.read_json(self.proof) != json.loads(json.dumps(recipe)):
-            raise ConfigError(f"trial directory {self.path}: holds another trial")
-
-    def rows_of(self, planned: Sequence[PlannedRun]) -> list[dict[str, Any]] | None:
-        """The rows of all that was planned; None where some are missing."""
-        rows = self.ordered_rows(planned)
-        return rows if len(rows) == len(planned) else None
 
 
 @dataclass
@@ -113,6 +57,10 @@ class Work:
     def planned(self, one: Contender) -> list[PlannedRun]:
         """The runs of a recipe."""
         return plan_search([one], self.scoring)
+
+    def keys(self, one: Contender) -> list[str]:
+        """The keys of its runs."""
+        return [run.key for run in self.planned(one)]
 
     @contextlib.contextmanager
     def recorded(self) -> Iterator[None]:
@@ -143,7 +91,7 @@ class Work:
         """One that a kill cut short, or a new one, its folder taken; None: there are enough."""
         from optuna.trial import Trial, TrialState
 
-        with self.folder.turn():
+        with self.folder.exclusive():
             for left in self._trials():
                 if left.state.is_finished():
                     continue
@@ -196,7 +144,7 @@ class Work:
 
         None where a process is still at work.
         """
-        rows = self.folder.trial("incumbent").rows_of(self.planned(self.hand_made))
+        rows = self.folder.trial("incumbent").complete_rows(self.keys(self.hand_made))
         if rows is None or not all(trial.state.is_finished() for trial in self._trials()):
             return None
         tried, dropped = [self.hand_made], []
@@ -207,7 +155,7 @@ class Work:
             more = None
             with contextlib.suppress(ConfigError):
                 one = self._contender(settings)
-                more = self.folder.trial(f"{trial.number:04d}").rows_of(self.planned(one))
+                more = self.folder.trial(f"{trial.number:04d}").complete_rows(self.keys(one))
             if more is None or any(other.label == one.label for other in tried):
                 reason = trial.user_attrs.get(REASON, "is the same recipe as another trial's")
                 dropped.append({"label": name_of(settings), "reason": reason})
@@ -248,7 +196,7 @@ class Work:
 
     def _score(self, one: Contender, place: str) -> float | None:
         """Mean over folds of a recipe all of whose runs have ended well; None for another."""
-        rows = self.folder.trial(place).rows_of(self.planned(one))
+        rows = self.folder.trial(place).complete_rows(self.keys(one))
         if rows is None or any(row["status"] == "diverged" for row in rows):
             return None
         (scored,) = scores([one], rows)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import readme
+from benchmarks import tables
 from benchmarks.peers import __main__ as command
 from benchmarks.peers import record
 from benchmarks.peers.models import DEFAULT, OWN, find
@@ -234,9 +234,12 @@ def test_a_failed_peer_is_reported_and_not_compared():
     assert entry["train"]["ratio_to_best"] == 2.0
 
 
-def test_the_readme_has_what_the_results_give():
-    if not readme.RESULTS.is_file():
+def test_pages_show_what_the_results_give():
+    if not tables.RESULTS.is_file():
         pytest.skip("the comparison has not been run: python -m benchmarks.peers")
-    text = readme.README.read_text()
-    assert readme.with_blocks(text) == text
-    assert readme.CHART.is_file()
+    pages = [page.read_text() for page in tables.PAGES]
+    for name in tables.BLOCKS:
+        assert any(f"<!-- {name} -->" in page for page in pages), name
+    for page in pages:
+        assert tables.with_blocks(page) == page
+    assert tables.CHART.is_file()

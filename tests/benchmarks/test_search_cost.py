@@ -7,7 +7,7 @@ import json
 import pytest
 from sklearn.model_selection import ParameterGrid
 
-from benchmarks import readme, search_cost
+from benchmarks import search_cost, tables
 from benchmarks.peers.processes import PeerFailed
 from benchmarks.search_cost import OURS, PEER, Plan
 
@@ -74,7 +74,7 @@ def test_ratios_are_taken_within_turns_and_reach_the_readme(tmp_path):
     assert ratios["images_trained"]["highest"] == pytest.approx(0.6 * 41 / 11)
     assert ratios["without_start"] == {"median": 3.0, "lowest": 2.0, "highest": 4.0}
     assert document["scores"] == [{"settings": POINT, OURS: 0.5, PEER: 0.25}]
-    block = readme.search_cost(document)
+    block = tables.search_cost(document)
     assert "2 epochs for 20 and 3 epochs for 30" in block
     assert "3.00 (2.00 to 4.00)" in block
 

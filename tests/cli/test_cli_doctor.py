@@ -119,7 +119,7 @@ def test_a_machine_told_to_use_its_cpu_says_so(flaxcnn, machine, monkeypatch):
 def test_a_plugin_that_cannot_use_the_gpu(flaxcnn, machine, monkeypatch):
     machine("nvidia0", driver="535.104.05")
     software = {"jax-cuda13-plugin": "0.10.1", "nvidia-driver": "535.104.05"}
-    monkeypatch.setattr("flaxcnn.engine.record.software", lambda: software)
+    monkeypatch.setattr("flaxcnn.records.environment.software", lambda: software)
     assert finding(flaxcnn, "jax-cuda13-plugin")["detail"] == "0.10.1"
     assert "jax-cuda13-plugin cannot use it" in finding(flaxcnn, "GPU")["detail"]
     check = finding(flaxcnn, "driver")

@@ -39,7 +39,7 @@ def job_of(image, label, weight=None, config=CONFIG, devices=1):
 
 
 def whole_batch(job):
-    rows, mask = in_order(job.rows_of("train"), len(job.rows.train))
+    rows, mask = in_order(job.split_rows("train"), len(job.rows.train))
     return take(job.data, rows[0], mask[0])
 
 

@@ -11,8 +11,8 @@ from small_runs import TINY
 
 from flaxcnn.data.arrays import Dataset, Split
 from flaxcnn.engine.loop import Progress
-from flaxcnn.engine.record import RunDirectory
 from flaxcnn.engine.train import fit
+from flaxcnn.records.run import RunDirectory
 
 NAN = math.nan
 

@@ -10,12 +10,12 @@ import threading
 import pytest
 from small_runs import TINY
 
-from flaxcnn.engine import record
-from flaxcnn.engine.folder import plain, write_atomic
-from flaxcnn.engine.record import RunDirectory, check_same, environment, versions
 from flaxcnn.errors import CheckpointError, ConfigError, WriteError
-from flaxcnn.files import flat
 from flaxcnn.recipe.optimizers import Cosine
+from flaxcnn.records import environment as record
+from flaxcnn.records.environment import environment, versions
+from flaxcnn.records.files import flat, plain, write_atomic
+from flaxcnn.records.run import RunDirectory, check_same
 from flaxcnn.studies.reproduce import _changed as changed
 
 as_root = pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

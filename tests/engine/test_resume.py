@@ -10,9 +10,9 @@ import time
 import pytest
 from small_runs import ABANDONED, SAFETY_NET, TINY
 
-from flaxcnn.engine.record import RunDirectory
 from flaxcnn.engine.train import fit
 from flaxcnn.errors import CheckpointError
+from flaxcnn.records.run import RunDirectory
 
 pytestmark = ABANDONED
 

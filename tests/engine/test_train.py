@@ -15,12 +15,12 @@ from flaxcnn.engine.checkpoint import tree_digest
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.loop import Progress, epochs
 from flaxcnn.engine.make_job import make_job
-from flaxcnn.engine.record import RunDirectory
 from flaxcnn.engine.train import fit
 from flaxcnn.errors import DivergedError
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import Conv, Dense, Flatten, GlobalAvgPool
 from flaxcnn.recipe.optimizers import SGD
+from flaxcnn.records.run import RunDirectory
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 

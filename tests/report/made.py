@@ -12,7 +12,7 @@ from flaxcnn.recipe.data import KNOWN_DATA
 from flaxcnn.recipe.layers import totals
 from flaxcnn.studies import ranking
 from flaxcnn.studies.plan import plan_runs
-from flaxcnn.studies.record import aggregate
+from flaxcnn.studies.summary import aggregate
 
 NAME = "digits/quickstart"
 ENVIRONMENT = {

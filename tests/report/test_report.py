@@ -24,7 +24,8 @@ from flaxcnn.data.images import Images
 from flaxcnn.data.splits import choose, to_json
 from flaxcnn.errors import CheckpointError, ConfigError, DataError
 from flaxcnn.recipe import catalog
-from flaxcnn.report import commands, curves, records
+from flaxcnn.records import read as records
+from flaxcnn.report import commands, curves
 from flaxcnn.report.report import make, read, write
 
 HOSTILE = ["<script>alert(1)</script>", "a & b", "$x^2$", *map(str, range(7))]

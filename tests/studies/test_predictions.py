@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_study import TINY
 
-from flaxcnn.studies.record import predictions_file
+from flaxcnn.records.study import predictions_file
 from flaxcnn.studies.study import study
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any, Literal, Self
 
 from flaxcnn.errors import CheckpointError, ConfigError, FolderInUseError, WriteError
-from flaxcnn.files import finished, plain, read_json, read_lines, write_atomic
+from flaxcnn.records.files import finished, plain, read_json, read_lines, write_atomic
 
 
 def runs_folder() -> Path:
@@ -160,7 +160,7 @@ class Folder:
         self.write_bytes(name, file.getvalue())
 
     def lines(self, name: str) -> list[dict[str, Any]]:
-        """The objects of a JSON-lines file, as `flaxcnn.files.read_lines`."""
+        """The objects of a JSON-lines file, as `flaxcnn.records.files.read_lines`."""
         return read_lines(self.path / name)
 
     def write_lines(self, name: str, rows: list[dict[str, Any]]) -> None:

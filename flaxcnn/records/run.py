@@ -1,42 +1,17 @@
-"""What a run leaves behind, and the environment it was made in."""
+"""A run directory, written while the run trains."""
 
 from __future__ import annotations
 
 import csv
 import io
-import os
-import platform
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import flaxcnn
-from flaxcnn.engine.folder import Folder
 from flaxcnn.errors import ConfigError, DataError
-from flaxcnn.hardware import installed, software
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.fields import Role, names
-
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
-
-
-# Of env.json: what must be equal for what is resumed to end in the bits of the unbroken.
-DECIDES_BITS = (
-    "versions",
-    "backend",
-    "device",
-    "devices",
-    "processes",
-    "cpus",
-    "XLA_FLAGS",
-    "PJRT_NPROC",
-    "accelerator",  # older records and machines without one have no such field
-)
-# Of env.json: what is told, and is no cause of other bits.
-DECIDES_NOTHING = ("numerics",)
-NOT_RUN = "not run"  # the numerics suite, on this software and device
-
+from flaxcnn.records.folder import Folder
 
 ELSEWHERE = "checkpoints.json"  # names their folder, where it is not in the run directory
 
@@ -136,65 +111,3 @@ def check_same(where: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> No
             f"{where} holds a different recipe: {', '.join(differ)} "
             f"({key} was {before[key]!r}, now {new[key]!r})"
         )
-
-
-def versions() -> dict[str, str]:
-    """Python, flaxcnn and the packages that decide what is computed; what is missing is left out.
-
-    A run of embedded or own data does not need tensorflow-datasets.
-    """
-    return {
-        "python": platform.python_version(),
-        "flaxcnn": flaxcnn.__version__,
-        **installed(PACKAGES),
-    }
-
-
-def source_revision() -> str | None:
-    """Commit of the checkout this package runs from, `+` if changed since; None for a wheel."""
-    here = Path(flaxcnn.__file__).resolve().parent.parent
-    if not (here / ".git").exists():
-        return None
-    try:
-        git = [
-            subprocess.run(
-                ["git", "-C", str(here), *args], capture_output=True, text=True, check=True
-            )
-            for args in (("rev-parse", "HEAD"), ("status", "--porcelain", "--", "flaxcnn"))
-        ]
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return git[0].stdout.strip() + ("+" if git[1].stdout.strip() else "")
-
-
-def environment() -> dict[str, Any]:
-    """env.json: what else decides the bits, and where the run was made."""
-    import jax
-
-    from flaxcnn.backend import cores, processor
-    from flaxcnn.numerics import kept
-
-    devices, accelerator = jax.devices(), software()
-    return {
-        "versions": versions(),
-        "source_revision": source_revision(),
-        "platform": platform.platform(),
-        "processor": processor(),
-        "cpus": cores(),
-        "backend": jax.default_backend(),
-        "device": devices[0].device_kind,
-        "devices": len(devices),
-        "processes": jax.process_count(),
-        "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
-        "PJRT_NPROC": os.environ.get("PJRT_NPROC", ""),
-        "matmul_precision": str(getattr(jax.config, "jax_default_matmul_precision", None)),
-        **({"accelerator": accelerator} if accelerator else {}),
-        "numerics": kept() or NOT_RUN,
-    }
-
-
-def other_software(before: dict[str, Any]) -> str:
-    """A warning for what is resumed where the env.json of its start says otherwise; or nothing."""
-    now = environment()
-    changed = [key for key in DECIDES_BITS if before.get(key) != now.get(key)]
-    return f"resumed with another {', '.join(changed)}: the bits may differ" if changed else ""

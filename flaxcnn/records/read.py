@@ -14,8 +14,8 @@ from flaxcnn.data import datasets
 from flaxcnn.data.archives import PUBLISHED
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.errors import CheckpointError, ConfigError, DataError, FlaxcnnError
-from flaxcnn.files import read_json, read_lines
 from flaxcnn.recipe.config import Config
+from flaxcnn.records.files import read_json, read_lines
 
 NEEDED = ("experiment", "protocol", "seed", "params", "kept_epoch", "best_epoch", "epochs_run",
           "test_accuracy", "val_accuracy", "fingerprint")  # fmt: skip

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flaxcnn.errors import CheckpointError
-from flaxcnn.files import read_lines
+from flaxcnn.records.files import read_lines
 
 EPOCHS = "metrics.jsonl"
 

@@ -1,6 +1,6 @@
-"""Write the README's tables from benchmarks/results, and the chart of peers-cpu.json.
+"""Write the tables of the pages on speed from benchmarks/results, and the chart of peers-cpu.json.
 
-python -m benchmarks.readme
+python -m benchmarks.tables
 """
 
 from __future__ import annotations
@@ -12,7 +12,14 @@ from typing import Any
 from benchmarks.peers.models import DEFAULT
 
 ROOT = Path(__file__).resolve().parents[1]
-README = ROOT / "README.md"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmarks" / "index.md")
+SHORT = (  # in the README
+    "mnist-ladder/model1",
+    "mnist-ladder/model10",
+    "fashion-slim/final",
+    "cifar-tuning/model3",
+    "resnet18-cifar",
+)
 RESULTS = ROOT / "benchmarks" / "results" / "peers-cpu.json"
 CHART = RESULTS.with_suffix(".svg")
 ACCURACY = RESULTS.with_name("accuracy-model10.json")
@@ -50,7 +57,7 @@ def peers(document: dict[str, Any]) -> str:
     for one in in_order(document):
         train, evaluate = one["train"], one["eval"]
         lines.append(
-            f"| {one['model']} | {one['batch_size']} | {train['images_per_second']:,.0f} "
+            f"| `{one['model']}` | {one['batch_size']} | {train['images_per_second']:,.0f} "
             f"| {train['best_peer']} | {train['best_images_per_second']:,.0f} "
             f"| {train['ratio_to_best']:.2f} | {evaluate['ratio_to_best']:.2f} |"
         )
@@ -59,8 +66,25 @@ def peers(document: dict[str, Any]) -> str:
         "| geometric mean | | | | "
         f"| {means['train']['best']:.2f} | {means['eval']['best']:.2f} |"
     )  # fmt: skip
-    chart = f"![Training speed of flaxcnn over each peer's](benchmarks/results/{CHART.name})"
+    chart = f"![Training speed of flaxcnn over each peer's](../../benchmarks/results/{CHART.name})"
     return "\n".join([*lines, "", *sentences(document), "", chart])
+
+
+def peers_in_short(document: dict[str, Any]) -> str:
+    """The comparison for the README: a few models and the mean over all."""
+    lines = ["| model | flaxcnn images/s | fastest peer | its images/s | ratio |",
+             "|---|---:|---|---:|---:|"]  # fmt: skip
+    compared = in_order(document)
+    for one in compared:
+        if one["model"] in SHORT:
+            train = one["train"]
+            lines.append(
+                f"| `{one['model']}` | {train['images_per_second']:,.0f} | {train['best_peer']} "
+                f"| {train['best_images_per_second']:,.0f} | {train['ratio_to_best']:.2f} |"
+            )
+    mean = document["comparison"]["geometric_mean"]["train"]["best"]
+    lines.append(f"| geometric mean of {len(compared)} models | | | | {mean:.2f} |")
+    return "\n".join(lines)
 
 
 def studies(document: dict[str, Any]) -> str:
@@ -73,7 +97,7 @@ def studies(document: dict[str, Any]) -> str:
         own = {point["seeds"]: point for point in points if point["model"] == name}
         seconds = own[max(own)]["run_seconds"]
         ratios = (f"{own[n]['ratio']:.2f}" if n in own else "" for n in counts)
-        lines.append(f"| {name} | {seconds:.2f} s | {' | '.join(ratios)} |")
+        lines.append(f"| `{name}` | {seconds:.2f} s | {' | '.join(ratios)} |")
     best, worst = (pick(points, key=lambda point: point["ratio"]) for pick in (min, max))
     where = points[0]["environment"]
     revisions = sorted({short(point["source_revision"]) for point in points})
@@ -85,7 +109,7 @@ def studies(document: dict[str, Any]) -> str:
         f"{worst['ratio']:.2f}, {worst['model']} with {worst['seeds']}. {where['processor']}, "
         f"{where['cores']} cores; source {', '.join(revisions)}."
     )
-    chart = f"![What a seed costs](benchmarks/results/{STUDIES.with_suffix('.svg').name})"
+    chart = f"![What a seed costs](../../benchmarks/results/{STUDIES.with_suffix('.svg').name})"
     return "\n".join([*lines, "", text, "", chart])
 
 
@@ -177,7 +201,8 @@ def search_cost(document: dict[str, Any]) -> str:
 def parallel(document: dict[str, Any]) -> str:
     """Images per second of each way of sharing a batch, over those of one device."""
     names = list(document["models"])
-    lines = [f"| over one device | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
+    head = " | ".join(f"`{name}`" for name in names)
+    lines = [f"| over one device | {head} |", "|---|" + "---:|" * len(names)]
     found = {name: {row["case"]: row for row in document["models"][name]["rows"]} for name in names}
     for case in dict.fromkeys(case for rows in found.values() for case in rows):
         cells = []
@@ -203,6 +228,7 @@ def parallel(document: dict[str, Any]) -> str:
 
 BLOCKS = {
     "peers": (RESULTS, peers),
+    "peers in short": (RESULTS, peers_in_short),
     "parallel": (PARALLEL, parallel),
     "accuracy": (ACCURACY, accuracy),
     "studies": (STUDIES, studies),
@@ -297,20 +323,22 @@ def draw(document: dict[str, Any], path: Path) -> None:
 
 
 def with_blocks(text: str) -> str:
-    """The README `text` with what stands between its markers made anew."""
+    """A page with every table between its markers made again."""
     for name, (results, block) in BLOCKS.items():
         begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-        before, rest = text.split(begin)
-        made = block(json.loads(results.read_text())) if results.is_file() else ""
-        text = f"{before}{begin}\n\n{made}\n\n{end}{rest.split(end)[1]}"
+        if begin in text:
+            before, rest = text.split(begin)
+            made = block(json.loads(results.read_text())) if results.is_file() else ""
+            text = f"{before}{begin}\n\n{made}\n\n{end}{rest.split(end)[1]}"
     return text
 
 
 def main() -> None:
-    """Write both from the results."""
-    README.write_text(with_blocks(README.read_text()))
+    """Write the pages and the chart from the results."""
+    for page in PAGES:
+        page.write_text(with_blocks(page.read_text()))
     draw(json.loads(RESULTS.read_text()), CHART)
-    print(f"{README.name} and {CHART.relative_to(ROOT)}")
+    print(", ".join(str(path.relative_to(ROOT)) for path in (*PAGES, CHART)))
 
 
 if __name__ == "__main__":
