@@ -55,13 +55,15 @@ def members(union: Any) -> tuple[type, ...]:
     return typing.get_args(union) if isinstance(union, types.UnionType) else (union,)
 
 
-def comments(cls: type) -> dict[str, str]:
-    """Field name -> the comment at the end of its line, base classes included."""
+def meanings(cls: type) -> dict[str, str]:
+    """Field name -> what is declared of it, or else the comment at the end of its line."""
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__[:-1]):
         for line in inspect.getsource(base).splitlines():
             if match := re.match(r"    (\w+): .*?  # (.+)$", line):
                 found[match[1]] = match[2]
+    for name, declared in fields.settings(cls):
+        found[name] = "; ".join(text for text in (declared.sentence, declared.bounds) if text)
     return found
 
 
@@ -91,14 +93,13 @@ def spec(cls: type) -> str:
         raise SystemExit(f"{cls.__name__} has no docstring")
     if rate := getattr(cls, "default_learning_rate", None):
         lines.append(f"\nDefault learning rate: `{rate}`.")
-    fields = dataclasses.fields(cls)
-    if fields:
-        notes = comments(cls)
-        lines += ["", "| field | type | default | |", "|---|---|---|---|"]
+    if own := dataclasses.fields(cls):
+        meaning = meanings(cls)
+        lines += ["", "| field | type | default | meaning |", "|---|---|---|---|"]
         lines += [
             f"| `{field.name}` | {annotation(field)} | {value(field.default)} "
-            f"| {notes.get(field.name, '')} |"
-            for field in fields
+            f"| {meaning.get(field.name, '')} |"
+            for field in own
         ]
     return "\n".join(lines)
 
