@@ -55,14 +55,16 @@ def members(union: Any) -> tuple[type, ...]:
     return typing.get_args(union) if isinstance(union, types.UnionType) else (union,)
 
 
-def notes_on(cls: type) -> dict[str, str]:
-    """Field name -> its declared sentence, else the comment at the end of its line."""
+def meanings(cls: type) -> dict[str, str]:
+    """Field name -> what is declared of it, or else the comment at the end of its line."""
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__[:-1]):
         for line in inspect.getsource(base).splitlines():
             if match := re.match(r"    (\w+): .*?  # (.+)$", line):
                 found[match[1]] = match[2]
-    return found | {name: declared.sentence for name, declared in fields.settings(cls)}
+    for name, declared in fields.settings(cls):
+        found[name] = declared.meaning
+    return found
 
 
 def value(default: Any) -> str:
@@ -91,13 +93,12 @@ def spec(cls: type) -> str:
         raise SystemExit(f"{cls.__name__} has no docstring")
     if rate := getattr(cls, "default_learning_rate", None):
         lines.append(f"\nDefault learning rate: `{rate}`.")
-    own = dataclasses.fields(cls)
-    if own:
-        notes = notes_on(cls)
-        lines += ["", "| field | type | default | |", "|---|---|---|---|"]
+    if own := dataclasses.fields(cls):
+        meaning = meanings(cls)
+        lines += ["", "| field | type | default | meaning |", "|---|---|---|---|"]
         lines += [
             f"| `{field.name}` | {annotation(field)} | {value(field.default)} "
-            f"| {notes.get(field.name, '')} |"
+            f"| {meaning.get(field.name, '')} |"
             for field in own
         ]
     return "\n".join(lines)
