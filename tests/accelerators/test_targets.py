@@ -132,7 +132,7 @@ def test_no_memory_is_a_result(monkeypatch, tmp_path):
 
 
 def test_data_whose_shape_is_unknown():
-    with pytest.raises(ConfigError, match="whose shape only its files tell"):
+    with pytest.raises(ConfigError, match="needs a data set of known shape"):
         programs.dataset_like("folder:somewhere")
 
 
