@@ -26,6 +26,13 @@ _LAZY = {
 }
 
 
+def _notebook_html(record: Any) -> str | None:
+    """How a notebook shows a record; drawing is imported when something is to be seen."""
+    from flaxcnn.report.report import fragment
+
+    return fragment(record)
+
+
 def __getattr__(name: str) -> Any:
     """What `_LAZY` tells of."""
     if name not in _LAZY:

@@ -11,11 +11,12 @@ from flaxcnn.backend import prepare
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.datasets import load_for
 from flaxcnn.engine import hosts
-from flaxcnn.engine.card import epoch_line
-from flaxcnn.engine.train import Result, fit
+from flaxcnn.engine.saved import Result
+from flaxcnn.engine.train import fit
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
 from flaxcnn.records.folder import new_run
+from flaxcnn.records.views import epoch_line
 from flaxcnn.report.tensorboard import EventFiles, require
 
 
