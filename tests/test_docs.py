@@ -1,5 +1,6 @@
 """What the documentation says is what the program does."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -161,6 +162,27 @@ def test_the_site_loads_nothing_from_elsewhere():
     assert not any("://" in each for each in loaded["extra_css"])
     for text in PAGES.values():
         assert not re.search(r"!\[[^\]]*\]\(https?:|<(?:script|img|iframe|link)\b", text)
+
+
+def blocks(text, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
+
+
+@pytest.mark.parametrize("text", ALL)
+def test_code_in_pages_is_code(text):
+    for code in blocks(text.split("<!-- api -->")[0], "python"):
+        compile(code, "page", "exec", ast.PyCF_ONLY_AST)
+    for code in blocks(text, "toml"):
+        tomllib.loads(code)
+
+
+@pytest.mark.parametrize("text", ALL)
+def test_recipes_in_pages_can_be_built(text):
+    for code in blocks(text.split("<!-- api -->")[0], "python"):
+        if "# my_models.py" in code:
+            names = {}
+            exec(code, names)
+            assert any(isinstance(value, Config) for value in names.values())
 
 
 @pytest.mark.parametrize("text", ALL)
