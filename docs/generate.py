@@ -224,11 +224,11 @@ def docstring(node: ast.FunctionDef | ast.ClassDef) -> str:
     code_indent = ""
     for line in (ast.get_docstring(node) or "").splitlines():
         if code and (not line.strip() or not line.startswith(code_indent)):
-            lines += ["```", ""]
+            lines += ["```"]
             code = False
         if not code and line.lstrip().startswith(">>>"):
             code, code_indent = True, line[: len(line) - len(line.lstrip())]
-            lines += ["", "```pycon"]
+            lines += ["```pycon"]
         if code:
             lines.append(line.removeprefix(code_indent))
         elif match := re.match(r"(Args|Raises|Returns|Yields|Attributes):$", line):
