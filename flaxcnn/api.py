@@ -33,6 +33,12 @@ def train(
 ) -> Result:
     """Load the data, train a recipe, keep its best epoch by validation and test that once.
 
+    >>> from flaxcnn.recipe.layers import Dense, Flatten
+    >>> config = Config("digits", (Flatten(), Dense(10)), epochs=2)
+    >>> result = train(config, run_dir="runs/linear", verbose=False)
+    >>> result.summary["epochs_run"]
+    2
+
     Args:
         recipe: a Config, or the name of an experiment, such as "mnist-ladder/model10".
         run_dir: a new folder, or with `resume` that of an earlier start; by default

@@ -19,6 +19,10 @@ def history(run: str | Path) -> list[dict[str, Any]]:
     A value that was not finite, null in the file, is `nan`. A line that is still being written is
     left out.
 
+    >>> _ = Path("metrics.jsonl").write_text('{"epoch": 1, "val_loss": null}\\n')
+    >>> history(".")
+    [{'epoch': 1, 'val_loss': nan}]
+
     Args:
         run: its directory.
 
