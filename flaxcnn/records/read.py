@@ -11,9 +11,7 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Literal
 
 import flaxcnn
 from flaxcnn.errors import CheckpointError, ConfigError
@@ -22,6 +20,9 @@ from flaxcnn.records.files import read_json, read_lines
 from flaxcnn.records.format import candidate_label
 from flaxcnn.records.study import predictions_file
 from flaxcnn.records.tables import candidate_columns, csv_text, run_columns
+
+if TYPE_CHECKING:  # a tenth of a second, which `--help` need not wait for
+    import numpy as np
 
 # What each file must hold for a record to be read; other keys are of use where they are there.
 NEEDED = {
@@ -335,6 +336,8 @@ def _recipe(config: dict[str, Any]) -> Config | None:
 
 def _arrays(path: Path, names: Sequence[str]) -> tuple[np.ndarray, ...]:
     try:
+        import numpy as np
+
         with np.load(path, allow_pickle=False) as file:
             return tuple(file[name] for name in names)
     except FileNotFoundError:
