@@ -39,6 +39,8 @@ IMPORT_ORDER = (
     "report", "model", "engine", "api", "estimator", "studies", "results", "doctor", "bench",
     "accelerators", "cli", "__main__",
 )  # fmt: skip
+# A line of Args or Raises: names, and what is said of them.
+ITEM = re.compile(r"    ((?:\*{0,2}\w+|\.\.\.)(?:, (?:\*{0,2}\w+|\.\.\.))*): (.*)")
 ALIASES = {  # of types in the specifications
     "Size": "int or (int, int)", "Padding": "'valid' or 'same'", "Function": "activation",
     "Init": "initialiser",
@@ -222,20 +224,21 @@ def docstring(node: ast.FunctionDef | ast.ClassDef) -> str:
     code_indent = ""
     for line in (ast.get_docstring(node) or "").splitlines():
         if code and (not line.strip() or not line.startswith(code_indent)):
-            lines += ["```", ""]
+            lines += ["```"]
             code = False
         if not code and line.lstrip().startswith(">>>"):
             code, code_indent = True, line[: len(line) - len(line.lstrip())]
-            lines += ["", "```pycon"]
+            lines += ["```pycon"]
         if code:
             lines.append(line.removeprefix(code_indent))
         elif match := re.match(r"(Args|Raises|Returns|Yields|Attributes):$", line):
             section = True
-            lines += [f"**{match[1]}**", ""]
-        elif section and (match := re.match(r"    ([\w*, `.]+): (.*)", line)):
-            lines.append(f"- `{match[1].strip('`')}`: {match[2]}")
+            lines += [f"**{'Arguments' if match[1] == 'Args' else match[1]}**", ""]
+        elif section and (match := ITEM.match(line)):
+            names = ", ".join(f"`{name}`" for name in re.findall(r"[*\w.]+", match[1]))
+            lines.append(f"- {names}: {match[2]}".replace(", `...`", ", ..."))
         elif section and line.startswith("    "):
-            lines.append("  " + line.strip())
+            lines.append(("  " if lines[-1].startswith(("- ", "  ")) else "") + line.strip())
         else:
             section = section and not line.strip()
             lines.append(line)

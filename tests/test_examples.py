@@ -1,4 +1,4 @@
-"""The examples in docstrings give what they show."""
+"""The examples in docstrings run, and print what they say."""
 
 import doctest
 import importlib
@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-MODULES = [
+WITH_EXAMPLES = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts)
-    for path in sorted((ROOT / "flaxcnn").rglob("*.py"))
-    if ">>>" in path.read_text()
-]
+    for path in (ROOT / "flaxcnn").rglob("*.py")
+    if ">>> " in path.read_text()
+)
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_examples_in_docstrings(name):
-    found = doctest.testmod(importlib.import_module(name))
-    assert found.attempted
-    assert not found.failed
+@pytest.mark.parametrize("name", WITH_EXAMPLES)
+def test_examples_run(name):
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.attempted
+    assert not result.failed

@@ -108,10 +108,10 @@ def _run(name: str, config: Config, plan: Plan, cache: bool, as_json: bool) -> N
     dataset = load_for(config)  # before jax is imported, so that missing data is an error at once
     from flaxcnn.backend import prepare
     from flaxcnn.engine.resident import ResidentJob
-    from flaxcnn.studies import page
+    from flaxcnn.records.views import seeds_table, variance_table
+    from flaxcnn.studies.events import Listener, Outcome
     from flaxcnn.studies.groups import Group
-    from flaxcnn.studies.runs import Outcome
-    from flaxcnn.studies.study import Tell, study
+    from flaxcnn.studies.study import study
 
     quiet()
     prepare(cache)
@@ -121,7 +121,7 @@ def _run(name: str, config: Config, plan: Plan, cache: bool, as_json: bool) -> N
         shards = jobs[0].plan.sharding.devices
         where = f"its batches over {shards} devices" if shards > 1 else (
             f"{side} on each of {len(jobs)} devices")  # fmt: skip
-        labels = dict.fromkeys(run.label or "as it is" for run in group.runs)
+        labels = dict.fromkeys(run.name for run in group.runs)
         shown = "; ".join(list(labels)[:4]) + ("; ..." if len(labels) > 4 else "")
         count = f"{len(group.runs)} {'run' if len(group.runs) == 1 else 'runs'}"
         say(f"program of {count} ({shown}): {where}", as_json)
@@ -142,13 +142,13 @@ def _run(name: str, config: Config, plan: Plan, cache: bool, as_json: bool) -> N
     result = study(
         config, plan.seeds, grid=plan.grid, vary=plan.vary, how=plan.how, study_dir=plan.folder,
         max_memory=plan.max_memory, resume=plan.resume, name=name, dataset=dataset,
-        tell=Tell(note, tell_group, tell_run),
+        tell=Listener(note=note, group=tell_group, run=tell_run),
     )  # fmt: skip
     say("", as_json)
-    table(page.lines(result.summary), as_json)
+    table(seeds_table(result.summary, result.rows).lines(), as_json)
     for variance in result.summary["variance"]:
         say(f"variance {variance['setting']}".rstrip() + "\n", as_json)
-        table(page.variance_lines(variance), as_json)
+        table(variance_table(variance).lines(), as_json)
     page_ = report_after(result.path)
     say(f"study  {result.path}\nreport {page_ or result.path / 'README.md'}", as_json)
     if as_json:

@@ -16,13 +16,13 @@ from flaxcnn.cli.options import check_environment
 from flaxcnn.cli.output import command, emit_json, note, quiet, say
 from flaxcnn.cli.processes import Group, joined
 from flaxcnn.cli.report import report_after
-from flaxcnn.engine.card import epoch_line
 from flaxcnn.errors import CheckpointError
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import GROUPS, Config
 from flaxcnn.recipe.fields import settings
 from flaxcnn.recipe.layers import totals
 from flaxcnn.records.folder import new_run, runs_folder
+from flaxcnn.records.views import epoch_line
 from flaxcnn.report.tensorboard import EventFiles, require
 
 Seed = Annotated[
