@@ -19,7 +19,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from flaxcnn import FlaxCNNClassifier, estimator
 from flaxcnn.data.datasets import load
-from flaxcnn.engine import given
+from flaxcnn.engine import arrays
 from flaxcnn.engine.train import fit
 from flaxcnn.errors import ConfigError, DivergedError, FlaxcnnError
 from flaxcnn.recipe.catalog import find
@@ -290,9 +290,9 @@ def test_layers_by_name():
 
 def test_fits_of_one_shape_compile_once():
     small(learning_rate=0.5).fit(X[:77], Y[:77])
-    before = given._programs.cache_info().misses
+    before = arrays._programs.cache_info().misses
     small(learning_rate=0.25, random_state=5).fit(X[100:177], Y[100:177])
-    assert given._programs.cache_info().misses == before
+    assert arrays._programs.cache_info().misses == before
 
 
 def test_verbose(capsys):
