@@ -159,6 +159,6 @@ def _conclude(
         counts = Counter(each.run.name for each in too_large)
         names = ", ".join(f"{name} ({count} of them)" for name, count in counts.items())
         raise OutOfMemoryError(
-            f"memory: {len(too_large)} of {len(planned)} runs do not fit ({names}); "
+            f"out of memory: {len(too_large)} of {len(planned)} runs do not fit ({names}); "
             f"{folder.path} has the others, and the same command with --resume tries these again"
         )
