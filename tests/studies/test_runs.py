@@ -201,7 +201,7 @@ def test_data_too_large_for_the_device_is_refused(digits, monkeypatch):
     """Streamed jobs are of one plan and one set of rows; those of a study serve many."""
     (group,) = grouped(plan_runs(RECIPE, [0]), digits)
     monkeypatch.setattr(studies_runs, "pixel_memory", lambda: digits.nbytes - 1)
-    with pytest.raises(ConfigError, match="input: a study holds its data on the device"):
+    with pytest.raises(ConfigError, match="a study holds its data on the device"):
         JobPool(digits).prepare(group)
 
 
