@@ -38,9 +38,15 @@ def test_a_search_says_what_it_found(flaxcnn, home):
     ("arguments", "message"),
     [
         (["recipes.py:small"], "--grid: "),
-        (["digits/quickstart", "--grid", "epochs=1", "--folds", "0"], "--folds: got 0"),
+        (
+            ["digits/quickstart", "--grid", "epochs=1", "--folds", "0"],
+            "--folds must be at least 2 (got 0)",
+        ),
         (["digits/quickstart", "--grid", "learning_rat=1"], "did you mean 'learning_rate'"),
-        (["digits/quickstart", "--grid", "epochs=1", "--folds", "1"], "--folds: got 1"),
+        (
+            ["digits/quickstart", "--grid", "epochs=1", "--folds", "1"],
+            "--folds must be at least 2 (got 1)",
+        ),
         (["digits/quickstart", "--grid", "epochs=1", "--protocol", "fair"], "--protocol must be"),
         (["digits/quickstart", "--grid", "epochs=1", "--how", "vmp"], "did you mean 'vmap'"),
         (["digits/quickstart", "--grid", "epochs=1", "--max-params", "5"], "no candidate is left"),
@@ -132,7 +138,7 @@ def test_processes_share_the_trials(flaxcnn, home):
     assert sorted(trials) == list(range(1, 12))
     found = json.loads((home / "found" / "search.json").read_text())
     assert len(found["candidates"]) + len(found["dropped"]) == 13
-    assert any("winner " in text for text in said)
+    assert any("The winner, " in text for text in said)
 
 
 @pytest.mark.slow

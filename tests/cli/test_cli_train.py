@@ -161,7 +161,7 @@ def test_the_document_protocol_is_flagged(flaxcnn):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((), "holds a run already; add --resume to go on with it"),
+        ((), "holds a run already; add --resume to continue it"),
         (("--resume", "--seed", "9"), "different recipe: seed (seed was 0, now 9)"),
         (("--resume", "-s", "epochs=2"), "which run directory"),
     ],
