@@ -66,7 +66,7 @@ def test_a_file_of_every_kind(tmp_path):
         ({"epochs": {"low": 0, "high": 9, "log": True}}, "needs low above 0"),
         ({"epochs": {"low": 1, "high": 9, "log": "yes"}}, r"log must be true or false \(got 'yes'"),
         ({"epochs": {"choices": [1], "low": 1}}, "must have choices or a range, not both"),
-        ({"epochs": {}}, r"space\.epochs\.low: is missing"),
+        ({"epochs": {}}, r"space\.epochs\.low is missing"),
     ],
 )
 def test_spaces_that_are_none(plain, message):
