@@ -104,11 +104,11 @@ def test_what_cannot_be_compared(flaxcnn, studied, home):
     (["--seeds", "2", "--grid", "epochs=soon"], "epochs must be an integer (got 'soon')"),
     (["--seeds", "2", "--grid", "epochs"], "write it as KEY=VALUE,VALUE"),
     (["--seeds", "2", "--vary", "innit"], "did you mean 'init'"),
-    (["--seeds", "2", "--vary", "dropout"], "has no dropout"),
+    (["--seeds", "2", "--vary", "dropout"], "needs a recipe with dropout"),
     (["--seeds", "2", "--how", "vmapp"], "did you mean 'vmap'"),
     (["--seeds", "2", "--max-memory", "lots"], "such as 2G or 512M (got 'lots')"),
     (["--seeds", "2", "--how", "vmap", "-s", "determinism=exact"], "use map"),
-    (["--seeds", "2", "--resume"], "--resume: which study?"),
+    (["--seeds", "2", "--resume"], "--resume needs the study to resume"),
 ])  # fmt: skip
 def test_bad_input_is_one_line(arguments, words, flaxcnn, home):
     done = flaxcnn("study", *SMALL, *arguments)
