@@ -52,7 +52,7 @@ def test_a_search_says_what_it_found(flaxcnn, home):
         (["digits/quickstart", "--grid", "epochs=1", "--max-params", "5"], "no candidate is left"),
         (
             ["digits/quickstart", "--grid", "epochs=1", "--resume"],
-            "--resume needs the search to resume",
+            "--resume needs the search",
         ),
         (
             ["digits/quickstart", "--grid", "epochs=1", "--trials", "5"],
