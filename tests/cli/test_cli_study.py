@@ -143,7 +143,7 @@ def test_records_that_cannot_be_read(flaxcnn, studied):
 def test_resume_of_nothing(flaxcnn):
     done = flaxcnn("study", *SMALL, "--seeds", 2, "--study-dir", "nowhere", "--resume")
     assert done.code == 5
-    assert "nowhere holds no study" in done.err
+    assert "there is no study in nowhere" in done.err
 
 
 @pytest.mark.slow
