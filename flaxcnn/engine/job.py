@@ -26,7 +26,7 @@ from flaxcnn.engine.epoch import Alive, eval_width
 from flaxcnn.engine.metrics import MetricSums, joined_sums
 from flaxcnn.engine.programs import ProgramCache
 from flaxcnn.engine.step import Hypers, Plan, TrainState, init_state
-from flaxcnn.model.cnn import CNN
+from flaxcnn.model.cnn import CNN, Network
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.optimizers import Cosine
 from flaxcnn.recipe.traced import compiled_layers, compiled_optimizer, dropout_rates
@@ -64,13 +64,15 @@ def make_plan(
     steps = steps_per_epoch(train_rows, config.batch_size, config.drop_last)
     batch = sharding.choose_sharding(config, devices, every)
     return Plan(
-        model=CNN(
-            compiled_layers(config.layers),
-            jnp.dtype(COMPUTED_IN[config.precision]),
-            batch.axis if config.batch_norm == "global" else None,
-            config.remat,
-            batch.platform,
-            products(config.precision, batch.platform),
+        model=Network(
+            CNN(
+                compiled_layers(config.layers),
+                jnp.dtype(COMPUTED_IN[config.precision]),
+                batch.axis if config.batch_norm == "global" else None,
+                config.remat,
+                batch.platform,
+                products(config.precision, batch.platform),
+            )
         ),
         optimizer=compiled_optimizer(config.optimizer),
         schedule=config.schedule,

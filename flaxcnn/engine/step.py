@@ -22,7 +22,7 @@ from flaxcnn.data.batches import Batch, Scaling
 from flaxcnn.engine.metrics import MetricSums, batch_sums
 from flaxcnn.engine.sharding import ONE_DEVICE, BatchSharding, reduce_over_shards, shard_opt_state
 from flaxcnn.model import optim
-from flaxcnn.model.cnn import CNN
+from flaxcnn.model.protocol import Model, RowContext
 from flaxcnn.recipe.config import Augment
 from flaxcnn.recipe.optimizers import Optimizer, Schedule
 from flaxcnn.rng import Purpose, row_keys, stream_key
@@ -34,7 +34,7 @@ Tree = Any  # a pytree of arrays
 class Plan:
     """What is compiled in: everything about a run that is not an array."""
 
-    model: CNN
+    model: Model
     optimizer: Optimizer
     schedule: Schedule
     augment: tuple[Augment, ...]
@@ -82,7 +82,7 @@ class Sums:
 def init_state(plan: Plan, shape: tuple[int, ...], seeds: jax.Array) -> TrainState:
     """A fresh state for images of `shape` (H, W, C); `seeds` is [4] uint32."""
     key = stream_key(seeds, Purpose.INIT)
-    variables = plan.model.init(key, jnp.zeros((1, *shape), jnp.float32), train=False)
+    variables = plan.model.init(key, jnp.zeros((1, *shape), jnp.float32))
     params = variables["params"]
     zero = jnp.float32(0)
     return TrainState(
@@ -101,22 +101,21 @@ def gradients(
     epoch = state.step // plan.steps_per_epoch
     keys = row_keys(stream_key(state.seeds, Purpose.AUGMENT, epoch), batch.row)
     image = standardize(augment(batch.image, keys, plan.augment), scaling.mean, scaling.scale)
-    dropout_key = row_keys(stream_key(state.seeds, Purpose.DROPOUT, state.step), batch.row)
+    key = stream_key(state.seeds, Purpose.DROPOUT, state.step)
     padded = plan.steps_per_epoch * plan.batch_size > plan.train_rows or (
         plan.batch_size % plan.sharding.parts > 0
     )
+    mask = batch.mask if padded else None
+    rows = RowContext(mask, row_keys(key, batch.row), hypers.dropout, key)
 
     def loss_fn(params: Tree) -> tuple[jax.Array, tuple[MetricSums, Tree]]:
-        logits, new = plan.model.apply(
-            {"params": params, "batch_stats": state.batch_stats}, image, train=True,
-            mask=batch.mask if padded else None, dropout_key=dropout_key,
-            dropout_rate=hypers.dropout, mutable=["batch_stats"],
-        )  # fmt: skip
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        logits, batch_stats = plan.model.apply(variables, image, train=True, rows=rows)
         smoothing = hypers.label_smoothing if plan.smooth else None
         sums = batch_sums(
             logits, batch.label, batch.mask, smoothing, batch.weight, plan.sharding.platform
         )
-        return sums.loss, (sums, new.get("batch_stats", {}))
+        return sums.loss, (sums, batch_stats)
 
     grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
     weighted = jax.tree.map(lambda s: s * metrics.count, batch_stats)
@@ -155,5 +154,5 @@ def eval_step(plan: Plan, state: TrainState, scaling: Scaling, batch: Batch) -> 
     """Logits [B, K] float32 in inference mode."""
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     image = standardize(batch.image, scaling.mean, scaling.scale)
-    logits: jax.Array = plan.model.apply(variables, image, train=False)  # type: ignore[assignment]
+    logits, _ = plan.model.apply(variables, image, train=False, rows=RowContext())
     return logits

@@ -21,7 +21,7 @@ import pytest
 
 from flaxcnn.data.batches import Scaling, in_order, resident, take
 from flaxcnn.engine.step import Hypers, Plan, eval_step, init_state, train_step
-from flaxcnn.model.cnn import CNN
+from flaxcnn.model.cnn import CNN, Network
 from flaxcnn.recipe.layers import BatchNorm, Conv, Dense, Flatten, MaxPool
 from flaxcnn.recipe.optimizers import SGD, Adam, Constant, Nadam, Optimizer, RMSprop
 
@@ -151,7 +151,7 @@ def replay(name, case):
     pixel = np.ones((1, 1, 1), np.float32)
     data = jax.device_put(resident([image], [label], Scaling(0 * pixel, 255 * pixel)))
     plan = Plan(
-        CNN(layers_of(meta["layers"], meta["activation"])), case.optimizer, Constant(), (),
+        Network(CNN(layers_of(meta["layers"], meta["activation"]))), case.optimizer, Constant(), (),
         smooth=False, batch_size=batch, drop_last=False, train_rows=batch * steps,
         steps_per_epoch=steps, total_steps=steps,
     )  # fmt: skip

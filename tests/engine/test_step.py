@@ -15,7 +15,7 @@ from flaxcnn.engine import epoch as programs
 from flaxcnn.engine import step as heart
 from flaxcnn.engine.metrics import MetricSums, batch_sums, finalize
 from flaxcnn.engine.step import Hypers, Plan, gradients, init_state, update
-from flaxcnn.model.cnn import CNN
+from flaxcnn.model.cnn import CNN, Network
 from flaxcnn.recipe.config import Flip, Shift
 from flaxcnn.recipe.layers import (
     Activation,
@@ -51,8 +51,10 @@ def in_batches(plan, rows):
 def plan_of(layers, rows=40, batch_size=8, drop_last=False, **kwargs):
     steps = steps_per_epoch(rows, batch_size, drop_last)
     settings = {"optimizer": SGD(0.9), "schedule": Constant(), "augment": (), "smooth": False}
-    return Plan(CNN(layers), **{**settings, **kwargs}, batch_size=batch_size, drop_last=drop_last,
-                train_rows=rows, steps_per_epoch=steps, total_steps=steps)  # fmt: skip
+    return Plan(
+        Network(CNN(layers)), **{**settings, **kwargs}, batch_size=batch_size,
+        drop_last=drop_last, train_rows=rows, steps_per_epoch=steps, total_steps=steps,
+    )  # fmt: skip
 
 
 def seeds(seed):
@@ -197,7 +199,7 @@ def test_evaluation_in_batches_equals_the_whole(rows, size, monkeypatch):
     state, numbers = start(plan), jnp.asarray(np.arange(40)[::-1][:rows].copy(), jnp.int32)
     image = np.asarray(DATA.image)[numbers].astype(np.float32) / 255
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    logits = jax.jit(functools.partial(plan.model.apply, train=False))(variables, image)
+    logits = jax.jit(functools.partial(plan.model.module.apply, train=False))(variables, image)
     whole = finalize(batch_sums(logits, DATA.label[numbers], jnp.ones(rows, bool)))
     monkeypatch.setattr(programs, "EVAL_ROWS", {"cpu": size})
 
