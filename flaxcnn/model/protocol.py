@@ -19,11 +19,14 @@ Variables = dict[str, Tree]  # "params", and "batch_stats" where there are any
 class RowContext:
     """What is known of the rows of a training batch, beside their pixels."""
 
-    mask: jax.Array | None = None  # bool [B], False for padding; None: every row counts
-    keys: jax.Array | None = (
-        None  # typed keys [B], by row number and step: for dropout and the like
-    )
-    rates: jax.Array | None = None  # float32 [D], of the dropout layers in order; None: their own
+    # bool [B], False for padding; None: every row counts.
+    mask: jax.Array | None = None
+    # Typed keys [B], functions of row number and step: their draws are the same in any batch.
+    keys: jax.Array | None = None
+    # float32 [D], of a recipe's dropout layers in order; None: their own.
+    rates: jax.Array | None = None
+    # One typed key of the step, for modules that draw for the batch as a whole.
+    key: jax.Array | None = None
 
 
 class Model(Protocol):
