@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.peers.models import OWN
 from flaxcnn.recipe import catalog
-from flaxcnn.recipe.config import KNOWN_DATA
+from flaxcnn.recipe.data import KNOWN_DATA
 from flaxcnn.recipe.layers import totals
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -38,8 +38,9 @@ from benchmarks.peers.task import Task, load
 from benchmarks.peers.worker import pin
 from flaxcnn.data.arrays import Dataset, dataset
 from flaxcnn.recipe import catalog
-from flaxcnn.recipe.config import Archive, Config
+from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import totals
+from flaxcnn.recipe.splits import Archive
 from flaxcnn.records.environment import source_revision
 from flaxcnn.records.files import plain, write_atomic
 

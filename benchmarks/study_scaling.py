@@ -33,7 +33,8 @@ from flaxcnn.data.arrays import Dataset, dataset
 from flaxcnn.data.datasets import load
 from flaxcnn.engine.train import fit
 from flaxcnn.recipe import catalog
-from flaxcnn.recipe.config import Archive, Config
+from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.splits import Archive
 from flaxcnn.records.environment import source_revision
 from flaxcnn.records.files import plain, write_atomic
 from flaxcnn.studies.study import Tell, study

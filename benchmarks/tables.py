@@ -57,7 +57,7 @@ def peers(document: dict[str, Any]) -> str:
     for one in in_order(document):
         train, evaluate = one["train"], one["eval"]
         lines.append(
-            f"| {one['model']} | {one['batch_size']} | {train['images_per_second']:,.0f} "
+            f"| `{one['model']}` | {one['batch_size']} | {train['images_per_second']:,.0f} "
             f"| {train['best_peer']} | {train['best_images_per_second']:,.0f} "
             f"| {train['ratio_to_best']:.2f} | {evaluate['ratio_to_best']:.2f} |"
         )
@@ -79,7 +79,7 @@ def peers_in_short(document: dict[str, Any]) -> str:
         if one["model"] in SHORT:
             train = one["train"]
             lines.append(
-                f"| {one['model']} | {train['images_per_second']:,.0f} | {train['best_peer']} "
+                f"| `{one['model']}` | {train['images_per_second']:,.0f} | {train['best_peer']} "
                 f"| {train['best_images_per_second']:,.0f} | {train['ratio_to_best']:.2f} |"
             )
     mean = document["comparison"]["geometric_mean"]["train"]["best"]
@@ -97,7 +97,7 @@ def studies(document: dict[str, Any]) -> str:
         own = {point["seeds"]: point for point in points if point["model"] == name}
         seconds = own[max(own)]["run_seconds"]
         ratios = (f"{own[n]['ratio']:.2f}" if n in own else "" for n in counts)
-        lines.append(f"| {name} | {seconds:.2f} s | {' | '.join(ratios)} |")
+        lines.append(f"| `{name}` | {seconds:.2f} s | {' | '.join(ratios)} |")
     best, worst = (pick(points, key=lambda point: point["ratio"]) for pick in (min, max))
     where = points[0]["environment"]
     revisions = sorted({short(point["source_revision"]) for point in points})
@@ -201,7 +201,8 @@ def search_cost(document: dict[str, Any]) -> str:
 def parallel(document: dict[str, Any]) -> str:
     """Images per second of each way of sharing a batch, over those of one device."""
     names = list(document["models"])
-    lines = [f"| over one device | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
+    head = " | ".join(f"`{name}`" for name in names)
+    lines = [f"| over one device | {head} |", "|---|" + "---:|" * len(names)]
     found = {name: {row["case"]: row for row in document["models"][name]["rows"]} for name in names}
     for case in dict.fromkeys(case for rows in found.values() for case in rows):
         cells = []

@@ -26,8 +26,8 @@ import typer.main
 import flaxcnn
 from flaxcnn import errors
 from flaxcnn.cli.main import app
-from flaxcnn.recipe import config as recipe
-from flaxcnn.recipe import layers, optimizers, resize
+from flaxcnn.recipe import augment, fields, layers, optimizers, resize, splits
+from flaxcnn.recipe.config import GROUPS
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "flaxcnn"
@@ -36,7 +36,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # it. Within a package the order follows from the imports themselves.
 IMPORT_ORDER = (
     "errors", "recipe", "rng", "hardware", "backend", "numerics", "collectives", "data", "records",
-    "report", "model", "engine", "api", "estimator", "studies", "results", "doctor", "bench",
+    "report", "model", "nn", "engine", "api", "estimator", "studies", "results", "doctor", "bench",
     "accelerators", "cli", "__main__",
 )  # fmt: skip
 ALIASES = {  # of types in the specifications
@@ -323,11 +323,12 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "layers": specs(layers.Layer),
     "activations": choices(layers.Function),
     "initialisers": choices(layers.Init),
+    "settings": lambda: fields.table(*GROUPS),
     "optimizers": specs(optimizers.Optimizer),
     "schedules": specs(optimizers.Schedule),
-    "augmentations": specs(recipe.Augment),
+    "augmentations": specs(augment.Augment),
     "resize-spec": specs(resize.Resize),
-    "splits": specs(recipe.Split),
+    "splits": specs(splits.Split),
     "commands": command_list,
     "command-pages": command_pages,
     "api": api,

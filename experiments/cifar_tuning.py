@@ -29,8 +29,9 @@ Read with care:
 
 from dataclasses import replace
 
+from flaxcnn.recipe.augment import Flip, Shift
 from flaxcnn.recipe.catalog import Candidate, Experiment
-from flaxcnn.recipe.config import Config, Flip, Shift
+from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import (
     Activation,
     BatchNorm,

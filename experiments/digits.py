@@ -6,8 +6,9 @@
 The data are the 1,797 images inside scikit-learn. There is no source document.
 """
 
+from flaxcnn.recipe.augment import Shift
 from flaxcnn.recipe.catalog import Experiment
-from flaxcnn.recipe.config import Config, Shift
+from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import BatchNorm, Conv, Dense, Dropout, Flatten, MaxPool
 from flaxcnn.recipe.optimizers import Adam, Cosine
 

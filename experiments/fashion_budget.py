@@ -23,9 +23,10 @@ from dataclasses import replace
 from itertools import product
 
 from flaxcnn.recipe.catalog import Candidate, Experiment
-from flaxcnn.recipe.config import Config, Permuted
+from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import Conv, Dense, Dropout, Flatten, Function, Layer, MaxPool
 from flaxcnn.recipe.optimizers import Adadelta, Nadam
+from flaxcnn.recipe.splits import Permuted
 
 DOCUMENT = "004_b03544613a2c0793.txt"
 

@@ -24,9 +24,10 @@ from dataclasses import replace
 
 from flaxcnn.errors import ConfigError
 from flaxcnn.recipe.catalog import Candidate, Experiment
-from flaxcnn.recipe.config import Config, Ranges
+from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import Conv, Dense, Dropout, Flatten, Layer, MaxPool
 from flaxcnn.recipe.optimizers import Nadam
+from flaxcnn.recipe.splits import Ranges
 
 DOCUMENT = "000_4ff0eb9c95cd4faa.txt"
 

@@ -1,4 +1,4 @@
-"""jax made ready for a process: CPU devices, compilation cache, and whether it sums right."""
+"""JAX set up for a process: CPU devices, compilation cache, and a check that sums are right."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ MENDING_FLAG = "--xla_cpu_experimental_ynn_fusion_type="
 # Reported upstream with the same program: jax issue 39103, tensorflow issue 126812.
 PROBES = 30
 PROBE_SHAPE = (2, 1024, 1024)
-# Batches of small images do not divide further without loss; more cores help inside an operation.
+# Batches of small images are not worth dividing further; more cores help inside an operation.
 MOST_CPU_DEVICES = 8
 CACHE_LIMIT = 2 * 1024**3  # bytes of compiled programs that are kept, the newest first
-# As XLA says it of accelerators, and of CPUs, where it calls the error an internal one.
+# In XLA's errors on accelerators, and on CPUs, where they are called internal.
 NO_MEMORY = re.compile("RESOURCE_EXHAUSTED|out.of.memory|ALLOC_FAILED", re.IGNORECASE)
 
 
@@ -56,20 +56,20 @@ def processor() -> str:
 
 
 def prepare(cache: bool = True) -> None:
-    """Set jax up, once per process and before its first computation; what the user set stays set.
+    """Set JAX up, once per process and before its first computation; the user's settings are kept.
 
     On CPU, one virtual device a core: several devices with a part of the batch each beat one
     device with several threads (benchmarks/NOTES.md). Compiled programs are kept in a private
-    folder per jaxlib and processor, unless `cache` is False. Where jax has begun already it
-    goes on with the devices it has.
+    folder per jaxlib and processor, unless `cache` is False. If JAX is initialised already, it
+    keeps its devices.
 
     Raises:
-        FlaxcnnError: this jax sums wrongly on CPU.
+        FlaxcnnError: this jax computes wrong sums on CPU.
     """
     now: Any = jax.config  # its settings are attributes that no stub declares
     given = "device_count" in os.environ.get("XLA_FLAGS", "")
     if now.jax_num_cpu_devices == -1 and not given:
-        # jax refuses once it has looked for its devices: they stay as they are then
+        # jax raises once it has initialised its devices: it keeps them then
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", min(cores(), MOST_CPU_DEVICES))
     if not cache:
@@ -83,7 +83,7 @@ def prepare(cache: bool = True) -> None:
 def enough_memory(
     less: str = "a smaller batch_size or network, accumulate=N or remat=true",
 ) -> Iterator[None]:
-    """What fails for want of memory becomes one sentence, which ends in what takes `less`.
+    """Turn a failure for lack of memory into one sentence, which ends in what needs `less`.
 
     Raises:
         OutOfMemoryError: also a MemoryError.
@@ -98,9 +98,7 @@ def enough_memory(
         if not (isinstance(error, MemoryError) or match):
             raise
         cause = text[match.start() :] if match else text or type(error).__name__
-        raise OutOfMemoryError(
-            f"memory: this takes more than there is ({cause[:200]}); allowed is what fits: {less}"
-        ) from error
+        raise OutOfMemoryError(f"out of memory ({cause[:200]}); try {less}") from error
 
 
 def _keep_compiled(root: Path) -> None:
@@ -118,7 +116,7 @@ def _keep_compiled(root: Path) -> None:
             return
         _prune(folder)
     except OSError:
-        return  # a home that cannot be written: compile every time
+        return  # the home folder is read-only: compile every time
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # small nets compile fast
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
@@ -147,11 +145,11 @@ def sums_are_right() -> bool:
 
 
 def verdict_file(kind: str, *more: str) -> Path:
-    """Where a verdict on the arithmetic of this jaxlib, its flags and processor is kept.
+    """The file with a verdict on the arithmetic of this jaxlib, its flags and processor.
 
     Args:
         kind: the folder in the cache.
-        more: what else it holds for alone.
+        more: what else it depends on.
     """
     machine = (jax.lib.__version__, os.environ.get("XLA_FLAGS", ""), platform.processor(),
                platform.machine(), str(os.cpu_count()), *more)  # fmt: skip
@@ -161,7 +159,7 @@ def verdict_file(kind: str, *more: str) -> Path:
 
 @functools.cache
 def require_sound() -> None:
-    """Refuse a CPU backend that sums wrongly. The verdict is kept per jaxlib, flags and processor.
+    """Refuse a CPU backend with wrong sums. The verdict is cached per jaxlib, flags and processor.
 
     Raises:
         FlaxcnnError: naming the versions that are sound and the flag that mends the others.
@@ -181,4 +179,4 @@ def require_sound() -> None:
         verdict.parent.mkdir(parents=True, exist_ok=True)
         verdict.write_text("sound\n")
     except OSError:
-        return  # nowhere to remember it: the next start probes again
+        return  # it cannot be cached, so the next start probes again

@@ -30,14 +30,12 @@ from flaxcnn.engine.epoch import eval_batch
 from flaxcnn.engine.job import COMPUTED_IN, products
 from flaxcnn.engine.make_job import make_job
 from flaxcnn.engine.sharding import choose_sharding, platform
-from flaxcnn.recipe.config import Archive, Config
+from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.execution import PRECISIONS
 from flaxcnn.recipe.layers import Layer, Residual, Shape, table, totals
+from flaxcnn.recipe.splits import Archive
 
-DTYPES = {
-    "float32": "f32",
-    "tensorfloat32": "tf32",
-    "bfloat16": "bf16",
-}  # Config.precision -> its name in a result
+DTYPES = {precision: short for short, precision in PRECISIONS.items()}
 MIN_STEPS = 2  # of one block
 CALIBRATIONS = 3  # times that a block is resized, until it takes about the seconds asked for
 MAX_IMAGE_BYTES = 2**30  # of one case on the device; a block of tiny images stays shorter then

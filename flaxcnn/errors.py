@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
 class FlaxcnnError(Exception):
@@ -74,6 +74,37 @@ class PeerLostError(FlaxcnnError):
 
 
 def near_miss(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the known word nearest to `word`, or an empty string."""
+    """`; did you mean 'x'?` for the known word nearest to `word`, or an empty string.
+
+    >>> near_miss("adm", ["sgd", "adam"])
+    "; did you mean 'adam'?"
+    """
     matches = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
     return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+def one_of(words: Iterable[str]) -> str:
+    """Alternatives in words.
+
+    >>> one_of(["sgd", "adam", "nadam"])
+    'sgd, adam or nadam'
+    """
+    *others, last = words
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def check_choice(name: str, value: str, known: Collection[str]) -> None:
+    """Check that an option or argument is one of the known words.
+
+    Raises:
+        ConfigError: it is not; the nearest word is named.
+    """
+    if value not in known:
+        raise ConfigError(
+            f"{name} must be {one_of(known)} (got {value!r}){near_miss(value, known)}"
+        )
+
+
+def first_line(error: Exception) -> str:
+    """The message of an exception of another library, in one line."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -88,12 +88,6 @@ def test_settings_that_pages_use_exist(text):
         assert key in {*Config.__dataclass_fields__, "KEY"}, key
 
 
-def test_every_setting_is_documented():
-    text = (DOCS / "reference" / "settings.md").read_text()
-    table = text.split("<!-- settings -->")[1].split("<!-- /settings -->")[0]
-    assert re.findall(r"^\| `(\w+)`", table, re.M) == list(Config.__dataclass_fields__)
-
-
 def test_exit_codes_are_the_documented_ones():
     documented = {int(code) for code in re.findall(r"^\| (\d+) \|", generate.exit_codes(), re.M)}
     classes = (FlaxcnnError, ConfigError, DataError, DivergedError, CheckpointError, WriteError,
@@ -167,6 +161,13 @@ def test_the_site_loads_nothing_from_elsewhere():
     assert not any("://" in each for each in loaded["extra_css"])
     for text in PAGES.values():
         assert not re.search(r"!\[[^\]]*\]\(https?:|<(?:script|img|iframe|link)\b", text)
+
+
+@pytest.mark.parametrize("text", ALL)
+def test_files_that_pages_name_exist(text):
+    for path in re.findall(r"[` ]([\w./-]+/[\w.-]+\.(?:py|sh|yaml))\b", text):
+        roots = (ROOT, ROOT / "flaxcnn", DOCS)
+        assert any((root / path).exists() for root in roots), path
 
 
 def slug(heading):

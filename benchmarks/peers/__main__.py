@@ -14,7 +14,7 @@ from benchmarks.peers.measure import GROUPS, Plan, measure
 from benchmarks.peers.models import DEFAULT, find
 from benchmarks.peers.task import DTYPES, is_prepared
 from flaxcnn.errors import ConfigError, FlaxcnnError, near_miss
-from flaxcnn.recipe.config import KNOWN_DATA
+from flaxcnn.recipe.data import KNOWN_DATA
 
 # What each peer imports beyond flaxcnn's own requirements.
 NEEDS = {

@@ -10,13 +10,16 @@ import numpy as np
 
 from flaxcnn.data import datasets, splits
 from flaxcnn.data.arrays import Dataset, Split, dataset
-from flaxcnn.recipe.config import KNOWN_DATA, Archive, Config, Permuted
+from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.data import KNOWN_DATA
+from flaxcnn.recipe.execution import PRECISIONS
 from flaxcnn.recipe.optimizers import SGD, Constant
+from flaxcnn.recipe.splits import Archive, Permuted
 
 # Peers evaluate in batches of the one that is faster for them; flaxcnn chooses for itself.
 EVAL_BATCHES = (500, 50)
 SYNTHETIC_ROWS = (60_000, 10_000)
-DTYPES = {"f32": "float32", "bf16": "bfloat16"}
+DTYPES = {short: PRECISIONS[short] for short in ("f32", "bf16")}
 
 
 @dataclass(frozen=True)

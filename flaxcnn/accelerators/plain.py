@@ -17,7 +17,8 @@ import optax
 
 from flaxcnn.recipe import layers as spec
 from flaxcnn.recipe import optimizers
-from flaxcnn.recipe.config import Augment, Config, Flip, Shift
+from flaxcnn.recipe.augment import Augment, Flip, Shift
+from flaxcnn.recipe.config import Config
 
 State = dict[str, Any]  # params, batch_stats, optimizer, key
 

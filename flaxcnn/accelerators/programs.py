@@ -29,7 +29,8 @@ from flaxcnn.engine.programs import ProgramCache
 from flaxcnn.engine.resident import ResidentJob
 from flaxcnn.engine.step import TrainState, init_state
 from flaxcnn.errors import ConfigError
-from flaxcnn.recipe.config import KNOWN_DATA, Config
+from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.data import KNOWN_DATA
 
 PROGRAMS: dict[str, Callable[..., Any]] = {  # `evaluate` is what predicts too
     "train_epoch": epoch.train_epoch, "evaluate": epoch.evaluate, "alive_units": epoch.alive_units,

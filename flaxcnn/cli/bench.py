@@ -8,35 +8,23 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flaxcnn.cli import compiled
-from flaxcnn.cli.options import ASSIGNMENTS, JSON
+from flaxcnn.cli import compiled, options
 from flaxcnn.cli.output import command, emit_json, note, quiet, say
-from flaxcnn.errors import ConfigError, WriteError, near_miss
+from flaxcnn.errors import ConfigError, WriteError, near_miss, one_of
 from flaxcnn.recipe import catalog
-from flaxcnn.recipe.config import KNOWN_DATA, Config
+from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.data import KNOWN_DATA
+from flaxcnn.recipe.execution import PRECISIONS
 
 if TYPE_CHECKING:
     from flaxcnn.bench import Case
     from flaxcnn.data.arrays import Dataset
 
-PRECISIONS = {
-    "f32": "float32",
-    "tf32": "tensorfloat32",
-    "bf16": "bfloat16",
-}  # --dtype -> Config.precision
 MODES = ("train", "eval")
-COMPILE_FOR = typer.Option(
-    None, "--compile-for", metavar="CHIP[:CHIPS]",
-    help="Measure nothing: compile for h200, h100, a100, v5e, v6e or v5p, and count.",
-)  # fmt: skip
-WIDTH = typer.Option(None, "--width", help="Runs side by side on a chip to compile for.")
-IMPLEMENTATION = typer.Option(
-    "both", "--implementation", help="What to compile: flaxcnn, flax (linen and optax) or both."
-)
 HEADER = (
     f"{'experiment':30} {'mode':5} {'batch':>6} {'dtype':5} {'images/s':>11} "
     f"{'lowest to highest':>23} {'Gflop/s':>9} {'of peak':>7} {'compile':>8} {'memory':>10}"
@@ -45,33 +33,65 @@ HEADER = (
 
 @command
 def bench(
-    experiments: list[str] = typer.Argument(
-        None, help=f"Names or FILE.py:NAME; {catalog.DEFAULT_EXPERIMENT} without one."
-    ),
-    batch_sizes: str = typer.Option(
-        None, "--batch-sizes", metavar="64,128", help="Of training; default the recipe's own."
-    ),
-    dtype: str = typer.Option(
-        None, "--dtype", metavar="f32,bf16", help="f32, tf32, bf16; default the recipe's own."
-    ),
-    mode: str = typer.Option("train,eval", "--mode", help="train, eval, or both."),
-    repeats: int = typer.Option(5, "--repeats", help="Timed blocks of each case."),
-    seconds: float = typer.Option(1.0, "--seconds", help="What one block takes, about."),
-    synthetic: bool = typer.Option(
-        False, "--synthetic", help="Random images of the data set's shape: no data needed."
-    ),
-    profile: Path = typer.Option(None, "--profile", help="Write a trace of each case there."),
-    output: Path = typer.Option(None, "--output", help="Write the JSON document to this file."),
-    plot: Path = typer.Option(None, "--plot", help="Draw images per second to this PNG file."),
-    assignments: list[str] = ASSIGNMENTS,
-    compile_for: str = COMPILE_FOR,
-    width: int = WIDTH,
-    implementation: str = IMPLEMENTATION,
-    as_json: bool = JSON,
+    experiments: Annotated[
+        list[str] | None,
+        typer.Argument(help=f"Names or FILE.py:NAME (default {catalog.DEFAULT_EXPERIMENT})."),
+    ] = None,
+    batch_sizes: Annotated[
+        str | None,
+        typer.Option(
+            "--batch-sizes",
+            metavar="64,128",
+            help="Training batch sizes (default the recipe's).",
+        ),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            "--dtype", metavar="f32,bf16", help="Any of f32, tf32, bf16 (default the recipe's)."
+        ),
+    ] = None,
+    mode: Annotated[str, typer.Option("--mode", help="train, eval, or both.")] = "train,eval",
+    repeats: Annotated[int, typer.Option("--repeats", help="Timed blocks per case.")] = 5,
+    seconds: Annotated[
+        float, typer.Option("--seconds", help="Approximate seconds per timed block.")
+    ] = 1.0,
+    synthetic: Annotated[
+        bool, typer.Option("--synthetic", help="Use random images instead of the data set.")
+    ] = False,
+    profile: Annotated[
+        Path | None, typer.Option("--profile", help="Write a profiler trace of each case here.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Write the JSON document to this file.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Plot images per second to this PNG file.")
+    ] = None,
+    assignments: options.Assignments = None,
+    compile_for: Annotated[
+        str | None,
+        typer.Option(
+            "--compile-for",
+            metavar="CHIP[:CHIPS]",
+            help="Do not measure, but compile for h200, h100, a100, v5e, v6e or v5p and count.",
+        ),
+    ] = None,
+    width: Annotated[
+        int | None, typer.Option("--width", help="With --compile-for: runs side by side on a chip.")
+    ] = None,
+    implementation: Annotated[
+        str,
+        typer.Option(
+            "--implementation",
+            help="With --compile-for: flaxcnn, flax (linen and optax) or both.",
+        ),
+    ] = "both",
+    as_json: options.Json = False,
 ) -> None:
     """Measure images per second, and their share of the machine's peak.
 
-    The medians of --repeats blocks, with the lowest and the highest. The peak is that of a matrix
+    Prints the median of --repeats blocks, the lowest and the highest. The peak is that of a matrix
     product on all devices, measured in the same minutes.
 
     \b
@@ -87,19 +107,19 @@ def bench(
     sizes = _sizes(batch_sizes)
     output, plot, profile = (path and path.expanduser() for path in (output, plot, profile))
     _check_files(output, plot, profile)
-    configs = _configs(experiments, assignments)
+    configs = _configs(experiments or [catalog.DEFAULT_EXPERIMENT], assignments or [])
     if compile_for:
         _check_unmeasured(plot, synthetic)
         compiled.run(compile_for, configs, modes, sizes, precisions, width, implementation, output,
                      profile, as_json)  # fmt: skip
         return
     if width is not None or implementation != "both":
-        raise ConfigError("--width, --implementation: allowed with --compile-for alone")
+        raise ConfigError("--width and --implementation need --compile-for")
     data = _load(configs.values(), synthetic)
     for config in configs.values():
         _check_fits(config, sizes, modes, data[config.dataset])
     if sizes and "eval" in modes:
-        note("--batch-sizes is for training; evaluation has a batch size of its own")
+        note("--batch-sizes applies to training only; evaluation has its own batch size")
     cases = [_cases(*recipe, modes, sizes, precisions) for recipe in configs.items()]
     document = _measured(cases, data, seconds, repeats, profile, output, as_json)
     _conclude(document, output, plot, profile, as_json)
@@ -109,7 +129,7 @@ def _measured(
     cases: list[list[Case]], data: Mapping[str, Dataset], seconds: float, repeats: int,
     profile: Path | None, output: Path | None, as_json: bool,
 ) -> dict[str, Any]:  # fmt: skip
-    """The JSON document of all experiments, each shown and written as soon as it is measured."""
+    """The JSON document of all cases, each printed and written as soon as it is measured."""
     from flaxcnn.backend import prepare
     from flaxcnn.bench import measure
     from flaxcnn.records.environment import environment
@@ -120,7 +140,7 @@ def _measured(
     document: dict[str, Any] = {"results": [], "peak": [], "environment": environment()}
     reduced = any(case.dtype == "bf16" for group in cases for case in group)
     if reduced and document["environment"]["backend"] == "cpu":
-        note("bf16: a CPU computes bfloat16 by way of float32 and gains nothing from it")
+        note("bf16: a CPU emulates bfloat16 in float32 and gains nothing from it")
     say(HEADER, as_json)
     for group in cases:
         results, peak = measure(group, data[group[0].config.dataset], seconds, repeats, profile)
@@ -133,28 +153,28 @@ def _measured(
     return document
 
 
-# -- what was asked for --------------------------------------------------------------------------
+# -- options ---------------------------------------------------------------------------------
 
 
-def _configs(experiments: list[str] | None, assignments: list[str]) -> dict[str, Config]:
+def _configs(names: Sequence[str], assignments: Sequence[str]) -> dict[str, Config]:
     """The recipes by name."""
-    recipes = [catalog.find(name) for name in experiments or [catalog.DEFAULT_EXPERIMENT]]
-    return {one.name: catalog.resolve(one, assignments=assignments)[0] for one in recipes}
+    recipes = [catalog.find(name) for name in names]
+    return {each.name: catalog.resolve(each, assignments=assignments)[0] for each in recipes}
 
 
 def _check_unmeasured(plot: Path | None, synthetic: bool) -> None:
     if plot or synthetic:
         raise ConfigError(
-            "--plot, --synthetic: got one with --compile-for, which measures nothing; allowed "
-            "beside it are --output and --profile, for the compiled programs"
+            "--compile-for measures nothing, so --plot and --synthetic do not apply; --output and "
+            "--profile write the compiled programs"
         )
 
 
 def _check_numbers(repeats: int, seconds: float) -> None:
     if repeats < 1:
-        raise ConfigError(f"--repeats: got {repeats}; allowed is an integer of at least 1")
+        raise ConfigError(f"--repeats must be at least 1 (got {repeats})")
     if not (seconds > 0 and math.isfinite(seconds)):
-        raise ConfigError(f"--seconds: got {seconds:g}; allowed is x > 0")
+        raise ConfigError(f"--seconds must be a finite number above 0 (got {seconds:g})")
 
 
 def _words(option: str, text: str | None, known: Iterable[str]) -> list[str]:
@@ -163,7 +183,7 @@ def _words(option: str, text: str | None, known: Iterable[str]) -> list[str]:
     for word in words:
         if word not in known:
             raise ConfigError(
-                f"{option}: got {word!r}; allowed are {', '.join(known)}, separated by commas"
+                f"{option} takes {', '.join(known)}, separated by commas (got {word!r})"
                 f"{near_miss(word, known)}"
             )
     return words
@@ -174,21 +194,20 @@ def _sizes(text: str | None) -> list[int]:
     for word in words:
         if not (word.isascii() and word.isdigit() and int(word) >= 1):
             raise ConfigError(
-                f"--batch-sizes: got {word!r}; allowed are integers of at least 1, "
-                "separated by commas"
+                f"--batch-sizes takes integers of at least 1, separated by commas (got {word!r})"
             )
     return list(dict.fromkeys(map(int, words)))
 
 
 def _check_files(output: Path | None, plot: Path | None, profile: Path | None) -> None:
-    """What would fail after minutes of measuring fails now."""
+    """Fail now rather than after minutes of measuring."""
     for option, path in (("--output", output), ("--plot", plot)):
         if path is None:
             continue
         folder = path.absolute().parent
         if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
             raise WriteError(
-                f"{option} {path}: cannot be written; allowed is a file in a folder that exists"
+                f"{option} {path}: cannot be written; give a file in a writable folder"
             )
     if profile is not None:
         try:
@@ -198,21 +217,20 @@ def _check_files(output: Path | None, plot: Path | None, profile: Path | None) -
 
 
 def _load(recipes: Iterable[Config], synthetic: bool) -> dict[str, Dataset]:
-    """The data set of every recipe, before jax is imported: missing data is said at once."""
+    """The data set of every recipe, before jax is imported, so that missing data fails at once."""
     names = dict.fromkeys(config.dataset for config in recipes)
     if not synthetic:
         from flaxcnn.data.datasets import load_for, require_resident
 
-        found = {}
+        data = {}
         for config in recipes:
-            found[config.dataset] = load_for(config)
-            require_resident(config, found[config.dataset], "bench")
-        return found
+            data[config.dataset] = load_for(config)
+            require_resident(config, data[config.dataset], "bench")
+        return data
     for name in names:
         if name not in KNOWN_DATA:
             raise ConfigError(
-                f"--synthetic: got dataset {name!r}, whose shape only its files tell; "
-                f"allowed are {', '.join(KNOWN_DATA)}"
+                f"--synthetic needs a data set of known shape, {one_of(KNOWN_DATA)} (got {name!r})"
             )
     from flaxcnn.bench import synthetic as make
 
@@ -225,27 +243,27 @@ def _check_fits(config: Config, sizes: list[int], modes: list[str], data: Datase
     if "train" in modes and largest > len(data.train):
         what = "--batch-sizes" if sizes else "batch_size"
         raise ConfigError(
-            f"{what}: got {largest}; allowed are at most the {len(data.train)} training rows of "
-            f"{config.dataset}"
+            f"{what} must be at most {len(data.train)}, the training rows of {config.dataset} "
+            f"(got {largest})"
         )
 
 
 def _cases(
     name: str, config: Config, modes: list[str], sizes: list[int], precisions: list[str]
 ) -> list[Case]:
-    """Every combination; evaluation once for all batch sizes, since it has its own."""
+    """Every combination; evaluation once, since it has its own batch size."""
     from flaxcnn.bench import Case
 
-    found = []
+    cases = []
     for mode in modes:
         for size in (sizes if mode == "train" else []) or [config.batch_size]:
             for precision in precisions or [config.precision]:
                 settings: dict[str, Any] = {"batch_size": size, "precision": precision}
-                found.append(Case(name, mode, replace(config, **settings)))
-    return found
+                cases.append(Case(name, mode, replace(config, **settings)))
+    return cases
 
 
-# -- what is shown -------------------------------------------------------------------------------
+# -- output ---------------------------------------------------------------------------------------
 
 
 def _line(row: Mapping[str, Any]) -> str:
@@ -277,7 +295,7 @@ def _conclude(
     document: dict[str, Any], output: Path | None, plot: Path | None, profile: Path | None,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Files, the JSON document, and exit 1 if a case failed."""
+    """Write files and the JSON document; exit with 1 if a case failed."""
     if output:
         say(f"results {output}", as_json)
     if plot:
@@ -304,7 +322,7 @@ def _write_json(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def _draw(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
-    """One bar a case: the median, with the lowest and the highest as its error bar."""
+    """Draw one bar per case: the median, with the lowest and the highest as error bar."""
     from matplotlib.figure import Figure
 
     rows = [row for row in results if row["images_per_second"] is not None]

@@ -1,35 +1,45 @@
-"""`flaxcnn compare` and `flaxcnn reproduce`: what records say of each other."""
+"""`flaxcnn compare` and `flaxcnn reproduce`: records compared with each other, or run again."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
-from flaxcnn.cli.options import JSON, NO_CACHE
+from flaxcnn.cli import options
 from flaxcnn.cli.output import command, emit_json, note, quiet, say, table
 
 
 @command
 def compare(
-    paths: list[Path] = typer.Argument(..., help="Run and study directories.", metavar="A B..."),
-    metric: str = typer.Option("test_accuracy", "--metric", help="Of a run; losses too."),
-    paired: bool = typer.Option(False, "--paired", help="Equal seeds make pairs."),
-    margin: float = typer.Option(
-        None, "--margin", help="Largest difference of no interest; default: what the number of "
-        "test rows cannot tell.",
-    ),
-    anyway: bool = typer.Option(
-        False, "--anyway", help="Compare even different data, rows or protocols."
-    ),
-    alive: bool = typer.Option(False, "--alive", help="Leave out networks that are dead."),
-    as_json: bool = JSON,
-) -> None:  # fmt: skip
-    """Say which recipe is better than the first one, and how sure that is.
+    paths: Annotated[
+        list[Path], typer.Argument(help="Run and study directories.", metavar="A B...")
+    ],
+    metric: Annotated[
+        str, typer.Option("--metric", help="Metric of the runs, such as val_accuracy or test_loss.")
+    ] = "test_accuracy",
+    paired: Annotated[bool, typer.Option("--paired", help="Compare seed by seed.")] = False,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            "--margin",
+            help="Largest negligible difference (default: the resolution of the test set).",
+        ),
+    ] = None,
+    anyway: Annotated[
+        bool,
+        typer.Option("--anyway", help="Compare although data, rows or protocols differ."),
+    ] = False,
+    alive: Annotated[
+        bool, typer.Option("--alive", help="Leave out dead networks (all ReLUs of a layer at 0).")
+    ] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Test which recipes differ from the first one by more than chance.
 
-    Runs that differ in their seed alone are one recipe; so is each setting of a study.
+    Runs that differ only in their seed are one recipe, and so is each setting of a study.
 
     \b
     Examples:
@@ -40,12 +50,12 @@ def compare(
     """
     from flaxcnn.studies import compare as comparisons
 
-    sides, found, notes = comparisons.compare(
+    sides, results, notes = comparisons.compare(
         paths, metric, paired=paired, margin=margin, anyway=anyway, alive=alive
     )
     for text in notes:
         note(text)
-    _show(sides, found, metric, as_json)
+    _show(sides, results, metric, as_json)
     if as_json:
         emit_json({
             "metric": metric, "paired": paired, "alive": alive, "notes": notes,
@@ -58,21 +68,21 @@ def compare(
                 {"label": c.label, "against": c.against, "p_corrected": c.p_corrected,
                  "superiority": dataclasses.asdict(c.superiority),
                  **dataclasses.asdict(c.verdict)}
-                for c in found
+                for c in results
             ],
         })  # fmt: skip
 
 
-def _show(sides: list[Any], found: list[Any], metric: str, as_json: bool) -> None:
+def _show(sides: list[Any], results: list[Any], metric: str, as_json: bool) -> None:
     """A table: the first side, and the others against it."""
     from flaxcnn.studies.stats import summarize
 
     lines = [["", "seeds", metric, "difference [95 %]", "p", "P(better) [95 %]", "verdict"]]
-    for side, compared in zip(sides, [None, *found], strict=True):
+    for side, compared in zip(sides, [None, *results], strict=True):
         figures = summarize(list(side.values.values()))
         cells = [side.label, str(figures.n), f"{figures.mean:.4f} ± {figures.sd or 0:.4f}"]
         if compared is None:
-            lines.append([*cells, "", "", "", "(the others are held against this)"])
+            lines.append([*cells, "", "", "", "(the others are compared with this)"])
             continue
         own, chance = compared.verdict, compared.superiority
         test = own.comparison
@@ -86,7 +96,7 @@ def _show(sides: list[Any], found: list[Any], metric: str, as_json: bool) -> Non
         ])  # fmt: skip
     table(lines, as_json)
     say("", as_json)
-    for compared in found:
+    for compared in results:
         own = compared.verdict
         text = f"{compared.label} against {compared.against}: {own.verdict} ({own.reason})"
         if own.more_seeds is not None:
@@ -98,11 +108,11 @@ def _show(sides: list[Any], found: list[Any], metric: str, as_json: bool) -> Non
 
 @command
 def reproduce(
-    path: Path = typer.Argument(..., help="A run or study directory.", metavar="RUN|STUDY"),
-    no_cache: bool = NO_CACHE,
-    as_json: bool = JSON,
+    path: Annotated[Path, typer.Argument(help="Run or study directory.", metavar="RUN|STUDY")],
+    no_cache: options.NoCache = False,
+    as_json: options.Json = False,
 ) -> None:
-    """Do a run or a study again from its record, and say whether the bits are the same.
+    """Train a run or a study again from its record, and compare the bits.
 
     \b
     Examples:
@@ -113,18 +123,18 @@ def reproduce(
 
     quiet()
     prepare(cache=not no_cache)
-    found = again(path, lambda ended, of: say(f"run {ended:>3}/{of} done again", as_json))
-    if found.same:
-        epochs = "every epoch and " if found.epochs else ""
-        say(f"same bits: {found.runs} {'run' if found.runs == 1 else 'runs'}, {epochs}the final "
-            "weights", as_json)  # fmt: skip
-    for each in found.differ:
+    outcome = again(path, lambda ended, of: say(f"run {ended:>3}/{of} reproduced", as_json))
+    if outcome.same:
+        epochs = "every epoch and " if outcome.epochs else ""
+        runs = "1 run" if outcome.runs == 1 else f"{outcome.runs} runs"
+        say(f"same bits: {runs}, {epochs}the final weights", as_json)
+    for each in outcome.differ:
         where = "the final weights" if each["epoch"] is None else f"epoch {each['epoch']}"
         label = f" ({each['label']})" if each["label"] else ""
         say(f"seed {each['seed']}{label} differs from {where} on", as_json)
-    for text in found.fields:
+    for text in outcome.fields:
         say(f"environment: {text}", as_json)
     if as_json:
-        emit_json({"same": found.same, **dataclasses.asdict(found)})
-    if not found.same:
+        emit_json({"same": outcome.same, **dataclasses.asdict(outcome)})
+    if not outcome.same:
         raise typer.Exit(1)

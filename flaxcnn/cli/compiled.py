@@ -1,4 +1,4 @@
-"""`flaxcnn bench --compile-for`: programs compiled for chips that are not there."""
+"""`flaxcnn bench --compile-for`: programs compiled for chips that this machine does not have."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any
 from flaxcnn.accelerators.cases import IMPLEMENTATIONS, Case, compile_case, folder, versions
 from flaxcnn.accelerators.targets import Target, parse
 from flaxcnn.cli.output import emit_json, note, say
-from flaxcnn.errors import ConfigError, FlaxcnnError, near_miss
-from flaxcnn.recipe.config import KNOWN_DATA, Config
+from flaxcnn.errors import ConfigError, FlaxcnnError, check_choice, one_of
+from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.data import KNOWN_DATA
 from flaxcnn.records.files import write_atomic
 
 PROGRAMS = {"train": "train_epoch", "eval": "evaluate"}  # --mode -> the program
@@ -30,23 +31,18 @@ def chosen(text: str, implementation: str, width: int | None) -> tuple[Target, i
         ConfigError: one of them is wrong, or the target's compiler is not installed.
     """
     target, chips = parse(text)
-    known = (*IMPLEMENTATIONS, "both")
-    if implementation not in known:
-        raise ConfigError(
-            f"--implementation: got {implementation!r}; allowed are {', '.join(known)}"
-            f"{near_miss(implementation, known)}"
-        )
+    check_choice("--implementation", implementation, (*IMPLEMENTATIONS, "both"))
     if width is not None and width < 2:
-        raise ConfigError(f"--width: got {width}; allowed is an integer of at least 2")
+        raise ConfigError(f"--width must be at least 2 (got {width})")
     if width and chips > 1:
         raise ConfigError(
-            f"--width: got {width} on {chips} chips; runs side by side have a chip of their own, "
-            f"so allowed is --compile-for {target.name}"
+            f"--width={width} puts runs side by side on one chip (got {chips}); use --compile-for "
+            f"{target.name}"
         )
-    alone = width is None and chips == 1  # plain Flax as its examples have it is for one device
+    alone = width is None and chips == 1  # the plain loop of Flax's examples is for one device
     if implementation == "flax" and not alone:
         raise ConfigError(
-            "--implementation: got 'flax' with several chips or runs; allowed is 'flaxcnn'"
+            "--implementation flax compiles for one chip and one run; use flaxcnn for several"
         )
     folder(target)
     if implementation != "both":
@@ -59,7 +55,7 @@ def run(
     precisions: Sequence[str], width: int | None, implementation: str, output: Path | None,
     keep: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Compile every combination, one after the other; each is shown and written when it is done.
+    """Compile every combination in turn; each is printed and written as soon as it is done.
 
     Raises:
         ConfigError: bad options, or a recipe that does not fit the chip's memory.
@@ -69,18 +65,17 @@ def run(
     for name, config in configs.items():
         if config.dataset not in KNOWN_DATA:
             raise ConfigError(
-                f"--compile-for: {name} is on {config.dataset}, whose shape only its files tell; "
-                f"allowed are recipes on {', '.join(KNOWN_DATA)}"
+                f"--compile-for needs a data set of known shape, {one_of(KNOWN_DATA)} ({name} "
+                f"has {config.dataset})"
             )
-    found = folder(target)
-    document: dict[str, Any] = {"results": [], "versions": versions(found)}
+    document: dict[str, Any] = {"results": [], "versions": versions(folder(target))}
     say(HEADER, as_json)
-    for one in _cases(text, configs, modes, sizes, precisions, width or 0, implementations):
+    for case in _cases(text, configs, modes, sizes, precisions, width or 0, implementations):
         if keep:
-            words = (one.experiment, one.program, one.implementation, one.config.precision)
-            name = "-".join((*words, str(one.config.batch_size))).replace("/", "-")
-            one = replace(one, keep=str((keep / f"{name}.hlo").absolute()))
-        row = compile_case(one)
+            words = (case.experiment, case.program, case.implementation, case.config.precision)
+            name = "-".join((*words, str(case.config.batch_size))).replace("/", "-")
+            case = replace(case, keep=str((keep / f"{name}.hlo").absolute()))
+        row = compile_case(case)
         document["results"].append(row)
         say(line(row), as_json)
         if output:
@@ -96,7 +91,7 @@ def _cases(
     text: str, configs: Mapping[str, Config], modes: Sequence[str], sizes: Sequence[int],
     precisions: Sequence[str], width: int, implementations: Sequence[str],
 ) -> Iterator[Case]:  # fmt: skip
-    """Every combination; evaluation once for all batch sizes, since it has its own."""
+    """Every combination; evaluation once, since it has its own batch size."""
     for name, config in configs.items():
         for mode in modes:
             for size in (sizes if mode == "train" else ()) or [config.batch_size]:

@@ -1,29 +1,33 @@
-"""`flaxcnn data`: where the pixels are, and whether they are the right ones."""
+"""`flaxcnn data`: data sets listed, prepared and verified."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from flaxcnn.cli.options import JSON
+from flaxcnn.cli import options
 from flaxcnn.cli.output import command, emit_json, say
 
 app = typer.Typer(help="List, prepare and verify data sets.", rich_markup_mode=None)
-NAME = typer.Argument(
-    help="digits, mnist, fashion_mnist, cifar10, tfds:NAME, folder:PATH, npz:PATH."
-)
+Name = Annotated[
+    str,
+    typer.Argument(
+        help="digits, mnist, fashion_mnist, cifar10, tfds:NAME, folder:PATH or npz:PATH."
+    ),
+]
 
 
 @app.callback(invoke_without_command=True)
 def _default(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
-        list_(as_json=False)
+        list_()
 
 
 @app.command("list")
 @command
-def list_(as_json: bool = JSON) -> None:
+def list_(as_json: options.Json = False) -> None:
     """List the built-in data sets and whether they are prepared.
 
     \b
@@ -32,12 +36,12 @@ def list_(as_json: bool = JSON) -> None:
     """
     from flaxcnn.data.datasets import listing
 
-    found = listing()
+    rows = listing()
     if as_json:
-        emit_json(found)
+        emit_json(rows)
         return
     say(f"{'name':14} {'image':>8} {'classes':>7} {'train':>7} {'test':>7}  prepared  from")
-    for entry in found:
+    for entry in rows:
         shape = "x".join(map(str, entry["shape"]))
         ready = "yes" if entry["prepared"] else "no"
         say(
@@ -49,15 +53,17 @@ def list_(as_json: bool = JSON) -> None:
 @app.command()
 @command
 def prepare(
-    name: str = NAME,
-    archives: Path = typer.Option(
-        None,
-        "--from",
-        help="Folder with the original archives; else FLAXCNN_ARCHIVES, else the net.",
-    ),
-    as_json: bool = JSON,
+    name: Name,
+    archives: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Folder with the original archives (default FLAXCNN_ARCHIVES, else download).",
+        ),
+    ] = None,
+    as_json: options.Json = False,
 ) -> None:
-    """Check the archives and decode them once to arrays that later runs map into memory.
+    """Check the archives of a data set and decode them to arrays, which later runs memory-map.
 
     \b
     Examples:
@@ -72,8 +78,8 @@ def prepare(
 
 @app.command()
 @command
-def verify(name: str = NAME, as_json: bool = JSON) -> None:
-    """Hash the prepared arrays again and compare with what was recorded.
+def verify(name: Name, as_json: options.Json = False) -> None:
+    """Hash the prepared arrays and compare with the recorded digests.
 
     \b
     Example:
@@ -85,13 +91,13 @@ def verify(name: str = NAME, as_json: bool = JSON) -> None:
     if as_json:
         emit_json(report)
     else:
-        say(f"{name}: sound, digest {report['digest']} ({report['path']})")
+        say(f"{name}: intact, digest {report['digest']} ({report['path']})")
 
 
 @app.command()
 @command
-def path(name: str = NAME, as_json: bool = JSON) -> None:
-    """Print where the prepared form of a data set is, or will be.
+def path(name: Name, as_json: options.Json = False) -> None:
+    """Print the path of a prepared data set, whether it exists or not.
 
     \b
     Example:
@@ -99,5 +105,5 @@ def path(name: str = NAME, as_json: bool = JSON) -> None:
     """
     from flaxcnn.data.datasets import cache_path
 
-    found = str(cache_path(name))
-    emit_json({"name": name, "path": found}) if as_json else say(found)
+    target = str(cache_path(name))
+    emit_json({"name": name, "path": target}) if as_json else say(target)

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
 
 import typer
 
-from flaxcnn.cli.options import JSON
+from flaxcnn.cli import options
 from flaxcnn.cli.output import command, emit_json, say
 
 
 @command
 def doctor(
-    numerics: bool = typer.Option(
-        False, "--numerics", help="Also check what this back end computes, against float64."
-    ),
-    as_json: bool = JSON,
+    numerics: Annotated[
+        bool,
+        typer.Option("--numerics", help="Also compare the arithmetic with float64."),
+    ] = False,
+    as_json: options.Json = False,
 ) -> None:
-    """Check versions, devices, the sums of this jax, folders and data. Exit 1 if anything is bad.
+    """Check versions, devices, sums, folders and data. Exits with 1 if anything is bad.
 
-    --numerics compares products, convolutions, statistics, orders and exchanges between devices on
-    whatever jax computes on with the right answers, in seconds. Every run records the verdict.
+    --numerics compares products, convolutions, statistics, sorting and collectives on the devices
+    of JAX with the right answers; it takes seconds. Every run records the verdict.
 
     \b
     Examples:
@@ -29,17 +31,17 @@ def doctor(
     """
     from flaxcnn.doctor import checks, suite
 
-    findings = suite() if numerics else []  # before the checks, which tell the verdict
-    found = checks()
-    ok = all(check.verdict != "bad" for check in found)
+    findings = suite() if numerics else []  # before the checks, which report the verdict
+    results = checks()
+    ok = all(check.verdict != "bad" for check in results)
     ok = ok and all(one.verdict != "failed" for one in findings)
     if as_json:
-        document = {"checks": [dataclasses.asdict(check) for check in found], "ok": ok}
+        document = {"checks": [dataclasses.asdict(check) for check in results], "ok": ok}
         if numerics:
             document["numerics"] = [dataclasses.asdict(one) for one in findings]
         emit_json(document)
     else:
-        for check in found:
+        for check in results:
             say(f"{check.verdict:8} {check.name:22} {check.detail}")
         for one in findings:
             say(f"{one.verdict:8} {one.name:30} {one.line()}")

@@ -1,18 +1,19 @@
-"""`flaxcnn experiments`: what can be trained, and what each model is."""
+"""`flaxcnn experiments`: the catalog listed, shown, run and tabulated."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flaxcnn.cli.options import JSON, NO_CACHE
+from flaxcnn.cli import options
 from flaxcnn.cli.output import command, emit_json, note, quiet, say
-from flaxcnn.errors import ConfigError, near_miss
+from flaxcnn.errors import ConfigError, check_choice
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.catalog import Experiment
-from flaxcnn.recipe.config import KNOWN_DATA, Config
+from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.data import KNOWN_DATA
 from flaxcnn.recipe.layers import totals
 from flaxcnn.records.folder import runs_folder
 
@@ -20,7 +21,10 @@ if TYPE_CHECKING:  # it imports jax
     from flaxcnn.results.queue import Ended
     from flaxcnn.results.rows import Results
 
-RESULTS = typer.Option(None, "--results", help="Folder of rows; default runs/results.")
+ResultsFolder = Annotated[
+    Path | None,
+    typer.Option("--results", help="Folder of recorded results (default runs/results)."),
+]
 
 app = typer.Typer(
     help="List the experiments, show one, run many, or tabulate their results.",
@@ -31,12 +35,12 @@ app = typer.Typer(
 @app.callback(invoke_without_command=True)
 def _default(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
-        list_(as_json=False)
+        list_()
 
 
 @app.command("list")
 @command
-def list_(as_json: bool = JSON) -> None:
+def list_(as_json: options.Json = False) -> None:
     """List all experiments with data set, parameters and what their document reported.
 
     \b
@@ -44,12 +48,12 @@ def list_(as_json: bool = JSON) -> None:
       flaxcnn experiments list
       flaxcnn experiments list --json
     """
-    found = [catalog.summary(e) for e in catalog.experiments().values()]
+    entries = [catalog.summary(e) for e in catalog.experiments().values()]
     if as_json:
-        emit_json(found)
+        emit_json(entries)
         return
     say(f"{'name':30} {'kind':8} {'data':14} {'parameters':>10}  {'reported':>8}  title")
-    for entry in found:
+    for entry in entries:
         params = f"{entry['params']:,}" if entry["params"] else "-"
         reported = entry["reported"].get("test_accuracy")
         shown = f"{reported:.4f}" if reported is not None else "-"
@@ -62,8 +66,8 @@ def list_(as_json: bool = JSON) -> None:
 @app.command()
 @command
 def show(
-    name: str = typer.Argument(help="A name from `flaxcnn experiments list`, or FILE.py:NAME."),
-    as_json: bool = JSON,
+    name: options.Experiment,
+    as_json: options.Json = False,
 ) -> None:
     """Show one experiment: its layers, counts, recipe and what its document reported.
 
@@ -95,21 +99,33 @@ def show(
 @app.command()
 @command
 def run(
-    names: list[str] = typer.Argument(
-        None, metavar="[NAME]...", help="Experiments, or whole documents such as mnist-ladder."
-    ),
-    everything: bool = typer.Option(False, "--all", help="Every documented experiment."),
-    no_grids: bool = typer.Option(False, "--no-grids", help="Leave out the grid searches."),
-    protocol: str = typer.Option("honest", "--protocol", help="honest, document or both."),
-    seeds: str = typer.Option("1", "--seeds", metavar="N|A,B,...", help="How many, or which."),
-    hours: float = typer.Option(None, "--hours", help="Stop in time, and say what is left."),
-    results: Path = RESULTS,
-    no_cache: bool = NO_CACHE,
-    as_json: bool = JSON,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME]...", help="Experiments, or whole documents such as mnist-ladder."
+        ),
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Run all documented experiments.")
+    ] = False,
+    no_grids: Annotated[bool, typer.Option("--no-grids", help="Skip grid searches.")] = False,
+    protocol: Annotated[
+        str, typer.Option("--protocol", help="honest, document or both.")
+    ] = "honest",
+    seeds: Annotated[
+        str,
+        typer.Option("--seeds", metavar="N|A,B,...", help="Number of seeds, or a list of them."),
+    ] = "1",
+    hours: Annotated[
+        float | None, typer.Option("--hours", help="Stop after so many hours.")
+    ] = None,
+    results: ResultsFolder = None,
+    no_cache: options.NoCache = False,
+    as_json: options.Json = False,
 ) -> None:
-    """Train and search experiments one after the other, cheapest first, and keep a row of each.
+    """Train and search experiments, cheapest first, and record a row of each.
 
-    What has a row is not done again; what was interrupted goes on from its own checkpoint.
+    Recorded experiments are skipped, and interrupted ones resume from their checkpoints.
 
     \b
     Examples:
@@ -121,13 +137,9 @@ def run(
     from flaxcnn.results.tasks import PROTOCOLS, Pace, chosen, tasks
     from flaxcnn.studies.plan import parse_seeds
 
-    if protocol not in PROTOCOLS:
-        raise ConfigError(
-            f"--protocol: got {protocol!r}; allowed are {', '.join(PROTOCOLS)}"
-            f"{near_miss(protocol, PROTOCOLS)}"
-        )
+    check_choice("--protocol", protocol, PROTOCOLS)
     if hours is not None and not hours > 0:
-        raise ConfigError(f"--hours: got {hours:g}; allowed is a number above 0")
+        raise ConfigError(f"--hours must be above 0 (got {hours:g})")
     experiments = [e for e in chosen(names or [], everything) if not (no_grids and e.candidates)]
     numbers = parse_seeds(seeds, 0)
     folder = Results(results or runs_folder() / "results")
@@ -150,13 +162,18 @@ def run(
 @app.command()
 @command
 def table(
-    results: Path = RESULTS,
-    output: Path = typer.Option(
-        None, "--output", metavar="FILE", help="The page; default RESULTS.md in the folder."
-    ),
-    as_json: bool = JSON,
+    results: ResultsFolder = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            metavar="FILE",
+            help="Where to write (default RESULTS.md in the folder of results).",
+        ),
+    ] = None,
+    as_json: options.Json = False,
 ) -> None:
-    """Write RESULTS.md: each document's figures beside those of the rows, with verdicts.
+    """Write RESULTS.md: the figures of each document beside the recorded ones, with verdicts.
 
     \b
     Examples:
@@ -168,7 +185,7 @@ def table(
 
     folder = _of_rows(results)
     if output is not None and output.is_dir():
-        raise ConfigError(f"--output: {output} is a folder; allowed is a file, such as RESULTS.md")
+        raise ConfigError(f"--output: {output} is a folder; give a file, such as RESULTS.md")
     target = (output or folder.path / "RESULTS.md").expanduser().absolute()
     write_atomic(target, page(folder).encode())
     say(f"table {target}", as_json)
@@ -179,13 +196,18 @@ def table(
 @app.command()
 @command
 def gallery(
-    results: Path = RESULTS,
-    output: Path = typer.Option(
-        None, "--output", metavar="FOLDER", help="Of the pages; default gallery in the folder."
-    ),
-    as_json: bool = JSON,
+    results: ResultsFolder = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            metavar="FOLDER",
+            help="Where to write (default gallery/ in the folder of results).",
+        ),
+    ] = None,
+    as_json: options.Json = False,
 ) -> None:
-    """Write an HTML page a document: curves, first predictions, matrices, classes, comparisons.
+    """Write one HTML page per document: curves, predictions, confusion matrices, comparisons.
 
     \b
     Examples:
@@ -196,7 +218,7 @@ def gallery(
 
     folder = _of_rows(results)
     if output is not None and output.is_file():
-        raise ConfigError(f"--output: {output} is a file; allowed is a folder")
+        raise ConfigError(f"--output: {output} is a file; give a folder")
     pages, warnings = write(folder, (output or folder.path / "gallery").expanduser().absolute())
     for text in warnings:
         note(text)
@@ -207,20 +229,20 @@ def gallery(
 
 
 def _of_rows(path: Path | None) -> Results:
-    """A results folder that is there."""
+    """The folder of results; ConfigError where it does not exist."""
     from flaxcnn.results.rows import Results
 
     folder = Results(path or runs_folder() / "results")
     if not folder.path.exists():
         raise ConfigError(
-            f"--results: no folder {folder.path}; `flaxcnn experiments run` makes one"
+            f"--results: there is no folder {folder.path}; `flaxcnn experiments run` creates it"
         )
     folder.check()
     return folder
 
 
 def _conclude(ended: Ended | None, results: Path, as_json: bool) -> None:
-    """What was done, what is left and how long it takes, and what failed."""
+    """Report what was done, what is left and how long it takes, and what failed."""
     from flaxcnn.results.rows import Results
     from flaxcnn.results.tasks import Pace
 
@@ -263,7 +285,7 @@ def _details(experiment: Experiment) -> dict[str, object]:
 
 def _show_model(config: Config) -> None:
     if config.dataset not in KNOWN_DATA:
-        say(f"data {config.dataset}: shapes are known once it is read")
+        say(f"data {config.dataset}: shapes are known only after it is read")
         return
     facts = KNOWN_DATA[config.dataset]
     rows = config.table(*facts)

@@ -15,19 +15,20 @@ from flaxcnn.cli import (
     doctor,
     experiments,
     processes,
+    report,
     runs,
     search,
     study,
     train,
 )
-from flaxcnn.cli import report as reports
-from flaxcnn.cli.output import report
+from flaxcnn.cli.options import settings_by_group
+from flaxcnn.cli.output import print_error
 from flaxcnn.errors import ConfigError
 
 app = typer.Typer(
     name="flaxcnn",
-    help="Train CNN image classifiers in JAX and Flax, and know what the result is worth.",
-    epilog="Start with `flaxcnn train`: it needs no data and takes seconds.",
+    help="Train CNN image classifiers with JAX and Flax, and measure how sure the result is.",
+    epilog="Start with `flaxcnn train`: it downloads nothing and takes seconds.",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -48,13 +49,13 @@ def _root(
     pass
 
 
-app.command()(train.train)
+app.command(epilog=settings_by_group())(train.train)
 app.command()(processes.launch)
 app.command()(study.study)
 app.command()(search.search)
 app.command()(compare.compare)
 app.command()(compare.reproduce)
-app.command()(reports.report)
+app.command()(report.report)
 app.command()(runs.evaluate)
 app.command()(runs.predict)
 app.add_typer(experiments.app, name="experiments")
@@ -65,16 +66,16 @@ app.command()(doctor.doctor)
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the console script; `arguments` are those of the process if not given."""
-    # A program from the compilation cache makes XLA log two errors that are none: it takes tuning
-    # hints for features of the processor (jax issue 38445). Read when jaxlib is imported.
+    # Silences two harmless errors that XLA logs when it loads a cached program: it takes tuning
+    # hints for processor features (jax issue 38445). Must be set before jaxlib is imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if os.environ.get("FLAXCNN_DEBUG") else "3")
     words = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         code = app(words, prog_name="flaxcnn", standalone_mode=False)
     except Exception as error:
-        # What typer says of a wrong command line; the class is click's or its own, by version
+        # A usage error; the class is click's or typer's own, depending on the version
         if not hasattr(error, "format_message"):
             raise
-        report(error.format_message(), ConfigError.exit_code, "--json" in words)
+        print_error(error.format_message(), ConfigError.exit_code, "--json" in words)
         code = ConfigError.exit_code
     sys.exit(code)

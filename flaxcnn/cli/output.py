@@ -1,8 +1,9 @@
-"""What commands share: JSON on stdout or text, and errors as one line with the right exit code."""
+"""Output of all commands: text or one JSON document, and errors as one line with an exit code."""
 
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 import logging
 import os
@@ -45,9 +46,8 @@ def note(text: str) -> None:
 
 
 def quiet() -> None:
-    """Silence what Orbax prints of its own, once it is imported: what it reports, it raises too.
-
-    It logs with tracebacks, and a read that fails leaves others behind that complain in threads.
+    """Silence the logs of Orbax and gcsfs: they print tracebacks of errors that they raise as well,
+    and a failed read leaves tasks behind that warn in threads.
     """
     if not os.environ.get("FLAXCNN_DEBUG"):
         for library in ("absl", "gcsfs"):
@@ -56,49 +56,51 @@ def quiet() -> None:
         sys.unraisablehook = lambda _: None
 
 
-def report(message: str, code: int, as_json: bool) -> None:
-    """An error as one line on stderr, and as the JSON document where one was asked for."""
+def print_error(message: str, code: int, as_json: bool) -> None:
+    """An error as one line on stderr, and with --json as the JSON document."""
     message = " ".join(message.split())
     print(f"error: {message}", file=sys.stderr, flush=True)
     if as_json:
         try:
             emit_json({"error": message, "exit_code": code})
         except BrokenPipeError:
-            _nobody_reads()
+            _close_stdout()
 
 
-def _nobody_reads() -> None:
-    """`flaxcnn ... | head`: the reader has enough, and python must not complain at its exit."""
+def _close_stdout() -> None:
+    """`flaxcnn ... | head`: head has exited, and Python must not complain about it at its exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def leave_at_once() -> None:
-    """From now on an error ends the process without goodbye to the processes it has joined.
+    """From now on an error ends the process at once, without a barrier with the other processes.
 
-    They would be waited for, and wait in turn for what this one was to compute.
+    Each would wait for the other forever.
     """
     global _at_once
     _at_once = True
 
 
 def _fail(message: str, code: int, as_json: bool) -> NoReturn:
-    report(message, code, as_json)
+    print_error(message, code, as_json)
     if _at_once:
         os._exit(code)
     raise typer.Exit(code)
 
 
 def command(function: Command) -> Command:
-    """Turn what a command raises into one line and an exit code; FLAXCNN_DEBUG=1 shows more."""
+    """Turn the errors of a command into one line and an exit code; FLAXCNN_DEBUG=1 shows more."""
+
+    signature = inspect.signature(function)
 
     @functools.wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> None:
-        as_json = bool(kwargs.get("as_json"))
+        as_json = bool(signature.bind(*args, **kwargs).arguments.get("as_json"))
         try:
             function(*args, **kwargs)
         except InterruptedRun as error:
             print(f"interrupted: {error}", file=sys.stderr, flush=True)
-            # The device may still be busy with an epoch nobody waits for: do not wait for it.
+            # Do not wait for an epoch that the device may still compute.
             os._exit(error.exit_code)
         except FlaxcnnError as error:
             if os.environ.get("FLAXCNN_DEBUG"):
@@ -107,7 +109,7 @@ def command(function: Command) -> Command:
         except KeyboardInterrupt:
             _fail("interrupted", SIGINT_EXIT, as_json)
         except BrokenPipeError:
-            _nobody_reads()
+            _close_stdout()
             raise typer.Exit(0) from None
         except typer.Exit:
             raise

@@ -1,4 +1,4 @@
-"""Several processes as one run: one joins the others, and `flaxcnn launch` starts them here."""
+"""Runs of several processes: joining the others, and `flaxcnn launch`, which starts them here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Annotated, NamedTuple
 
 import typer
 
@@ -21,19 +21,19 @@ from flaxcnn.hardware import free_port, gpus
 from flaxcnn.recipe import catalog
 from flaxcnn.records.folder import runs_folder, stamp
 
-# 75: preempted, or a peer was lost; 134: ended by jax for a lost peer; 137, 139: killed, crashed.
+# 75: preempted or lost a peer; 134: aborted by jax for a lost peer; 137, 139: killed, crashed.
 RESUMABLE = (75, 134, 137, 139)
-# SIGABRT: also what a failed check in a compiler ends with, before anything is computed. That would
-# come again, so it is resumable only after an epoch.
+# SIGABRT: also ends a process whose compiler fails a check. That would happen again, so it is
+# resumable only after an epoch.
 ABORTED = 134
-GRACE_SECONDS = 20  # that the others have to end after one has, above jax's heartbeat
+GRACE_SECONDS = 20  # for the others to end after one has, above jax's heartbeat
 POLL_SECONDS = 0.05
-CHATTER = "[Gloo]"  # lines of a library that tell a person nothing
-FIRST_WAIT_SECONDS = 1.0  # before a restart; twice that after each one without progress
+CHATTER = "[Gloo]"  # starts log lines of no use to a person
+FIRST_WAIT_SECONDS = 1.0  # before a restart; doubled after each one without progress
 
 
 class Group(NamedTuple):
-    """What the options of `train` say of the other processes."""
+    """The options of `train` about other processes."""
 
     distributed: bool
     coordinator: str | None
@@ -43,14 +43,14 @@ class Group(NamedTuple):
 
 @contextlib.contextmanager
 def joined(group: Group) -> Iterator[None]:
-    """Inside, this process is one of the group; it waits for no one when it fails."""
+    """Join the group; inside, a failing process does not wait for the others."""
     if not group.distributed and group[1:] == (None, None, None):
         yield
         return
     if group.distributed and group[1:] != (None, None, None):
         raise ConfigError(
-            "--distributed: got with --coordinator, --processes or --process; allowed is either "
-            "the cluster that jax finds or the three"
+            "--distributed uses the cluster that JAX detects; leave out --coordinator, --processes "
+            "and --process"
         )
     from flaxcnn.engine import hosts
 
@@ -62,7 +62,7 @@ def joined(group: Group) -> Iterator[None]:
 
 
 def _own_stdout() -> None:
-    """What the libraries of other languages print goes to stderr: stdout has one document."""
+    """Send what C++ libraries print to stderr, so that stdout holds only our output."""
     sys.stdout.flush()
     sys.stdout = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -70,19 +70,25 @@ def _own_stdout() -> None:
 
 @command
 def launch(
-    arguments: list[str] = typer.Argument(
-        metavar="-- train EXPERIMENT ...", help="The command that every process runs."
-    ),
-    processes: int = typer.Option(..., "--processes", help="How many."),
-    max_restarts: int = typer.Option(
-        0, "--max-restarts", help="Give up after so many restarts without another epoch."
-    ),
-    port: int = typer.Option(None, "--port", help="Of process 0; a free one by default."),
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="-- train EXPERIMENT ...", help="The command that every process runs."
+        ),
+    ],
+    processes: Annotated[int, typer.Option("--processes", help="Number of processes.")],
+    max_restarts: Annotated[
+        int,
+        typer.Option("--max-restarts", help="Give up after so many restarts without a new epoch."),
+    ] = 0,
+    port: Annotated[
+        int | None, typer.Option("--port", help="Port of process 0 (default: a free one).")
+    ] = None,
 ) -> None:
-    """Run one training with several processes of this machine, and start them again if they die.
+    """Run one training in several processes on this machine, and restart them if they die.
 
-    Ends with the exit code of the first process that failed. Only what can be resumed is started
-    again: exit codes 75, 137 and 139, and 134 (aborted) once an epoch was recorded.
+    Exits with the code of the first process that failed. Restarts only what can be resumed: exit
+    codes 75, 137 and 139, and 134 (aborted) once an epoch is recorded.
 
     \b
     Examples:
@@ -90,12 +96,12 @@ def launch(
       flaxcnn launch --processes 8 --max-restarts 3 -- train resnet.py:big --run-dir runs/big
     """
     if processes < 1:
-        raise ConfigError(f"--processes: got {processes}; allowed is 1 or more")
+        raise ConfigError(f"--processes must be at least 1 (got {processes})")
     if max_restarts < 0:
-        raise ConfigError(f"--max-restarts: got {max_restarts}; allowed is 0 or more")
+        raise ConfigError(f"--max-restarts must be at least 0 (got {max_restarts})")
     if not arguments or arguments[0] != "train":
         raise ConfigError(
-            f"launch: got {' '.join(arguments) or 'no command'}; allowed is train, as in "
+            f"launch runs only `train` (got {' '.join(arguments) or 'no command'}), as in "
             "`flaxcnn launch --processes 2 -- train digits/quickstart`"
         )
     arguments, run_dir = _with_run_dir(arguments)
@@ -109,25 +115,24 @@ def launch(
             raise typer.Exit(code)
         if code == ABORTED and _epochs(run_dir) == at_start:
             raise FlaxcnnError(
-                f"exit code {ABORTED}: a process was aborted before an epoch was recorded, as a "
-                "compiler does that cannot compile the program: not started again, since it would "
-                "end the same way"
+                f"exit code {ABORTED}: a process was aborted before its first epoch, probably "
+                "by a compiler that cannot compile the program; a restart would end the same way"
             )
         without_progress = 0 if _epochs(run_dir) > before else without_progress + 1
         before = _epochs(run_dir)
         if without_progress > max_restarts or max_restarts == 0:
-            after = f" after {without_progress} without another epoch" if max_restarts else ""
-            note(f"exit code {code}: no further restart{after}; --resume goes on")
+            after = f" after {without_progress} without a new epoch" if max_restarts else ""
+            note(f"exit code {code}: no further restart{after}; resume with --resume")
             raise typer.Exit(code)
         wait = FIRST_WAIT_SECONDS * 2**without_progress
-        note(f"exit code {code}: starting again from epoch {before} in {wait:.0f} s")
+        note(f"exit code {code}: restarting from epoch {before} in {wait:.0f} s")
         time.sleep(wait)
         if not {"--resume", "--resume-if-any"} & set(arguments):
             arguments = [*arguments, "--resume-if-any"]
 
 
 def _with_run_dir(arguments: list[str]) -> tuple[list[str], Path]:
-    """The command with a run directory, which a restart must find again, and that directory."""
+    """The command with a run directory, so that a restart uses the same one, and the directory."""
     for i, word in enumerate(arguments):
         if word == "--run-dir" and i + 1 < len(arguments):
             return arguments, Path(arguments[i + 1]).expanduser()
@@ -140,7 +145,7 @@ def _with_run_dir(arguments: list[str]) -> tuple[list[str], Path]:
 
 
 def _epochs(run_dir: Path) -> int:
-    """Epochs of the run that are recorded."""
+    """Number of recorded epochs."""
     try:
         return (run_dir / "metrics.jsonl").read_bytes().count(b"\n")
     except OSError:
@@ -148,7 +153,7 @@ def _epochs(run_dir: Path) -> int:
 
 
 def _run(arguments: list[str], processes: int, port: int | None) -> int:
-    """All processes until they have ended -> 0, or the exit code of the first that failed."""
+    """Run all processes -> 0, or the exit code of the first that failed."""
     where = f"127.0.0.1:{free_port() if port is None else port}"
     environments = [_environment(i, processes) for i in range(processes)]
     children = [
@@ -161,7 +166,7 @@ def _run(arguments: list[str], processes: int, port: int | None) -> int:
         for i in range(processes)
     ]  # fmt: skip
     readers = [
-        threading.Thread(target=_tell, args=(number, stream), daemon=True)
+        threading.Thread(target=_forward_output, args=(number, stream), daemon=True)
         for number, child in enumerate(children)
         for stream in (child.stdout, child.stderr)
         if stream is not None
@@ -177,35 +182,35 @@ def _run(arguments: list[str], processes: int, port: int | None) -> int:
             reader.join()
     if received:
         raise InterruptedRun(
-            received[0].name, "all processes have ended; the same command with --resume goes on",
+            received[0].name, "all processes have ended; resume with --resume",
             code or 75,
         )  # fmt: skip
     return code
 
 
 def _environment(process: int, processes: int) -> dict[str, str]:
-    """What a process finds around it: its share of the GPUs, or of the cores."""
-    found = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
-    told = os.environ.get("CUDA_VISIBLE_DEVICES")
-    there = [path.name.removeprefix("nvidia") for path in gpus()] if told is None else []
-    names = told.split(",") if told else there
+    """The environment of a process, with its share of the GPUs, or of the cores."""
+    variables = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    installed = [path.name.removeprefix("nvidia") for path in gpus()] if visible is None else []
+    names = visible.split(",") if visible else installed
     if names:
         if len(names) < processes:
             raise ConfigError(
-                f"--processes: got {processes}; allowed is 1 to {len(names)}, one a GPU"
+                f"--processes must be at most {len(names)}, one per GPU (got {processes})"
             )
-        found["CUDA_VISIBLE_DEVICES"] = ",".join(share(names, process, processes))
-    found.setdefault("JAX_NUM_CPU_DEVICES", str(max((os.cpu_count() or 1) // processes, 1)))
-    return found
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(share(names, process, processes))
+    variables.setdefault("JAX_NUM_CPU_DEVICES", str(max((os.cpu_count() or 1) // processes, 1)))
+    return variables
 
 
 def share(things: Sequence[str], part: int, parts: int) -> Sequence[str]:
-    """The `part`-th of `parts` nearly equal runs of things."""
+    """The `part`-th of `parts` nearly equal slices of a sequence."""
     return things[part * len(things) // parts : (part + 1) * len(things) // parts]
 
 
-def _tell(number: int, stream: IO[bytes]) -> None:
-    """A process's lines on stderr, with its number, but those of the one that speaks for all."""
+def _forward_output(number: int, stream: IO[bytes]) -> None:
+    """Print the lines of a process to stderr, with its number unless it is process 0."""
     with stream:
         for line in stream:
             text = line.decode(errors="replace").rstrip()
@@ -215,7 +220,7 @@ def _tell(number: int, stream: IO[bytes]) -> None:
 
 @contextlib.contextmanager
 def _forwarded(children: list[subprocess.Popen[bytes]]) -> Iterator[list[signal.Signals]]:
-    """SIGTERM and SIGINT go to the processes, which save and end; yields those that came."""
+    """Forward SIGTERM and SIGINT to the processes, which save and end; yields the received ones."""
     received: list[signal.Signals] = []
 
     def forward(number: int, _: object) -> None:
@@ -235,7 +240,7 @@ def _forwarded(children: list[subprocess.Popen[bytes]]) -> Iterator[list[signal.
 def _first_failure(children: list[subprocess.Popen[bytes]]) -> int:
     """Wait for all, or for the first that fails and GRACE_SECONDS more -> its exit code, or 0.
 
-    A code that says why counts before one that says that another process was lost.
+    A code that names a cause counts before one for a lost peer.
     """
     codes: dict[int, int] = {}
     deadline = float("inf")

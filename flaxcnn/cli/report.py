@@ -1,4 +1,4 @@
-"""`flaxcnn report`, and the page that ends every training and study."""
+"""`flaxcnn report`, and the page written after every training, study and search."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import re
 import sys
 import webbrowser
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flaxcnn.cli.options import JSON
+from flaxcnn.cli import options
 from flaxcnn.cli.output import command, emit_json, note, say
 from flaxcnn.errors import ConfigError
 from flaxcnn.report.tensorboard import convert, require
@@ -21,21 +21,31 @@ if TYPE_CHECKING:
 
 @command
 def report(
-    paths: list[Path] = typer.Argument(
-        ..., metavar="RUN|STUDY|SEARCH...",
-        help="Run, study and search directories; several are put side by side.",
-    ),
-    output: Path = typer.Option(
-        None, "--output", metavar="FILE",
-        help="The page; default report.html in the folder, or here where there are several.",
-    ),
-    tensorboard: bool = typer.Option(
-        False, "--tensorboard", help="Write event files too, to tensorboard/ in each folder."
-    ),
-    open_it: bool = typer.Option(False, "--open", help="Show it in the browser."),
-    as_json: bool = JSON,
-) -> None:  # fmt: skip
-    """Write tables and pictures of a run or a study, or of several, as one HTML file.
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN|STUDY|SEARCH...",
+            help="Run, study and search directories. Several are compared side by side.",
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            metavar="FILE",
+            help="Where to write (default: report.html in the directory, of several in this one).",
+        ),
+    ] = None,
+    tensorboard: Annotated[
+        bool,
+        typer.Option(
+            "--tensorboard", help="Also write event files to tensorboard/ in each directory."
+        ),
+    ] = False,
+    open_it: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Write tables and figures of one or several runs, studies or searches to one HTML file.
 
     \b
     Examples:
@@ -45,7 +55,7 @@ def report(
       flaxcnn report runs/mnist-ladder/model9/* runs/mnist-ladder/model10/* --output models.html
     """
     if output is not None and output.is_dir():
-        raise ConfigError(f"--output: {output} is a folder; allowed is a file, such as report.html")
+        raise ConfigError(f"--output: {output} is a folder; give a file, such as report.html")
     if tensorboard:
         require("--tensorboard")
     from flaxcnn.report.report import write
@@ -56,12 +66,12 @@ def report(
         note(text)
     text = made.text
     if (sys.stderr if as_json else sys.stdout).isatty():
-        text = re.sub(r"\*\S+", "\x1b[31m\\g<0>\x1b[0m", text)  # an error, red besides its sign
+        text = re.sub(r"\*\S+", "\x1b[31m\\g<0>\x1b[0m", text)  # mistakes in red
     say(f"{text}\n\nreport {target}", as_json)
     for folder in events:
         say(f"events {folder}", as_json)
     if open_it and not webbrowser.open(target.as_uri()):
-        note(f"--open: no browser was found; open {target}")
+        note(f"--open: no browser is available; open {target}")
     if as_json:
         emit_json({
             "report": str(target), "bytes": len(made.html.encode()),
@@ -71,12 +81,12 @@ def report(
 
 
 def report_after(path: Path, dataset: Dataset | None = None) -> Path | None:
-    """The page of what has just ended well. Whatever goes wrong here, that stays as it is."""
+    """Write the page of a finished run, study or search; an error here is only a warning."""
     try:
         from flaxcnn.report.report import write
 
         return write([path], dataset=dataset)[0]
     except Exception as error:
-        note(f"no report was written ({type(error).__name__}: {error}); `flaxcnn report {path}` "
-             "tries again")  # fmt: skip
+        note(f"no report was written ({type(error).__name__}: {error}); try again with "
+             f"`flaxcnn report {path}`")  # fmt: skip
         return None

@@ -1,39 +1,38 @@
-"""`flaxcnn evaluate` and `flaxcnn predict`: what can be asked of a finished run."""
+"""`flaxcnn evaluate` and `flaxcnn predict`, on a finished run."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from flaxcnn.cli.options import JSON, NO_CACHE
+from flaxcnn.cli import options
 from flaxcnn.cli.output import command, emit_json, quiet, say
-from flaxcnn.errors import ConfigError, near_miss
+from flaxcnn.errors import check_choice
 
 SPLITS = ("test", "validation", "train")
-RUN = typer.Argument(help="A run directory.")
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")]
 TOP = 3
 
 
 @command
 def evaluate(
-    run: Path = RUN,
-    split: str = typer.Option("test", "--split", help="test, validation or train."),
-    no_cache: bool = NO_CACHE,
-    as_json: bool = JSON,
+    run: Run,
+    split: Annotated[
+        str, typer.Option("--split", help="Rows to evaluate: test, validation or train.")
+    ] = "test",
+    no_cache: options.NoCache = False,
+    as_json: options.Json = False,
 ) -> None:
-    """Compute loss and accuracy of a run's kept weights again.
+    """Evaluate the kept weights of a run, and compare with its summary.
 
     \b
     Examples:
       flaxcnn evaluate runs/digits/quickstart/20260101-120000-seed0
       flaxcnn evaluate RUN --split validation --json
     """
-    if split not in SPLITS:
-        raise ConfigError(
-            f"--split: got {split!r}; allowed is one of {', '.join(SPLITS)}"
-            f"{near_miss(split, SPLITS)}"
-        )
+    check_choice("--split", split, SPLITS)
     from flaxcnn.backend import prepare
     from flaxcnn.engine.saved import evaluate_run, open_run
 
@@ -51,18 +50,20 @@ def evaluate(
         })  # fmt: skip
         return
     say(f"{split} accuracy {metrics['accuracy']:.4f}, loss {metrics['loss']:.6f}")
-    say("equal to the run's summary" if same else f"the run's summary says {recorded}")
+    say("equal to the run's summary" if same else f"the run's summary has {recorded}")
 
 
 @command
 def predict(
-    run: Path = RUN,
-    images: list[Path] = typer.Argument(help="PNG or JPEG files."),
-    resize: bool = typer.Option(False, "--resize", help="Scale images to the model's size."),
-    no_cache: bool = NO_CACHE,
-    as_json: bool = JSON,
+    run: Run,
+    images: Annotated[list[Path], typer.Argument(help="PNG or JPEG files.")],
+    resize: Annotated[
+        bool, typer.Option("--resize", help="Resize images to the size of the model's input.")
+    ] = False,
+    no_cache: options.NoCache = False,
+    as_json: options.Json = False,
 ) -> None:
-    """Classify images: class, probability and the three likeliest classes.
+    """Classify images: the class, its probability, and the three most likely classes.
 
     \b
     Examples:

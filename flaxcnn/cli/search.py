@@ -4,36 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from flaxcnn.cli.options import (
-    ASSIGNMENTS,
-    CONFIG_FILE,
-    EXPERIMENT,
-    FOLDS,
-    GRID,
-    HOW,
-    JSON,
-    MAX_MEMORY,
-    MAX_PARAMS,
-    NO_CACHE,
-    NO_REFIT,
-    PROTOCOL,
-    PRUNER,
-    REPEATS,
-    SAMPLER,
-    SPACE,
-    TRIALS,
-)
-from flaxcnn.cli.output import command, emit_json, note, quiet, report, say, table
+from flaxcnn.cli import options
+from flaxcnn.cli.options import check_environment, plan_folder
+from flaxcnn.cli.output import command, emit_json, note, print_error, quiet, say, table
 from flaxcnn.cli.report import report_after
-from flaxcnn.cli.train import check_environment
-from flaxcnn.errors import CheckpointError, ConfigError, DivergedError
+from flaxcnn.errors import ConfigError, DivergedError, check_choice
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
-from flaxcnn.records.folder import runs_folder, stamp
 from flaxcnn.studies.candidates import AS_IT_IS, Wanted, of_catalog, of_grid
 from flaxcnn.studies.plan import (
     Scoring,
@@ -54,31 +35,39 @@ if TYPE_CHECKING:  # they import jax
 
 @command
 def search(
-    experiment: str = EXPERIMENT,
-    grid: list[str] = GRID,
-    folds: int = FOLDS,
-    repeats: int = REPEATS,
-    seeds: str = typer.Option("1", "--seeds", metavar="N|A,B,...", help="Trainings of each fold."),
-    max_params: int = MAX_PARAMS,
-    sampler: str = SAMPLER,
-    trials: int = TRIALS,
-    space: Path = SPACE,
-    pruner: str = PRUNER,
-    how: str = HOW,
-    max_memory: str = MAX_MEMORY,
-    no_refit: bool = NO_REFIT,
-    assignments: list[str] = ASSIGNMENTS,
-    config_file: Path = CONFIG_FILE,
-    seed: int = typer.Option(None, "--seed", help="The first seed."),
-    search_dir: Path = typer.Option(None, "--search-dir", help="Default runs/NAME/search-ID."),
-    resume: bool = typer.Option(
-        False, "--resume", help="Go on with an interrupted search, or join one with a sampler."
-    ),
-    protocol: str = PROTOCOL,
-    no_cache: bool = NO_CACHE,
-    as_json: bool = JSON,
+    experiment: options.Experiment = catalog.DEFAULT_EXPERIMENT,
+    grid: options.Grid = None,
+    folds: options.Folds = 5,
+    repeats: options.Repeats = 1,
+    seeds: Annotated[
+        str,
+        typer.Option(
+            "--seeds", metavar="N|A,B,...", help="Train each fold with so many, or these, seeds."
+        ),
+    ] = "1",
+    max_params: options.MaxParams = None,
+    sampler: options.Sampler = None,
+    trials: options.Trials = None,
+    space: options.Space = None,
+    pruner: options.Pruner = None,
+    how: options.How = "auto",
+    max_memory: options.MaxMemory = None,
+    no_refit: options.NoRefit = False,
+    assignments: options.Assignments = None,
+    config_file: options.ConfigFile = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="First seed.")] = None,
+    search_dir: Annotated[
+        Path | None, typer.Option("--search-dir", help="Directory (default runs/NAME/search-ID).")
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Resume an interrupted search, or join one with a sampler."),
+    ] = False,
+    protocol: options.Protocol = None,
+    no_cache: options.NoCache = False,
+    as_json: options.Json = False,
 ) -> None:
-    """Try recipes on folds of the training rows, rank them, and test the winner once.
+    """Cross-validate recipes on folds of the training rows, and test the winner once.
 
     \b
     Examples:
@@ -88,30 +77,35 @@ def search(
       flaxcnn search mnist-archs/grid-kernel -s epochs=3
       flaxcnn search mnist-ladder/model10 --sampler tpe --trials 50 --space file.toml
     """
-    found = catalog.find(experiment)
+    recipe = catalog.find(experiment)
     check_environment()
-    if protocol not in (None, "honest", "document"):
-        raise ConfigError(f"--protocol: got {protocol!r}; allowed are honest, document")
-    values, layer = parse_grid(grid), Layer(assignments, config_file, seed)
-    sampling = _sampling(found, values, sampler, trials, space, pruner)
-    wanted, incumbent = _wanted(found, {} if sampling else values, layer, sampling is not None)
+    if protocol is not None:
+        check_choice("--protocol", protocol, ("honest", "document"))
+    values, layer = parse_grid(grid or ()), Layer(assignments or (), config_file, seed)
+    sampling = _sampling(recipe, values, sampler, trials, space, pruner)
+    candidates, incumbent = _candidates(recipe, {} if sampling else values, layer, bool(sampling))
+    base = candidates[0][1]
     scoring = Scoring(
-        folds, repeats, tuple(parse_seeds(seeds, wanted[0][1].seed)),
-        (protocol or wanted[0][1].protocol) == "document", check_how(how),
+        folds,
+        repeats,
+        tuple(parse_seeds(seeds, base.seed)),
+        (protocol or base.protocol) == "document",
+        check_how(how),
         None if max_memory is None else parse_memory(max_memory),
-    )  # fmt: skip
-    todo = Todo(found, wanted, incumbent, scoring, max_params, not no_refit,
-                _folder(found.name, search_dir, resume), resume, as_json)  # fmt: skip
+    )
+    folder = plan_folder("search", recipe.name, search_dir, resume)
     if sampling is not None:
-        sampling.check(todo.wanted[0][1], scoring.how)
-    _run(todo, sampling, not no_cache)
+        sampling.check(base, scoring.how)
+    plan = Plan(recipe, candidates, incumbent, scoring, max_params, not no_refit, folder, resume,
+                as_json)  # fmt: skip
+    _run(plan, sampling, not no_cache)
 
 
-class Todo(NamedTuple):
-    """What the options say."""
+class Plan(NamedTuple):
+    """The search that the options ask for."""
 
     experiment: catalog.Experiment
-    wanted: Wanted
+    candidates: Wanted
     incumbent: str | None
     scoring: Scoring
     max_params: int | None
@@ -120,15 +114,15 @@ class Todo(NamedTuple):
     resume: bool
     as_json: bool
 
-    def say_what(self, count: str, dataset: Dataset) -> None:
-        """The first line."""
-        one = self.scoring
-        protocol = "document" if one.document else "honest"
-        say(f"{self.experiment.name}: {count}, {one.folds} folds, {one.repeats} repeats on "
+    def announce(self, count: str, dataset: Dataset) -> None:
+        """Print the first line."""
+        scoring = self.scoring
+        protocol = "document" if scoring.document else "honest"
+        say(f"{self.experiment.name}: {count}, {scoring.folds} folds, {scoring.repeats} repeats on "
             f"{dataset.name}, {protocol} protocol", self.as_json)  # fmt: skip
 
     def tell(self) -> Tell:
-        """What is said of each run."""
+        """Prints a line per run."""
         from flaxcnn.studies.study import Tell
 
         def tell_run(outcome: Outcome, ended: int, planned: int) -> None:
@@ -142,76 +136,85 @@ class Todo(NamedTuple):
         return Tell(note=note, run=tell_run)
 
 
-def _run(todo: Todo, sampling: Sampling | None, cache: bool) -> None:
-    """Load, search and tell."""
+def _run(plan: Plan, sampling: Sampling | None, cache: bool) -> None:
+    """Load the data, search and report."""
     from flaxcnn.data.datasets import load_for
 
-    dataset = load_for(todo.wanted[0][1])  # before jax is imported: missing data is said at once
+    dataset = load_for(plan.candidates[0][1])  # before jax is imported
     from flaxcnn.backend import prepare
     from flaxcnn.studies import ranking
 
     quiet()
     prepare(cache)
-    result = _try(todo, dataset) if sampling is None else _draw(todo, sampling, dataset)
+    result = (
+        _grid_search(plan, dataset)
+        if sampling is None
+        else _sampled_search(plan, sampling, dataset)
+    )
     if result is None:
-        say(f"search {todo.folder}\nother processes are still at work on it; the last one writes "
-            "the table", todo.as_json)  # fmt: skip
-        if todo.as_json:
-            emit_json({"complete": False, "search_dir": str(todo.folder)})
+        say(f"search {plan.folder}\nother processes are still running trials; the last one writes "
+            "the table", plan.as_json)  # fmt: skip
+        if plan.as_json:
+            emit_json({"complete": False, "search_dir": str(plan.folder)})
         return
-    say("", todo.as_json)
-    table(ranking.lines(result.summary), todo.as_json)
-    _conclude(result.summary, result.path, todo.as_json)
+    say("", plan.as_json)
+    table(ranking.lines(result.summary), plan.as_json)
+    _conclude(result.summary, result.path, plan.as_json)
 
 
-def _try(todo: Todo, dataset: Dataset) -> SearchResult:
-    """Every candidate."""
+def _grid_search(plan: Plan, dataset: Dataset) -> SearchResult:
+    """All candidates of a grid."""
     from flaxcnn.studies.candidates import contenders
     from flaxcnn.studies.search import search_candidates
 
-    tried, dropped = contenders(todo.wanted, dataset, todo.max_params)
+    tried, dropped = contenders(plan.candidates, dataset, plan.max_params)
     for one in dropped:
-        note(f"{one.label} is not tried: {one.reason}")
-    for key, why in todo.experiment.inferred.items():
-        if any(key in settings for settings, _ in todo.wanted):
-            note(f"{key}: inferred, not the document's own: {why}")
-    todo.say_what(f"{len(tried)} candidates", dataset)
+        note(f"skipping {one.label}: {one.reason}")
+    for key, why in plan.experiment.inferred.items():
+        if any(key in settings for settings, _ in plan.candidates):
+            note(f"{key} is inferred, not stated by the document: {why}")
+    plan.announce(f"{len(tried)} candidates", dataset)
     return search_candidates(
-        tried, dropped, dataset, todo.scoring, incumbent=todo.incumbent,
-        max_params=todo.max_params, refit=todo.refit,
-        search_dir=todo.folder, resume=todo.resume, name=todo.experiment.name, tell=todo.tell(),
+        tried, dropped, dataset, plan.scoring, incumbent=plan.incumbent,
+        max_params=plan.max_params, refit=plan.refit,
+        search_dir=plan.folder, resume=plan.resume, name=plan.experiment.name, tell=plan.tell(),
     )  # fmt: skip
 
 
-def _draw(todo: Todo, sampling: Sampling, dataset: Dataset) -> SearchResult | None:
-    """As many as are wanted; None where other processes are still at work."""
+def _sampled_search(plan: Plan, sampling: Sampling, dataset: Dataset) -> SearchResult | None:
+    """The sampled ones; None while other processes still run trials."""
     from flaxcnn.studies.sampled import sampled_search
 
-    todo.say_what(f"{sampling.trials} trials by {sampling.sampler}", dataset)
+    plan.announce(f"{sampling.trials} trials by {sampling.sampler}", dataset)
     return sampled_search(
-        todo.wanted[0][1], sampling, todo.scoring, max_params=todo.max_params, refit=todo.refit,
-        search_dir=todo.folder, resume=todo.resume, name=todo.experiment.name, dataset=dataset,
-        tell=todo.tell(), say=lambda text: say(text, todo.as_json),
+        plan.candidates[0][1], sampling, plan.scoring, max_params=plan.max_params, refit=plan.refit,
+        search_dir=plan.folder, resume=plan.resume, name=plan.experiment.name, dataset=dataset,
+        tell=plan.tell(), say=lambda text: say(text, plan.as_json),
     )  # fmt: skip
 
 
 def _sampling(
-    found: catalog.Experiment, grid: Mapping[str, Sequence[Any]], sampler: str | None,
-    trials: int | None, space: Path | None, pruner: str | None,
-) -> Sampling | None:  # fmt: skip
-    """What is drawn; None: all candidates are tried."""
+    experiment: catalog.Experiment,
+    grid: Mapping[str, Sequence[Any]],
+    sampler: str | None,
+    trials: int | None,
+    space: Path | None,
+    pruner: str | None,
+) -> Sampling | None:
+    """How candidates are sampled; None: all candidates of a grid are tried."""
     if sampler is None:
         others = {"--trials": trials, "--space": space, "--pruner": pruner}
         if given := [name for name, value in others.items() if value is not None]:
-            raise ConfigError(f"{given[0]}: is for --sampler; allowed there are tpe, random")
+            raise ConfigError(f"{given[0]} needs --sampler tpe or --sampler random")
         return None
-    if found.candidates:
+    if experiment.candidates:
+        example = f", such as {experiment.incumbent}" if experiment.incumbent else ""
         raise ConfigError(
-            f"--sampler: {found.name} is a grid, whose candidates are all tried; allowed is an "
-            f"experiment of one recipe{f', such as {found.incumbent}' if found.incumbent else ''}"
+            f"--sampler: all candidates of the grid {experiment.name} are tried; sample around an "
+            f"experiment with one recipe{example}"
         )
     if not grid and space is None:
-        raise ConfigError("--sampler: draws from what? say --space FILE, or --grid KEY=A,B")
+        raise ConfigError("--sampler needs a search space: give --space FILE or --grid KEY=A,B")
     chosen = {**(read_space(space) if space else {}), **parse_space(grid)}
     return Sampling(chosen, sampler, 50 if trials is None else trials, pruner or "median")  # type: ignore[arg-type]  # checked
 
@@ -230,54 +233,44 @@ def _conclude(summary: Mapping[str, Any], path: Path, as_json: bool) -> None:
     if as_json:
         emit_json({**summary, "search_dir": str(path)})
     if failed:
-        report(failed, DivergedError.exit_code, as_json=False)
+        print_error(failed, DivergedError.exit_code, as_json=False)
         raise typer.Exit(DivergedError.exit_code)
 
 
 class Layer:
-    """What is laid over every candidate."""
+    """The settings that apply to every candidate."""
 
     def __init__(self, assignments: Sequence[str], file: Path | None, seed: int | None):
         self.assignments, self.file, self.seed = assignments, file, seed
 
     def over(self, experiment: catalog.Experiment) -> Config:
-        """The recipe of an experiment with it."""
+        """The recipe of an experiment with these settings."""
         config, _ = catalog.resolve(
             experiment, assignments=self.assignments, config_file=self.file, seed=self.seed
         )  # fmt: skip
         return config
 
 
-def _wanted(
-    found: catalog.Experiment, grid: Mapping[str, Sequence[Any]], layer: Layer, drawn: bool
+def _candidates(
+    experiment: catalog.Experiment, grid: Mapping[str, Sequence[Any]], layer: Layer, sampled: bool
 ) -> tuple[Wanted, str | None]:
     """Settings and recipe of every candidate, and the label of the incumbent.
 
-    The recipe as it stands where the others are `drawn`.
+    The recipe unchanged where the others are `sampled`.
     """
-    if not found.candidates:
-        if found.config is None:
-            raise ConfigError(f"{found.name} cannot be searched: {found.refusal}")
-        one = layer.over(found)
-        if drawn:
-            return [({}, one)], AS_IT_IS
-        if not grid:
-            raise ConfigError(
-                f"--grid: {found.name} is one recipe; allowed is KEY=VALUE,VALUE, such as "
-                "--grid learning_rate=0.1,0.01"
-            )
-        tried = of_grid(one, grid)
-        if one not in [config for _, config in tried[1:]]:
-            note("no combination of --grid is the recipe as it stands, which is tried beside them")
-        return tried, AS_IT_IS
-    return of_catalog(found, layer.over, grid, note)
-
-
-def _folder(name: str, chosen: Path | None, resume: bool) -> Path:
-    if chosen is not None:
-        if resume and not (chosen.expanduser() / "plan.json").is_file():
-            raise CheckpointError(f"--resume: {chosen} holds no search")
-        return chosen
-    if resume:
-        raise ConfigError("--resume: which search? name it with --search-dir")
-    return runs_folder() / name / f"search-{stamp()}"
+    if experiment.candidates:
+        return of_catalog(experiment, layer.over, grid, note)
+    if experiment.config is None:
+        raise ConfigError(f"{experiment.name} cannot be searched: {experiment.refusal}")
+    config = layer.over(experiment)
+    if sampled:
+        return [({}, config)], AS_IT_IS
+    if not grid:
+        raise ConfigError(
+            f"{experiment.name} has one recipe; give values to try, such as "
+            "--grid learning_rate=0.1,0.01"
+        )
+    tried = of_grid(config, grid)
+    if config not in [other for _, other in tried[1:]]:
+        note("no combination of --grid is the recipe unchanged, which is tried as well")
+    return tried, AS_IT_IS

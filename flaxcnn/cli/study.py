@@ -3,52 +3,54 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from flaxcnn.cli.options import (
-    ASSIGNMENTS,
-    CONFIG_FILE,
-    EXPERIMENT,
-    GRID,
-    HOW,
-    JSON,
-    MAX_MEMORY,
-    NO_CACHE,
-    PROTOCOL,
-)
-from flaxcnn.cli.output import command, emit_json, note, quiet, report, say, table
+from flaxcnn.cli import options
+from flaxcnn.cli.options import check_environment, plan_folder
+from flaxcnn.cli.output import command, emit_json, note, print_error, quiet, say, table
 from flaxcnn.cli.report import report_after
-from flaxcnn.cli.train import check_environment
-from flaxcnn.errors import CheckpointError, ConfigError, DivergedError
+from flaxcnn.errors import DivergedError
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
-from flaxcnn.records.folder import runs_folder, stamp
 from flaxcnn.studies.plan import check_how, parse_grid, parse_memory, parse_seeds, plan_runs
 
 
 @command
 def study(
-    experiment: str = EXPERIMENT,
-    seeds: str = typer.Option(..., "--seeds", metavar="N|A,B,...", help="How many, or which."),
-    grid: list[str] = GRID,
-    vary: str = typer.Option(
-        "", "--vary", metavar="SOURCES",
-        help="Let the seed drive one source at a time: init,order,augment,dropout,all.",
-    ),
-    how: str = HOW,
-    max_memory: str = MAX_MEMORY,
-    assignments: list[str] = ASSIGNMENTS,
-    config_file: Path = CONFIG_FILE,
-    seed: int = typer.Option(None, "--seed", help="The first seed, and what is fixed has it."),
-    study_dir: Path = typer.Option(None, "--study-dir", help="Default runs/NAME/study-ID."),
-    resume: bool = typer.Option(False, "--resume", help="Go on with an interrupted study."),
-    protocol: str = PROTOCOL,
-    no_cache: bool = NO_CACHE,
-    as_json: bool = JSON,
-) -> None:  # fmt: skip
-    """Train a model with many seeds, and say how sure the result is.
+    experiment: options.Experiment = catalog.DEFAULT_EXPERIMENT,
+    *,
+    seeds: Annotated[
+        str,
+        typer.Option("--seeds", metavar="N|A,B,...", help="Number of seeds, or a list of them."),
+    ],
+    grid: options.Grid = None,
+    vary: Annotated[
+        str,
+        typer.Option(
+            "--vary",
+            metavar="SOURCES",
+            help="Vary one source of randomness at a time: init,order,augment,dropout,all.",
+        ),
+    ] = "",
+    how: options.How = "auto",
+    max_memory: options.MaxMemory = None,
+    assignments: options.Assignments = None,
+    config_file: options.ConfigFile = None,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", help="First seed; sources that are held fixed use it."),
+    ] = None,
+    study_dir: Annotated[
+        Path | None, typer.Option("--study-dir", help="Directory (default runs/NAME/study-ID).")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted study.")] = False,
+    protocol: options.Protocol = None,
+    no_cache: options.NoCache = False,
+    as_json: options.Json = False,
+) -> None:
+    """Train a model with many seeds, and report how sure the result is.
 
     \b
     Examples:
@@ -58,50 +60,46 @@ def study(
       flaxcnn study --seeds 16 --vary init,order,dropout,all
       flaxcnn study mnist-ladder/model10 --seeds 8 -s determinism=exact --study-dir runs/eight
     """
-    found = catalog.find(experiment)
+    recipe = catalog.find(experiment)
     check_environment()
     config, _ = catalog.resolve(
-        found, assignments=assignments, config_file=config_file, protocol=protocol, seed=seed
+        recipe,
+        assignments=assignments or (),
+        config_file=config_file,
+        protocol=protocol,
+        seed=seed,
     )
-    check_how(how)
-    plan = Wanted(
-        parse_seeds(seeds, config.seed), parse_grid(grid),
-        [word.strip() for word in vary.split(",") if word.strip()], how,
+    plan = Plan(
+        parse_seeds(seeds, config.seed),
+        parse_grid(grid or ()),
+        [word.strip() for word in vary.split(",") if word.strip()],
+        check_how(how),
         None if max_memory is None else parse_memory(max_memory),
-    )  # fmt: skip
-    # A wrong plan is said before anything is loaded.
+        plan_folder("study", recipe.name, study_dir, resume),
+        resume,
+    )
+    # Report a wrong plan before anything is loaded.
     plan_runs(config, plan.seeds, plan.grid, plan.vary)
-    folder = _folder(found.name, study_dir, resume)
-    _run(found.name, config, plan, folder, resume, not no_cache, as_json)
+    _run(recipe.name, config, plan, not no_cache, as_json)
 
 
-class Wanted(NamedTuple):
-    """What the options say of the plan."""
+class Plan(NamedTuple):
+    """The runs that the options ask for."""
 
     seeds: list[int]
     grid: dict[str, list[Any]]
     vary: list[str]
     how: Any
     max_memory: int | None
+    folder: Path
+    resume: bool
 
 
-def _folder(name: str, chosen: Path | None, resume: bool) -> Path:
-    if chosen is not None:
-        if resume and not (chosen.expanduser() / "plan.json").is_file():
-            raise CheckpointError(f"--resume: {chosen} holds no study")
-        return chosen
-    if resume:
-        raise ConfigError("--resume: which study? name it with --study-dir")
-    return runs_folder() / name / f"study-{stamp()}"
-
-
-def _run(
-    name: str, config: Config, plan: Wanted, folder: Path, resume: bool, cache: bool, as_json: bool
-) -> None:
-    """Load, train and tell."""
+def _run(name: str, config: Config, plan: Plan, cache: bool, as_json: bool) -> None:
+    """Load the data, train and report."""
     from flaxcnn.data.datasets import load_for
 
-    dataset = load_for(config)  # before jax is imported: missing data is said at once
+    dataset = load_for(config)  # before jax is imported, so that missing data is an error at once
     from flaxcnn.backend import prepare
     from flaxcnn.engine.resident import ResidentJob
     from flaxcnn.studies import page
@@ -136,19 +134,19 @@ def _run(
     say(f"{name}: {settings}{len(plan.seeds)} seeds on {config.dataset}, "
         f"{config.protocol} protocol, determinism {config.determinism}", as_json)  # fmt: skip
     result = study(
-        config, plan.seeds, grid=plan.grid, vary=plan.vary, how=plan.how, study_dir=folder,
-        max_memory=plan.max_memory, resume=resume, name=name, dataset=dataset,
+        config, plan.seeds, grid=plan.grid, vary=plan.vary, how=plan.how, study_dir=plan.folder,
+        max_memory=plan.max_memory, resume=plan.resume, name=name, dataset=dataset,
         tell=Tell(note, tell_group, tell_run),
     )  # fmt: skip
     say("", as_json)
     table(page.lines(result.summary), as_json)
-    for found in result.summary["variance"]:
-        say(f"variance {found['setting']}".rstrip() + "\n", as_json)
-        table(page.variance_lines(found), as_json)
+    for variance in result.summary["variance"]:
+        say(f"variance {variance['setting']}".rstrip() + "\n", as_json)
+        table(page.variance_lines(variance), as_json)
     page_ = report_after(result.path)
     say(f"study  {result.path}\nreport {page_ or result.path / 'README.md'}", as_json)
     if as_json:
         emit_json({**result.summary, "study_dir": str(result.path)})
     if not result.summary["complete"]:
-        report("every run diverged; lower learning_rate", DivergedError.exit_code, as_json=False)
+        print_error("every run diverged; lower learning_rate", DivergedError.exit_code, False)
         raise typer.Exit(DivergedError.exit_code)

@@ -4,72 +4,61 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from flaxcnn.cli.options import (
-    ASSIGNMENTS,
-    CHECKPOINT_DIR,
-    CONFIG_FILE,
-    COORDINATOR,
-    DISTRIBUTED,
-    EXPERIMENT,
-    JSON,
-    NO_CACHE,
-    PARALLEL,
-    PROCESS,
-    PROCESSES,
-    PROTOCOL,
-    RESUME_IF_ANY,
-)
+from flaxcnn.cli import options
+from flaxcnn.cli.options import check_environment
 from flaxcnn.cli.output import command, emit_json, note, quiet, say
 from flaxcnn.cli.processes import Group, joined
 from flaxcnn.cli.report import report_after
 from flaxcnn.engine.card import epoch_line
-from flaxcnn.errors import CheckpointError, near_miss
+from flaxcnn.errors import CheckpointError
 from flaxcnn.recipe import catalog
-from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.config import GROUPS, Config
+from flaxcnn.recipe.fields import settings
 from flaxcnn.recipe.layers import totals
 from flaxcnn.records.folder import new_run, runs_folder
 from flaxcnn.report.tensorboard import EventFiles, require
 
-SETTINGS_OF_OURS = (
-    "ARCHIVES", "DATA_DIR", "CACHE_DIR", "RUNS_DIR", "START_SECONDS", "DEBUG", "GPU_GRAPHS",
-    "ACCELERATORS",
-)  # fmt: skip
-
 
 @command
 def train(
-    experiment: str = EXPERIMENT,
-    assignments: list[str] = ASSIGNMENTS,
-    config_file: Path = CONFIG_FILE,
-    seed: int = typer.Option(None, "--seed", help="Seed of initialisation, order and dropout."),
-    run_dir: Path = typer.Option(None, "--run-dir", help="Where to write; default runs/NAME/ID."),
-    resume: bool = typer.Option(False, "--resume", help="Go on with an interrupted run."),
-    resume_if_any: bool = RESUME_IF_ANY,
-    checkpoint_dir: str = CHECKPOINT_DIR,
-    parallel: str = PARALLEL,
-    distributed: bool = DISTRIBUTED,
-    coordinator: str = COORDINATOR,
-    processes: int = PROCESSES,
-    process: int = PROCESS,
-    protocol: str = PROTOCOL,
-    tensorboard: bool = typer.Option(
-        False, "--tensorboard", help="Write event files to RUN/tensorboard, epoch by epoch."
-    ),
-    print_config: bool = typer.Option(
-        False, "--print-config", help="Show every value with its origin, and train nothing."
-    ),
-    no_cache: bool = NO_CACHE,
-    as_json: bool = JSON,
+    experiment: options.Experiment = catalog.DEFAULT_EXPERIMENT,
+    assignments: options.Assignments = None,
+    config_file: options.ConfigFile = None,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", help="Seed of initialisation, order, augmentation and dropout."),
+    ] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option("--run-dir", help="Run directory (default runs/NAME/ID).")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
+    resume_if_any: options.ResumeIfAny = False,
+    checkpoint_dir: options.CheckpointDir = None,
+    parallel: options.Parallel = None,
+    distributed: options.Distributed = False,
+    coordinator: options.Coordinator = None,
+    processes: options.Processes = None,
+    process: options.Process = None,
+    protocol: options.Protocol = None,
+    tensorboard: Annotated[
+        bool,
+        typer.Option("--tensorboard", help="Write TensorBoard event files to RUN/tensorboard."),
+    ] = False,
+    print_config: Annotated[
+        bool,
+        typer.Option("--print-config", help="Print all settings with their origins and exit."),
+    ] = False,
+    no_cache: options.NoCache = False,
+    as_json: options.Json = False,
 ) -> None:
-    """Train a model, keep its best epoch by validation, and test it once.
+    """Train a model, keep its best epoch by validation accuracy, and test it once.
 
     \b
     Examples:
@@ -82,35 +71,49 @@ def train(
       flaxcnn train mnist-ladder/model10 --parallel pmap
       flaxcnn train mnist-ladder/model10 --distributed --run-dir runs/m10 --resume-if-any
     """
-    found = catalog.find(experiment)
+    recipe = catalog.find(experiment)
     check_environment()
+    assignments = assignments or []
     if parallel is not None:
         assignments = [*assignments, f"parallel={parallel}"]
     config, origins = catalog.resolve(
-        found, assignments=assignments, config_file=config_file, protocol=protocol, seed=seed
+        recipe, assignments=assignments, config_file=config_file, protocol=protocol, seed=seed
     )
     if print_config:
         _print_config(config, origins, as_json)
         return
     if tensorboard:
         require("--tensorboard")
-    path, resume = _run_directory(
-        found.name, config, run_dir, checkpoint_dir, resume, resume_if_any
-    )
+    start = _start(recipe.name, config, run_dir, checkpoint_dir, resume, resume_if_any)
     group = Group(distributed, coordinator, processes, process)
     _run(
-        found.name, config, path, resume, checkpoint_dir, tensorboard, group, not no_cache, as_json
+        recipe.name, config, start, group,
+        tensorboard=tensorboard, cache=not no_cache, as_json=as_json,
     )  # fmt: skip
 
 
+class Start(NamedTuple):
+    """Where a run is, and whether it may have started there before."""
+
+    path: Path
+    resume: bool
+    checkpoint_dir: str | None
+
+
 def _run(
-    name: str, config: Config, path: Path, resume: bool, checkpoint_dir: str | None,
-    tensorboard: bool, group: Group, cache: bool, as_json: bool,
-) -> None:  # fmt: skip
-    """Load, join the other processes, train and tell."""
+    name: str,
+    config: Config,
+    start: Start,
+    group: Group,
+    *,
+    tensorboard: bool,
+    cache: bool,
+    as_json: bool,
+) -> None:
+    """Load the data, join the other processes, train and report."""
     from flaxcnn.data.datasets import load_for
 
-    dataset = load_for(config)  # before jax is imported: missing data is said at once
+    dataset = load_for(config)  # before jax is imported, so that missing data is an error at once
     counts = totals(config.table(dataset.shape, dataset.num_classes))
     from flaxcnn.backend import prepare
     from flaxcnn.engine import hosts
@@ -119,7 +122,7 @@ def _run(
     quiet()
     with joined(group):
         prepare(cache)
-        path = Path(hosts.same_text(str(path.expanduser().absolute())))
+        path = Path(hosts.same_text(str(start.path.expanduser().absolute())))
         if hosts.primary():
             say(
                 f"{name}: {counts['params']:,} parameters on {config.dataset}, "
@@ -137,72 +140,69 @@ def _run(
                     watch(metrics)
 
             result = fit(
-                config, dataset, path, name=name, resume=resume,
-                checkpoint_dir=checkpoint_dir, on_epoch=show, on_note=note,
+                config, dataset, path, name=name, resume=start.resume,
+                checkpoint_dir=start.checkpoint_dir, on_epoch=show, on_note=note,
             )  # fmt: skip
         if hosts.primary():
             page = report_after(result.path, dataset)
             _conclude(result.summary, result.path, page, as_json)
 
 
-def check_environment() -> None:
-    """FLAXCNN_* that mean nothing are said, not silently ignored."""
-    known = {*SETTINGS_OF_OURS, *(name.upper() for name in Config.__dataclass_fields__)}
-    for name in os.environ:
-        word = name.removeprefix("FLAXCNN_")
-        if word != name and word.partition("__")[0] not in known:
-            note(f"{name} means nothing and is ignored{near_miss(word, known)}")
-
-
 def _print_config(config: Config, origins: dict[str, str], as_json: bool) -> None:
     plain = config.to_dict()
-    nested = {key: origin for key, origin in origins.items() if "." in key}
     if as_json:
         emit_json({"config": plain, "origins": origins, "fingerprint": config.fingerprint()})
         return
-    for key, value in plain.items():
-        inner = [
-            f"{path} from {where}" for path, where in nested.items() if path.startswith(f"{key}.")
-        ]
-        say(f"{key} = {json.dumps(value)}  # {'; '.join([origins[key], *inner])}")
+    for group in GROUPS:
+        say(f"# {group.__name__.lower()}")
+        for key, _ in settings(group):
+            nested = [
+                f"{path} from {origin}"
+                for path, origin in origins.items()
+                if path.startswith(f"{key}.")
+            ]
+            say(f"{key} = {json.dumps(plain[key])}  # {'; '.join([origins[key], *nested])}")
 
 
-def _run_directory(
-    name: str, config: Config, chosen: Path | None, checkpoint_dir: str | None,
-    resume: bool, if_any: bool,
-) -> tuple[Path, bool]:  # fmt: skip
-    """Where the run goes, and whether it may find an earlier start there."""
+def _start(
+    name: str,
+    config: Config,
+    chosen: Path | None,
+    checkpoint_dir: str | None,
+    resume: bool,
+    if_any: bool,
+) -> Start:
     if chosen is not None:
-        # Checkpoints elsewhere may outlive the machine that the records were on.
-        holds = (chosen.expanduser() / "config.json").is_file() or checkpoint_dir is not None
-        if resume and not holds:
-            raise CheckpointError(f"--resume: {chosen} holds no run")
-        return chosen, resume or if_any
+        # Checkpoints in another place may outlive the machine that the records were on.
+        started = (chosen.expanduser() / "config.json").is_file() or checkpoint_dir is not None
+        if resume and not started:
+            raise CheckpointError(f"--resume: there is no run in {chosen}")
+        return Start(chosen, resume or if_any, checkpoint_dir)
     folder = runs_folder() / name
     if resume or if_any:
         try:
-            return _newest(folder, config), True
+            return Start(_newest(folder, config), True, checkpoint_dir)
         except CheckpointError:
             if resume:
                 raise
-    return new_run(name, config.seed), if_any
+    return Start(new_run(name, config.seed), if_any, checkpoint_dir)
 
 
 def _newest(folder: Path, config: Config) -> Path:
-    """The latest run of this recipe that `--resume` without --run-dir means."""
+    """The latest run of this recipe, which `--resume` without --run-dir resumes."""
     for path in sorted(folder.glob("*/config.json"), reverse=True):
         with contextlib.suppress(OSError, ValueError):
-            found = Config.from_dict(json.loads(path.read_text()))
-            if found.fingerprint() == config.fingerprint():
+            recorded = Config.from_dict(json.loads(path.read_text()))
+            if recorded.fingerprint() == config.fingerprint():
                 return path.parent
     raise CheckpointError(
-        f"--resume: no run of this recipe and seed in {folder}; name it with --run-dir"
+        f"--resume: there is no run of this recipe and seed in {folder}; give --run-dir"
     )
 
 
 @contextlib.contextmanager
 def _progress(epochs: int, as_json: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """One line an epoch; on a terminal a bar under them."""
+    """Print a line per epoch, on a terminal with a progress bar below."""
     stream = sys.stderr if as_json else sys.stdout
     if not stream.isatty():
         yield lambda metrics: say(epoch_line(metrics, epochs), as_json)
@@ -237,7 +237,7 @@ def _conclude(summary: dict[str, Any], path: Path, page: Path | None, as_json: b
         f"{summary['seconds']:.1f} s of training, "
         f"{summary['compile_seconds']:.1f} s of compilation, "
         f"{summary['images_per_second']:,.0f} images/s on {summary['device']}\n"
-        f"dead relu units {summary['dead_units']} of {summary['relu_units']} "
+        f"dead ReLU units {summary['dead_units']} of {summary['relu_units']} "
         f"({summary['dead_units_init']} at initialisation)\n"
         f"run    {path}\nreport {page or path / 'README.md'}",
         as_json,

@@ -1,1 +1,1 @@
-"""Rows: where pixels come from, and in which order."""
+"""Data: where pixels come from, and in which order."""

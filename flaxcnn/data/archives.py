@@ -1,4 +1,4 @@
-"""Where the archives of the built-in data sets are: a folder, the cache or the network."""
+"""Archives of the built-in data sets, in a folder, in the cache or on the network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from flaxcnn.data import cache
 from flaxcnn.errors import DataError
 
-PATIENCE = 0.5  # seconds for one connection; tfds alone would retry for minutes
+TIMEOUT = 0.5  # seconds for a connection; tfds would retry for minutes
 IDX_FILES = (
     "train-images-idx3-ubyte.gz",
     "train-labels-idx1-ubyte.gz",
@@ -44,7 +44,7 @@ PUBLISHED = {
 
 
 def _inside(folder: Path, name: str) -> list[Path] | None:
-    """The archives of `name` if all of them are in `folder`; CIFAR-10 may be packed otherwise."""
+    """The archives of `name` if all of them are in `folder`; CIFAR-10 in any tar format."""
     files = [folder / file for file in PUBLISHED[name].files]
     if name == "cifar10" and not files[0].is_file():
         files = [f for f in sorted(folder.glob("cifar-10-binary.tar*")) if f.is_file()][:1]
@@ -52,7 +52,7 @@ def _inside(folder: Path, name: str) -> list[Path] | None:
 
 
 def local(name: str, given: Path | None) -> list[Path] | None:
-    """Paths of the archives in `given`, else FLAXCNN_ARCHIVES, else among earlier downloads.
+    """Paths of the archives in `given`, else in FLAXCNN_ARCHIVES, else among earlier downloads.
 
     A folder may hold the files of one data set or a folder per data set (mnist/, ...).
 
@@ -66,32 +66,34 @@ def local(name: str, given: Path | None) -> list[Path] | None:
         folder = folder.expanduser().absolute()
         if not folder.is_dir():
             raise DataError(f"{origin}: there is no folder {folder}")
-        for place in (folder / name, folder):
-            if found := _inside(place, name):
-                return found
+        for candidate in (folder / name, folder):
+            if files := _inside(candidate, name):
+                return files
         if given is not None:
             raise DataError(
-                f"{origin}: got {folder}, which lacks archives of {name}; allowed is a folder "
-                f"that holds, or whose {name}/ holds, {', '.join(PUBLISHED[name].files)}"
+                f"{origin}: {folder} lacks archives of {name}; it, or its {name}/, must hold "
+                f"{', '.join(PUBLISHED[name].files)}"
             )
     return _inside(downloads(name), name)
 
 
 def downloads(name: str) -> Path:
-    """Folder of the archives that were downloaded."""
+    """Folder of downloaded archives."""
     return cache.root() / "archives" / name
 
 
 def require_network(name: str) -> None:
-    """Return if the publisher's host (or the proxy on the way) answers.
+    """Check that the publisher's host, or the proxy on the way, answers; takes under a second.
 
     Raises:
-        DataError: it does not; the message names every way to the data. Takes under a second.
+        DataError: it does not; the message names every way to get the data.
     """
     url = PUBLISHED[name].url
     if not _reachable(url):
         setting = os.environ.get("FLAXCNN_ARCHIVES")
-        archives = f"FLAXCNN_ARCHIVES={setting} lacks it" if setting else "no archives are given"
+        archives = (
+            f"FLAXCNN_ARCHIVES={setting} lacks it" if setting else "FLAXCNN_ARCHIVES is not set"
+        )
         raise DataError(
             f"{name} is not prepared: {archives} and {urlsplit(url).hostname} cannot be reached; "
             f"set FLAXCNN_ARCHIVES=DIR or run `flaxcnn data prepare {name} --from DIR` "
@@ -109,14 +111,14 @@ def _reachable(url: str) -> bool:
 
     def connect() -> None:
         try:
-            socket.create_connection(address, timeout=PATIENCE).close()
+            socket.create_connection(address, timeout=TIMEOUT).close()
             answered.set()
         except OSError:
             pass
 
-    # A name server that does not answer blocks for many seconds, whatever the timeout: a thread
-    # that nobody waits for longer than we do.
+    # A name server that does not answer blocks for many seconds whatever the timeout, so connect in
+    # a thread that is abandoned then.
     thread = threading.Thread(target=connect, daemon=True)
     thread.start()
-    thread.join(PATIENCE + 0.2)
+    thread.join(TIMEOUT + 0.2)
     return answered.is_set()

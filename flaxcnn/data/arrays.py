@@ -1,4 +1,4 @@
-"""What every data set becomes: uint8 images and int32 labels, a train and a test split."""
+"""A data set in memory: uint8 images and int32 labels, a train and a test split."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flaxcnn.data.stratified import hold_out
 from flaxcnn.errors import DataError
 
 HELD_OUT = 0.2  # of the rows, where a data set has no test split of its own
-HELD_OUT_SEED = 0  # never the run's seed: the test rows of a data set are always the same
+HELD_OUT_SEED = 0  # not the run's seed, so that the test rows never change
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +23,7 @@ class Split:
     """Rows of one split, in the order of their source.
 
     Raises:
-        DataError: other types or ranks than the ones below, or lengths that differ.
+        DataError: other types or ranks than below, or lengths that differ.
     """
 
     image: Pixels  # uint8 [N, H, W, C], possibly memory-mapped or decoded on demand
@@ -33,18 +33,18 @@ class Split:
         image, label = self.image, self.label
         if image.dtype != np.uint8 or image.ndim != 4 or label.dtype != np.int32 or label.ndim != 1:
             raise DataError(
-                f"split: got image {image.dtype}{list(image.shape)} and label "
-                f"{label.dtype}{list(label.shape)}; allowed are uint8 [N, H, W, C] and int32 [N]"
+                "split: image must be uint8 [N, H, W, C] and label int32 [N] (got "
+                f"{image.dtype}{list(image.shape)} and {label.dtype}{list(label.shape)})"
             )
         if len(image) != len(label):
-            raise DataError(f"split: got {len(image)} images and {len(label)} labels")
+            raise DataError(f"split: {len(image)} images do not match {len(label)} labels")
 
     def __len__(self) -> int:
         return len(self.label)
 
 
 def repeated(split: Split, count: int) -> Split:
-    """The first `count` rows, from the start again where the split has fewer."""
+    """The first `count` rows, repeated from the start where the split has fewer."""
     if count <= len(split):
         return Split(split.image[:count], split.label[:count])
     row = np.arange(count) % len(split)
@@ -53,12 +53,12 @@ def repeated(split: Split, count: int) -> Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set as the rest of the package sees it.
+    """A data set: two splits, the names of its classes and a digest.
 
-    `test_origin` is "held out" where the source has no test split: then a stratified fifth of its
-    rows, drawn by a seed that no run can change, is the test split. `digest` is the SHA-256 of
-    shapes, pixels and labels of both splits; of data decoded on demand, that of names, sizes and
-    labels (`Images.digest`), so the two forms of one source have different digests.
+    `test_origin` is "held out" where the source has no test split: then a fixed stratified fifth of
+    its rows is the test split. `digest` is the SHA-256 of shapes, pixels and labels of both splits;
+    for data decoded on demand, of names, sizes and labels (`Images.digest`), so the two forms of
+    one source have different digests.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Dataset:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all pixels, held or not."""
+        """Bytes of all pixels, decoded or not."""
         return self.train.image.nbytes + self.test.image.nbytes
 
     @property
@@ -86,24 +86,24 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
-        """How many classes the labels name: 0 to num_classes - 1."""
+        """Number of classes; labels are 0 to num_classes - 1."""
         return len(self.classes)
 
 
 def content_digest(train: Split, test: Split) -> str:
     """SHA-256 (64 hex digits) of the shapes, image bytes and label bytes of both splits.
 
-    Undecoded images stand with their own digest for their bytes.
+    For undecoded images, their own digest stands in place of their bytes.
     """
-    found = hashlib.sha256()
+    hashed = hashlib.sha256()
     for split in (train, test):
-        found.update(repr(tuple(split.image.shape)).encode())
+        hashed.update(repr(tuple(split.image.shape)).encode())
         if isinstance(split.image, Images):
-            found.update(split.image.digest().encode())
+            hashed.update(split.image.digest().encode())
         else:
-            found.update(np.ascontiguousarray(split.image).data)
-        found.update(np.ascontiguousarray(split.label, "<i4").data)
-    return found.hexdigest()
+            hashed.update(np.ascontiguousarray(split.image).data)
+        hashed.update(np.ascontiguousarray(split.label, "<i4").data)
+    return hashed.hexdigest()
 
 
 def dataset(name: str, train: Split, test: Split | None, classes: Sequence[str]) -> Dataset:
@@ -118,8 +118,8 @@ def dataset(name: str, train: Split, test: Split | None, classes: Sequence[str])
         origin = "held out"
     if train.image.shape[1:] != test.image.shape[1:]:
         raise DataError(
-            f"{name}: got train images of {list(train.image.shape[1:])} and test images of "
-            f"{list(test.image.shape[1:])}; allowed is one shape [H, W, C]"
+            f"{name}: train images {list(train.image.shape[1:])} and test images "
+            f"{list(test.image.shape[1:])} must have one shape [H, W, C]"
         )
     return Dataset(name, train, test, tuple(classes), content_digest(train, test), origin)
 
@@ -129,20 +129,15 @@ def _hold_out(name: str, rows: Split, classes: Sequence[str]) -> tuple[Split, Sp
     if count.min() < 2 or math.ceil(HELD_OUT * len(rows)) < len(classes):
         rarest = int(count.argmin())
         raise DataError(
-            f"{name}: got {len(rows)} rows, {count[rarest]} of them of class "
-            f"{classes[rarest]!r}, and no test split; allowed are at least 2 rows of each class "
-            f"and {math.floor((len(classes) - 1) / HELD_OUT) + 1} in all, or a test split"
+            f"{name}: too few rows to hold out a test split ({len(rows)}, {count[rarest]} of them "
+            f"of class {classes[rarest]!r}); it needs at least 2 rows of each class and "
+            f"{math.floor((len(classes) - 1) / HELD_OUT) + 1} in all, or a test split of its own"
         )
     kept, held = hold_out(rows.label, math.ceil(HELD_OUT * len(rows)), HELD_OUT_SEED)
     return (
         Split(select(rows.image, kept), rows.label[kept]),
         Split(select(rows.image, held), rows.label[held]),
     )
-
-
-def first_line(error: Exception) -> str:
-    """What an exception of another library says, in one line."""
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def check_labels(where: str, train: np.ndarray, test: np.ndarray | None) -> int:
@@ -154,19 +149,19 @@ def check_labels(where: str, train: np.ndarray, test: np.ndarray | None) -> int:
     present = np.unique(train)
     if present[0] < 0:
         row = int(np.flatnonzero(train == present[0])[0])
-        raise DataError(f"{where}: got label {present[0]} in train row {row}; allowed is 0 and up")
+        raise DataError(f"{where}: labels must be at least 0 (got {present[0]} in train row {row})")
     if len(present) < 2:
-        raise DataError(f"{where}: got one class only, {present[0]}; allowed are two or more")
+        raise DataError(f"{where}: there must be two or more classes (got only {present[0]})")
     gaps = np.flatnonzero(present != np.arange(len(present)))
     if gaps.size:
         raise DataError(
-            f"{where}: got labels up to {present[-1]} and no train row of label {gaps[0]}; allowed "
-            f"are labels 0..K-1, each of them in train"
+            f"{where}: labels must be 0..K-1, each of them in train (the highest is {present[-1]}, "
+            f"but no train row has {gaps[0]})"
         )
     if test is not None and (unseen := np.setdiff1d(test, present)).size:
         row = int(np.flatnonzero(test == unseen[0])[0])
         raise DataError(
-            f"{where}: got label {unseen[0]} in test row {row}, which no train row has; "
-            f"allowed are 0..{len(present) - 1}"
+            f"{where}: no train row has label {unseen[0]} of test row {row}; labels must be "
+            f"0..{len(present) - 1}"
         )
     return len(present)

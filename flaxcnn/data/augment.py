@@ -1,7 +1,7 @@
 """From stored pixels to what the network sees: augmentation and standardisation, inside the step.
 
-Pure and jittable. Every example has a key of its own, made of its row number, so that an image is
-augmented alike in whatever batch, device or process it happens to be.
+Pure and jittable. Every example has its own key, made of its row number, so that an image is
+augmented the same way in any batch, on any device and in any process.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from flaxcnn.recipe.config import Augment, Flip, Shift
+from flaxcnn.recipe.augment import Augment, Flip, Shift
 from flaxcnn.rng import Words, coin, fold_in, randint, words_of
 
 
 def augment(image: jax.Array, key: jax.Array, steps: tuple[Augment, ...]) -> jax.Array:
-    """Random variants of images [B, H, W, C] uint8; `key` has shape [B], one key an image."""
+    """Random variants of images [B, H, W, C] uint8; `key` has shape [B], one key per image."""
     words = words_of(key)
     for number, step in enumerate(steps):
         own = fold_in(words, number)
@@ -34,9 +34,9 @@ def _shift(image: jax.Array, words: Words, reach: tuple[int, int]) -> jax.Array:
     for axis, most in enumerate(reach):
         by = randint(fold_in(words, axis), -most, most + 1)  # [B]
         size = image.shape[1 + axis]
-        place = jnp.clip(jnp.arange(size)[None] + by[:, None], 0, size - 1)
-        take = functools.partial(jnp.take, axis=axis, mode="clip")  # as it is: no place is outside
-        image = jax.vmap(take)(image, place)
+        source = jnp.clip(jnp.arange(size)[None] + by[:, None], 0, size - 1)
+        take = functools.partial(jnp.take, axis=axis, mode="clip")  # no index is outside
+        image = jax.vmap(take)(image, source)
     return image
 
 

@@ -1,4 +1,4 @@
-"""Row numbers of every batch, and the batches themselves from data that lies on the device.
+"""Row numbers of every batch, and the batches themselves from data on the device.
 
 Order is arithmetic on (seed, epoch): nothing to store, nothing to restore.
 """
@@ -19,7 +19,7 @@ LANES = 128  # of a TPU's vector unit
 
 @flax.struct.dataclass
 class Scaling:
-    """What brings a pixel x to the model: (x - mean) / scale."""
+    """The standardisation of pixels, x -> (x - mean) / scale."""
 
     mean: jax.Array  # float32, broadcasts against [H, W, C]
     scale: jax.Array
@@ -29,7 +29,7 @@ class Scaling:
 class Resident:
     """A whole data set on the device: the train archive's rows, then the test archive's."""
 
-    # [N, H, W, C] uint8, or float32 where arrays were given so; with `shape`, [N, D] in rows of
+    # [N, H, W, C] uint8, or float32 where given as arrays; with `shape`, [N, D] in rows of
     # H * W * C values, filled up to a multiple of LANES
     image: jax.Array
     label: jax.Array  # [N] int32
@@ -40,7 +40,7 @@ class Resident:
 
 @flax.struct.dataclass
 class Batch:
-    """Rows of one step; a row whose mask is False is padding and counts for nothing."""
+    """Rows of one step; a row whose mask is False is padding and has no effect."""
 
     image: jax.Array  # [B, H, W, C], as in Resident
     label: jax.Array  # [B] int32
@@ -50,7 +50,7 @@ class Batch:
 
 
 def steps_per_epoch(rows: int, batch_size: int, drop_last: bool = False) -> int:
-    """Batches in one pass: the incomplete one counts, unless dropping it leaves any."""
+    """Batches in one pass, with the incomplete one, unless it is dropped and others are left."""
     return max(rows // batch_size, 1) if drop_last else -(-rows // batch_size)
 
 
@@ -66,9 +66,9 @@ def shuffled(
 
 
 def in_order(rows: jax.Array, batch_size: int, parts: int = 1) -> tuple[jax.Array, jax.Array]:
-    """Row numbers as they come -> rows [S, B] int32, mask [S, B] bool; padding repeats row 0.
+    """Row numbers in order -> rows [S, B] int32, mask [S, B] bool; padding repeats row 0.
 
-    B is `batch_size`, made up by padding to a multiple of `parts`, so that all get as many rows.
+    B is `batch_size`, padded to a multiple of `parts`, so that each part has as many rows.
     """
     missing = -len(rows) % batch_size
     padded = jnp.concatenate([rows, jnp.broadcast_to(rows[:1], (missing,))])
@@ -92,7 +92,7 @@ def take(data: Resident, row: jax.Array, mask: jax.Array) -> Batch:
 def resident(
     image: list[np.ndarray], label: list[np.ndarray], scaling: Scaling, flat: bool = False
 ) -> Resident:
-    """Archives ([N, H, W, C] uint8 and [N] int32 each) one after the other, still on the host.
+    """Archives ([N, H, W, C] uint8 and [N] int32 each) joined, still on the host.
 
     `flat` is for a TPU, which would copy images of three channels to a padded layout, five times
     as large, in every call of a program.

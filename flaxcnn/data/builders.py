@@ -1,11 +1,11 @@
-"""The tfds builders of the built-in data sets without TensorFlow, and reading of what they made.
+"""tfds builders of the built-in data sets that run without TensorFlow.
 
 Three changes keep TensorFlow out: `download` instead of `download_and_extract`, gzip and tarfile
 instead of `tf.io`, and PIL images instead of arrays (tfds would encode an array with
 `tf.image.encode_png`). A fourth keeps the archive's order: records are written unshuffled, since
-documents name rows by their place in the archive and MNIST's records carry no number.
+documents number rows by their order in the archive and MNIST's records carry no number.
 
-The only module that imports tfds, which takes a second: import it where it is needed.
+Imports tfds, which takes a second, so import this module only where it is needed.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from tensorflow_datasets.core.download import checksums
 from tensorflow_datasets.image_classification import cifar, mnist
 
 from flaxcnn.data.archives import IDX_FILES, PUBLISHED
-from flaxcnn.data.arrays import Split, first_line
+from flaxcnn.data.arrays import Split
 from flaxcnn.data.prepared import decode
-from flaxcnn.errors import DataError
+from flaxcnn.errors import DataError, first_line
 
 CIFAR_RECORD = 3073  # label, then 1024 red, 1024 green, 1024 blue
 CIFAR_CLASSES = (
@@ -44,7 +44,7 @@ UNREADABLE = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, tarfile
 
 
 class Ordered(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """Keeps the archive's order, and the rows it has read, to compare with what was written."""
+    """Keeps the archive's order, and the rows it has read, to compare with the written ones."""
 
     original: dict[str, Split]
 
@@ -66,7 +66,7 @@ class Ordered(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
 
 
 class Idx(Ordered, skip_registration=True):  # type: ignore[call-arg]
-    """What MNIST and Fashion-MNIST share."""
+    """The IDX archives of MNIST and Fashion-MNIST."""
 
     def _split_generators(self, dl_manager: Any) -> Any:
         paths = dl_manager.download([urllib.parse.urljoin(self.URL, file) for file in IDX_FILES])
@@ -90,7 +90,7 @@ class FashionMnist(Idx, mnist.FashionMNIST, skip_registration=True):  # type: ig
 
 
 class Cifar10(Ordered, cifar.Cifar10, skip_registration=True):  # type: ignore[call-arg]
-    """tfds's cifar10. Its members decide: a re-packed archive is as good as the published one."""
+    """tfds's cifar10. Its members are checked, so a re-packed archive is accepted too."""
 
     name = "cifar10"
     # As published by Apache MXNet (gluon.data.vision.CIFAR10).
@@ -107,11 +107,11 @@ class Cifar10(Ordered, cifar.Cifar10, skip_registration=True):  # type: ignore[c
         path = Path(dl_manager.download(self._cifar_info.url))
         members = read_tar(path, {*self.MEMBERS, "batches.meta.txt"})
         for file, sha1 in self.MEMBERS.items():
-            if (found := hashlib.sha1(members[file]).hexdigest()) != sha1:
-                raise DataError(f"{path}: {file} has SHA-1 {found}; not {sha1}")
+            if (actual := hashlib.sha1(members[file]).hexdigest()) != sha1:
+                raise DataError(f"{path}: {file} must have SHA-1 {sha1} (got {actual})")
         names = members["batches.meta.txt"].decode("utf-8", "replace").split()
         if tuple(names) != CIFAR_CLASSES:
-            raise DataError(f"{path}: batches.meta.txt names other classes than CIFAR-10 has")
+            raise DataError(f"{path}: the classes in batches.meta.txt are not those of CIFAR-10")
         self.info.features["label"].names = names
         batches = [self._cifar_info.train_files, self._cifar_info.test_files]
         return self._keep({
@@ -132,7 +132,7 @@ def _cifar_rows(data: bytes) -> Split:
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """uint8 array of a gzipped IDX file; not a byte beyond what its header announces is inflated.
+    """uint8 array of a gzipped IDX file; inflates no more bytes than its header announces.
 
     Raises:
         DataError: cut short, damaged, or another number of bytes than its header says.
@@ -141,25 +141,27 @@ def read_idx(path: Path) -> np.ndarray:
         with gzip.open(path) as file:
             magic = file.read(4)
             if magic[:3] != b"\0\0\x08" or magic[3] not in (1, 3):
-                raise ValueError("it is no IDX file of bytes")
+                raise ValueError("not an IDX file of bytes")
             shape = np.frombuffer(file.read(4 * magic[3]), ">u4").astype(int)
             if shape[0] > MAX_ROWS or shape[1:].tolist() not in ([], [28, 28]):
-                raise ValueError(f"its header says {shape.tolist()}; allowed are rows of 28x28")
+                raise ValueError(f"its header must have rows of 28x28 (got {shape.tolist()})")
             data = file.read(int(shape.prod()) + 1)
     except UNREADABLE as error:
-        raise DataError(f"{path}: got a damaged archive ({error})") from None
+        raise DataError(f"{path}: the archive is damaged ({error})") from None
     if len(data) != shape.prod():
-        raise DataError(f"{path}: got {len(data)} bytes or more; its header says {shape.prod()}")
+        raise DataError(
+            f"{path}: must hold {shape.prod()} bytes, as its header says (got {len(data)})"
+        )
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
 def read_tar(path: Path, wanted: set[str]) -> dict[str, bytes]:
-    """The regular members of those base names, read into memory; nothing is unpacked to disk.
+    """The regular members of these base names, read into memory; nothing is unpacked to disk.
 
     Raises:
         DataError: cut short, damaged, far too large, or a member missing or twice.
     """
-    found: dict[str, bytes] = {}
+    members: dict[str, bytes] = {}
     total = 0
     try:
         with tarfile.open(path, "r:*") as tar:
@@ -169,19 +171,19 @@ def read_tar(path: Path, wanted: set[str]) -> dict[str, bytes]:
                     raise ValueError(f"its members exceed {MAX_TAR} bytes")
                 name = os.path.basename(member.name)
                 if name in wanted and member.isfile():
-                    if name in found:
+                    if name in members:
                         raise ValueError(f"it holds {name} twice")
                     opened = tar.extractfile(member)
-                    found[name] = opened.read() if opened else b""
+                    members[name] = opened.read() if opened else b""
     except UNREADABLE as error:
-        raise DataError(f"{path}: got a damaged archive ({error})") from None
-    if missing := sorted(wanted - set(found)):
-        raise DataError(f"{path}: got an archive without {missing[0]}")
-    return found
+        raise DataError(f"{path}: the archive is damaged ({error})") from None
+    if missing := sorted(wanted - set(members)):
+        raise DataError(f"{path}: the archive lacks {missing[0]}")
+    return members
 
 
 class Made(NamedTuple):
-    """What a builder made of the archives."""
+    """A data set that a builder made of its archives."""
 
     train: Split
     test: Split
@@ -207,7 +209,9 @@ def make(cls: type[Ordered], archives: Sequence[Path], work: Path) -> Made:
     for name, original in builder.original.items():
         same = np.array_equal(original.image, split[name].image)
         if not same or not np.array_equal(original.label, split[name].label):
-            raise DataError(f"{cls.name}: tfds wrote other {name} rows than the archive has")
+            raise DataError(
+                f"{cls.name}: the {name} rows that tfds wrote are not those of the archive"
+            )
     names = tuple(builder.info.features["label"].names)
     return Made(split["train"], split["test"], names, sources, Path(builder.data_dir))
 
@@ -219,18 +223,18 @@ def _checked(cls: type[Ordered], archives: Sequence[Path]) -> tuple[type[Ordered
     for file, path in zip(PUBLISHED[cls.name].files, archives, strict=True):
         url = urllib.parse.urljoin(PUBLISHED[cls.name].url, file)
         try:
-            found, expected = checksums.compute_url_info(path), known[url]
+            actual, expected = checksums.compute_url_info(path), known[url]
         except OSError as error:
-            raise DataError(f"{path}: got a file that cannot be read ({error.strerror})") from None
-        sources[path.name] = found.checksum
-        if found == expected:
+            raise DataError(f"{path}: the file cannot be read ({error.strerror})") from None
+        sources[path.name] = actual.checksum
+        if actual == expected:
             continue
         if not issubclass(cls, Cifar10):
             raise DataError(
-                f"{path}: got {found.size} bytes of SHA-256 {found.checksum}; allowed is the "
-                f"published {cls.name} file, {expected.size} bytes of {expected.checksum}"
+                f"{path}: must be the published {cls.name} file, {expected.size} bytes of SHA-256 "
+                f"{expected.checksum} (got {actual.size} bytes of {actual.checksum})"
             )
-        own[url] = found  # the digests of its members decide
+        own[url] = actual  # the digests of its members decide
     if own:
         members = {"name": cls.name, "url_infos": own}
         cls = type(cls.__name__, (cls,), members, skip_registration=True)
@@ -241,7 +245,7 @@ def download(cls: type[Ordered], folder: Path, work: Path) -> list[Path]:
     """Fetch the archives that `cls` expects into `folder` -> their paths, checksums verified.
 
     Raises:
-        DataError: the publisher does not deliver them.
+        DataError: the download fails.
     """
     name, published = cls.name, PUBLISHED[cls.name]
     urls = [urllib.parse.urljoin(published.url, file) for file in published.files]
@@ -251,7 +255,7 @@ def download(cls: type[Ordered], folder: Path, work: Path) -> list[Path]:
                 download_dir=str(work), dataset_name=name, url_infos=cls.url_infos,
                 force_checksums_validation=True,
             ).download(urls)  # fmt: skip
-    except Exception as error:  # requests, urllib3 and tfds each have their own
+    except Exception as error:  # requests, urllib3 and tfds raise their own
         raise DataError(
             f"{name}: the download from {published.url} failed ({first_line(error)}); try again, "
             f"or get the files elsewhere and run `flaxcnn data prepare {name} --from DIR`"
@@ -264,7 +268,7 @@ def download(cls: type[Ordered], folder: Path, work: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars, and nothing on stdout, which may carry one JSON document."""
+    """No progress bars and nothing on stdout, which is for one JSON document."""
     tfds.disable_progress_bar()
     try:
         with contextlib.redirect_stdout(io.StringIO()):

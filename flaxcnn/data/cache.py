@@ -20,12 +20,12 @@ import numpy as np
 import platformdirs
 
 import flaxcnn
-from flaxcnn.data.arrays import Dataset, Split, content_digest, first_line
-from flaxcnn.errors import DataError, WriteError
+from flaxcnn.data.arrays import Dataset, Split, content_digest
+from flaxcnn.errors import DataError, WriteError, first_line
 
 FORMAT = 1
 FILES = ("train_image.npy", "train_label.npy", "test_image.npy", "test_label.npy")
-STALE = 24 * 3600  # seconds after which a folder under construction is taken for abandoned
+STALE = 24 * 3600  # seconds after which a folder under construction counts as abandoned
 
 
 def root() -> Path:
@@ -44,31 +44,31 @@ def _broken(name: str, file: Path, reason: str) -> DataError:
 
 @contextlib.contextmanager
 def construction(label: str) -> Iterator[Path]:
-    """A new empty folder beside the final ones, gone afterwards.
+    """A new empty folder beside the final ones, removed afterwards.
 
     Raises:
         WriteError: the cache cannot be written (OSError inside the block included).
     """
-    place = root()
+    folder = root()
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        for old in place.glob(f".making-{label}-*"):  # left by a process that was killed
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob(f".making-{label}-*"):  # left by a process that was killed
             if time.time() - old.stat().st_mtime > STALE:
                 shutil.rmtree(old, ignore_errors=True)
-        work = Path(tempfile.mkdtemp(prefix=f".making-{label}-", dir=place))
+        work = Path(tempfile.mkdtemp(prefix=f".making-{label}-", dir=folder))
         try:
             yield work
         finally:
             shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
         raise WriteError(
-            f"the data cache {place} cannot be written ({error.strerror or error}); "
+            f"the data cache {folder} cannot be written ({error.strerror or error}); "
             "set FLAXCNN_DATA_DIR to a folder with free space"
         ) from error
 
 
 def publish(made: Path, final: Path) -> None:
-    """Rename the folder `made` to `final`; a folder that stands there is replaced.
+    """Rename the folder `made` to `final`, replacing an existing one.
 
     Readers see the old folder or the new one; of two writers the later wins.
     """
@@ -96,7 +96,7 @@ def store(data: Dataset, final: Path, work: Path, sources: Mapping[str, str],
           replace: bool) -> None:  # fmt: skip
     """Write `data` to `work` and rename that to `final`; `sources` maps archive -> SHA-256.
 
-    With `replace` false, equal data that another process published meanwhile is left alone.
+    Without `replace`, equal data that another process published meanwhile is kept.
     """
     made = work / "npy"
     made.mkdir()
@@ -142,7 +142,7 @@ def _meta(final: Path, name: str) -> dict[str, Any] | None:
             raise ValueError(f"format {meta['format']!r}; this version reads {FORMAT}")
         texts = [meta["digest"], *meta["classes"], *(a["sha256"] for a in meta["arrays"].values())]
         if not all(isinstance(text, str) for text in texts):
-            raise ValueError("digests and classes must be texts")
+            raise ValueError("digests and classes must be text")
         if meta["test_origin"] not in ("archive", "held out"):
             raise ValueError(f"test_origin {meta['test_origin']!r}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -156,19 +156,19 @@ def read(final: Path, name: str) -> Dataset | None:
     Sizes, types and labels are checked; the pixels' digests only by `check`.
 
     Raises:
-        DataError: a file is missing, cut short or not what meta.json says.
+        DataError: a file is missing, cut short or does not match meta.json.
     """
     meta = _meta(final, name)
     if meta is None:
         return None
     arrays = []
     for file in FILES:
-        said = meta["arrays"][file]
+        recorded = meta["arrays"][file]
         try:
             array = np.load(final / file, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise _broken(name, final / file, first_line(error)) from None
-        if list(array.shape) != said.get("shape") or array.dtype.str != said.get("dtype"):
+        if [list(array.shape), array.dtype.str] != [recorded.get("shape"), recorded.get("dtype")]:
             raise _broken(name, final / file, f"{array.dtype}{list(array.shape)}, not as recorded")
         arrays.append(array)
     try:
@@ -183,7 +183,7 @@ def read(final: Path, name: str) -> Dataset | None:
 
 
 def check(final: Path, name: str) -> dict[str, Any] | None:
-    """Hash everything again -> what was found, or None where nothing is prepared.
+    """Hash everything again -> path, digest and files, or None where nothing is prepared.
 
     Raises:
         DataError: a file that differs from its recorded digest, by name.
@@ -193,12 +193,13 @@ def check(final: Path, name: str) -> dict[str, Any] | None:
         return None
     files = []
     for file in FILES:
-        found, said = sha256(final / file), meta["arrays"][file]["sha256"]
-        if found != said:
-            raise _broken(name, final / file, f"SHA-256 {found[:16]}..., recorded {said[:16]}...")
-        files.append({"file": file, "sha256": found, "ok": True})
-    if (found := content_digest(data.train, data.test)) != data.digest:
-        reason = f"digest {data.digest[:16]}..., found {found[:16]}..."
+        actual, recorded = sha256(final / file), meta["arrays"][file]["sha256"]
+        if actual != recorded:
+            reason = f"SHA-256 is {actual[:16]}..., recorded {recorded[:16]}..."
+            raise _broken(name, final / file, reason)
+        files.append({"file": file, "sha256": actual, "ok": True})
+    if (actual := content_digest(data.train, data.test)) != data.digest:
+        reason = f"digest is {actual[:16]}..., recorded {data.digest[:16]}..."
         raise _broken(name, final / "meta.json", reason)
     return {"name": name, "path": str(final), "digest": data.digest, "files": files,
             "sources": meta.get("sources", {}), "ok": True}  # fmt: skip

@@ -1,8 +1,8 @@
 """Data sets by name: digits, mnist, fashion_mnist, cifar10, tfds:NAME, folder:PATH and npz:PATH.
 
-What tfds prepares is decoded once to memory-mapped .npy files, in the archive's own order, under
-FLAXCNN_DATA_DIR (default: the user's cache folder). What is larger than a recipe's `data_memory` is
-decoded on demand instead, from its files as they are.
+Sets prepared by tfds are decoded once to memory-mapped .npy files, in the archive's own order, in
+FLAXCNN_DATA_DIR (default: the user's cache folder). A set larger than a recipe's `data_memory` is
+decoded on demand instead, from its original files.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from flaxcnn.data.arrays import Dataset, Split, dataset
 from flaxcnn.data.folders import folder
 from flaxcnn.data.sources import digits, npz
 from flaxcnn.errors import ConfigError, DataError, near_miss
-from flaxcnn.recipe.config import DATA_SCHEMES, KNOWN_DATA, Config
+from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.data import DATA_SCHEMES, KNOWN_DATA, known_data
 from flaxcnn.recipe.resize import Resize
 
 __all__ = ["Dataset", "Split", "cache_path", "listing", "load", "load_for", "prepare",
@@ -29,7 +30,7 @@ DIGITS_ROWS = (1437, 360)  # train, test
 
 
 def load_for(config: Config) -> Dataset:
-    """The data set of a recipe, with images decoded on demand where they are to be streamed.
+    """The data set of a recipe, with images decoded on demand where they will be streamed.
 
     Raises:
         ConfigError: the data does not fit `data_memory`, but `input` says resident.
@@ -49,8 +50,8 @@ def streams(config: Config, dataset: Dataset, room: int | None = None) -> bool:
     """
     if config.input == "resident" and dataset.undecoded:
         raise ConfigError(
-            f"input: got 'resident' with {dataset.name} decoded on demand; allowed is 'stream', or "
-            "the data set that `load_for` gives"
+            f"input=resident needs decoded images, but {dataset.name} is decoded on demand; use "
+            "input=stream, or load the data with `load_for`"
         )
     most = config.data_memory if room is None else min(config.data_memory, room)
     large = config.input == "auto" and dataset.nbytes > most
@@ -58,22 +59,22 @@ def streams(config: Config, dataset: Dataset, room: int | None = None) -> bool:
 
 
 def require_resident(config: Config, dataset: Dataset, what: str, room: int | None = None) -> None:
-    """ConfigError where the recipe would stream the data and `what` cannot; `room`: as there."""
+    """ConfigError where the recipe streams the data and `what` cannot; `room` as in `streams`."""
     if streams(config, dataset, room):
         raise ConfigError(
-            f"input: {what} holds its data on the device, but the {dataset.nbytes:,} bytes of "
+            f"{what} holds its data on the device, but the {dataset.nbytes:,} bytes of "
             f"{dataset.name} are streamed (input={config.input}, data_memory="
-            f"{config.data_memory}); allowed is a larger data_memory, or `flaxcnn train`"
+            f"{config.data_memory}); use a larger data_memory, or `flaxcnn train`"
         )
 
 
 def load(name: str, resize: Resize | None = None, most: int | None = None) -> Dataset:
-    """The data set of that name; what is not prepared yet is prepared first.
+    """Load a data set by name, and prepare it first where that is needed.
 
     Args:
-        name: of a built-in set, folder:PATH, npz:PATH or tfds:NAME.
-        resize: to bring images of folder: and tfds: to one size.
-        most: bytes of pixels of folder: and tfds: to decode ahead; a larger set is decoded on
+        name: a built-in set, folder:PATH, npz:PATH or tfds:NAME.
+        resize: brings images of folder: and tfds: to one size.
+        most: bytes of pixels of folder: and tfds: to decode now; a larger set is decoded on
             demand. None: decode all.
 
     Images of prepared sets are memory-mapped, read-only. Sets without a test split of their own
@@ -81,7 +82,7 @@ def load(name: str, resize: Resize | None = None, most: int | None = None) -> Da
     rows for every run and seed, marked by `Dataset.test_origin`.
 
     Raises:
-        DataError: unknown, missing, damaged, or not what a classifier can be trained on.
+        DataError: unknown, missing, damaged, or no data for a classifier.
         WriteError: it must be prepared and the cache cannot be written.
     """
     scheme, rest = _parse(name)
@@ -98,19 +99,17 @@ def load(name: str, resize: Resize | None = None, most: int | None = None) -> Da
         if resize is not None or prepared.decoded_bytes(builder, resize) > (most or 0):
             return _on_demand(name, builder, resize, most)
     final = cache_path(name)
-    found = cache.read(final, name)
-    if found is None:
-        found = cache.read(prepare(name), name)
-    assert found is not None, f"{name} is gone from {final} right after it was prepared"
-    return found
+    data = cache.read(final, name) or cache.read(prepare(name), name)
+    assert data is not None, f"{name} is gone from {final} right after it was prepared"
+    return data
 
 
 def prepare(name: str, archives: Path | None = None) -> Path:
-    """Make the cached form of a data set and return its folder; nothing to do if it is whole.
+    """Make the cached form of a data set, unless it is there and intact, and return its folder.
 
     The archives of mnist, fashion_mnist and cifar10 come from `archives`, else from
-    FLAXCNN_ARCHIVES, else from earlier downloads, else from the publisher. A damaged cache is made
-    again. digits, folder: and npz: need no preparation: they are read once, as a check.
+    FLAXCNN_ARCHIVES, else from earlier downloads, else from the publisher. A damaged cache is
+    rebuilt. digits, folder: and npz: need no preparation: they are read once, as a check.
 
     Raises:
         DataError: no archives, wrong or damaged archives, no network.
@@ -151,7 +150,7 @@ def verify(name: str) -> dict[str, Any]:
 
 
 def cache_path(name: str) -> Path:
-    """Where the rows of `name` are or will be: its cache folder, or the user's folder or file."""
+    """The path of the rows of `name`: a cache folder, or the user's own folder or file."""
     scheme, rest = _parse(name)
     if name == "digits":
         import sklearn
@@ -203,8 +202,8 @@ def _parse(name: str) -> tuple[str, str]:
         if name.startswith(scheme) and name != scheme:
             return scheme, name.removeprefix(scheme)
     raise DataError(
-        f"dataset: got {name!r}; allowed are {', '.join(KNOWN_DATA)}, folder:PATH, npz:PATH, "
-        f"tfds:NAME{near_miss(name, [*KNOWN_DATA, *DATA_SCHEMES])}"
+        f"dataset must be {known_data()} (got {name!r})"
+        f"{near_miss(name, [*KNOWN_DATA, *DATA_SCHEMES])}"
     )
 
 
@@ -214,7 +213,7 @@ def _prepare_published(name: str, given: Path | None, final: Path, replace: bool
         require_network(name)
     from flaxcnn.data import builders
 
-    log.warning("preparing %s: its archives are checked and decoded once ...", name)
+    log.warning("preparing %s: checking and decoding its archives once ...", name)
     cls = builders.BUILDERS[name]
     with cache.construction(name) as work:
         if files is None:
@@ -229,8 +228,8 @@ def _prepare_published(name: str, given: Path | None, final: Path, replace: bool
 def _prepare_tfds(name: str, final: Path, replace: bool) -> None:
     from flaxcnn.data import prepared
 
-    found = name.removeprefix("tfds:")
-    builder = prepared.find(found)
-    train, test, classes = prepared.decode_all(found, builder)
+    own = name.removeprefix("tfds:")
+    builder = prepared.find(own)
+    train, test, classes = prepared.decode_all(own, builder)
     with cache.construction("tfds") as work:
         cache.store(dataset(name, train, test, classes), final, work, {}, replace)

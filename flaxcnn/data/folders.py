@@ -1,4 +1,4 @@
-"""Class folders of PNG and JPEG files. What cannot be read as it was meant is refused, by name."""
+"""Class folders of PNG and JPEG files; a file that cannot be read faithfully is an error."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from flaxcnn.data.arrays import Dataset, Split, dataset, first_line
+from flaxcnn.data.arrays import Dataset, Split, dataset
 from flaxcnn.data.images import Images
 from flaxcnn.data.resize import Draws, fit
-from flaxcnn.errors import DataError
+from flaxcnn.errors import DataError, first_line, one_of
 from flaxcnn.recipe.resize import Resize
 
-MAX_PIXELS = 64 * 2**20  # of one image, from its header: a few KB of PNG can unfold to gigabytes
+MAX_PIXELS = 64 * 2**20  # of one image, by its header: a few KB of PNG can expand to gigabytes
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 ORIENTATION = 0x0112  # EXIF's tag; 1 is upright
 MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}  # PIL's mode -> the mode we decode to
@@ -29,7 +29,7 @@ MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}  # PIL's mode -> the mode
 class FolderImages(Images):
     """Image files of a class folder, decoded on demand."""
 
-    where: str  # folder:PATH, as given; for messages
+    where: str  # folder:PATH, for messages
     root: Path
     files: tuple[str, ...]  # relative to `root`; entry i of `index`
     resize: Resize | None = None
@@ -41,12 +41,12 @@ class FolderImages(Images):
             DataError: a file is damaged, gone, or not like the first one.
         """
         with _no_bombs():
-            for place, row in enumerate(rows):
+            for i, row in enumerate(rows):
                 name = self.files[self.index[row]]
-                found = _decode(self.where, self.root, name, self.resize, draws, row)
-                if found.shape != self.size:
-                    raise DataError(_odd(self.where, name, found.shape, self.files[0], self.size))
-                pixels[place] = found
+                image = _decode(self.where, self.root, name, self.resize, draws, row)
+                if image.shape != self.size:
+                    raise DataError(_odd(self.where, name, image.shape, self.files[0], self.size))
+                pixels[i] = image
 
     def digest(self) -> str:
         """SHA-256 of names, bytes on disk and resizing of the files, in the order of rows."""
@@ -66,14 +66,14 @@ def folder(path: Path, resize: Resize | None = None, most: int | None = None) ->
 
     Args:
         path: the folder.
-        resize: to bring images of differing size to one; None: they must have one.
-        most: bytes of pixels to hold; more are decoded on demand. None: hold all.
+        resize: brings images to one size; None: they must have one already.
+        most: bytes of pixels to decode now; a larger set is decoded on demand. None: decode all.
 
     Raises:
         DataError: fewer than two classes, a class without images, classes that differ between train
             and test, anything but 8-bit grey or RGB images of one size, a file that is damaged,
-            misnamed, larger than 64 megapixels or outside PATH. What is wrong with the pixels of a
-            file that is decoded on demand shows when it is read.
+            misnamed, larger than 64 megapixels or outside PATH. The pixels of files decoded on
+            demand are checked when they are read.
     """
     root = path.expanduser()
     where = f"folder:{path}"
@@ -81,7 +81,7 @@ def folder(path: Path, resize: Resize | None = None, most: int | None = None) ->
         raise DataError(f"{where}: there is no such folder")
     root = root.resolve()
     classes, parts = _layout(where, root)
-    found: list[Split | None] = [None, None]
+    splits: list[Split | None] = [None, None]
     listed = [[_images(where, root, part / name) for name in classes] for part in parts]
     first = read_image(where, root, str(listed[0][0][0].relative_to(root)), resize)
     size = (first.shape[0], first.shape[1], first.shape[2])
@@ -91,8 +91,8 @@ def folder(path: Path, resize: Resize | None = None, most: int | None = None) ->
         label = np.repeat(np.arange(len(classes), dtype=np.int32), [len(files) for files in part])
         image = FolderImages(np.arange(len(names)), size, where, root, names, resize)
         hold = most is None or count * first.nbytes <= most
-        found[i] = Split(image[:] if hold else image, label)
-    train, test = found
+        splits[i] = Split(image[:] if hold else image, label)
+    train, test = splits
     assert train is not None
     return dataset(where, train, test, classes)
 
@@ -101,7 +101,7 @@ def _odd(where: str, name: str, shape: tuple[int, ...], first: str, size: tuple[
     sizes = ["x".join(map(str, each)) for each in (size, shape)]
     return (
         f"{where}: {name} is {sizes[1]} (height x width x channels), but {first} is {sizes[0]}; "
-        "allowed is one size for all images, or a recipe with resize"
+        "all images must have one size, or the recipe a resize"
     )
 
 
@@ -114,21 +114,21 @@ def _layout(where: str, root: Path) -> tuple[list[str], list[Path]]:
     entries = _visible(root)
     names = [p.name for p in entries if p.is_dir()]
     if loose := [p.name for p in entries if p.is_file() and p.suffix.lower() in FORMATS]:
-        raise DataError(f"{where}: {loose[0]} is in no class folder; allowed is CLASS/{loose[0]}")
+        raise DataError(f"{where}: {loose[0]} must be in a class folder, CLASS/{loose[0]}")
     if "train" not in names:
         return _classes(where, root, root), [root]
     if other := sorted(set(names) - {"train", "test"}):
         raise DataError(
-            f"{where}: got {other[0]}/ beside train/; allowed beside it is test/ "
-            "(validation rows are held out of train)"
+            f"{where}: only test/ may stand beside train/ (got {other[0]}/); validation rows are "
+            "held out of train"
         )
     parts = [root / name for name in names[::-1]]  # train, then test where there is one
     classes = _classes(where, root, parts[0])
     for part in parts[1:]:
         if differ := sorted(set(classes) ^ set(_classes(where, root, part))):
             raise DataError(
-                f"{where}: class {differ[0]!r} is in only one of train/ and test/; "
-                "allowed are the same classes in both"
+                f"{where}: train/ and test/ must have the same classes; {differ[0]!r} is in one of "
+                "them only"
             )
     return classes, parts
 
@@ -136,10 +136,10 @@ def _layout(where: str, root: Path) -> tuple[list[str], list[Path]]:
 def _classes(where: str, root: Path, part: Path) -> list[str]:
     names = [p.name for p in _visible(part) if p.is_dir()]
     if len(names) < 2:
-        found = f"one class only, {names[0]!r}," if names else "no class folder"
-        raise DataError(f"{where}: got {found} in {part}; allowed are two or more")
+        got = f"only {names[0]!r}" if names else "none"
+        raise DataError(f"{where}: {part} must have two or more class folders (got {got})")
     if odd := [n for n in names if not n.isprintable()]:
-        raise DataError(f"{where}: got class {odd[0]!r}; allowed are printable names")
+        raise DataError(f"{where}: names of classes must be printable (got {odd[0]!r})")
     return names
 
 
@@ -149,13 +149,12 @@ def _images(where: str, root: Path, folder: Path) -> list[Path]:
     for file in files:
         if not file.resolve().is_relative_to(root):
             raise DataError(
-                f"{where}: {file.relative_to(root)} is a link to a place outside; "
-                "allowed are files inside the folder"
+                f"{where}: {file.relative_to(root)} is a link to a file outside the folder"
             )
         if not file.is_file() or file.suffix.lower() not in FORMATS:
             raise DataError(
-                f"{where}: got {file.relative_to(root)}; allowed in a class folder are files named "
-                f"{', '.join('*' + suffix for suffix in FORMATS)}"
+                f"{where}: a class folder must hold only "
+                f"{one_of('*' + suffix for suffix in FORMATS)} (got {file.relative_to(root)})"
             )
     if not files:
         raise DataError(f"{where}: class folder {folder.relative_to(root)} is empty")
@@ -170,7 +169,7 @@ def read_image(where: str, root: Path, name: str, resize: Resize | None = None) 
 
 @contextlib.contextmanager
 def _no_bombs() -> Iterator[None]:
-    """Pillow's warning of too many pixels is an error; said once for many files: it takes time."""
+    """Make Pillow's warning of too many pixels an error, once for many files, since it is slow."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield
@@ -184,7 +183,7 @@ def _decode(
             _check_header(where, name, image)
             image.load()
             upright: Image.Image = image
-            # Each of the two copies an image that it need not change
+            # Each of the two would copy an image even where nothing changes
             if image.getexif().get(ORIENTATION, 1) != 1:
                 upright = ImageOps.exif_transpose(image)
             if image.mode != MODES[image.mode]:
@@ -204,32 +203,32 @@ def _decode(
 
 
 def _too_large(where: str, name: str) -> str:
-    return f"{where}: {name} has more than {MAX_PIXELS} pixels, the most that is allowed"
+    return f"{where}: {name} has more than the limit of {MAX_PIXELS} pixels"
 
 
 def _check_header(where: str, name: str, image: Image.Image) -> None:
     if image.width * image.height > MAX_PIXELS:
         raise DataError(_too_large(where, name))
     if FORMATS[os.path.splitext(name)[1].lower()] != image.format:
-        raise DataError(f"{where}: {name} is a {image.format} file; allowed is its own extension")
-    # PIL cuts 16-bit RGB down to 8 without a word; only the decoder's raw mode tells
+        raise DataError(f"{where}: {name} is a {image.format} file and needs its own extension")
+    # PIL silently cuts 16-bit RGB down to 8 bits; only the decoder's raw mode shows it
     deep = any("16" in str(tile[3]) for tile in getattr(image, "tile", ()))
     if image.mode not in MODES or deep or "transparency" in image.info:
         kind = f"mode {image.mode}"
         kind += ", 16 bits" if deep else ", transparent" if "transparency" in image.info else ""
         raise DataError(
-            f"{where}: {name} has {kind}; allowed are 8-bit grey, RGB or palette images without "
-            "transparency: convert it"
+            f"{where}: {name} has {kind}; convert it to 8-bit grey, RGB or a palette, without "
+            "transparency"
         )
 
 
 def read_for(
     path: Path, shape: tuple[int, ...], resize: bool, by: Resize | None = None
 ) -> np.ndarray:
-    """One PNG or JPEG file as a model wants it -> uint8 [H, W, C] of `shape`.
+    """Read one PNG or JPEG file for a model -> uint8 [H, W, C] of `shape`.
 
-    `by` is the recipe's own way to bring images to one size, as for evaluation. Colour becomes
-    grey (and grey colour) where the model's channels ask for it.
+    `by` is the resize of the recipe, applied as for evaluation. Colour becomes grey, and grey
+    colour, to match the model's channels.
 
     Raises:
         DataError: no such file, not readable, or of another size without `resize`.
@@ -238,19 +237,21 @@ def read_for(
     if not path.is_file():
         raise DataError(f"{where}: there is no such file")
     if path.suffix.lower() not in FORMATS:
-        names = ", ".join(f"*{suffix}" for suffix in FORMATS)
-        raise DataError(f"{where}: got {path.suffix or 'no'} extension; allowed are {names}")
+        names = one_of(f"*{suffix}" for suffix in FORMATS)
+        raise DataError(f"{where}: the name must be {names} (got {path.suffix or 'no'} extension)")
     pixels = read_image(where, path.parent, path.name, by)
     image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
     height, width, channels = shape
     if (image.height, image.width) != (height, width):
         if not resize:
             raise DataError(
-                f"{where}: is {image.height}x{image.width}; allowed is {height}x{width}, "
-                "the model's size; --resize scales it"
+                f"{where}: must be {height}x{width} (got {image.height}x{image.width}); --resize "
+                "scales it"
             )
         image = image.resize((width, height), Image.Resampling.LANCZOS)
     if channels not in (1, 3):
-        raise DataError(f"{where}: the model takes {channels} channels; image files have 1 or 3")
-    found = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-    return found[..., None] if channels == 1 else found
+        raise DataError(
+            f"{where}: image files have 1 or 3 channels, but the model takes {channels}"
+        )
+    pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    return pixels[..., None] if channels == 1 else pixels

@@ -1,4 +1,4 @@
-"""Images that are decoded when they are asked for: what stands for an array too large to hold."""
+"""Images decoded on demand, in place of an array too large to hold."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ AT_ONCE = 16 * 2**20  # bytes of pixels that a pass over all images holds
 
 @dataclass(frozen=True, eq=False)
 class Images(abc.ABC):
-    """uint8 [N, H, W, C] that lies in files; indexing decodes the rows asked for, and no others.
+    """uint8 [N, H, W, C] stored in files; indexing decodes only the requested rows.
 
-    Row i is entry `index[i]` of the source, in the form for evaluation; `read` also gives that for
-    training, which may be drawn anew every epoch. Holds no open file: workers get copies.
+    Row i is entry `index[i]` of the source, resized as for evaluation; `read` can also resize as
+    for training, at random in every epoch. Holds no open file: workers get copies.
     """
 
     index: np.ndarray  # int64 [N]
@@ -36,7 +36,7 @@ class Images(abc.ABC):
 
     @abc.abstractmethod
     def digest(self) -> str:
-        """SHA-256 of what tells this source from another; pixels are not read."""
+        """SHA-256 that identifies the source without reading its pixels."""
 
     def read(self, rows: np.ndarray, draws: Draws | None = None) -> np.ndarray:
         """Decode rows [n] -> uint8 [n, H, W, C]; DataError names what cannot be read."""
@@ -51,7 +51,7 @@ class Images(abc.ABC):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all pixels, were they held."""
+        """Bytes of all pixels once decoded."""
         return math.prod(self.shape)
 
     def __len__(self) -> int:
@@ -73,10 +73,10 @@ Pixels = np.ndarray | Images  # uint8 [N, H, W, C]
 
 
 def select(image: Pixels, rows: np.ndarray) -> Pixels:
-    """These rows; what is undecoded stays so."""
+    """These rows; undecoded images stay undecoded."""
     return image.select(rows) if isinstance(image, Images) else image[rows]
 
 
 def rows_at_once(shape: tuple[int, ...], limit: int = AT_ONCE) -> int:
-    """How many rows of images [N, H, W, C] fit `limit` bytes, at least one."""
+    """Number of rows of images [N, H, W, C] that fit into `limit` bytes, at least one."""
     return max(limit // max(math.prod(shape[1:]), 1), 1)

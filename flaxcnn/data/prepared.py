@@ -1,6 +1,6 @@
-"""Data sets that tfds has prepared: find one, and decode its ArrayRecords without TensorFlow.
+"""Data sets prepared by tfds: find one, and decode its ArrayRecords without TensorFlow.
 
-Imports tfds, which takes a second: import this module where it is needed.
+Imports tfds, which takes a second, so import this module only where it is needed.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from flaxcnn.data import cache
-from flaxcnn.data.arrays import Split, check_labels, first_line
+from flaxcnn.data.arrays import Split, check_labels
 from flaxcnn.data.images import Images
 from flaxcnn.data.resize import Draws, fit
-from flaxcnn.errors import DataError
+from flaxcnn.errors import DataError, first_line, one_of
 from flaxcnn.recipe.resize import Resize
 
 NAME = re.compile(r"\w+([/:][\w.+-]+){0,2}")
-BATCH = 1000  # records asked for at once
+BATCH = 1000  # records read at once
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 VERSION = re.compile(r"\d+\.\d+\.\d+")
 
@@ -52,22 +52,21 @@ def find(name: str, resize: Resize | None = None) -> Any:
             class labels.
     """
     if not NAME.fullmatch(name):
-        raise DataError(f"tfds:{name}: allowed are NAME, NAME:VERSION, NAME/CONFIG:VERSION")
-    places = [
-        Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"),
-        cache.root() / "tfds",
-    ]
-    folders = [place.expanduser() for place in places]
+        raise DataError(f"tfds:{name}: write it as NAME, NAME:VERSION or NAME/CONFIG:VERSION")
+    own = Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    folders = [own, cache.root() / "tfds"]
     for folder in folders:
-        if place := _choose(name, folder):
+        if chosen := _choose(name, folder):
             try:
-                builder = tfds.builder_from_directory(place)
+                builder = tfds.builder_from_directory(chosen)
             except Exception as error:  # damaged JSON, protobuf and paths each raise their own
-                raise DataError(f"{place}: got damaged metadata ({first_line(error)})") from None
+                raise DataError(
+                    f"{chosen}: the metadata is damaged ({first_line(error)})"
+                ) from None
             _check(name, builder, resize)
             return builder
     raise DataError(
-        f"tfds:{name}: it is not prepared in {' or '.join(map(str, folders))}; prepare it with "
+        f"tfds:{name} is not prepared in {' or '.join(map(str, folders))}; prepare it with "
         f"tfds, as `tfds.builder({name!r}, file_format='array_record').download_and_prepare()`, "
         "or set TFDS_DATA_DIR"
     )
@@ -77,16 +76,18 @@ def _choose(name: str, folder: Path) -> Path | None:
     """FOLDER/NAME[/CONFIG]/VERSION that fits `name`, or None; DataError if two configs fit."""
     first, *rest = re.split("[/:]", name)
     root = folder / first
-    found = [file.parent.relative_to(root).parts
-             for pattern in ("*/features.json", "*/*/features.json")
-             for file in root.glob(pattern)]  # fmt: skip
-    found = [parts for parts in found if set(rest) <= set(parts) and VERSION.fullmatch(parts[-1])]
-    if not found:
+    prepared = [
+        file.parent.relative_to(root).parts
+        for pattern in ("*/features.json", "*/*/features.json")
+        for file in root.glob(pattern)
+    ]
+    fitting = [p for p in prepared if set(rest) <= set(p) and VERSION.fullmatch(p[-1])]
+    if not fitting:
         return None
-    if len(configs := sorted({parts[:-1] for parts in found})) > 1:
+    if len(configs := sorted({parts[:-1] for parts in fitting})) > 1:
         listed = ", ".join("/".join(config) or "(none)" for config in configs)
-        raise DataError(f"tfds:{name}: got no config; allowed in {root} are {listed}")
-    newest = max(found, key=lambda parts: [int(number) for number in parts[-1].split(".")])
+        raise DataError(f"tfds:{name} needs a config; {root} has {listed}")
+    newest = max(fitting, key=lambda parts: [int(number) for number in parts[-1].split(".")])
     return root.joinpath(*newest)
 
 
@@ -95,26 +96,24 @@ def _check(name: str, builder: Any, resize: Resize | None) -> None:
     stored = getattr(info.file_format, "value", info.file_format)
     if stored != "array_record":
         raise DataError(
-            f"tfds:{name}: got file format {stored}; allowed is array_record, which alone can be "
-            "read without TensorFlow: prepare it again with file_format='array_record'"
+            f"tfds:{name}: the file format must be array_record (got {stored}), the only one that "
+            "can be read without TensorFlow; prepare it again with file_format='array_record'"
         )
     keys = info.supervised_keys or ()
     features = [info.features[k] for k in keys if isinstance(k, str) and k in info.features]
     kinds = (tfds.features.Image, tfds.features.ClassLabel)
     if len(features) != 2 or not all(map(isinstance, features, kinds)):
-        raise DataError(f"tfds:{name}: got supervised_keys {keys}; allowed is an image and a class")
+        raise DataError(f"tfds:{name}: supervised_keys must be an image and a class (got {keys})")
     image = features[0]
     unsized = resize is None and None in image.shape
     if unsized or image.shape[2] not in MODES or image.np_dtype != np.uint8:
         raise DataError(
-            f"tfds:{name}: got images {np.dtype(image.np_dtype)}{list(image.shape)}; allowed are "
-            f"uint8 of one fixed shape, or a recipe with resize, with "
-            f"{', '.join(map(str, MODES))} channels"
+            f"tfds:{name}: images must be uint8 with {one_of(map(str, MODES))} channels, of one "
+            "size or with a resize in the recipe (got "
+            f"{np.dtype(image.np_dtype)}{list(image.shape)})"
         )
     if "train" not in info.splits:
-        raise DataError(
-            f"tfds:{name}: got splits {', '.join(info.splits)}; allowed is train (test)"
-        )
+        raise DataError(f"tfds:{name}: there must be a split train (got {', '.join(info.splits)})")
 
 
 def key(builder: Any) -> str:
@@ -146,7 +145,7 @@ def _splits(builder: Any) -> list[str]:
 
 
 def decode_all(name: str, builder: Any) -> Decoded:
-    """Train and, where there is one, test; other splits are left alone.
+    """Decode train and, where there is one, test; other splits are not read.
 
     Raises:
         DataError: a record cannot be decoded, or labels with gaps.
@@ -155,20 +154,20 @@ def decode_all(name: str, builder: Any) -> Decoded:
 
 
 def undecoded(name: str, builder: Any, resize: Resize | None) -> Decoded:
-    """The same with images decoded on demand; labels are read once and kept in the data cache.
+    """As `decode_all`, with images decoded on demand; labels are read once and cached.
 
     Raises:
         DataError: a record cannot be read, or labels with gaps.
     """
-    found = []
+    splits = []
     for split in _splits(builder):
         label = _labels(builder, split)
         image = RecordImages(
             np.arange(len(label)), shape_of(builder, resize), str(builder.data_dir), split,
             builder.info.supervised_keys[0], key(builder), resize,
         )  # fmt: skip
-        found.append(Split(image, label))
-    return _whole(name, builder, found)
+        splits.append(Split(image, label))
+    return _whole(name, builder, splits)
 
 
 def _whole(name: str, builder: Any, splits: list[Split]) -> Decoded:
@@ -177,8 +176,7 @@ def _whole(name: str, builder: Any, splits: list[Split]) -> Decoded:
     count = check_labels(f"tfds:{name}", train.label, None if test is None else test.label)
     if count != feature.num_classes:
         raise DataError(
-            f"tfds:{name}: got {feature.num_classes} classes, {count} of them in train; "
-            "allowed is rows of each class in train"
+            f"tfds:{name}: train must have rows of all {feature.num_classes} classes (got {count})"
         )
     return Decoded(train, test, tuple(feature.names))
 
@@ -205,14 +203,13 @@ def decode(builder: Any, split: str) -> Split:
 
 def _unreadable(folder: Any, split: str, error: Exception) -> DataError:
     return DataError(
-        f"{folder}: got {split} records that cannot be read ({first_line(error)}); "
-        "prepare them again"
+        f"{folder}: the {split} records cannot be read ({first_line(error)}); prepare them again"
     )
 
 
 def _source(folder: str, split: str, image_key: str) -> Any:
     """The records of a split."""
-    # tfds's own decoding takes twice as long, and warns that OpenCV is not there
+    # tfds's own decoding takes twice as long and warns that OpenCV is missing
     decoders = {image_key: tfds.decode.SkipDecoding()}
     return tfds.builder_from_directory(folder).as_data_source(split, decoders=decoders)
 
@@ -221,7 +218,7 @@ _opened = functools.lru_cache(maxsize=8)(_source)  # a worker opens a split once
 
 
 def _labels(builder: Any, split: str) -> np.ndarray:
-    """Labels [N] int32 of a split: reading them means reading every record, so they are kept."""
+    """Labels [N] int32 of a split, cached, since reading them means reading every record."""
     file = cache.root() / "labels" / f"{key(builder)}-{split}.npy"
     count = builder.info.splits[split].num_examples
     try:
@@ -229,18 +226,18 @@ def _labels(builder: Any, split: str) -> np.ndarray:
         if kept.dtype == np.int32 and kept.shape == (count,):
             return kept
     except (OSError, ValueError, EOFError):
-        pass  # not there, or damaged: read again
+        pass  # missing or damaged: read again
     image_key, label_key = builder.info.supervised_keys
     try:
         source = _source(str(builder.data_dir), split, image_key)
-        found = np.fromiter((row[label_key] for row in _records(source)), np.int32, len(source))
+        label = np.fromiter((row[label_key] for row in _records(source)), np.int32, len(source))
     except Exception as error:
         raise _unreadable(builder.data_dir, split, error) from None
     with cache.construction("labels") as work:
-        np.save(work / file.name, found, allow_pickle=False)
+        np.save(work / file.name, label, allow_pickle=False)
         file.parent.mkdir(exist_ok=True)
         (work / file.name).rename(file)
-    return found
+    return label
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,20 +259,20 @@ class RecordImages(Images):
         try:
             source = _opened(self.folder, self.split, self.image_key)
             records = source.__getitems__([int(self.index[row]) for row in rows])
-            for place, (row, record) in enumerate(zip(rows, records, strict=True)):
+            for i, (row, record) in enumerate(zip(rows, records, strict=True)):
                 data = record[self.image_key]
                 if self.resize is None:
-                    pixels[place] = _pixels(data, self.size)
+                    pixels[i] = _pixels(data, self.size)
                 else:
-                    pixels[place] = _resized(data, self.size, self.resize, draws, int(row))
+                    pixels[i] = _resized(data, self.size, self.resize, draws, int(row))
         except Exception as error:  # array_record, protobuf and PIL each raise their own
             raise _unreadable(self.folder, self.split, error) from None
 
     def digest(self) -> str:
-        """SHA-256 of the metadata's key, the rows chosen and the resizing."""
-        found = hashlib.sha256(f"{self.source_key}\0{self.split}\0{self.resize}".encode())
-        found.update(np.ascontiguousarray(self.index, "<i8").data)
-        return found.hexdigest()
+        """SHA-256 of the metadata's key, the chosen rows and the resize."""
+        hashed = hashlib.sha256(f"{self.source_key}\0{self.split}\0{self.resize}".encode())
+        hashed.update(np.ascontiguousarray(self.index, "<i8").data)
+        return hashed.hexdigest()
 
 
 def _records(source: Any) -> Iterator[dict[str, Any]]:
@@ -295,7 +292,7 @@ def _resized(
 ) -> np.ndarray:
     mode = MODES[shape[2]]
     with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as opened:
-        # CMYK or transparency would be other pixels than the builder's own decoding gives
+        # CMYK or transparency would give other pixels than the builder's own decoding
         if opened.mode not in (mode, "L", "RGB"):
             raise ValueError(f"an image of mode {opened.mode}")
         image = opened if opened.mode == mode else opened.convert(mode)  # which copies

@@ -1,4 +1,4 @@
-"""Images of any size brought to the recipe's, by Pillow's bilinear filter."""
+"""Images of any size brought to the size of the recipe, by Pillow's bilinear filter."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from PIL import Image
 from flaxcnn.recipe.resize import Resize
 
 AREA = (0.08, 1.0)  # of a random crop, as a share of the image (Szegedy et al. 2015)
-ASPECT = (3 / 4, 4 / 3)  # width / height, drawn evenly by its logarithm
+ASPECT = (3 / 4, 4 / 3)  # width / height, uniform in its logarithm
 TRIES = 10
 UNIT = 2.0**-53  # 53 random bits make a float64 in [0, 1)
 Box = tuple[float, float, float, float]  # left, upper, right, lower
 
 
 class Draws(NamedTuple):
-    """What random crops of a pass depend on, beside the row number."""
+    """What random crops of an epoch depend on, besides the row number."""
 
     seed: int  # of augmentation
     epoch: int
 
 
 def fit(image: Image.Image, resize: Resize, draws: Draws | None, row: int) -> Image.Image:
-    """The image in the wanted size; as for training where there are `draws`, else evaluation."""
-    how = resize.evaluate if draws is None else resize.train
+    """The image in the size of the recipe: with `draws` as for training, else for evaluation."""
+    policy = resize.evaluate if draws is None else resize.train
     wanted = (resize.width, resize.height)
     box: Box = (0, 0, image.width, image.height)
-    if how == "center_crop":
+    if policy == "center_crop":
         box = central(image.size, resize.width / resize.height)
-    elif how == "random_crop":
+    elif policy == "random_crop":
         assert draws is not None  # evaluation has no such policy
         box = random_box(image.size, draws, row)
     if image.size == wanted and box == (0, 0, *wanted):
@@ -53,8 +53,8 @@ def random_box(size: tuple[int, int], draws: Draws, row: int) -> Box:
     As in Inception: ten tries of an area and an aspect that fit, else the largest central part of
     an allowed aspect.
     """
-    # Philox counts, so that any worker draws a row alike; NumPy promises its raw stream for good,
-    # which it does not of the distributions.
+    # Philox is counter-based, so that any worker draws the same for a row; NumPy guarantees its raw
+    # stream, but not that of its distributions.
     source = np.random.Philox(key=[draws.seed << 32 | draws.epoch, row])
     width, height = size
     for _ in range(TRIES):

@@ -1,4 +1,4 @@
-"""Data that needs no preparation: digits, which scikit-learn carries, and NumPy's .npz files."""
+"""Data without preparation: the digits of scikit-learn, and NumPy's .npz files."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.lib import format as npy
 
-from flaxcnn.data.arrays import Dataset, Split, check_labels, dataset, first_line
-from flaxcnn.errors import DataError
+from flaxcnn.data.arrays import Dataset, Split, check_labels, dataset
+from flaxcnn.errors import DataError, first_line
 
-MAX_RATIO = 200  # inflated : stored; beyond it only arrays that fit anywhere are read
+MAX_RATIO = 200  # inflated : stored; beyond it only arrays up to ALWAYS_READ are read
 ALWAYS_READ = 2**30  # bytes
 # RuntimeError: an encrypted member, or a compression that zipfile does not know
 UNREADABLE = (
@@ -35,9 +35,9 @@ def digits() -> Dataset:
     """
     from sklearn.datasets import load_digits  # seconds to import
 
-    found = load_digits()
-    image = np.rint(found.images[..., None] * (255 / 16)).astype(np.uint8)
-    label = found.target.astype(np.int32)
+    data = load_digits()
+    image = np.rint(data.images[..., None] * (255 / 16)).astype(np.uint8)
+    label = data.target.astype(np.int32)
     return dataset("digits", Split(image, label), None, [str(i) for i in range(10)])
 
 
@@ -49,14 +49,14 @@ def npz(path: Path) -> Dataset:
     No pickle is ever read, and no array whose header does not match its size in the file.
 
     Raises:
-        DataError: anything else; the message names file, key, what was found and what is allowed.
+        DataError: anything else; the message names file, key, what is wrong and what is allowed.
     """
     path = path.expanduser()
     try:
         with zipfile.ZipFile(path) as archive:
             arrays = _arrays(path, archive)
     except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"npz:{path}: got no readable .npz file ({error})") from None
+        raise DataError(f"npz:{path}: cannot be read as an .npz file ({error})") from None
     train = _split(path, arrays["image"], arrays["label"])
     test = None
     if "test_image" in arrays:
@@ -65,16 +65,16 @@ def npz(path: Path) -> Dataset:
     return dataset(f"npz:{path}", train, test, [str(i) for i in range(count)])
 
 
-class _Found(NamedTuple):
+class _Member(NamedTuple):
     key: str
     array: np.ndarray
 
 
-def _arrays(path: Path, archive: zipfile.ZipFile) -> dict[str, _Found]:
+def _arrays(path: Path, archive: zipfile.ZipFile) -> dict[str, _Member]:
     names = [member.filename for member in archive.infolist()]
     members = [name.removesuffix(".npy") for name in names if name.endswith(".npy")]
     keys = _keys(path, members)
-    return {role: _Found(key, _read(path, archive, key)) for role, key in keys.items()}
+    return {role: _Member(key, _read(path, archive, key)) for role, key in keys.items()}
 
 
 def _keys(path: Path, members: list[str]) -> Mapping[str, str]:
@@ -83,8 +83,8 @@ def _keys(path: Path, members: list[str]) -> Mapping[str, str]:
     styles = [k for k in NPZ_KEYS if k["image"] in members or k["label"] in members]
     if len(styles) != 1 or len(set(members)) != len(members):
         raise DataError(
-            f"npz:{path}: got keys {', '.join(sorted(members)) or 'none'}; allowed is one of the "
-            f"sets {allowed} (the last two of a set may be absent), each key once"
+            f"npz:{path}: the keys must be one of the sets {allowed}, each key once and the last "
+            f"two optional (got {', '.join(sorted(members)) or 'none'})"
         )
     keys = {role: key for role, key in styles[0].items() if key in members}
     for pair in (("image", "label"), ("test_image", "test_label")):
@@ -109,17 +109,15 @@ def _read(path: Path, archive: zipfile.ZipFile, key: str) -> np.ndarray:
         ratio = member.file_size / max(member.compress_size, 1)
         if expected != size or (size > ALWAYS_READ and ratio > MAX_RATIO):
             raise DataError(
-                f"{where}: got a header of {dtype}{list(shape)}, {expected} bytes, over {size} "
-                f"bytes packed into {member.compress_size}; that is damage or a decompression bomb"
+                f"{where}: is damaged or a decompression bomb: its header announces {expected} "
+                f"bytes of {dtype}{list(shape)}, but {size} are packed into {member.compress_size}"
             )
         with archive.open(member) as file:
             array = npy.read_array(file, allow_pickle=False)
             file.read(1)  # the end of the member, where zipfile compares its checksum
             return np.ascontiguousarray(array)
     except UNREADABLE as error:
-        raise DataError(
-            f"{where}: got an array that cannot be read ({first_line(error)})"
-        ) from None
+        raise DataError(f"{where}: the array cannot be read ({first_line(error)})") from None
 
 
 def _check_type(where: str, key: str, dtype: np.dtype, shape: tuple[int, ...]) -> None:
@@ -131,22 +129,22 @@ def _check_type(where: str, key: str, dtype: np.dtype, shape: tuple[int, ...]) -
         fits = dtype.kind in "iu" and (len(shape) == 1 or (len(shape) == 2 and shape[1] == 1))
         allowed = "integers [N], the class number of each image"
     if not fits or 0 in shape:
-        found = "objects (a pickle)" if dtype.hasobject else f"{dtype}{list(shape)}"
-        empty = ", and none of the sizes 0" if 0 in shape else ""
-        raise DataError(f"{where}: got {found}; allowed are {allowed}{empty}")
+        got = "objects (a pickle)" if dtype.hasobject else f"{dtype}{list(shape)}"
+        empty = ", none of the sizes 0" if 0 in shape else ""
+        raise DataError(f"{where} must be {allowed}{empty} (got {got})")
 
 
-def _split(path: Path, image: _Found, label: _Found) -> Split:
+def _split(path: Path, image: _Member, label: _Member) -> Split:
     if len(image.array) != len(label.array):
         raise DataError(
-            f"npz:{path}: got {len(image.array)} rows in {image.key} and {len(label.array)} in "
-            f"{label.key}; allowed are equal lengths"
+            f"npz:{path}: {image.key} and {label.key} must have equal lengths (got "
+            f"{len(image.array)} and {len(label.array)} rows)"
         )
     flat = label.array.reshape(len(label.array))  # Keras stores CIFAR's labels as [N, 1]
     limit = np.iinfo(np.int32).max
     if (far := np.flatnonzero((flat < 0) | (flat > limit))).size:
         raise DataError(
-            f"npz:{path}: {label.key}: got label {flat[far[0]]} in row {far[0]}; allowed are 0..K-1"
+            f"npz:{path}: {label.key} must be 0..K-1 (got {flat[far[0]]} in row {far[0]})"
         )
     pixels = image.array if image.array.ndim == 4 else image.array[..., None]
     return Split(pixels, flat.astype(np.int32))

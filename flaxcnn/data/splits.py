@@ -1,4 +1,7 @@
-"""Which rows train, validate and test, by number: those of the train archive come first."""
+"""Which rows train, validate and test, and the standardisation that the training rows give.
+
+Rows are numbered through the archives, those of the train archive first.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.images import Pixels, rows_at_once
 from flaxcnn.data.stratified import hold_out
 from flaxcnn.errors import ConfigError, DataError
-from flaxcnn.recipe.config import Archive, Config, Fold, Permuted
+from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.splits import Archive, Fold, Permuted
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,16 +50,16 @@ def choose(dataset: Dataset, config: Config) -> Rows:
         return _archive(dataset, config)
     if config.validation == "test":
         raise ConfigError(
-            f"validation: got 'test' with split {type(split).__name__}, which has validation rows "
-            "of its own; allowed is 'test' with split Archive"
+            f"validation='test' does not work with split={type(split).__name__.lower()}, which has "
+            "its own validation rows; use split=archive"
         )
     needed = split.rows if isinstance(split, Permuted) else sum(
         (split.train, split.validation, split.test)
     )  # fmt: skip
     if needed > rows:
         raise ConfigError(
-            f"split: got {split}, {needed} rows; allowed are at most the {rows} rows of the train "
-            f"archive of {dataset.name}"
+            f"split needs {needed} rows, but the train archive of {dataset.name} has {rows} (got "
+            f"{split})"
         )
     if isinstance(split, Permuted):
         # train_test_split(test_size, random_state) without stratification draws the same rows
@@ -81,8 +85,8 @@ def _archive(dataset: Dataset, config: Config) -> Rows:
 
 def _fold(dataset: Dataset, config: Config, split: Fold) -> Rows:
     whole = dataclasses.replace(config, split=split.of, validation=_some(config.validation))
-    found = choose(dataset, whole)
-    pool = np.sort(np.concatenate([found.train, found.validation]))
+    rows = choose(dataset, whole)
+    pool = np.sort(np.concatenate([rows.train, rows.validation]))
     others, scored = folds(dataset.train.label[pool], split.folds, split.seed)[split.index]
     if config.validation == "test":
         return Rows(pool[others], pool[scored], pool[scored])
@@ -91,7 +95,7 @@ def _fold(dataset: Dataset, config: Config, split: Fold) -> Rows:
 
 
 def _some(validation: float | int | str) -> float | int:
-    """A hold-out that fits: which rows it takes does not matter where both sides are pooled."""
+    """A hold-out that fits; its rows do not matter, since both sides are pooled."""
     return 0.1 if isinstance(validation, str) else validation
 
 
@@ -110,16 +114,16 @@ def _check_hold_out(dataset: Dataset, config: Config, count: int, used: np.ndarr
     rows, classes = len(used), dataset.num_classes
     if not classes <= count <= rows - classes:
         raise ConfigError(
-            f"validation: got {config.validation!r}, {count} of the {rows} train rows of "
-            f"{dataset.name}; allowed are {classes} to {rows - classes}, so that each of the "
-            f"{classes} classes can be on both sides"
+            f"validation must hold out {classes} to {rows - classes} of the {rows} train rows of "
+            f"{dataset.name}, so that each of the {classes} classes is on both sides (got "
+            f"{config.validation!r}, which is {count})"
         )
     members = np.bincount(dataset.train.label[used], minlength=classes)
     if members.min() < 2:
         rarest = dataset.classes[int(members.argmin())]
         raise DataError(
-            f"{dataset.name}: got {members.min()} train rows of class {rarest!r}; allowed are 2 or "
-            "more, one to train and one to validate"
+            f"{dataset.name}: class {rarest!r} must have 2 or more train rows, to train and to "
+            f"validate (got {members.min()})"
         )
 
 
@@ -131,10 +135,10 @@ def folds(label: np.ndarray, k: int, seed: int) -> list[tuple[np.ndarray, np.nda
     """
     names, members = np.unique(label, return_counts=True)
     if k < 2:
-        raise ConfigError(f"folds: got {k}; allowed are 2 or more")
+        raise ConfigError(f"folds must be at least 2 (got {k})")
     if not members.size or k > members.min():
-        smallest = f"class {names[members.argmin()]} has {members.min()}" if len(label) else "none"
-        raise ConfigError(f"folds: got {k}; allowed are at most the rows of a class: {smallest}")
+        most = f"{members.min()}, the rows of class {names[members.argmin()]}" if len(label) else 0
+        raise ConfigError(f"folds must be at most {most} (got {k})")
     from sklearn.model_selection import StratifiedKFold  # seconds to import
 
     drawn = StratifiedKFold(k, shuffle=True, random_state=seed).split(np.zeros(len(label)), label)
@@ -143,11 +147,11 @@ def folds(label: np.ndarray, k: int, seed: int) -> list[tuple[np.ndarray, np.nda
 
 def digest(rows: Rows) -> str:
     """SHA-256 (64 hex digits) of the three row lists."""
-    found = hashlib.sha256()
+    hashed = hashlib.sha256()
     for field in fields(Rows):
         part = np.ascontiguousarray(getattr(rows, field.name), "<i4")
-        found.update(f"{field.name} {len(part)}\n".encode() + part.tobytes())
-    return found.hexdigest()
+        hashed.update(f"{field.name} {len(part)}\n".encode() + part.tobytes())
+    return hashed.hexdigest()
 
 
 def to_json(rows: Rows) -> str:
@@ -156,48 +160,31 @@ def to_json(rows: Rows) -> str:
     return json.dumps({"digest": digest(rows), **lists}, separators=(",", ":"))
 
 
-def from_json(text: str) -> Rows:
-    """Rows from what `to_json` wrote.
-
-    Raises:
-        DataError: not such a text, or its lists do not have its digest.
-    """
-    try:
-        plain: dict[str, Any] = json.loads(text)
-        rows = Rows(*(_indices(plain[field.name]) for field in fields(Rows)))
-        said = plain["digest"]
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise DataError(f"split.json: cannot be read ({error!r})") from None
-    if digest(rows) != said:
-        raise DataError("split.json: its rows do not have the digest it records; it was changed")
-    return rows
-
-
-def _indices(plain: Any) -> np.ndarray:
-    if not isinstance(plain, list) or not all(type(row) is int for row in plain):
-        raise TypeError("rows must be lists of integers")
-    return np.array(plain, np.int32)
-
-
 def standardisation(
-    image: Pixels, how: Literal["unit", "per_pixel", "per_channel"], rows: np.ndarray | None = None
+    image: Pixels,
+    normalize: Literal["unit", "per_pixel", "per_channel"],
+    rows: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(mean, scale), float32 and broadcastable to [H, W, C], such that x = (pixel - mean) / scale.
 
-    `image` [N, H, W, C] uint8 and `rows` [n], all where there is None, give the training rows and
-    no others; a part of them is held at a time. unit: 0 and 255.
-    per_pixel: mean and standard deviation + 1e-7 of each pixel (document 004); per_channel: of
-    each channel. The sums are exact integers, so no chunking or machine changes a bit.
+    unit: 0 and 255. per_pixel: mean and standard deviation + 1e-7 of each pixel (document 004);
+    per_channel: of each channel. The sums are exact integers, so that neither chunks nor machines
+    change a bit.
+
+    Args:
+        image: uint8 [N, H, W, C].
+        normalize: as above.
+        rows: [n], the training rows; None: all.
 
     Raises:
         DataError: no rows.
     """
-    if how == "unit":
+    if normalize == "unit":
         return np.zeros((1, 1, 1), np.float32), np.full((1, 1, 1), 255, np.float32)
     rows = np.arange(len(image)) if rows is None else rows
     if not len(rows):
-        raise DataError(f"normalize={how}: got no training rows")
-    axes = (0,) if how == "per_pixel" else (0, 1, 2)
+        raise DataError(f"normalize={normalize} needs training rows (got none)")
+    axes = (0,) if normalize == "per_pixel" else (0, 1, 2)
     total: Any = 0
     squares: Any = 0
     step = rows_at_once(image.shape)
@@ -205,12 +192,12 @@ def standardisation(
         part = image[rows[start : start + step]]
         total = total + part.sum(axis=axes, dtype=np.int64)
         squares = squares + np.square(part, dtype=np.uint16).sum(axis=axes, dtype=np.int64)
-    count = len(rows) * (1 if how == "per_pixel" else math.prod(image.shape[1:3]))
+    count = len(rows) * (1 if normalize == "per_pixel" else math.prod(image.shape[1:3]))
     # Python's integers: count * squares passes 2**63 for CIFAR-10's channels
     spread = count * squares.astype(object) - total.astype(object) ** 2  # count^2 * variance
     std = np.sqrt((spread / count**2).astype(np.float64))
-    # A pixel that never changes carries nothing, and its x is 0 in every training row whatever the
-    # scale; 1e-7 would blow any other value of it in a test row up ten million times.
+    # A constant pixel carries no information, and its x is 0 in every training row whatever the
+    # scale; dividing by 1e-7 would multiply a deviation in a test row by ten million.
     scale = np.where(std == 0, 1.0, std + 1e-7).astype(np.float32)
     mean = (total / count).astype(np.float32)
-    return (mean, scale) if how == "per_pixel" else (mean[None, None], scale[None, None])
+    return (mean, scale) if normalize == "per_pixel" else (mean[None, None], scale[None, None])

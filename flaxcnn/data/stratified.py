@@ -1,4 +1,4 @@
-"""Stratified draws without sklearn, whose import takes a second: rows a command must wait for.
+"""Stratified draws without sklearn, whose import takes a second.
 
 Both functions use NumPy's `RandomState`, whose stream is frozen, and draw from it in the order of
 sklearn's `StratifiedShuffleSplit`. So a seed gives the rows of `sklearn.model_selection.
@@ -15,7 +15,7 @@ def hold_out(label: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.n
 
     Args:
         label: [N] integers, at least two rows of each class.
-        count: rows to hold out, at least one a class, and as many left.
+        count: rows to hold out, at least one per class, and as many left.
         seed: of the draw.
     """
     random = np.random.RandomState(seed)
@@ -34,7 +34,7 @@ def hold_out(label: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.n
 def _shares(size: np.ndarray, total: int, random: np.random.RandomState) -> np.ndarray:
     """`total` split over classes [C] in proportion to their `size`, by largest remainder.
 
-    Among equal remainders, those that get one more are drawn.
+    Among equal remainders, the classes that get one more are drawn at random.
     """
     exact = size / size.sum() * total
     shares = np.floor(exact)

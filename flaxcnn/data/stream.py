@@ -1,9 +1,14 @@
-"""Rows of a data set too large to hold: read in the order asked for, decoded in worker processes.
+"""Rows of a data set too large to hold, read in the requested order by worker processes.
 
-What is to be read is said by the caller, in row numbers, so there is no iterator whose state would
-have to be saved. grain runs the workers, moves their pixels through shared memory and returns them
-in order; what item i is, its worker learns from a slip, a small file that is there before the item
-is needed. So the workers live as long as the reader, over all epochs and evaluations.
+The caller submits row numbers, so there is no iterator state to save. grain runs the workers, moves
+their pixels through shared memory and returns them in order:
+
+    submit(rows) -> slip file i: row numbers, seed, epoch -> worker: __getitem__(i) decodes them
+    read()       <- pixels i through shared memory        <-
+
+Worker items are numbered, and a slip, a small file, tells the worker what rows item i has; it is
+written before the item is needed. So the workers live as long as the reader, over all epochs and
+evaluations.
 """
 
 from __future__ import annotations
@@ -27,19 +32,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flaxcnn.data.arrays import first_line
 from flaxcnn.data.images import Images, Pixels, rows_at_once
 from flaxcnn.data.resize import Draws
-from flaxcnn.errors import FlaxcnnError, ReaderError
+from flaxcnn.errors import FlaxcnnError, ReaderError, first_line
 
-ITEM_BYTES = 2 * 2**20  # of pixels read at once: much work beside that of handing it over
-AHEAD = 6  # items a worker may have read that nobody has asked for yet
-POLL_SECONDS = 0.002  # between a waiting worker's looks for its next slip
+ITEM_BYTES = 2 * 2**20  # of pixels per item: much work compared with handing it over
+AHEAD = 6  # items per worker that may be decoded before they are read
+POLL_SECONDS = 0.002  # between a worker's checks for its next slip
 LAST = "end"  # the slip that ends a worker
 
 
 class Order(NamedTuple):
-    """Rows to read at once, and what random crops depend on; without draws, as for evaluation."""
+    """Rows to read at once, and what their random crops depend on; None: as for evaluation."""
 
     rows: np.ndarray  # int32 [n]
     draws: Draws | None
@@ -72,12 +76,12 @@ def read_rows(archives: Sequence[Pixels], order: Order, pixels: np.ndarray) -> N
 
 
 class RowReader:
-    """Reads rows in the order of `submit`: `read` gives the pixels of each order in turn.
+    """Reads rows in the order of `submit`; `read` returns the pixels of each order in turn.
 
     Args:
-        archives: images [N, H, W, C], numbered through. Arrays need no decoding: where all are
-            arrays, this process reads them, whatever `workers` says.
-        workers: processes; 0: read in this one.
+        archives: images [N, H, W, C], numbered through. Where all are arrays, there is nothing to
+            decode, and this process reads them whatever `workers` is.
+        workers: number of processes; 0: read in this one.
 
     Raises:
         ReaderError: from `read`, a worker was killed; the reader is closed then.
@@ -92,12 +96,12 @@ class RowReader:
         self._waiting: deque[Order] = deque()  # submitted, no slip yet
         self._ahead = self._read = 0  # slips written, items read
         self._lock = threading.Lock()
-        self._folder: Path | None = None  # of slips; None: no workers, or none any more
+        self._folder: Path | None = None  # of slips; None: there are no workers (any more)
         self._items: Any = None
         self._failure: FlaxcnnError | None = None  # of a worker; then there is nothing to read
 
     def submit(self, rows: np.ndarray, draws: Draws | None = None) -> int:
-        """Ask for rows [n] int32 -> the number of times `read` is to be called for them."""
+        """Request rows [n] int32 -> how many times to call `read` for them."""
         parts = [rows[start : start + self.item_rows]
                  for start in range(0, len(rows), self.item_rows)]  # fmt: skip
         with self._lock:
@@ -108,7 +112,7 @@ class RowReader:
         return len(parts)
 
     def read(self) -> np.ndarray:
-        """The next rows that were asked for, uint8 [n, H, W, C], n at most `item_rows`."""
+        """The next requested rows, uint8 [n, H, W, C], n at most `item_rows`."""
         if not self.workers:
             with self._lock:
                 order = self._waiting.popleft()
@@ -132,13 +136,13 @@ class RowReader:
     def _killed(self, error: Exception) -> ReaderError:
         code = re.search(r"exit code (-?\d+)", str(error))
         return ReaderError(
-            f"workers: one of {self.workers} processes that decode images was killed "
-            f"({f'exit code {code[1]}' if code else first_line(error)}; fewer need less memory); "
-            "checkpoints are kept, and the same command with --resume goes on"
+            f"one of {self.workers} processes that decode images was killed "
+            f"({f'exit code {code[1]}' if code else first_line(error)}); resume with --resume, "
+            "with fewer workers if memory is short"
         )
 
     def forget(self) -> None:
-        """Drop what was submitted and is not read yet."""
+        """Drop all submitted rows that are not read yet."""
         with self._lock:
             self._waiting.clear()
         while self._folder is not None and self._read < self._ahead:
@@ -147,7 +151,7 @@ class RowReader:
     def close(self) -> None:
         """End the workers."""
         with contextlib.suppress(FlaxcnnError):
-            self.forget()  # shared memory that nobody has read would be left behind
+            self.forget()  # unread shared memory would be left behind
         self._end()
 
     def _end(self) -> None:
@@ -157,13 +161,13 @@ class RowReader:
         (folder / LAST).touch()
         self._items.close()
         self._items = None
-        gc.collect()  # exceptions that ended grain's threads hold on to the last shared memory
+        gc.collect()  # exceptions of grain's threads still refer to the last shared memory
         shutil.rmtree(folder, ignore_errors=True)
 
     def _start(self) -> None:
         if self._folder is not None or self._failure is not None:
             return
-        # Seconds to import, and data that is held has no need of it
+        # Takes seconds to import, and resident data does not need it
         import grain
         from absl import flags
 
@@ -171,13 +175,15 @@ class RowReader:
         source: Any = grain.MapDataset.source(_Source(self.archives, str(self._folder)))
         unbuffered = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
         processes = grain.MultiprocessingOptions(self.workers, per_worker_buffer_size=2)
-        if not flags.FLAGS.is_parsed():  # grain reads absl's flags; a program without has none
+        if (
+            not flags.FLAGS.is_parsed()
+        ):  # grain reads absl's flags, which a program without absl never parses
             flags.FLAGS.mark_as_parsed()
         ready = source.to_iter_dataset(unbuffered).mp_prefetch(processes, _begin(self._folder))
         self._items = iter(ready)
 
     def _hand_out(self) -> None:
-        """Write slips as far ahead as workers may be."""
+        """Write slips as far ahead as the workers may read."""
         with self._lock:
             while (
                 self._folder is not None
@@ -193,12 +199,12 @@ class RowReader:
 
 
 class _Ended(Exception):
-    """What a worker answers instead of pixels once the reader is closed: grain waits for some."""
+    """Raised by a worker once the reader is closed, since grain waits for an answer."""
 
 
 @dataclass(frozen=True)
 class _Source:
-    """Item i is what slip i asks for."""
+    """Item i has the rows of slip i."""
 
     archives: Sequence[Pixels]
     folder: str
@@ -220,7 +226,7 @@ class _Source:
         seed, epoch = np.frombuffer(data, np.int64, 2).tolist()
         rows = np.frombuffer(data, np.int32, offset=16)
         order = Order(rows, None if seed < 0 else Draws(seed, epoch))
-        # Where grain would copy an array to, to hand it over
+        # Memory that grain hands over without a copy
         pixels = SharedMemoryArray((len(rows), *self.archives[0].shape[1:]), np.uint8)
         try:
             read_rows(self.archives, order, pixels)
@@ -232,7 +238,7 @@ class _Source:
 
 @dataclass(frozen=True)
 class _begin:
-    """What a worker does first: it leaves signals to the main process, and ends with it."""
+    """First step of a worker: leave signals to the main process, and end when it ends."""
 
     folder: Path
 

@@ -21,8 +21,7 @@ from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
 from flaxcnn.backend import enough_memory
-from flaxcnn.data.arrays import first_line
-from flaxcnn.errors import CheckpointError, OutOfMemoryError, WriteError
+from flaxcnn.errors import CheckpointError, OutOfMemoryError, WriteError, first_line
 
 log = logging.getLogger(__name__)
 Tree = Any

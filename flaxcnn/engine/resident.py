@@ -26,9 +26,9 @@ from flaxcnn.engine.metrics import MetricSums
 from flaxcnn.engine.programs import ProgramCache, jitted
 from flaxcnn.engine.step import Hypers, Plan, TrainState
 from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.fields import Role
 
 Tree = Any
-PROGRAM_OF = ("normalize", "evaluate_train", "determinism")  # settings, beside the plan
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class ResidentJob(Job):
     def with_plan(self, plan: Plan, config: Config) -> ResidentJob:
         """Another recipe on the same device, with the same programs where they still apply."""
         job = self.with_rows(config)
-        same = all(getattr(self.config, name) == getattr(config, name) for name in PROGRAM_OF)
+        same = self.config.values(Role.PROGRAM) == config.values(Role.PROGRAM)
         if same and self.plan == plan:
             return job
         return dataclasses.replace(job, plan=plan, programs=ProgramCache())

@@ -60,7 +60,7 @@ def open_run(path: Path) -> SavedRun:
     return SavedRun(config, summary, data, plan, state)
 
 
-@enough_memory("a device with more of it")
+@enough_memory("a device with more memory")
 def evaluate_run(run: SavedRun, split: str = "test") -> dict[str, float]:
     """Loss and accuracy of the kept weights on "train", "validation" or "test" rows.
 

@@ -23,7 +23,7 @@ from flaxcnn.engine.metrics import MetricSums, batch_sums
 from flaxcnn.engine.sharding import ONE_DEVICE, BatchSharding, reduce_over_shards, shard_opt_state
 from flaxcnn.model import optim
 from flaxcnn.model.protocol import Model, RowContext
-from flaxcnn.recipe.config import Augment
+from flaxcnn.recipe.augment import Augment
 from flaxcnn.recipe.optimizers import Optimizer, Schedule
 from flaxcnn.rng import Purpose, row_keys, stream_key
 

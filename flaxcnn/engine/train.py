@@ -30,7 +30,7 @@ from flaxcnn.engine.loop import Progress, check_finite, epochs
 from flaxcnn.engine.make_job import make_job
 from flaxcnn.engine.score import Counts, conclude, count_dead, dead_layers
 from flaxcnn.engine.step import TrainState
-from flaxcnn.errors import DataError, DivergedError, InterruptedRun, PeerLostError
+from flaxcnn.errors import DivergedError, InterruptedRun, PeerLostError
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import Conv
 from flaxcnn.records.environment import environment, other_software
@@ -99,7 +99,7 @@ def fit(
         on_epoch = on_note = _silent
     with (
         contextlib.closing(job),
-        RunDirectory(run_dir, writes=speaks).open(config, resume) as run,
+        RunDirectory(run_dir, writes=speaks).open(config, resume, dataset.digest) as run,
         Interrupt() as interrupt,
         _status(run),
         hosts.lost_peers(),
@@ -151,7 +151,7 @@ def _begin(
         check_same("checkpoint", saved["config"], config.to_dict())
         progress = Progress(**{f.name: saved[f.name] for f in dataclasses.fields(Progress)})
         history = saved["history"]
-        _check_continuity(job, run, on_note)
+        _check_continuity(run, on_note)
     run.begin(history)
     run.set_status("running", epoch=progress.epoch)
     _describe(job, run, name)
@@ -202,13 +202,10 @@ def _silent(_: Any) -> None:
     """Of several processes, one speaks."""
 
 
-def _check_continuity(job: Job, run: RunDirectory, on_note: Callable[[str], None]) -> None:
-    """A resumed run needs the data it began with, and should have the software."""
-    if not (run.path / "data.json").is_file():
-        return  # its checkpoints lie elsewhere, and this folder is new
-    if run.read_json("data.json")["digest"] != job.dataset.digest:
-        raise DataError(f"{job.config.dataset}: is other data than {run.path} was started on")
-    if text := other_software(run.read_json("env.json")):
+def _check_continuity(run: RunDirectory, on_note: Callable[[str], None]) -> None:
+    """A resumed run should have the software that it was started with."""
+    # Where checkpoints are elsewhere, the folder may be new
+    if (run.path / "env.json").is_file() and (text := other_software(run.read_json("env.json"))):
         on_note(text)
 
 

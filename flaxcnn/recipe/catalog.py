@@ -1,4 +1,4 @@
-"""Experiments by name or by file: where they live, what they say, how one becomes a Config."""
+"""Experiments by name or by file, and the Config that one resolves to."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from types import ModuleType
 from typing import Any, Literal
 
 from flaxcnn.errors import ConfigError, near_miss
-from flaxcnn.recipe.config import KNOWN_DATA, Archive, Config
+from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.data import KNOWN_DATA
 from flaxcnn.recipe.layers import totals
 from flaxcnn.recipe.settings import (
     Source,
@@ -22,6 +23,7 @@ from flaxcnn.recipe.settings import (
     from_file,
     layered,
 )
+from flaxcnn.recipe.splits import Archive
 
 DEFAULT_EXPERIMENT = "digits/quickstart"
 # Document order, the order in which experiments are listed.
@@ -46,7 +48,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A recipe by name with what its document says about it.
+    """A recipe by name, with what its document reports.
 
     `config` is the honest recipe; `documented` holds the settings in which the document's own
     protocol differed (often validation on the test split) and is applied by protocol=document.
@@ -59,14 +61,14 @@ class Experiment:
     config: Config | None = None
     documented: Mapping[str, Any] = field(default_factory=dict)
     reported: Mapping[str, Any] = field(default_factory=dict)
-    # Of its table of classes: split -> precision, recall, F1 -> a value a class
+    # Its table of classes: split -> precision, recall, F1 -> one value per class
     per_class: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
     inferred: Mapping[str, str] = field(default_factory=dict)  # setting -> why this value
     notes: str = ""
     refusal: str = ""  # why `train` cannot run it
     candidates: tuple[Candidate, ...] = ()  # of a grid
     incumbent: str = ""  # the hand-made model that the candidates of a grid must beat
-    dataset: str = ""  # where neither the recipe nor a candidate tells it
+    dataset: str = ""  # where neither the recipe nor a candidate names it
 
 
 def experiments_folder() -> Path:
@@ -100,8 +102,8 @@ def load_module(path: Path) -> ModuleType:
 def experiments() -> dict[str, Experiment]:
     """Name -> experiment, all that ship with the package, in document order."""
     folder = experiments_folder()
-    found = [e for name in MODULES for e in load_module(folder / f"{name}.py").EXPERIMENTS]
-    return {experiment.name: experiment for experiment in found}
+    listed = [e for name in MODULES for e in load_module(folder / f"{name}.py").EXPERIMENTS]
+    return {experiment.name: experiment for experiment in listed}
 
 
 def find(name: str) -> Experiment:
@@ -117,15 +119,13 @@ def find(name: str) -> Experiment:
     if name not in known:
         same_tail = [repr(n) for n in known if n.partition("/")[2] == name]
         hint = f"; did you mean {' or '.join(same_tail)}?" if same_tail else near_miss(name, known)
-        raise ConfigError(
-            f"experiment: got {name!r}, which is not in `flaxcnn experiments list`{hint}"
-        )
+        raise ConfigError(f"unknown experiment {name!r}, see `flaxcnn experiments list`{hint}")
     return known[name]
 
 
 def _from_file(path: Path, attribute: str) -> Experiment:
     if not path.is_file():
-        raise ConfigError(f"experiment: no file {path}")
+        raise ConfigError(f"experiment: there is no file {path}")
     values = {k: v for k, v in vars(load_module(path.resolve())).items() if not k.startswith("_")}
     listed = {e.name: e for e in values.get("EXPERIMENTS", ()) if isinstance(e, Experiment)}
     named = {k: v for k, v in values.items() if isinstance(v, Experiment | Config)} | listed
@@ -171,14 +171,14 @@ def resolve(
     if chosen == "document" and experiment.config.protocol != "document":
         if not experiment.documented:
             raise ConfigError(
-                f"protocol: {experiment.name} has no document to follow; allowed is honest"
+                f"protocol=document: {experiment.name} has no document to follow; use honest"
             )
         sources.insert(0, Source("document", {"protocol": "document", **experiment.documented}))
     config, origins = layered(experiment.config, sources)
     if origins["validation"] != "experiment" and not isinstance(config.split, Archive):
         raise ConfigError(
-            f"validation: the split of {experiment.name} brings its own validation rows; "
-            "allowed is split.validation, or split=archive"
+            f"validation has no effect: the split of {experiment.name} has its own validation "
+            "rows; set split.validation, or split=archive"
         )
     return config, origins
 

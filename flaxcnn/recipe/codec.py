@@ -12,9 +12,10 @@ import json
 import math
 import types
 import typing
+from collections.abc import Sequence
 from typing import Any, Literal, Union
 
-from flaxcnn.errors import ConfigError, near_miss
+from flaxcnn.errors import ConfigError, near_miss, one_of
 
 
 def encode(value: Any) -> Any:
@@ -27,11 +28,19 @@ def encode(value: Any) -> Any:
     return value
 
 
+class WrongTypeError(ConfigError):
+    """A value of another type than its field; `wanted` are the alternatives, `hint` a near miss."""
+
+    def __init__(self, path: str, wanted: Sequence[str], value: Any, hint: str = ""):
+        super().__init__(f"{path} must be {one_of(wanted)} (got {value!r}){hint}")
+        self.wanted, self.hint = wanted, hint
+
+
 def decode(hint: Any, value: Any, path: str) -> Any:
     """`value` as the type `hint` wants it; `path` names it in errors.
 
     Raises:
-        ConfigError: field, value received, what is allowed, and the near miss.
+        ConfigError: naming the field, the value, what is allowed, and the near miss.
     """
     origin = typing.get_origin(hint)
     if origin in (Union, types.UnionType):
@@ -40,10 +49,8 @@ def decode(hint: Any, value: Any, path: str) -> Any:
         allowed = typing.get_args(hint)
         if value in allowed and type(value) is not bool:
             return value
-        names = ", ".join(map(str, allowed))
-        raise ConfigError(
-            f"{path}: got {value!r}; allowed is one of {names}{near_miss(value, map(str, allowed))}"
-        )
+        words = [str(word) for word in allowed]
+        raise WrongTypeError(path, words, value, near_miss(value, words))
     if origin is tuple:
         return _decode_tuple(typing.get_args(hint), value, path)
     if dataclasses.is_dataclass(hint):
@@ -54,58 +61,56 @@ def decode(hint: Any, value: Any, path: str) -> Any:
 def _decode_scalar(hint: Any, value: Any, path: str) -> Any:
     if hint is float and type(value) in (int, float):
         if not math.isfinite(value):
-            raise ConfigError(f"{path}: got {value!r}; allowed is a finite number")
+            raise WrongTypeError(path, ["a finite number"], value)
         return float(value)
     if type(value) is hint:
         return value
-    name = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}[hint]
-    raise ConfigError(f"{path}: got {value!r}; allowed is {name}")
+    wanted = {int: "an integer", float: "a number", str: "text", bool: "true or false"}[hint]
+    raise WrongTypeError(path, [wanted], value)
 
 
 def _decode_tuple(args: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
-        raise ConfigError(f"{path}: got {value!r}; allowed is a list")
+        raise WrongTypeError(path, ["a list"], value)
     if len(args) == 2 and args[1] is ...:
         return tuple(decode(args[0], item, f"{path}.{i}") for i, item in enumerate(value))
     if len(value) != len(args):
-        raise ConfigError(f"{path}: got {value!r}; allowed is a list of {len(args)}")
+        raise WrongTypeError(path, [f"a list of {len(args)}"], value)
     pairs = zip(args, value, strict=True)
     return tuple(decode(arg, item, f"{path}.{i}") for i, (arg, item) in enumerate(pairs))
 
 
 def _decode_union(members: tuple[Any, ...], value: Any, path: str) -> Any:
-    classes: dict[str, type] = {
-        m.__name__.lower(): m
-        for m in members
-        if isinstance(m, type) and dataclasses.is_dataclass(m)
-    }
     if value is None and type(None) in members:
         return None
-    if classes:
-        tag = (
-            value
-            if isinstance(value, str)
-            else value.get("type", next(iter(classes)) if len(classes) == 1 else None)
-            if isinstance(value, dict)
-            else None
-        )
-        if not isinstance(tag, str) or tag.lower() not in classes:
-            names = ", ".join(classes)
-            raise ConfigError(
-                f"{path}: got {value!r}; allowed is one of {names}{near_miss(str(tag), classes)}"
-            )
-        body = {} if isinstance(value, str) else value
-        return _decode_dataclass(classes[tag.lower()], body, path)
-    errors = []
+    specs: dict[str, type] = {
+        member.__name__.lower(): member
+        for member in members
+        if isinstance(member, type) and dataclasses.is_dataclass(member)
+    }
+    if specs:
+        tag = _tag(value, specs)
+        if tag not in specs:
+            shown = value if tag is None else tag
+            raise WrongTypeError(path, list(specs), shown, near_miss(str(tag), specs))
+        return _decode_dataclass(specs[tag], {} if isinstance(value, str) else value, path)
+    wanted: list[str] = []
+    hint = ""
     for member in sorted((m for m in members if m is not type(None)), key=_narrow_first):
         try:
             return decode(member, value, path)
-        except ConfigError as error:
-            errors.append(str(error).rpartition("allowed is ")[2])
-    none = " or none" if type(None) in members else ""
-    raise ConfigError(
-        f"{path}: got {value!r}; allowed is {' or '.join(dict.fromkeys(errors))}{none}"
-    )
+        except WrongTypeError as error:
+            wanted += error.wanted
+            hint = hint or error.hint
+    none = ["none"] if type(None) in members else []
+    raise WrongTypeError(path, [*dict.fromkeys(wanted), *none], value, hint)
+
+
+def _tag(value: Any, specs: dict[str, type]) -> str | None:
+    """The name of the class that a plain value stands for; of one class, it may be left out."""
+    if isinstance(value, dict):
+        value = value.get("type", next(iter(specs)) if len(specs) == 1 else None)
+    return value.lower() if isinstance(value, str) else None
 
 
 def _narrow_first(member: Any) -> int:
@@ -123,25 +128,30 @@ def _decode_dataclass(cls: type, value: Any, path: str) -> Any:
     if dataclasses.is_dataclass(value) and isinstance(value, cls):
         return value
     if not isinstance(value, dict):
-        raise ConfigError(f"{path}: got {value!r}; allowed is a table of {', '.join(hints(cls))}")
+        raise WrongTypeError(path, [f"a table of {', '.join(hints(cls))}"], value)
     known, prefix = hints(cls), f"{path}." if path else ""
     given = {key: item for key, item in value.items() if key != "type"}
     for key in given:
         if key not in known:
-            allowed = (
-                f"allowed are {', '.join(known)}" if known else f"{cls.__name__.lower()} has none"
+            has = ", ".join(known) or "no settings"
+            raise ConfigError(
+                f"unknown setting {prefix}{key}; {cls.__name__.lower()} has {has}"
+                f"{near_miss(key, known)}"
             )
-            raise ConfigError(f"{prefix}{key}: unknown key; {allowed}{near_miss(key, known)}")
     for field in dataclasses.fields(cls):
         required = field.default is field.default_factory is dataclasses.MISSING
         if required and field.name not in given:
-            raise ConfigError(f"{prefix}{field.name}: missing; {cls.__name__.lower()} needs it")
+            raise ConfigError(f"{prefix}{field.name} is missing; {cls.__name__.lower()} needs it")
     decoded = {key: decode(known[key], item, f"{prefix}{key}") for key, item in given.items()}
     return cls(**decoded)
 
 
 def parse_text(text: str) -> Any:
-    """A value typed on the command line: JSON where it is JSON, True/False/None, else a text."""
+    """A value typed on the command line: JSON where it is JSON, True/False/None, else text.
+
+    >>> parse_text("0.1"), parse_text("adam"), parse_text("none")
+    (0.1, 'adam', None)
+    """
     words = {"True": True, "False": False, "None": None, "none": None}
     if text in words:
         return words[text]
@@ -154,16 +164,14 @@ def parse_text(text: str) -> Any:
 def set_at(plain: Any, path: str, value: Any, parent: str = "") -> None:
     """Set the dotted `path` inside a plain JSON value, in place; lists take an index.
 
-    Names are not checked here: `decode` knows what is allowed and says so. `parent` is the path
-    of `plain` itself, for errors.
+    Names are not checked here but by `decode`. `parent` is the path of `plain` itself, for errors.
     """
     name, _, rest = path.partition(".")
     key: Any = name
     if isinstance(plain, list):
         if not name.isdecimal() or int(name) >= len(plain):
-            last = len(plain) - 1
-            allowed = f"an index from 0 to {last}" if plain else "a whole list, it is empty"
-            raise ConfigError(f"{parent}{path}: got {name!r}; allowed is {allowed}")
+            allowed = f"must be from 0 to {len(plain) - 1}" if plain else "has no item to change"
+            raise ConfigError(f"{parent}{path}: the index {allowed} (got {name!r})")
         key = int(name)
     if not rest:
         plain[key] = value

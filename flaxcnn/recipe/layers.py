@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from flaxcnn.errors import ConfigError
+from flaxcnn.recipe.fields import about, check_bounds, setting
 
 Shape = tuple[int, ...]
 Size = int | tuple[int, int]
@@ -32,14 +33,8 @@ def pair(value: Size, what: str) -> tuple[int, int]:
     """`3` or `(3, 5)` -> `(3, 3)` or `(3, 5)`; raises ConfigError unless both are positive."""
     two = value if isinstance(value, tuple) else (value, value)
     if len(two) != 2 or not all(type(n) is int and n >= 1 for n in two):
-        raise ConfigError(f"{what}: got {value!r}; allowed is a positive integer or a pair of them")
+        raise ConfigError(f"{what} must be a positive integer or a pair of them (got {value!r})")
     return two
-
-
-def positive(value: int, what: str) -> None:
-    """ConfigError unless `value` is an integer of at least 1."""
-    if type(value) is not int or value < 1:
-        raise ConfigError(f"{what}: got {value!r}; allowed is an integer of at least 1")
 
 
 def windows(shape: Shape, size: Size, stride: Size, padding: Padding, what: str) -> tuple[int, int]:
@@ -61,7 +56,7 @@ def windows(shape: Shape, size: Size, stride: Size, padding: Padding, what: str)
 class Conv:
     """2-D convolution (cross-correlation, as in Keras and XLA), bias and activation included."""
 
-    filters: int
+    filters: int = field(metadata=about("output channels", at_least=1, whole=True))
     kernel: Size = 3
     stride: Size = 1
     padding: Padding = "valid"
@@ -72,7 +67,7 @@ class Conv:
     label = "conv2d"
 
     def __post_init__(self) -> None:
-        positive(self.filters, "conv.filters")
+        check_bounds(self, "conv.")
         pair(self.kernel, "conv.kernel")
         pair(self.stride, "conv.stride")
 
@@ -136,16 +131,13 @@ class GlobalAvgPool:
 class BatchNorm:
     """Batch normalisation over the last axis; the moving variance is the biased one (Keras)."""
 
-    momentum: float = 0.99
-    epsilon: float = 1e-3
+    momentum: float = setting(0.99, "decay of the moving statistics", at_least=0, below=1)
+    epsilon: float = setting(1e-3, "added to the variance", above=0)
 
     label = "batch_normalization"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.momentum < 1:
-            raise ConfigError(f"batchnorm.momentum: got {self.momentum!r}; allowed is 0 <= x < 1")
-        if not self.epsilon > 0:
-            raise ConfigError(f"batchnorm.epsilon: got {self.epsilon!r}; allowed is x > 0")
+        check_bounds(self, "batchnorm.")
 
     def out(self, shape: Shape) -> Shape:
         return shape
@@ -158,13 +150,12 @@ class BatchNorm:
 class Dropout:
     """Zeroes each value with probability `rate` in training and scales the others up."""
 
-    rate: float
+    rate: float = field(metadata=about("probability of a zero", at_least=0, below=1))
 
     label = "dropout"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.rate < 1:
-            raise ConfigError(f"dropout.rate: got {self.rate!r}; allowed is 0 <= rate < 1")
+        check_bounds(self, "dropout.")
 
     def out(self, shape: Shape) -> Shape:
         return shape
@@ -189,7 +180,7 @@ class Activation:
 
     def __post_init__(self) -> None:
         if self.slope is not None and self.function != "leaky_relu":
-            raise ConfigError(f"activation.slope: {self.function} has none; only leaky_relu does")
+            raise ConfigError(f"activation.slope: only leaky_relu has a slope, not {self.function}")
 
     @property
     def label(self) -> str:
@@ -203,7 +194,7 @@ class Activation:
 class Dense:
     """Fully connected layer on flat features. The last one of a model gives the logits."""
 
-    units: int
+    units: int = field(metadata=about("output features", at_least=1, whole=True))
     activation: Function | None = None
     init: Init = "glorot_uniform"
     bias: bool = True
@@ -211,7 +202,7 @@ class Dense:
     label = "dense"
 
     def __post_init__(self) -> None:
-        positive(self.units, "dense.units")
+        check_bounds(self, "dense.")
 
     def out(self, shape: Shape) -> Shape:
         if len(shape) != 1:
@@ -239,7 +230,7 @@ class Residual:
 
     def __post_init__(self) -> None:
         if not self.layers:
-            raise ConfigError("residual.layers: got (); allowed is at least one layer")
+            raise ConfigError("residual.layers must have at least one layer")
 
     def out(self, shape: Shape) -> Shape:
         main, side = chain(self.layers, shape), chain(self.shortcut, shape)
@@ -332,7 +323,7 @@ def check_model(layers: tuple[Layer, ...], shape: Shape, classes: int) -> list[R
     """The model's table, once it is known to end in one logit per class."""
     rows = table(layers, shape)
     if not layers:
-        raise ConfigError("layers: got none; a model needs at least a dense layer")
+        raise ConfigError("layers is empty; a model needs at least a dense layer")
     if (end := chain(layers, shape)) != (classes,):
         raise ConfigError(
             f"layers: the last layer ({rows[-1].name}) gives {end}, "
@@ -341,7 +332,7 @@ def check_model(layers: tuple[Layer, ...], shape: Shape, classes: int) -> list[R
     last = layers[-1]
     if getattr(last, "activation", getattr(last, "function", None)) == "softmax":
         raise ConfigError(
-            "layers: the last layer gives logits; leave softmax out, the loss applies it"
+            "layers: the last layer must give logits, without softmax; the loss applies it"
         )
     return rows
 

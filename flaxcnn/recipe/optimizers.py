@@ -1,4 +1,4 @@
-"""Optimizer and schedule specifications, with Keras's defaults. `model/optim.py` gives them life.
+"""Specifications of optimizers and schedules; `flaxcnn.model.optim` implements them.
 
 Defaults are those of Keras 3 unless a field says otherwise; an experiment whose document used an
 older Keras sets the fields that differed there (`epsilon_in_sqrt`, `schedule_decay`).
@@ -6,42 +6,44 @@ older Keras sets the fields that differed there (`epsilon_in_sqrt`, `schedule_de
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from flaxcnn.errors import ConfigError
+from flaxcnn.recipe.fields import about, check_bounds, setting
 
 
 class _Checked:
-    """Range checks by field name, shared by the optimizers."""
+    """Range checks of the optimizers."""
 
     default_learning_rate: ClassVar[float]
 
     def __post_init__(self) -> None:
-        for field in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, field.name)
-            where = f"optimizer.{field.name}"
-            unit_interval = field.name in ("momentum", "beta_1", "beta_2", "rho")
-            if unit_interval and not 0 <= value < 1:
-                raise ConfigError(f"{where}: got {value!r}; allowed is 0 <= x < 1")
-            if field.name == "epsilon" and not value > 0:
-                raise ConfigError(f"{where}: got {value!r}; allowed is x > 0")
-            if (
-                field.name in ("weight_decay", "initial_accumulator", "schedule_decay")
-                and value < 0
-            ):
-                raise ConfigError(f"{where}: got {value!r}; allowed is x >= 0")
+        check_bounds(self, "optimizer.")
         if getattr(self, "nesterov", False) and not self.momentum:  # type: ignore[attr-defined]
-            raise ConfigError("optimizer.nesterov: needs a momentum above 0")
+            raise ConfigError("optimizer.nesterov=true needs a momentum above 0")
+
+
+def _decay(default: float, sentence: str) -> float:
+    """A rate of an exponential moving average."""
+    return setting(default, sentence, at_least=0, below=1)
+
+
+def _weight_decay() -> float:
+    return setting(0.0, "decoupled weight decay, times the learning rate", at_least=0)
+
+
+def _epsilon() -> float:
+    return setting(1e-7, "added to the denominator", above=0)
 
 
 @dataclass(frozen=True)
 class SGD(_Checked):
     """Gradient descent; the velocity of Keras's momentum includes the learning rate."""
 
-    momentum: float = 0.0
+    momentum: float = _decay(0.0, "share of the last update that is kept")
     nesterov: bool = False
-    weight_decay: float = 0.0
+    weight_decay: float = _weight_decay()
 
     default_learning_rate = 0.01
 
@@ -50,10 +52,10 @@ class SGD(_Checked):
 class Adam(_Checked):
     """Kingma and Ba 2015 in its "epsilon hat" form: epsilon is added before bias correction."""
 
-    beta_1: float = 0.9
-    beta_2: float = 0.999
-    epsilon: float = 1e-7
-    weight_decay: float = 0.0
+    beta_1: float = _decay(0.9, "decay of the mean of gradients")
+    beta_2: float = _decay(0.999, "decay of the mean of squared gradients")
+    epsilon: float = _epsilon()
+    weight_decay: float = _weight_decay()
 
     default_learning_rate = 0.001
 
@@ -63,23 +65,23 @@ class Nadam(_Checked):
     """Dozat 2016. `schedule_decay` scales the exponent of the momentum warm-up: 1 in Keras 3,
     0.004 in Keras 2 and TensorFlow 1 and 2, whose default learning rate was 0.002 until TF 1.13."""
 
-    beta_1: float = 0.9
-    beta_2: float = 0.999
-    epsilon: float = 1e-7
-    schedule_decay: float = 1.0
-    weight_decay: float = 0.0
+    beta_1: float = _decay(0.9, "decay of the mean of gradients")
+    beta_2: float = _decay(0.999, "decay of the mean of squared gradients")
+    epsilon: float = _epsilon()
+    schedule_decay: float = setting(1.0, "exponent of the momentum warm-up", at_least=0)
+    weight_decay: float = _weight_decay()
 
     default_learning_rate = 0.001
 
 
 @dataclass(frozen=True)
 class Adamax(_Checked):
-    """The infinity-norm Adam. Any epsilon is allowed: one document trains with 1."""
+    """The infinity-norm Adam. Any epsilon above 0 is legal: one document trains with 1."""
 
-    beta_1: float = 0.9
-    beta_2: float = 0.999
-    epsilon: float = 1e-7
-    weight_decay: float = 0.0
+    beta_1: float = _decay(0.9, "decay of the mean of gradients")
+    beta_2: float = _decay(0.999, "decay of the mean of squared gradients")
+    epsilon: float = _epsilon()
+    weight_decay: float = _weight_decay()
 
     default_learning_rate = 0.002  # Keras 2; Keras 3 has 0.001
 
@@ -88,12 +90,12 @@ class Adamax(_Checked):
 class RMSprop(_Checked):
     """Hinton 2012. Keras 3 adds epsilon inside the square root, Keras 2 outside it."""
 
-    rho: float = 0.9
-    momentum: float = 0.0
-    epsilon: float = 1e-7
+    rho: float = _decay(0.9, "decay of the mean of squared gradients")
+    momentum: float = _decay(0.0, "share of the last update that is kept")
+    epsilon: float = _epsilon()
     epsilon_in_sqrt: bool = True
     centered: bool = False
-    weight_decay: float = 0.0
+    weight_decay: float = _weight_decay()
 
     default_learning_rate = 0.001
 
@@ -103,9 +105,9 @@ class Adadelta(_Checked):
     """Zeiler 2012. Its rate is 1 in the paper, in Keras 2 and in TensorFlow until 1.13;
     Keras 3's default of 0.001 all but stops it."""
 
-    rho: float = 0.95
-    epsilon: float = 1e-7
-    weight_decay: float = 0.0
+    rho: float = _decay(0.95, "decay of the mean of squared gradients")
+    epsilon: float = _epsilon()
+    weight_decay: float = _weight_decay()
 
     default_learning_rate = 1.0
 
@@ -114,10 +116,10 @@ class Adadelta(_Checked):
 class Adagrad(_Checked):
     """Duchi et al. 2011. Keras 2 started the accumulator at 0 and had a rate of 0.01."""
 
-    initial_accumulator: float = 0.1
-    epsilon: float = 1e-7
+    initial_accumulator: float = setting(0.1, "squared gradients before step 0", at_least=0)
+    epsilon: float = _epsilon()
     epsilon_in_sqrt: bool = True
-    weight_decay: float = 0.0
+    weight_decay: float = _weight_decay()
 
     default_learning_rate = 0.001
 
@@ -127,32 +129,28 @@ Optimizer = SGD | Adam | Nadam | Adamax | RMSprop | Adadelta | Adagrad
 
 @dataclass(frozen=True)
 class Constant:
-    """The learning rate as it is."""
+    """The learning rate unchanged."""
 
 
 @dataclass(frozen=True)
 class TimeDecay:
     """Keras 2's `decay`: rate / (1 + decay * step), step counted in updates from 0."""
 
-    decay: float
+    decay: float = field(metadata=about("decay per update", at_least=0))
 
     def __post_init__(self) -> None:
-        if not self.decay >= 0:
-            raise ConfigError(f"schedule.decay: got {self.decay!r}; allowed is x >= 0")
+        check_bounds(self, "schedule.")
 
 
 @dataclass(frozen=True)
 class Cosine:
     """Linear warm-up, then half a cosine to `final` times the rate just after the last step."""
 
-    warmup_epochs: float = 0.0
-    final: float = 0.0
+    warmup_epochs: float = setting(0.0, "epochs of linear warm-up", at_least=0)
+    final: float = setting(0.0, "share of the rate after the last step", at_least=0, at_most=1)
 
     def __post_init__(self) -> None:
-        if not self.warmup_epochs >= 0:
-            raise ConfigError(f"schedule.warmup_epochs: got {self.warmup_epochs!r}; allowed x >= 0")
-        if not 0 <= self.final <= 1:
-            raise ConfigError(f"schedule.final: got {self.final!r}; allowed is 0 <= x <= 1")
+        check_bounds(self, "schedule.")
 
 
 Schedule = Constant | TimeDecay | Cosine

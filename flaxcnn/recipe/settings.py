@@ -47,12 +47,19 @@ def _kind(optimizer: Any) -> str:
 
 
 def from_assignments(texts: Sequence[str]) -> dict[str, Any]:
-    """`["epochs=3", "optimizer.momentum=0.9"]` -> settings."""
+    """Settings of `-s` options.
+
+    >>> from_assignments(["epochs=3", "optimizer.momentum=0.9"])
+    {'epochs': 3, 'optimizer.momentum': 0.9}
+
+    Raises:
+        ConfigError: one is not KEY=VALUE.
+    """
     settings = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
-            raise ConfigError(f"-s {text}: allowed is KEY=VALUE, such as -s epochs=3")
+            raise ConfigError(f"-s {text}: write it as KEY=VALUE, such as -s epochs=3")
         settings[key.strip()] = parse_text(value.strip())
     return settings
 
@@ -91,7 +98,7 @@ def read_table(path: Path, option: str) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{option} {path}: {error}") from None
     if not isinstance(plain, dict):
-        raise ConfigError(f"{option} {path}: allowed is a table of settings")
+        raise ConfigError(f"{option} {path}: the file must hold a table of settings")
     return plain
 
 

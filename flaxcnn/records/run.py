@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flaxcnn.errors import ConfigError
+from flaxcnn.errors import ConfigError, DataError
 from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.fields import Role, names
 from flaxcnn.records.folder import Folder
 
 ELSEWHERE = "checkpoints.json"  # names their folder, where it is not in the run directory
-# Settings that a resumed run may change: they say how it is computed, not what.
-FREE = {"save_every", "parallel", "shard_optimizer", "remat", "workers"}
 
 
 class RunDirectory(Folder):
@@ -22,21 +21,45 @@ class RunDirectory(Folder):
 
     Raises:
         ConfigError: it holds another run or another recipe.
+        DataError: its run was started on other data.
         WriteError: it is in use, or cannot be written.
     """
 
-    def open(self, config: Config, resume: bool) -> RunDirectory:
-        """Create it for a new run, or take it up again; returns self."""
+    data_digest: str | None = None  # of the data that it is opened with, where that is known
+
+    def open(self, config: Config, resume: bool, data_digest: str | None = None) -> RunDirectory:
+        """Create it for a new run on that data, or open it again to resume; returns self."""
+        self.data_digest = data_digest
         return self.take(config.to_dict(), resume)
 
     def check(self, recipe: dict[str, Any]) -> None:
-        """ConfigError for another recipe, or for fewer epochs than there are."""
+        """Check that the run may be resumed with the recipe, before anything is written.
+
+        Raises:
+            ConfigError: another recipe, or fewer epochs than there are.
+            DataError: other data.
+        """
         check_same(f"run directory {self.path}", self.config().to_dict(), recipe)
         if recipe["epochs"] < (done := len(self.history())):
             raise ConfigError(
-                f"epochs: got {recipe['epochs']}, but run directory {self.path} has {done} "
-                f"already; allowed is {done} or more"
+                f"epochs must be at least {done}, which run directory {self.path} has already "
+                f"(got {recipe['epochs']})"
             )
+        self._check_data(recipe)
+
+    def _check_data(self, recipe: dict[str, Any]) -> None:
+        if self.data_digest is None or not (self.path / "data.json").is_file():
+            return  # where checkpoints are elsewhere, the folder may be new
+        if self.read_json("data.json")["digest"] == self.data_digest:
+            return
+        text = f"{recipe['dataset']} is not the data that {self.path} was started on"
+        before = self.config().to_dict()
+        # Images decoded on demand have a digest of their own: of names and sizes, not of pixels
+        changed = [name for name in ("input", "data_memory") if before[name] != recipe[name]]
+        if changed:
+            kept = " ".join(f"-s {name}={before[name]}" for name in changed)
+            text += f", or not in the same form; resume it with {kept}"
+        raise DataError(text)
 
     def config(self) -> Config:
         """The recipe it was started with."""
@@ -71,14 +94,20 @@ class RunDirectory(Folder):
 
 
 def check_same(where: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """ConfigError unless a run of the recipe `old` can go on as `new`.
+    """Check that a run of the recipe `old` can be resumed as `new`.
 
-    It may be made longer, unless its schedule spans the epochs, and be computed in another way.
+    It may run for more epochs, unless its schedule spans them all, and settings of execution and
+    delivery may change.
+
+    Raises:
+        ConfigError: another setting differs.
     """
-    free = FREE | ({"epochs"} if new["schedule"]["type"] != "cosine" else set())
-    if differ := [key for key in new if old[key] != new[key] and key not in free]:
+    before = Config.from_dict(old).to_dict()  # with the fields that are newer than the record
+    free = {*names(Config, Role.EXECUTION | Role.DELIVERY)}
+    free |= {"epochs"} if new["schedule"]["type"] != "cosine" else set()
+    if differ := [key for key in new if before[key] != new[key] and key not in free]:
         key = differ[0]
         raise ConfigError(
-            f"{where}: holds a different recipe: {', '.join(differ)} "
-            f"(there {key}={old[key]!r}, now {new[key]!r})"
+            f"{where} holds a different recipe: {', '.join(differ)} "
+            f"({key} was {before[key]!r}, now {new[key]!r})"
         )

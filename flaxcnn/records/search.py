@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from flaxcnn.errors import ConfigError
+from flaxcnn.recipe.config import decisive
 from flaxcnn.records.study import StudyDirectory
 
 
@@ -27,6 +28,10 @@ class SearchDirectory(StudyDirectory):
     def check(self, recipe: dict[str, Any]) -> None:
         """ConfigError for other candidates or folds; more seeds and repeats may be added."""
         old, new = self.plans(recipe)
+        for plan in (old, new):
+            plan["candidates"] = [
+                {**one, "config": decisive(one["config"])} for one in plan["candidates"]
+            ]
         differ = [key for key in self.fixed if old[key] != new[key]]
         missing = [seed for seed in old["seeds"] if seed not in new["seeds"]]
         if differ or missing or new["repeats"] < old["repeats"]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from flaxcnn.errors import CheckpointError, ConfigError
+from flaxcnn.recipe.config import decisive
 from flaxcnn.records.folder import Folder
 
 
@@ -29,7 +30,8 @@ class StudyDirectory(Folder):
         """ConfigError for another recipe; more seeds may be added."""
         old, new = self.plans(recipe)
         differ = [key for key in ("experiment", "grid", "vary") if old[key] != new[key]]
-        differ += [k for k, v in new["config"].items() if old["config"].get(k) != v]
+        config = decisive(old["config"])
+        differ += [k for k, v in decisive(new["config"]).items() if config.get(k) != v]
         missing = [seed for seed in old["seeds"] if seed not in new["seeds"]]
         if differ or missing:
             what = ", ".join(differ) or f"seeds {', '.join(map(str, missing))}"

@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any
 
-from flaxcnn.recipe.config import KNOWN_DATA
+from flaxcnn.recipe.data import KNOWN_DATA
 from flaxcnn.records.format import figure, label, value_text, variance_lines
 from flaxcnn.records.read import StudyRecord
 from flaxcnn.report import comparisons, curves

@@ -12,7 +12,7 @@ import numpy as np
 
 from flaxcnn.errors import WriteError
 from flaxcnn.recipe.catalog import Experiment
-from flaxcnn.recipe.config import KNOWN_DATA
+from flaxcnn.recipe.data import KNOWN_DATA
 from flaxcnn.records.files import write_atomic
 from flaxcnn.records.format import label, value_text
 from flaxcnn.records.read import read_search

@@ -16,8 +16,10 @@ from typing import Any
 from flaxcnn.errors import ConfigError, DataError, near_miss
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.catalog import Experiment
-from flaxcnn.recipe.config import KNOWN_DATA, Archive, Config, Permuted, Ranges
+from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.data import KNOWN_DATA
 from flaxcnn.recipe.layers import totals
+from flaxcnn.recipe.splits import Archive, Permuted, Ranges
 from flaxcnn.results.rows import Results, place, recipe, stale
 from flaxcnn.studies.candidates import of_catalog
 

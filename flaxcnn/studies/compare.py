@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flaxcnn.errors import CheckpointError, ConfigError, near_miss
+from flaxcnn.recipe.config import decisive
 from flaxcnn.records.folder import Folder, run_or_study
 from flaxcnn.studies.contrasts import (
     Superiority,
@@ -252,4 +253,4 @@ def _check_record(row: dict[str, Any], path: Path) -> None:
 
 
 def _seedless(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key != "seed"}
+    return {key: value for key, value in decisive(config).items() if key != "seed"}

@@ -14,6 +14,7 @@ from flaxcnn.data.arrays import Dataset
 from flaxcnn.engine.job import make_plan
 from flaxcnn.engine.step import Plan
 from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.fields import Role
 from flaxcnn.studies.plan import PlannedRun
 
 
@@ -40,7 +41,7 @@ class Group:
 
 def rows_of(config: Config) -> tuple[Any, ...]:
     """What decides which rows a run uses."""
-    return config.split, config.validation, config.split_seed
+    return config.values(Role.ROWS | Role.HELD_OUT)
 
 
 def grouped(runs: Sequence[PlannedRun], dataset: Dataset) -> list[Group]:
@@ -57,7 +58,7 @@ def grouped(runs: Sequence[PlannedRun], dataset: Dataset) -> list[Group]:
         if (own := rows_of(config)) not in rows:
             rows[own] = len(splits.choose(dataset, config).train)
         plan = make_plan(config, rows[own], devices=1)
-        key = (plan, config.normalize, config.evaluate_train, config.determinism)
+        key = (plan, config.values(Role.PROGRAM))
         found.setdefault(key, []).append(run)
     return [Group(key[0], tuple(members)) for key, members in found.items()]
 

@@ -13,17 +13,20 @@ from typing import Any, Literal, cast, get_args
 
 from flaxcnn.errors import ConfigError, near_miss
 from flaxcnn.recipe.codec import parse_text
-from flaxcnn.recipe.config import MAX_SEED, STREAMS, Config
+from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.data import MAX_SEED
+from flaxcnn.recipe.fields import Role, names
 from flaxcnn.recipe.optimizers import Cosine
 from flaxcnn.recipe.settings import Source, layered
 from flaxcnn.recipe.traced import dropout_rates
 from flaxcnn.records.format import EVERYTHING, label
 
+STREAMS = names(Config, Role.STREAM)
 SOURCES = {name.removesuffix("_seed"): name for name in STREAMS}  # init, order, augment, dropout
 UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 MAX_SEEDS = 100_000  # of a study: enough for years, and a list that fits
-SEED_KEYS = ("seed", *STREAMS)
-SAME_DATA = ("dataset", "resize", "split", "split_seed")  # of all candidates of a search
+SEED_KEYS = names(Config, Role.SEED | Role.STREAM)
+SAME_DATA = Role.PIXELS | Role.ROWS  # of settings that all candidates of a search share
 Grid = Mapping[str, Sequence[Any]]  # setting -> its values
 How = Literal["auto", "vmap", "map"]  # runs on a device: as is fastest, side by side, in turn
 
@@ -244,11 +247,9 @@ def check_seeds(seeds: Sequence[int]) -> None:
         )
 
 
-def check_same_data(
-    config: Config, base: Config, what: str, names: Sequence[str] = SAME_DATA
-) -> None:
-    """ConfigError where the recipe asks for other pixels, or by these names rows, than `base`."""
-    for name in names:
+def check_same_data(config: Config, base: Config, what: str, role: Role = SAME_DATA) -> None:
+    """ConfigError where the recipe has another value of a setting with the role than `base`."""
+    for name in names(Config, role):
         if (own := getattr(config, name)) != (other := getattr(base, name)):
             raise ConfigError(
                 f"{name}: got {own!r} in {what} with {other!r}; allowed is one value in {what}, "

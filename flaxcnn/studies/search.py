@@ -18,7 +18,8 @@ from flaxcnn.data.datasets import load_for
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.train import fit
 from flaxcnn.errors import ConfigError, DivergedError, OutOfMemoryError
-from flaxcnn.recipe.config import Archive, Config, Fold
+from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.splits import Archive, Fold
 from flaxcnn.records.folder import runs_folder, stamp
 from flaxcnn.records.run import RunDirectory
 from flaxcnn.records.search import SearchDirectory
@@ -257,7 +258,8 @@ def _refit(config: Config, dataset: Dataset, path: Path, name: str, tell: Tell) 
     """Train the winner as a run of its own -> its summary.json; an earlier winner's is kept."""
     place = path / REFIT
     kept = lambda config: path / f"{REFIT}-{config.fingerprint()[:8]}"  # noqa: E731
-    if (place / "config.json").is_file() and (old := RunDirectory(place).config()) != config:
+    old = RunDirectory(place).config() if (place / "config.json").is_file() else config
+    if old.fingerprint() != config.fingerprint():
         place.rename(kept(old))
         if kept(config).is_dir():  # it had won before
             kept(config).rename(place)

@@ -11,6 +11,7 @@ from typing import Any
 
 from flaxcnn.errors import ConfigError, near_miss
 from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.fields import names
 from flaxcnn.recipe.settings import read_table
 from flaxcnn.studies.plan import SAME_DATA, SEED_KEYS, with_setting
 
@@ -166,7 +167,7 @@ def check_space(space: Space, base: Config) -> None:
     for key, axis in space.items():
         if key in SEED_KEYS:
             raise ConfigError(f"space.{key}: seeds are what --seeds is for")
-        if key.partition(".")[0] in SAME_DATA:
+        if key.partition(".")[0] in names(Config, SAME_DATA):
             raise ConfigError(
                 f"space.{key}: cannot be drawn, since all recipes must see the same rows; allowed "
                 f"is one value, as -s {key}=..."

@@ -19,6 +19,7 @@ from flaxcnn.engine.resident import ResidentJob
 from flaxcnn.engine.saved import check_data
 from flaxcnn.errors import ConfigError, InterruptedRun, OutOfMemoryError
 from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.fields import Role
 from flaxcnn.records.environment import environment, other_software
 from flaxcnn.records.folder import runs_folder, stamp
 from flaxcnn.records.study import StudyDirectory, columns, table_csv
@@ -245,7 +246,7 @@ def recorded(folder: StudyDirectory, planned: int) -> Iterator[None]:
 def _check_data(planned: Sequence[PlannedRun], config: Config, data: Dataset) -> None:
     for run in planned:
         require_resident(run.config, data, "a study")
-        check_same_data(run.config, config, "a study", ("dataset", "resize"))
+        check_same_data(run.config, config, "a study", Role.PIXELS)
 
 
 def _conclude(

@@ -22,6 +22,7 @@ from flaxcnn.engine.programs import ProgramCache
 from flaxcnn.engine.resident import ResidentJob
 from flaxcnn.engine.step import TrainState
 from flaxcnn.errors import ConfigError, OutOfMemoryError
+from flaxcnn.recipe.fields import Role
 from flaxcnn.studies.groups import Group
 from flaxcnn.studies.plan import How
 
@@ -104,8 +105,7 @@ def alike(group: Group, dataset: Dataset) -> Hashable:
     table = config.table(dataset.shape, dataset.num_classes)
     shapes = [(type(row.layer), row.output) for row in table]
     runs = (len(group.runs), max(map(len, group.by_rows())))
-    return (*runs, config.batch_size, config.epochs, config.precision, config.determinism,
-            config.remat, config.accumulate, tuple(shapes))  # fmt: skip
+    return (*runs, config.values(Role.COST), tuple(shapes))
 
 
 def _widths(most: int) -> Iterator[int]:

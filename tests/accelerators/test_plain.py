@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.peers import models
 from flaxcnn.accelerators import plain
-from flaxcnn.recipe.config import Flip, Shift
+from flaxcnn.recipe.augment import Flip, Shift
 from flaxcnn.recipe.layers import Dense, Flatten, table, totals
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

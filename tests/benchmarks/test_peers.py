@@ -17,7 +17,7 @@ from benchmarks.peers.models import DEFAULT, OWN, find
 from benchmarks.peers.processes import PeerFailed, Worker
 from benchmarks.peers.task import comparable
 from flaxcnn.recipe import catalog
-from flaxcnn.recipe.config import KNOWN_DATA
+from flaxcnn.recipe.data import KNOWN_DATA
 from flaxcnn.recipe.layers import totals
 
 ROOT = Path(__file__).resolve().parents[2]

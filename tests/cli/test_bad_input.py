@@ -35,63 +35,62 @@ def listing(home):
 
 
 SETTINGS = {
-    "epocs=3": "epocs: unknown key; .*did you mean 'epochs'?",
-    "optimizer.momentun=0.9": "optimizer.momentun: unknown key; .*did you mean 'momentum'?",
-    "optimizer=adma": "optimizer: got 'adma'; .*did you mean 'adam'?",
-    "optimizer=": "optimizer: got ''; allowed is one of sgd, adam",
-    "dataset=mnits": "dataset: got 'mnits'; allowed are digits, mnist.*did you mean 'mnist'?",
-    "dataset=npz:": "dataset: got 'npz:'",
-    "epochs=0": "epochs: got 0; allowed is an integer of at least 1",
-    "epochs=-1": "epochs: got -1",
-    "epochs=1.5": "epochs: got 1.5; allowed is an integer",
-    "epochs=true": "epochs: got True; allowed is an integer",
-    "epochs=many": "epochs: got 'many'; allowed is an integer",
-    "batch_size=0": "batch_size: got 0; allowed is an integer of at least 1",
-    "workers=-1": "workers: got -1; allowed is an integer from 0 .* to 256, or none",
-    "workers=many": "workers: got 'many'; allowed is an integer or none",
-    "data_memory=0": "data_memory: got 0; allowed is a number of bytes of at least 1",
-    "input=strem": "input: got 'strem'; allowed is one of auto, .*did you mean 'stream'?",
-    "resize.height=8": "resize.width: missing; resize needs it",
-    'resize={"height":0,"width":8}': "resize.height: got 0; allowed is an integer from 1",
-    'resize={"height":8,"width":8}': "resize: got digits, whose images have one size",
-    'resize={"height":8,"width":8,"evaluate":"random_crop"}': "resize.evaluate: got 'random_crop'",
-    "learning_rate=-1": "learning_rate: got -1.0; allowed is x > 0",
-    "learning_rate=0": "learning_rate: got 0.0; allowed is x > 0",
-    "learning_rate=abc": "learning_rate: got 'abc'; allowed is a number",
-    "learning_rate=nan": "learning_rate: got",
-    "learning_rate=NaN": "learning_rate: got nan; allowed is a finite number",
-    "learning_rate=Infinity": "learning_rate: got inf; allowed is a finite number",
-    "learning_rate=1e999": "learning_rate: got inf; allowed is a finite number",
-    "seed=-1": "seed: got -1; allowed is an integer from 0 to 4294967295",
-    "seed=4294967296": "seed: got 4294967296; allowed is an integer from 0 to 4294967295",
-    "split_seed=-1": "split_seed: got -1",
-    "patience=0": "patience: got 0; allowed is an integer of at least 1",
-    "min_delta=-0.1": "min_delta: got -0.1; allowed is x >= 0",
-    "save_every=0": "save_every: got 0",
-    "label_smoothing=1": "label_smoothing: got 1.0; allowed is 0 <= x < 1",
-    "optimizer.momentum=1.5": "momentum: got 1.5",
-    "precision=float16": "precision: got 'float16'; allowed is one of float32, tensorfloat32, "
-    "bfloat16",
-    "monitor=val_acc": "monitor: got 'val_acc'; .*did you mean 'val_accuracy'?",
-    "keep=first": "keep: got 'first'; allowed is one of best, last",
-    "normalize=no": "normalize: got 'no'",
-    "validation=test": "allowed only with protocol=document",
-    "validation=tset": "validation: got 'tset'",
-    "validation=0": "validation: got 0; allowed is a fraction",
-    "validation=1.0": "validation: got 1.0; allowed is a fraction",
-    "validation=-5": "validation: got -5",
-    "validation=1430": "validation: got 1430, 1430 of the 1437 train rows of digits; allowed are",
-    "validation=5": "validation: got 5, 5 of the 1437 train rows of digits; allowed are 10 to 1427",
-    'layers=[{"type":"dropout","rate":1.0}]': "dropout.rate: got 1.0; allowed",
+    "epocs=3": "unknown setting epocs; .*did you mean 'epochs'?",
+    "optimizer.momentun=0.9": "unknown setting optimizer.momentun; .*did you mean 'momentum'?",
+    "optimizer=adma": "optimizer must be sgd, .*\\(got 'adma'\\); did you mean 'adam'?",
+    "optimizer=": "optimizer must be sgd, adam, .*\\(got ''\\)",
+    "dataset=mnits": "dataset must be digits, mnist.*\\(got 'mnits'\\); did you mean 'mnist'?",
+    "dataset=npz:": "dataset must be .*\\(got 'npz:'\\)",
+    "epochs=0": "epochs must be at least 1 \\(got 0\\)",
+    "epochs=-1": "epochs must be at least 1 \\(got -1\\)",
+    "epochs=1.5": "epochs must be an integer \\(got 1.5\\)",
+    "epochs=true": "epochs must be an integer \\(got True\\)",
+    "epochs=many": "epochs must be an integer \\(got 'many'\\)",
+    "batch_size=0": "batch_size must be at least 1 \\(got 0\\)",
+    "workers=-1": "workers must be from 0 to 256 \\(got -1\\)",
+    "workers=many": "workers must be an integer or none \\(got 'many'\\)",
+    "data_memory=0": "data_memory must be at least 1 \\(got 0\\)",
+    "input=strem": "input must be auto, .*\\(got 'strem'\\); did you mean 'stream'?",
+    "resize.height=8": "resize.width is missing; resize needs it",
+    'resize={"height":0,"width":8}': "resize.height must be from 1 to 4096 \\(got 0\\)",
+    'resize={"height":8,"width":8}': "resize: the images of digits have one size already",
+    'resize={"height":8,"width":8,"evaluate":"random_crop"}': "resize.evaluate must be stretch or center_crop \\(got 'random_crop'\\)",
+    "learning_rate=-1": "learning_rate must be above 0 \\(got -1.0\\)",
+    "learning_rate=0": "learning_rate must be above 0 \\(got 0.0\\)",
+    "learning_rate=abc": "learning_rate must be a number or none \\(got 'abc'\\)",
+    "learning_rate=nan": "learning_rate must be a number or none",
+    "learning_rate=NaN": "learning_rate must be a finite number or none \\(got nan\\)",
+    "learning_rate=Infinity": "learning_rate must be a finite number or none \\(got inf\\)",
+    "learning_rate=1e999": "learning_rate must be a finite number or none \\(got inf\\)",
+    "seed=-1": "seed must be from 0 to 4294967295 \\(got -1\\)",
+    "seed=4294967296": "seed must be from 0 to 4294967295 \\(got 4294967296\\)",
+    "split_seed=-1": "split_seed must be from 0 to 4294967295",
+    "patience=0": "patience must be at least 1 \\(got 0\\)",
+    "min_delta=-0.1": "min_delta must be at least 0 \\(got -0.1\\)",
+    "save_every=0": "save_every must be at least 1 \\(got 0\\)",
+    "label_smoothing=1": "label_smoothing must be at least 0 and below 1 \\(got 1.0\\)",
+    "optimizer.momentum=1.5": "momentum must be at least 0 and below 1 \\(got 1.5\\)",
+    "precision=float16": "precision must be float32, tensorfloat32 or bfloat16 \\(got 'float16'\\); did",
+    "monitor=val_acc": "monitor must be .*\\(got 'val_acc'\\); did you mean 'val_accuracy'?",
+    "keep=first": "keep must be best or last \\(got 'first'\\)",
+    "normalize=no": "normalize must be unit, per_pixel or per_channel \\(got 'no'\\)",
+    "validation=test": "needs protocol=document",
+    "validation=tset": "\\(got 'tset'\\); did you mean 'test'",
+    "validation=0": "validation must be a fraction .*\\(got 0\\)",
+    "validation=1.0": "validation must be a fraction .*\\(got 1.0\\)",
+    "validation=-5": "validation must be a fraction .*\\(got -5\\)",
+    "validation=1430": "validation must hold out 10 to 1427 of the 1437 train rows .*\\(got 1430,",
+    "validation=5": "validation must hold out 10 to 1427 .*\\(got 5, which is 5\\)",
+    'layers=[{"type":"dropout","rate":1.0}]': "dropout.rate must be at least 0 and below 1",
     'layers=[{"type":"dense","units":9}]': "layer",
-    'layers=[{"type":"flaten"}]': "layers.0: got .*did you mean 'flatten'?",
+    'layers=[{"type":"flaten"}]': "layers.0 must be .*\\(got 'flaten'\\); did you mean 'flatten'?",
     "layers=[]": "layer",
-    "layers.9.units=3": "layers.9.units: got '9'; allowed is an index from 0 to 1",
-    "layers.1.units=0": "units: got 0",
+    "layers.9.units=3": "layers.9.units: the index must be from 0 to 1 \\(got '9'\\)",
+    "layers.1.units=0": "units must be an integer of at least 1 \\(got 0\\)",
     "layers.1.units=7": "dense",
-    "=3": "-s =3: allowed is KEY=VALUE",
-    "epochs": "-s epochs: allowed is KEY=VALUE, such as -s epochs=3",
-    "protocol=document": "protocol: recipes/small has no document to follow",
+    "=3": "-s =3: write it as KEY=VALUE",
+    "epochs": "-s epochs: write it as KEY=VALUE, such as -s epochs=3",
+    "protocol=document": "protocol=document: recipes/small has no document to follow",
 }  # fmt: skip
 
 
@@ -101,7 +100,7 @@ def test_settings(flaxcnn, home, assignment):
 
 
 def test_settings_fail_alike_from_every_source(flaxcnn, home, monkeypatch):
-    says = "epochs: got 0; allowed is an integer of at least 1"
+    says = r"epochs must be at least 1 \(got 0\)"
     (home / "zero.toml").write_text("epochs = 0")
     refused(flaxcnn, home, 2, says, "train", "recipes.py:small", "--config", "zero.toml")
     monkeypatch.setenv("FLAXCNN_EPOCHS", "0")
@@ -115,10 +114,10 @@ FILES = {
     "no toml": ("a.toml", b"epochs = = 3", "--config a.toml: "),
     "no json": ("a.json", b"{epochs: 3}", "--config a.json: "),
     "deep": ("a.json", b"[" * 100_000, "--config a.json: "),
-    "a list": ("a.json", b"[3]", "--config a.json: allowed is a table of settings"),
-    "unknown key": ("a.toml", b"epocs = 3", "epocs: unknown key; .*did you mean 'epochs'?"),
+    "a list": ("a.json", b"[3]", "--config a.json: the file must hold a table of settings"),
+    "unknown key": ("a.toml", b"epocs = 3", "unknown setting epocs; .*did you mean 'epochs'?"),
     "unknown table": ("a.toml", b"[optimiser]\nmomentum = 0.9", "optimiser.*'optimizer'?"),
-    "wrong type": ("a.toml", b'epochs = "3"', "epochs: got '3'; allowed is an integer"),
+    "wrong type": ("a.toml", b'epochs = "3"', "epochs must be an integer \\(got '3'\\)"),
 }
 
 
@@ -133,10 +132,10 @@ def test_config_files(flaxcnn, home, case):
 EXPERIMENTS = {
     "mnist-lader/model10": "did you mean 'mnist-ladder/model10'?",
     "recipes.py:smal": "no recipe 'smal'; it has .*did you mean 'small'?",
-    "nowhere.py:small": "experiment: no file nowhere.py",
+    "nowhere.py:small": "experiment: there is no file nowhere.py",
     "broken.py:small": "broken.py: ZeroDivisionError",
-    "../../etc/passwd": "not in `flaxcnn experiments list`",
-    "": "experiment: got ''",
+    "../../etc/passwd": "see `flaxcnn experiments list`",
+    "": "unknown experiment ''",
 }
 
 
@@ -170,23 +169,23 @@ def rows(home, **changes):
 
 LABEL = np.arange(40) % 10
 ROWS = {
-    "objects": ({"image": np.array([{}] * 40, object)}, r"image: got objects \(a pickle\)"),
-    "floats": ({"image": np.zeros((40, 8, 8), np.float32)}, r"image: got float32\[40, 8, 8\]"),
-    "flat": ({"image": np.zeros((40, 64), np.uint8)}, r"image: got uint8\[40, 64\]"),
+    "objects": ({"image": np.array([{}] * 40, object)}, r"image must be .* \(got objects \(a pickle\)\)"),
+    "floats": ({"image": np.zeros((40, 8, 8), np.float32)}, r"image must be .* \(got float32\[40, 8, 8\]\)"),
+    "flat": ({"image": np.zeros((40, 64), np.uint8)}, r"image must be .* \(got uint8\[40, 64\]\)"),
     "five channels": ({"image": np.zeros((40, 8, 8, 5), np.uint8)}, "1 to 4 channels"),
     "no rows": ({"image": np.zeros((0, 8, 8), np.uint8)}, "none of the sizes 0"),
-    "one-hot": ({"label": np.eye(40, dtype=np.uint8)}, "label: got uint8.*integers"),
-    "float labels": ({"label": LABEL.astype(np.float64)}, "label: got float64"),
-    "negative": ({"label": LABEL - 1}, "label: got label -1 in row 0; allowed are 0..K-1"),
-    "a gap": ({"label": np.where(LABEL == 3, 2, LABEL)}, "no train row of label 3"),
-    "huge": ({"label": LABEL + 2**40}, "got label 1099511627776 in row 0"),
-    "lengths": ({"label": LABEL[:39]}, "got 40 rows in image and 39 in label"),
-    "one class": ({"label": LABEL * 0}, "got one class only"),
+    "one-hot": ({"label": np.eye(40, dtype=np.uint8)}, "label must be integers.* \\(got uint8"),
+    "float labels": ({"label": LABEL.astype(np.float64)}, "label must be .* \\(got float64"),
+    "negative": ({"label": LABEL - 1}, "label must be 0..K-1 \\(got -1 in row 0\\)"),
+    "a gap": ({"label": np.where(LABEL == 3, 2, LABEL)}, "but no train row has 3"),
+    "huge": ({"label": LABEL + 2**40}, "got 1099511627776 in row 0"),
+    "lengths": ({"label": LABEL[:39]}, "image and label must have equal lengths \\(got 40 and 39 rows"),
+    "one class": ({"label": LABEL * 0}, "two or more classes \\(got only 0"),
     "no labels": ({"label": None}, "key label is missing"),
-    "no keys": ({"image": None, "label": None, "x": LABEL}, "got keys x; allowed is one of"),
+    "no keys": ({"image": None, "label": None, "x": LABEL}, "the keys must be one of .*\\(got x\\)"),
     "unseen": (
         {"test_image": np.zeros((2, 8, 8), np.uint8), "test_label": np.array([0, 10])},
-        "got label 10 in test row 1, which no train row has; allowed are 0..9",
+        "no train row has label 10 of test row 1; labels must be 0..9",
     ),
 }  # fmt: skip
 
@@ -202,7 +201,7 @@ def test_rows_in_a_file(flaxcnn, home, case):
 def test_files_that_are_no_rows(flaxcnn, home, content):
     if content is not None:
         (home / "rows.npz").write_bytes(content)
-    refused(flaxcnn, home, 3, "npz:rows.npz: got no readable .npz file",
+    refused(flaxcnn, home, 3, "npz:rows.npz: cannot be read as an .npz file",
             "train", "recipes.py:small", "-s", "dataset=npz:rows.npz")  # fmt: skip
 
 
@@ -230,10 +229,13 @@ def cmyk(pets):
 
 PICTURES = {
     "truncated": (lambda p: (p / "cat" / "3.png").write_bytes(b"\x89PNG\r\n"), "cat/3.png cannot"),
-    "odd size": (odd_size, "cat/3.png is 8x9x1 .*allowed is one size"),
+    "odd size": (odd_size, "cat/3.png is 8x9x1 .*all images must have one size"),
     "16-bit": (sixteen_bit, "cat/3.png has mode I;16"),
     "CMYK": (cmyk, "cat/x.jpg has mode CMYK"),
-    "text": (lambda p: (p / "cat" / "notes.txt").write_text(""), "cat/notes.txt; allowed"),
+    "text": (
+        lambda p: (p / "cat" / "notes.txt").write_text(""),
+        "must hold only .* \\(got cat/notes.txt\\)",
+    ),
     "empty class": (lambda p: (p / "emu").mkdir(), "class folder emu is empty"),
 }
 
@@ -247,7 +249,7 @@ def test_pictures(flaxcnn, home, case):
 
 def test_pictures_of_one_class(flaxcnn, home):
     pictures(home, ["cat"])
-    refused(flaxcnn, home, 3, "got one class only, 'cat',", "train", "recipes.py:small",
+    refused(flaxcnn, home, 3, "must have two or more class folders \\(got only 'cat'\\)", "train", "recipes.py:small",
             "-s", "dataset=folder:pets")  # fmt: skip
 
 

@@ -138,25 +138,23 @@ def test_a_failed_case_is_a_row_and_exit_1(flaxcnn, home, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--repeats", "0"], "--repeats: got 0; allowed is an integer of at least 1"),
-        (["--seconds", "0"], "--seconds: got 0; allowed is x > 0"),
-        (["--seconds", "nan"], "--seconds: got nan; allowed is x > 0"),
-        (["--mode", "trian"], "--mode: got 'trian'; allowed are train, eval, separated by commas; "
+        (["--repeats", "0"], "--repeats must be at least 1 (got 0)"),
+        (["--seconds", "0"], "--seconds must be a finite number above 0 (got 0)"),
+        (["--seconds", "nan"], "--seconds must be a finite number above 0 (got nan)"),
+        (["--mode", "trian"], "--mode takes train, eval, separated by commas (got 'trian'); "
                               "did you mean 'train'?"),
-        (["--dtype", "f32,fb16"], "--dtype: got 'fb16'; allowed are f32, tf32, bf16, separated by "
-                                  "commas; did you mean 'bf16'?"),
-        (["--dtype", "float64"], "--dtype: got 'float64'; allowed are f32, tf32, bf16, "
-                                 "separated by commas"),
-        (["--batch-sizes", "64,-1"], "--batch-sizes: got '-1'; allowed are integers of at least 1, "
-                                     "separated by commas"),
-        (["--batch-sizes", ""], "--batch-sizes: got ''; allowed are integers of at least 1, "
-                                "separated by commas"),
-        (["--batch-sizes", "64,2000"], "--batch-sizes: got 2000; allowed are at most the 1437 "
-                                       "training rows of digits"),
-        (["digits/quikstart"], "experiment: got 'digits/quikstart', which is not in `flaxcnn "
-                               "experiments list`; did you mean 'digits/quickstart'?"),
-        (["own.py:boxes", "--synthetic"], "--synthetic: got dataset 'folder:boxes', whose shape "
-         "only its files tell; allowed are digits, mnist, fashion_mnist, cifar10"),
+        (["--dtype", "f32,fb16"], "--dtype takes f32, tf32, bf16, separated by commas (got 'fb16'); "
+                                  "did you mean 'bf16'?"),
+        (["--dtype", "float64"], "separated by commas (got 'float64')"),
+        (["--batch-sizes", "64,-1"], "--batch-sizes takes integers of at least 1, separated by "
+                                     "commas (got '-1')"),
+        (["--batch-sizes", ""], "separated by commas (got '')"),
+        (["--batch-sizes", "64,2000"], "--batch-sizes must be at most 1437, the training rows of "
+                                       "digits (got 2000)"),
+        (["digits/quikstart"], "unknown experiment 'digits/quikstart', see `flaxcnn experiments "
+                               "list`; did you mean 'digits/quickstart'?"),
+        (["own.py:boxes", "--synthetic"], "--synthetic needs a data set of known shape, digits, "
+         "mnist, fashion_mnist or cifar10 (got 'folder:boxes')"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_measured_is_one_line_and_exit_2(flaxcnn, home, arguments, message):

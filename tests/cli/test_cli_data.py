@@ -60,7 +60,7 @@ def test_what_needs_no_preparation_is_read_as_a_check(flaxcnn, npz, name):
         (("prepare", "mnist", "--from", "nowhere"), "archives: there is no folder"),
         (("prepare", "mnist", "--from", "."), "lacks archives of mnist"),
         (("prepare", "folder:nowhere"), "folder:nowhere: there is no such folder"),
-        (("prepare", "tfds:../mnist"), "tfds:../mnist: allowed are NAME"),
+        (("prepare", "tfds:../mnist"), "tfds:../mnist: write it as NAME"),
     ],
 )
 def test_errors_are_one_line(flaxcnn, arguments, says):

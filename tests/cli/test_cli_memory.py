@@ -39,7 +39,7 @@ def limited(home):
 def test_a_run(limited, home):
     code, _, said = limited("train", "-s", LAYERS.replace("16", str(UNITS)), "--run-dir", "run")
     assert code == 1
-    assert said.startswith("error: memory: this takes more than there is (")
+    assert said.startswith("error: out of memory (")
     assert "a smaller batch_size" in said
     assert said.count("\n") == 1
     assert json.loads((home / "run" / "status.json").read_text())["status"] == "failed"
@@ -56,7 +56,7 @@ def test_a_search_leaves_such_candidates_out(limited, home):
     assert (found["planned"], found["trained"]) == (4, 4)
     (dropped,) = found["dropped"]
     assert dropped["label"] == f"layers.1.units={UNITS}"
-    assert "memory: this takes more than there is" in dropped["reason"]
+    assert "out of memory (" in dropped["reason"]
     assert f"layers.1.units={UNITS}" in (home / "found" / "report.html").read_text()
     code, out, said = limited(*words, "--resume")  # there might be more memory now
     assert code == 0, said

@@ -92,7 +92,7 @@ def test_data_that_is_missing_leaves_the_others(flaxcnn, home):
     ("arguments", "code", "says"),
     [
         (("mnist-lader",), 2, "did you mean 'mnist-ladder'"),
-        (("digits/quickstart", "--hours", "0"), 2, "--hours: got 0; allowed is a number above 0"),
+        (("digits/quickstart", "--hours", "0"), 2, "--hours must be above 0 (got 0)"),
         (("digits/quickstart", "--protocol", "onest"), 2, "did you mean 'honest'"),
         ((), 2, "which ones"),
         (("digits/quickstart", "--results", "."), 2, "is not a results folder"),

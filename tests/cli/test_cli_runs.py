@@ -68,7 +68,7 @@ def test_evaluate_refuses_a_damaged_checkpoint(flaxcnn, copied):
     [
         (("nowhere",), 5, "nowhere: holds no finished run (no summary.json)"),
         (("recipes.py",), 5, "recipes.py: holds no finished run"),
-        (("RUN", "--split", "tset"), 2, "--split: got 'tset'; allowed is one of test, validation, "
+        (("RUN", "--split", "tset"), 2, "--split must be test, validation or "
          "train; did you mean 'test'?"),
     ],
 )  # fmt: skip
@@ -101,7 +101,7 @@ def test_predict_another_size_only_when_told(flaxcnn, trained, home, digit):
     Image.fromarray(digit[0]).resize((16, 16), Image.Resampling.NEAREST).save(home / "big.png")
     done = flaxcnn("predict", trained[1], "big.png")
     assert done.code == 3
-    assert "big.png: is 16x16; allowed is 8x8, the model's size; --resize scales it" in done.err
+    assert "big.png: must be 8x8 (got 16x16); --resize scales it" in done.err
     assert flaxcnn("predict", trained[1], "big.png", "--resize", "--json").code == 0
 
 
@@ -131,7 +131,7 @@ BAD = {
     "other suffix": (
         "a.gif",
         lambda: png(Image.new("L", (8, 8))),
-        "a.gif: got .gif extension; allowed are *.png, *.jpg, *.jpeg",
+        "a.gif: the name must be *.png, *.jpg or *.jpeg (got .gif extension)",
     ),
 }
 

@@ -41,7 +41,7 @@ def test_a_search_says_what_it_found(flaxcnn, home):
         (["digits/quickstart", "--grid", "epochs=1", "--folds", "0"], "--folds: got 0"),
         (["digits/quickstart", "--grid", "learning_rat=1"], "did you mean 'learning_rate'"),
         (["digits/quickstart", "--grid", "epochs=1", "--folds", "1"], "--folds: got 1"),
-        (["digits/quickstart", "--grid", "epochs=1", "--protocol", "fair"], "--protocol: got"),
+        (["digits/quickstart", "--grid", "epochs=1", "--protocol", "fair"], "--protocol must be"),
         (["digits/quickstart", "--grid", "epochs=1", "--how", "vmp"], "did you mean 'vmap'"),
         (["digits/quickstart", "--grid", "epochs=1", "--max-params", "5"], "no candidate is left"),
         (["digits/quickstart", "--grid", "epochs=1", "--resume"], "which search?"),
@@ -64,7 +64,7 @@ def test_what_cannot_be_searched(flaxcnn, arguments, message):
 def test_more_folds_than_rows_of_a_class(flaxcnn):
     done = flaxcnn("search", "digits/quickstart", "--grid", "epochs=1", "--folds", "200")
     assert done.code == 2, done.err
-    assert "folds: got 200; allowed are at most the rows of a class: class 8 has 139" in done.err
+    assert "folds must be at most 139, the rows of class 8 (got 200)" in done.err
     assert "Traceback" not in done.err
 
 

@@ -1,5 +1,7 @@
 """`flaxcnn train` on a folder of images of differing size, streamed, and what can be asked then."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -46,10 +48,21 @@ def test_workers_may_change_when_a_run_goes_on(flaxcnn, pictures, monkeypatch):
     again = flaxcnn("train", *recipe, "-s", "workers=0", "--resume", "--json")
     assert again.code == 0, again.err
     assert again.json["run_dir"] == first.json["run_dir"]
-    done = flaxcnn("train", *recipe, "-s", "input=auto", "--resume", "--json",
-                   "--run-dir", first.json["run_dir"])  # fmt: skip
-    assert done.code == 2
-    assert "holds a different recipe: input" in done.err
+    done = flaxcnn("train", *recipe, "-s", "input=auto", "-s", "data_memory=999999", "--resume",
+                   "--json")  # fmt: skip
+    assert done.code == 0, done.err
+    assert done.json["run_dir"] == first.json["run_dir"]
+
+
+def test_another_form_of_the_data_is_refused_on_resume_and_changes_no_record(flaxcnn, pictures):
+    size = ("-s", "resize.height=8", "-s", "resize.width=8", "-s", "layers.1.units=2")
+    recipe = ("recipes.py:small", "-s", f"dataset=folder:{pictures}", *size, "--run-dir", "run")
+    assert flaxcnn("train", *recipe, "-s", "input=resident").code == 0
+    before = Path("run/config.json").read_bytes()
+    done = flaxcnn("train", *recipe, "-s", "input=stream", "-s", "workers=0", "--resume")
+    assert done.code == 3
+    assert "or not in the same form; resume it with -s input=resident" in done.err
+    assert Path("run/config.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("arguments", [("study", "--seeds", "2"), ("bench",)])

@@ -101,7 +101,7 @@ def test_what_cannot_be_compared(flaxcnn, studied, home):
     (["--seeds", "2", "--max-memory", ""], "--max-memory: got ''"),
     (["--seeds", "2", "--vary", "init", "-s", "init_seed=3"], "init_seed: got 3 with vary"),
     (["--seeds", "2", "--grid", "learning_rat=1"], "did you mean 'learning_rate'"),
-    (["--seeds", "2", "--grid", "epochs=soon"], "epochs: got 'soon'"),
+    (["--seeds", "2", "--grid", "epochs=soon"], "epochs must be an integer (got 'soon')"),
     (["--seeds", "2", "--grid", "epochs"], "allowed is KEY=VALUE,VALUE"),
     (["--seeds", "2", "--vary", "innit"], "did you mean 'init'"),
     (["--seeds", "2", "--vary", "dropout"], "has no dropout"),

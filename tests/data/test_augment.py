@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from flaxcnn.data.augment import augment, standardize
-from flaxcnn.recipe.config import Flip, Shift
+from flaxcnn.recipe.augment import Flip, Shift
 from flaxcnn.rng import Purpose, stream_key
 
 ROWS = 400

@@ -368,7 +368,7 @@ def test_prepared_set_by_its_tfds_name(prepared, tmp_path):
     for name in ("tfds:mnist:9.9.9", "tfds:unknown"):
         with pytest.raises(DataError, match="not prepared in"):
             datasets.load(name)
-    with pytest.raises(DataError, match="allowed are NAME"):
+    with pytest.raises(DataError, match="write it as NAME"):
         datasets.load("tfds:../../etc")
 
 

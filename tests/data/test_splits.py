@@ -1,5 +1,6 @@
 """Row numbers: whose they are, that they never change, and the documents' own row sets."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,10 +10,11 @@ from hypothesis import strategies as st
 
 from flaxcnn.data import datasets
 from flaxcnn.data.arrays import Split, dataset
-from flaxcnn.data.splits import choose, digest, folds, from_json, standardisation, to_json
+from flaxcnn.data.splits import choose, digest, folds, standardisation, to_json
 from flaxcnn.errors import ConfigError, DataError
-from flaxcnn.recipe.config import Config, Permuted, Ranges
+from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import Flatten
+from flaxcnn.recipe.splits import Permuted, Ranges
 
 DOCUMENT_004 = Permuted(rows=55_000, seed=42, test=5_500, validation=5_000)
 COUNTS_004 = {
@@ -111,7 +113,7 @@ def test_document_004_class_counts_from_the_label_file(real_archives):
 
 @pytest.mark.parametrize("validation", [3, 100, 1000, 95, 0.001])
 def test_hold_outs_that_cannot_be(validation):
-    with pytest.raises(ConfigError, match=r"validation: got .*allowed are 10 to 90"):
+    with pytest.raises(ConfigError, match="validation must hold out 10 to 90 of the 100"):
         choose(made(), config(validation=validation))
 
 
@@ -131,7 +133,7 @@ def test_rows_beyond_the_archive(split):
 
 
 def test_two_sources_of_validation_rows():
-    with pytest.raises(ConfigError, match="validation: got 'test'"):
+    with pytest.raises(ConfigError, match="validation='test' does not work with split="):
         choose(made(), config(split=Ranges(8, 1, 1), validation="test", protocol="document"))
 
 
@@ -162,33 +164,18 @@ def test_folds_that_cannot_be():
     label = np.array([0] * 10 + [1] * 3)
     with pytest.raises(ConfigError, match="class 1 has 3"):
         folds(label, 4, 0)
-    with pytest.raises(ConfigError, match="2 or more"):
+    with pytest.raises(ConfigError, match="at least 2"):
         folds(label, 1, 0)
     with pytest.raises(ConfigError):
         folds(label[:0], 2, 0)
 
 
-def test_rows_survive_json():
+def test_rows_and_their_digest_are_recorded():
     rows = choose(made(), config())
-    again = from_json(to_json(rows))
-    assert digest(again) == digest(rows)
-    assert again.train.dtype == np.int32
-
-
-@pytest.mark.parametrize("text", [
-    "", "{", "[]", "null", '{"train": [1.5], "validation": [], "test": [], "digest": ""}',
-    '{"train": [99999999999], "validation": [], "test": [], "digest": ""}', "[" * 100_000,
-])  # fmt: skip
-def test_damaged_json(text):
-    with pytest.raises(DataError, match=r"split\.json"):
-        from_json(text)
-
-
-def test_changed_json():
-    text = to_json(choose(made(), config()))
-    assert "[100,101" in text
-    with pytest.raises(DataError, match="digest"):
-        from_json(text.replace("[100,101", "[101,100"))
+    recorded = json.loads(to_json(rows))
+    assert recorded.pop("digest") == digest(rows)
+    for name, numbers in recorded.items():
+        np.testing.assert_array_equal(getattr(rows, name), numbers)
 
 
 @pytest.mark.parametrize("count", [1, 5, 5000])

@@ -80,7 +80,7 @@ def test_decoded_on_demand_is_what_is_decoded_ahead(sized):
 
 
 def test_images_of_differing_size_need_a_resize(sized):
-    with pytest.raises(DataError, match="allowed is one size for all images, or a recipe with"):
+    with pytest.raises(DataError, match="all images must have one size, or the recipe a"):
         datasets.load(f"folder:{sized}")
 
 
@@ -272,7 +272,7 @@ def test_auto_streams_what_is_larger_than_its_memory(sized):
         recipe = config(name, **{"resize": same, **fields})
         data = datasets.load_for(recipe)
         assert data.undecoded == undecoded == datasets.streams(recipe, data), fields
-    with pytest.raises(ConfigError, match="input: got 'resident' with folder:"):
+    with pytest.raises(ConfigError, match="input=resident needs decoded images, but folder:"):
         datasets.streams(config(name, input="resident"), datasets.load(name, same, most=0))
 
 

@@ -44,7 +44,8 @@ TINY = Config(
 
 # Rows in a file and a split by position: the child imports no scikit-learn, which takes seconds.
 RECIPE = """
-    from flaxcnn.recipe.config import Config, Ranges
+    from flaxcnn.recipe.config import Config
+    from flaxcnn.recipe.splits import Ranges
     from flaxcnn.recipe.layers import Dense, Dropout, Flatten
     from flaxcnn.recipe.optimizers import SGD
 

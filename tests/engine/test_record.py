@@ -15,7 +15,7 @@ from flaxcnn.recipe.optimizers import Cosine
 from flaxcnn.records import environment as record
 from flaxcnn.records.environment import environment, versions
 from flaxcnn.records.files import flat, plain, write_atomic
-from flaxcnn.records.run import RunDirectory
+from flaxcnn.records.run import RunDirectory, check_same
 from flaxcnn.studies.reproduce import _changed as changed
 
 as_root = pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -76,7 +76,7 @@ def test_a_start_that_was_killed_at_once_is_no_obstacle(tmp_path):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"seed": 1}, r"recipe: seed \(there seed=0, now 1\)"),
+        ({"seed": 1}, r"recipe: seed \(seed was 0, now 1\)"),
         ({"learning_rate": 0.1, "batch_size": 7}, r"recipe: learning_rate, batch_size \("),
         ({"layers": TINY.layers[:2] + TINY.layers[2:3] + TINY.layers[4:]}, "recipe: layers"),
         ({"schedule": Cosine()}, "recipe: schedule"),
@@ -102,10 +102,32 @@ def test_a_run_may_be_made_longer_unless_its_schedule_spans_the_epochs(tmp_path)
         )
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"data_memory": 10**9}, {"input": "stream"}, {"workers": 3}, {"parallel": "jit"},
+        {"remat": True}, {"save_every": 5}, {"shard_optimizer": True},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_how_a_run_is_computed_may_change_on_resume(run, change):
+    run.close()
+    other = dataclasses.replace(TINY, **change)
+    with RunDirectory(run.path).open(other, resume=True) as again:
+        assert again.config() == other
+
+
+def test_a_record_without_newer_fields_can_be_resumed():
+    old = TINY.to_dict()
+    for name in ("remat", "parallel", "resize", "data_memory"):
+        del old[name]
+    check_same("checkpoint", old, TINY.to_dict())
+
+
 def test_a_run_cannot_be_made_shorter_than_it_is(run):
     add_all(run, map(line, (1, 2, 3)))
     run.close()
-    with pytest.raises(ConfigError, match=r"epochs: got 2, .* has 3 already; allowed is 3 or more"):
+    with pytest.raises(ConfigError, match=r"epochs must be at least 3, .* has already \(got 2\)"):
         RunDirectory(run.path).open(dataclasses.replace(TINY, epochs=2), resume=True)
     assert run.config() == TINY
 

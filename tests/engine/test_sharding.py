@@ -286,18 +286,18 @@ def test_a_gpu_wants_a_large_part_of_a_batch(batch_size, devices):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"virtual_shards": 8}, "virtual_shards: got 8 with determinism=fast"),
-        ({"virtual_shards": 8, "determinism": "exact", "parallel": "jit"}, "allowed is parallel="),
-        ({"virtual_shards": 0}, "virtual_shards: got 0; allowed is an integer of at least 1"),
-        ({"accumulate": 101}, "accumulate: got 101; allowed is 1 to batch_size, 100"),
-        ({"parallel": "pmpa"}, "parallel: got 'pmpa'"),
-        ({"shard_optimizer": True, "parallel": "pmap"}, "shard_optimizer: got true with parallel"),
+        ({"virtual_shards": 8}, "virtual_shards=8 fixes the order of sums and needs"),
+        ({"virtual_shards": 8, "determinism": "exact", "parallel": "jit"}, "use parallel=shard_map"),
+        ({"virtual_shards": 0}, "virtual_shards must be at least 1"),
+        ({"accumulate": 101}, "accumulate must be at most batch_size=100"),
+        ({"parallel": "pmpa"}, "parallel must be auto, jit, pmap or shard_map"),
+        ({"shard_optimizer": True, "parallel": "pmap"}, "shard_optimizer=true does not work with parallel"),
         ({"learning_rate_scaling": "linear"}, "without base_batch_size"),
-        ({"base_batch_size": 32}, "base_batch_size: got 32 with learning_rate_scaling=none"),
+        ({"base_batch_size": 32}, "base_batch_size=32 has no effect"),
         ({"layers": (*NORMED[:-1], Dense(10)), "parallel": "jit", "batch_norm": "per_shard"},
-         "batch_norm: got 'per_shard' with parallel=jit"),
+         "batch_norm=per_shard does not work with parallel=jit"),
         ({"layers": (*NORMED[:-1], Dense(10)), "determinism": "exact", "virtual_shards": 2},
-         "batch_norm: got 'global' with virtual_shards=2"),
+         "batch_norm=global does not work with virtual_shards=2"),
     ],
 )  # fmt: skip
 def test_what_does_not_go_together(changed, message):

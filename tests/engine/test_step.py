@@ -16,7 +16,7 @@ from flaxcnn.engine import step as heart
 from flaxcnn.engine.metrics import MetricSums, batch_sums, finalize
 from flaxcnn.engine.step import Hypers, Plan, gradients, init_state, update
 from flaxcnn.model.cnn import CNN, Network
-from flaxcnn.recipe.config import Flip, Shift
+from flaxcnn.recipe.augment import Flip, Shift
 from flaxcnn.recipe.layers import (
     Activation,
     BatchNorm,

@@ -17,7 +17,7 @@ from flaxcnn.engine.job import Job
 from flaxcnn.engine.make_job import make_job
 from flaxcnn.engine.train import fit
 from flaxcnn.errors import ConfigError, InterruptedRun, ReaderError
-from flaxcnn.recipe.config import Flip
+from flaxcnn.recipe.augment import Flip
 from flaxcnn.recipe.layers import BatchNorm, Conv, Dense, Flatten, MaxPool
 from flaxcnn.recipe.resize import Resize
 from flaxcnn.studies.study import study

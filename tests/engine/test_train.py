@@ -286,5 +286,5 @@ def test_checkpoints_elsewhere_outlive_the_records(digits, tmp_path, compile_onc
     measured = evaluate_run(open_run(tmp_path / "second"))
     assert measured["loss"] == found.summary["test_loss"]
     other = dataclasses.replace(longer, learning_rate=0.5)
-    with pytest.raises(ConfigError, match="checkpoint: holds a different recipe: learning_rate"):
+    with pytest.raises(ConfigError, match="checkpoint holds a different recipe: learning_rate"):
         fit(other, digits, tmp_path / "third", resume=True, checkpoint_dir=place)

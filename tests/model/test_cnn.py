@@ -12,7 +12,7 @@ import reference
 from flaxcnn.engine.metrics import batch_sums
 from flaxcnn.model.cnn import ALIVE, CNN, FUNCTIONS
 from flaxcnn.recipe import catalog
-from flaxcnn.recipe.config import KNOWN_DATA
+from flaxcnn.recipe.data import KNOWN_DATA
 from flaxcnn.recipe.layers import (
     Activation,
     AvgPool,

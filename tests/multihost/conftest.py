@@ -13,7 +13,8 @@ SAFETY_NET = 240  # seconds after which a process hangs for certain
 # One size of the thread pool for all layouts: it decides how a long sum is cut, and so the bits.
 THREADS = "4"
 RECIPES = """
-    from flaxcnn.recipe.config import Config, Ranges
+    from flaxcnn.recipe.config import Config
+    from flaxcnn.recipe.splits import Ranges
     from flaxcnn.recipe.layers import Activation, BatchNorm, Conv, Dense, Dropout, Flatten
     from flaxcnn.recipe.optimizers import SGD
 

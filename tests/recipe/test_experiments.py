@@ -16,7 +16,9 @@ import pytest
 
 from flaxcnn.errors import ConfigError
 from flaxcnn.recipe import catalog
-from flaxcnn.recipe.config import KNOWN_DATA, Config, Flip, Permuted, Ranges, Shift
+from flaxcnn.recipe.augment import Flip, Shift
+from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.data import KNOWN_DATA
 from flaxcnn.recipe.layers import (
     Activation,
     BatchNorm,
@@ -38,6 +40,7 @@ from flaxcnn.recipe.optimizers import (
     RMSprop,
     TimeDecay,
 )
+from flaxcnn.recipe.splits import Permuted, Ranges
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "experiments.json").read_text())
 OURS = [  # not the documents'

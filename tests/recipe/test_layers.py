@@ -193,11 +193,11 @@ def test_impossible_geometry_names_the_layer_and_both_sizes(layers, message):
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ((), "layers: got none"),
+        ((), "layers is empty"),
         ((Flatten(), Dense(9)), r"the last layer \(dense\) gives \(9,\), but the data has 10"),
         ((Conv(10, 8),), r"the last layer \(conv2d\) gives \(1, 1, 10\)"),
-        ((Flatten(), Dense(10, "softmax")), "leave softmax out"),
-        ((Flatten(), Dense(10), Activation("softmax")), "leave softmax out"),
+        ((Flatten(), Dense(10, "softmax")), "without softmax"),
+        ((Flatten(), Dense(10), Activation("softmax")), "without softmax"),
     ],
 )
 def test_a_model_ends_in_one_logit_per_class(layers, message):
@@ -208,22 +208,28 @@ def test_a_model_ends_in_one_logit_per_class(layers, message):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Conv(0), "conv.filters: got 0"),
-        (lambda: Conv(True), "conv.filters: got True"),
-        (lambda: Conv(2.0), "conv.filters: got 2.0"),
-        (lambda: Conv(2, 0), "conv.kernel: got 0"),
-        (lambda: Conv(2, (3, 3, 3)), "conv.kernel: got"),
-        (lambda: Conv(2, 3, -1), "conv.stride: got -1"),
-        (lambda: MaxPool(0), "pool.size: got 0"),
-        (lambda: AvgPool(2, 0), "pool.stride: got 0"),
-        (lambda: Dense(-1), "dense.units: got -1"),
-        (lambda: Dropout(1.0), "dropout.rate: got 1.0"),
-        (lambda: Dropout(-0.1), "dropout.rate: got -0.1"),
-        (lambda: Dropout(math.nan), "dropout.rate: got nan"),
-        (lambda: BatchNorm(momentum=1.0), "batchnorm.momentum: got 1.0"),
-        (lambda: BatchNorm(epsilon=0.0), "batchnorm.epsilon: got 0.0"),
-        (lambda: Activation("relu", 0.1), "activation.slope: relu has none"),
-        (lambda: Residual(()), "residual.layers: got"),
+        (lambda: Conv(0), "conv.filters must be an integer of at least 1 (got 0)"),
+        (lambda: Conv(True), "at least 1 (got True)"),
+        (lambda: Conv(2.0), "at least 1 (got 2.0)"),
+        (lambda: Conv(2, 0), "conv.kernel must be a positive integer or a pair of them (got 0)"),
+        (lambda: Conv(2, (3, 3, 3)), "conv.kernel must be a positive integer or a pair of them"),
+        (
+            lambda: Conv(2, 3, -1),
+            "conv.stride must be a positive integer or a pair of them (got -1)",
+        ),
+        (lambda: MaxPool(0), "pool.size must be a positive"),
+        (lambda: AvgPool(2, 0), "pool.stride must be a positive"),
+        (lambda: Dense(-1), "dense.units must be an integer of at least 1 (got -1)"),
+        (lambda: Dropout(1.0), "dropout.rate must be at least 0 and below 1 (got 1.0)"),
+        (lambda: Dropout(-0.1), "below 1 (got -0.1)"),
+        (lambda: Dropout(math.nan), "below 1 (got nan)"),
+        (
+            lambda: BatchNorm(momentum=1.0),
+            "batchnorm.momentum must be at least 0 and below 1 (got 1.0)",
+        ),
+        (lambda: BatchNorm(epsilon=0.0), "batchnorm.epsilon must be above 0 (got 0.0)"),
+        (lambda: Activation("relu", 0.1), "only leaky_relu has a slope, not relu"),
+        (lambda: Residual(()), "residual.layers must have at least one layer"),
     ],
 )
 def test_a_bad_layer_is_refused_when_it_is_written(build, message):

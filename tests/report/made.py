@@ -8,7 +8,7 @@ import numpy as np
 from flaxcnn.data.datasets import load
 from flaxcnn.data.splits import choose, to_json
 from flaxcnn.recipe import catalog
-from flaxcnn.recipe.config import KNOWN_DATA
+from flaxcnn.recipe.data import KNOWN_DATA
 from flaxcnn.recipe.layers import totals
 from flaxcnn.studies import ranking
 from flaxcnn.studies.plan import plan_runs

@@ -13,7 +13,8 @@ from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.resident import ResidentJob
 from flaxcnn.engine.train import fit
 from flaxcnn.errors import ConfigError
-from flaxcnn.recipe.config import Config, Shift
+from flaxcnn.recipe.augment import Shift
+from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import BatchNorm, Conv, Dense, Dropout, Flatten, MaxPool
 from flaxcnn.recipe.optimizers import SGD, Cosine
 from flaxcnn.studies import runs as studies_runs

@@ -14,8 +14,8 @@ from small_runs import TINY
 
 from flaxcnn.engine.resident import ResidentJob
 from flaxcnn.errors import ConfigError, InterruptedRun
-from flaxcnn.recipe.config import Ranges
 from flaxcnn.recipe.layers import Dense, Flatten
+from flaxcnn.recipe.splits import Ranges
 from flaxcnn.studies import runs as studies_runs
 from flaxcnn.studies import trials
 from flaxcnn.studies.candidates import contenders
@@ -224,7 +224,7 @@ def test_what_takes_too_much_memory_is_told(digits, tmp_path, monkeypatch, prune
     assert {one["label"] for one in result.summary["dropped"]} >= {"batch_size=64"}
     assert pruner == "none" or tried == [0], "the first run is enough to know"
     reasons = [one["reason"] for one in result.summary["dropped"]]
-    assert any("takes more than there is (RESOURCE_EXHAUSTED" in text for text in reasons)
+    assert any("out of memory (RESOURCE_EXHAUSTED" in text for text in reasons)
     assert {row["label"] for row in result.summary["candidates"]} == {"as it is", "batch_size=300"}
 
 

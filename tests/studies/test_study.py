@@ -180,6 +180,14 @@ def test_another_study_is_not_resumed(change, words, whole, digits):
     assert (whole.path / "plan.json").read_bytes() == before
 
 
+def test_delivery_settings_may_change_when_a_study_is_resumed(whole, digits, tmp_path):
+    shutil.copytree(whole.path, tmp_path / "study")
+    other = dataclasses.replace(TINY, data_memory=10**9, workers=1, input="resident")
+    again = study(other, [0, 1, 2], grid={"learning_rate": [0.05, 3e38]}, name="tiny",
+                  study_dir=tmp_path / "study", dataset=digits, resume=True)  # fmt: skip
+    assert again.rows == whole.rows
+
+
 def test_a_folder_in_use_or_of_something_else(whole, digits, tmp_path):
     with pytest.raises(ConfigError, match="holds a study already; add --resume"):
         study(TINY, [0], study_dir=whole.path, dataset=digits)
