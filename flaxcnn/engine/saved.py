@@ -17,7 +17,7 @@ from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.batches import Batch, Scaling
 from flaxcnn.data.datasets import load_for
 from flaxcnn.engine.checkpoint import Checkpoints
-from flaxcnn.engine.job import SplitName, make_plan
+from flaxcnn.engine.job import SplitName, make_hypers, make_plan
 from flaxcnn.engine.make_job import make_job
 from flaxcnn.engine.metrics import finalize
 from flaxcnn.engine.step import Plan, TrainState, eval_step, init_state
@@ -53,7 +53,9 @@ def open_run(path: Path) -> SavedRun:
     config, summary, data = run.config(), run.read_json("summary.json"), run.read_json("data.json")
     plan = make_plan(config, data["rows"]["train"])
     like = jax.eval_shape(
-        lambda: init_state(plan, tuple(data["shape"]), jnp.asarray(config.seeds(), jnp.uint32))
+        lambda: init_state(
+            plan, tuple(data["shape"]), jnp.asarray(config.seeds(), jnp.uint32), make_hypers(config)
+        )
     )
     with Checkpoints(run.checkpoint_folder()) as checkpoints:
         state, _ = checkpoints.restore(summary["kept_epoch"], like)

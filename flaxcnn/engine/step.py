@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,13 @@ import optax
 from flaxcnn.data.augment import augment, standardize
 from flaxcnn.data.batches import Batch, Scaling
 from flaxcnn.engine.metrics import MetricSums, batch_sums
-from flaxcnn.engine.sharding import ONE_DEVICE, BatchSharding, reduce_over_shards, shard_opt_state
+from flaxcnn.engine.sharding import (
+    ONE_DEVICE,
+    BatchSharding,
+    isolated,
+    reduce_over_shards,
+    shard_opt_state,
+)
 from flaxcnn.model import optim
 from flaxcnn.model.protocol import Model, RowContext
 from flaxcnn.recipe.augment import Augment
@@ -53,9 +60,8 @@ class Hypers:
     """What may differ between runs of one compiled program; each [] float32, but for `dropout`."""
 
     learning_rate: jax.Array
-    weight_decay: jax.Array
+    optimizer: dict[str, jax.Array]  # its traced numbers by name
     label_smoothing: jax.Array
-    momentum: jax.Array
     dropout: jax.Array  # [number of dropout layers]
 
 
@@ -79,18 +85,17 @@ class Sums:
     metrics: MetricSums
 
 
-def init_state(plan: Plan, shape: tuple[int, ...], seeds: jax.Array) -> TrainState:
+def init_state(plan: Plan, shape: tuple[int, ...], seeds: jax.Array, hypers: Hypers) -> TrainState:
     """A fresh state for images of `shape` (H, W, C); `seeds` is [4] uint32."""
     key = stream_key(seeds, Purpose.INIT)
     variables = plan.model.init(key, jnp.zeros((1, *shape), jnp.float32))
     params = variables["params"]
-    zero = jnp.float32(0)
     return TrainState(
         step=jnp.int32(0),
         seeds=seeds,
         params=params,
         batch_stats=variables.get("batch_stats", {}),
-        opt_state=optim.make(plan.optimizer, zero, zero, zero).init(params),
+        opt_state=optim.initial(plan.optimizer, hypers.learning_rate, hypers.optimizer, params),
     )
 
 
@@ -130,8 +135,10 @@ def update(plan: Plan, state: TrainState, hypers: Hypers, sums: Sums) -> TrainSt
     rate = optim.scheduled_rate(
         plan.schedule, hypers.learning_rate, state.step, plan.steps_per_epoch, plan.total_steps
     )
-    optimizer = optim.make(plan.optimizer, rate, hypers.weight_decay, hypers.momentum)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    of_params: Callable[..., Tree] = functools.partial(optim.update, plan.optimizer)
+    if optim.reduces(plan.optimizer):  # its sums over all parameters must not depend on fusions
+        of_params = isolated(plan.sharding, of_params)
+    updates, opt_state = of_params(rate, hypers.optimizer, grads, state.opt_state, state.params)
     return dataclasses.replace(
         state,
         step=state.step + 1,

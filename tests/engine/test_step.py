@@ -40,7 +40,8 @@ DATA = jax.device_put(resident(
     [(np.arange(40) % CLASSES).astype(np.int32)],
     Scaling(np.zeros((1, 1, 1), np.float32), np.full((1, 1, 1), 255, np.float32)),
 ))  # fmt: skip
-HYPERS = Hypers(*(jnp.float32(value) for value in (0.1, 0, 0, 0.9)), jnp.zeros(0))
+NUMBERS = {"weight_decay": jnp.float32(0), "momentum": jnp.float32(0.9)}
+HYPERS = Hypers(jnp.float32(0.1), NUMBERS, jnp.float32(0), jnp.zeros(0))
 
 
 def in_batches(plan, rows):
@@ -62,7 +63,7 @@ def seeds(seed):
 
 
 def start(plan, seed=0):
-    state = jax.jit(init_state, static_argnums=(0, 1))(plan, SHAPE, seeds(seed))
+    state = jax.jit(init_state, static_argnums=(0, 1))(plan, SHAPE, seeds(seed), HYPERS)
     # At once and not zero, so that the moving statistics take part in what is compared.
     return state.replace(batch_stats=jax.tree.map(lambda s: s + 0.25, state.batch_stats))
 
@@ -124,7 +125,9 @@ def test_update_divides_once_and_moves_by_the_scheduled_rate():
     plan = plan_of(PLAIN, optimizer=SGD(weight_decay=0.5), schedule=TimeDecay(1.0))
     state = start(plan).replace(step=jnp.int32(3))
     sums = compiled_gradients(plan, state, HYPERS, DATA.scaling, batch(5, 8))
-    new = compiled_update(plan, state, HYPERS.replace(weight_decay=jnp.float32(0.5)), sums)
+    new = compiled_update(
+        plan, state, HYPERS.replace(optimizer={**NUMBERS, "weight_decay": jnp.float32(0.5)}), sums
+    )
     rate = 0.1 / (1 + 3)
     expected = jax.tree.map(
         lambda p, g: p - rate * g / 5 - rate * 0.5 * p, state.params, sums.grads

@@ -22,6 +22,7 @@ from flaxcnn.recipe.optimizers import SGD, Constant
 IMAGE = np.random.default_rng(0).integers(0, 256, (ROWS, 8, 8, 1), np.uint8)
 X = jnp.asarray(IMAGE, jnp.float32) / 255
 KEY = jax.random.key(0)
+NUMBERS = {"momentum": jnp.float32(0), "weight_decay": jnp.float32(0)}
 
 
 class Plain(linen.Module):
@@ -156,9 +157,9 @@ def test_the_modules_are_those_of_a_recipe():
 
 def tried(model):
     plan = Plan(model, SGD(), Constant(), (), False, ROWS, False, ROWS, 1, 1)
-    hypers = Hypers(*[jnp.float32(0.1)] * 4, jnp.full(1, 0.5, jnp.float32))
+    hypers = Hypers(jnp.float32(0.1), NUMBERS, jnp.float32(0), jnp.full(1, 0.5, jnp.float32))
     scaling = Scaling(np.zeros((1, 1, 1), np.float32), np.full((1, 1, 1), 255, np.float32))
-    state = init_state(plan, (8, 8, 1), jnp.zeros(4, jnp.uint32))
+    state = init_state(plan, (8, 8, 1), jnp.zeros(4, jnp.uint32), hypers)
     return try_out(plan, state, hypers, scaling, IMAGE)
 
 
