@@ -130,24 +130,25 @@ def images_needed(points: Sequence[tuple[Point, Config]], rows: int) -> int:
 
 def search(plan: Plan) -> dict[str, Any]:
     """flaxcnn's side: what `flaxcnn search --protocol document --no-refit` does."""
-    from flaxcnn.studies.candidates import contenders
+    from flaxcnn.studies.candidates import Candidates
+    from flaxcnn.studies.events import Listener
     from flaxcnn.studies.plan import Scoring
-    from flaxcnn.studies.search import search_candidates
-    from flaxcnn.studies.study import Tell
+    from flaxcnn.studies.search import campaign_of, search_candidates
 
     (data, pixels), points = cut(plan.rows), points_of(plan)
     ways: list[tuple[int, int]] = []
-    tell = Tell(note=print, group=lambda group, jobs, width: ways.append((len(jobs), width)))
+    scoring = Scoring(folds=FOLDS, document=True)
+    listener = Listener(note=print, group=lambda _, jobs, width: ways.append((len(jobs), width)))
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        found, dropped = contenders(points, data, max_params=50_000)
-        done = search_candidates(
-            found, dropped, data, Scoring(folds=FOLDS, document=True), refit=False,
-            name=EXPERIMENT, search_dir=Path(folder) / "search", tell=tell,
-        )  # fmt: skip
+        candidates = Candidates.of(points, data, max_params=50_000)
+        campaign = campaign_of(
+            scoring, data, Path(folder) / "search", name=EXPERIMENT, listener=listener
+        )
+        done = search_candidates(candidates, scoring, campaign, refit=False)
         seconds = time.perf_counter() - began
         lines = (done.path / "epochs.jsonl").read_text().splitlines()
-    assert not dropped
+    assert not candidates.dropped
     most = max(point["epochs"] for point, _ in points)
     longest = {r["run"]: r["train_rows"] for r in done.rows if r["setting"]["epochs"] == most}
     epochs = [line for line in map(json.loads, lines) if line["run"] in longest]
@@ -157,9 +158,9 @@ def search(plan: Plan) -> dict[str, Any]:
         "search_seconds": seconds, "at_a_time": max(devices for devices, _ in ways),
         "side_by_side": max(width for _, width in ways), "pixels": pixels,
         "images_trained": sum(longest[line["run"]] for line in epochs),
-        "params": sorted({one.params for one in found}),
+        "params": sorted({one.params for one in candidates.tried}),
         "epoch_seconds": statistics.mean(later) if later else None,
-        "scores": [[dict(one.settings), means[one.label]] for one in found],
+        "scores": [[dict(one.settings), means[one.label]] for one in candidates.tried],
     }  # fmt: skip
 
 

@@ -37,7 +37,8 @@ from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.splits import Archive
 from flaxcnn.records.environment import source_revision
 from flaxcnn.records.files import plain, write_atomic
-from flaxcnn.studies.study import Tell, study
+from flaxcnn.studies.events import Listener
+from flaxcnn.studies.study import study
 
 MODELS = ("digits/quickstart", "mnist-ladder/model1", "mnist-ladder/model10",
           "fashion-slim/final", "fashion-budget/final")  # fmt: skip
@@ -71,7 +72,7 @@ def one_study(config: Config, data: Dataset, folder: Path, seeds: int, how: Any)
     widths: list[int] = []
     began = time.perf_counter()
     study(config, range(seeds), how=how, study_dir=folder / "study", dataset=data,
-          tell=Tell(group=lambda *found: widths.append(found[-1])))  # fmt: skip
+          tell=Listener(group=lambda *found: widths.append(found[-1])))  # fmt: skip
     return time.perf_counter() - began, widths[0]
 
 

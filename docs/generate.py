@@ -39,6 +39,8 @@ IMPORT_ORDER = (
     "report", "model", "nn", "engine", "api", "estimator", "studies", "results", "doctor", "bench",
     "accelerators", "cli", "__main__",
 )  # fmt: skip
+# A line of Args or Raises: names, and what is said of them.
+ITEM = re.compile(r"    ((?:\*{0,2}\w+|\.\.\.)(?:, (?:\*{0,2}\w+|\.\.\.))*): (.*)")
 ALIASES = {  # of types in the specifications
     "Size": "int or (int, int)", "Padding": "'valid' or 'same'", "Function": "activation",
     "Init": "initialiser",
@@ -55,13 +57,15 @@ def members(union: Any) -> tuple[type, ...]:
     return typing.get_args(union) if isinstance(union, types.UnionType) else (union,)
 
 
-def comments(cls: type) -> dict[str, str]:
-    """Field name -> the comment at the end of its line, base classes included."""
+def meanings(cls: type) -> dict[str, str]:
+    """Field name -> what is declared of it, or else the comment at the end of its line."""
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__[:-1]):
         for line in inspect.getsource(base).splitlines():
             if match := re.match(r"    (\w+): .*?  # (.+)$", line):
                 found[match[1]] = match[2]
+    for name, declared in fields.settings(cls):
+        found[name] = declared.meaning
     return found
 
 
@@ -91,14 +95,13 @@ def spec(cls: type) -> str:
         raise SystemExit(f"{cls.__name__} has no docstring")
     if rate := getattr(cls, "default_learning_rate", None):
         lines.append(f"\nDefault learning rate: `{rate}`.")
-    fields = dataclasses.fields(cls)
-    if fields:
-        notes = comments(cls)
-        lines += ["", "| field | type | default | |", "|---|---|---|---|"]
+    if own := dataclasses.fields(cls):
+        meaning = meanings(cls)
+        lines += ["", "| field | type | default | meaning |", "|---|---|---|---|"]
         lines += [
             f"| `{field.name}` | {annotation(field)} | {value(field.default)} "
-            f"| {notes.get(field.name, '')} |"
-            for field in fields
+            f"| {meaning.get(field.name, '')} |"
+            for field in own
         ]
     return "\n".join(lines)
 
@@ -221,20 +224,21 @@ def docstring(node: ast.FunctionDef | ast.ClassDef) -> str:
     code_indent = ""
     for line in (ast.get_docstring(node) or "").splitlines():
         if code and (not line.strip() or not line.startswith(code_indent)):
-            lines += ["```", ""]
+            lines += ["```"]
             code = False
         if not code and line.lstrip().startswith(">>>"):
             code, code_indent = True, line[: len(line) - len(line.lstrip())]
-            lines += ["", "```pycon"]
+            lines += ["```pycon"]
         if code:
             lines.append(line.removeprefix(code_indent))
         elif match := re.match(r"(Args|Raises|Returns|Yields|Attributes):$", line):
             section = True
-            lines += [f"**{match[1]}**", ""]
-        elif section and (match := re.match(r"    ([\w*, `.]+): (.*)", line)):
-            lines.append(f"- `{match[1].strip('`')}`: {match[2]}")
+            lines += [f"**{'Arguments' if match[1] == 'Args' else match[1]}**", ""]
+        elif section and (match := ITEM.match(line)):
+            names = ", ".join(f"`{name}`" for name in re.findall(r"[*\w.]+", match[1]))
+            lines.append(f"- {names}: {match[2]}".replace(", `...`", ", ..."))
         elif section and line.startswith("    "):
-            lines.append("  " + line.strip())
+            lines.append(("  " if lines[-1].startswith(("- ", "  ")) else "") + line.strip())
         else:
             section = section and not line.strip()
             lines.append(line)

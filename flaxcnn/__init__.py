@@ -26,8 +26,20 @@ _LAZY = {
 }
 
 
+def _notebook_html(record: Any) -> str | None:
+    """How a notebook shows a record; drawing is imported when something is to be seen."""
+    from flaxcnn.report.report import fragment
+
+    return fragment(record)
+
+
 def __getattr__(name: str) -> Any:
     """What `_LAZY` tells of."""
     if name not in _LAZY:
         raise AttributeError(f"module 'flaxcnn' has no attribute {name!r}")
     return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    """The public names, for completion."""
+    return sorted([*__all__, "__version__"])

@@ -11,11 +11,12 @@ from flaxcnn.backend import prepare
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.datasets import load_for
 from flaxcnn.engine import hosts
-from flaxcnn.engine.card import epoch_line
-from flaxcnn.engine.train import Result, fit
+from flaxcnn.engine.saved import Result
+from flaxcnn.engine.train import fit
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
 from flaxcnn.records.folder import new_run
+from flaxcnn.records.views import epoch_line
 from flaxcnn.report.tensorboard import EventFiles, require
 
 
@@ -31,6 +32,12 @@ def train(
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> Result:
     """Load the data, train a recipe, keep its best epoch by validation and test that once.
+
+    >>> from flaxcnn.recipe.layers import Dense, Flatten
+    >>> config = Config("digits", (Flatten(), Dense(10)), epochs=2)
+    >>> result = train(config, run_dir="runs/linear", verbose=False)
+    >>> result.summary["epochs_run"]
+    2
 
     Args:
         recipe: a Config, or the name of an experiment, such as "mnist-ladder/model10".

@@ -1,5 +1,8 @@
 """What the documentation says is what the program does."""
 
+import ast
+import doctest
+import importlib
 import re
 import subprocess
 import sys
@@ -33,6 +36,7 @@ PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in (
     *sorted(DOCS.rglob("*.md")), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md",
                                                             "cloud/README.md")))}  # fmt: skip
 COMMANDS = dict(generate.commands())
+TRAINING = {flaxcnn._LAZY[name] for name in flaxcnn.__all__ if name != "history"}  # modules
 LONGEST_README = 180  # lines that a newcomer reads to the end
 GROUPS = "list|show|run|table|gallery|prepare|verify|path"
 COMMAND = re.compile(rf"flaxcnn [a-z]+(?: (?:{GROUPS})\b)?")
@@ -163,6 +167,27 @@ def test_the_site_loads_nothing_from_elsewhere():
         assert not re.search(r"!\[[^\]]*\]\(https?:|<(?:script|img|iframe|link)\b", text)
 
 
+def blocks(text, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
+
+
+@pytest.mark.parametrize("text", ALL)
+def test_code_in_pages_is_code(text):
+    for code in blocks(text.split("<!-- api -->")[0], "python"):
+        compile(code, "page", "exec", ast.PyCF_ONLY_AST)
+    for code in blocks(text, "toml"):
+        tomllib.loads(code)
+
+
+@pytest.mark.parametrize("text", ALL)
+def test_recipes_in_pages_can_be_built(text):
+    for code in blocks(text.split("<!-- api -->")[0], "python"):
+        if "# my_models.py" in code:
+            names = {}
+            exec(code, names)
+            assert any(isinstance(value, Config) for value in names.values())
+
+
 @pytest.mark.parametrize("text", ALL)
 def test_files_that_pages_name_exist(text):
     for path in re.findall(r"[` ]([\w./-]+/[\w.-]+\.(?:py|sh|yaml))\b", text):
@@ -237,6 +262,25 @@ def test_constraints_pin_every_dependency_without_hosts():
     names = {re.match(r"[A-Za-z0-9-]+", one)[0].lower() for one in needed}
     assert names <= pinned
     assert "://" not in text
+
+
+def examples():
+    """Every module with examples in its docstrings; those that train are slow."""
+    for path in sorted((ROOT / "flaxcnn").rglob("*.py")):
+        if ">>>" in (text := path.read_text()):
+            name = str(path.relative_to(ROOT).with_suffix("")).replace("/", ".")
+            slow = pytest.mark.slow if "import jax" in text or name in TRAINING else ()
+            yield pytest.param(name, marks=slow)
+
+
+@pytest.mark.parametrize("name", list(examples()))
+def test_examples_in_docstrings(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = doctest.testmod(
+        importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE
+    )
+    assert result.attempted
+    assert not result.failed
 
 
 def test_import_is_light():

@@ -27,6 +27,14 @@ def test_imports_go_in_one_direction(path):
         assert not later, f"{path} imports {target}, which comes later in IMPORT_ORDER"
 
 
+@pytest.mark.parametrize(("one", "other"), [("report", "engine"), ("report", "model")])
+def test_neighbours_do_not_know_each_other(one, other):
+    """Both stand on `records/`: a page is made from records alone, and training draws nothing."""
+    for path in FILES:
+        for target in imported_modules(path):
+            assert {part_of(path), part_of(target)} != {one, other}, f"{path} imports {target}"
+
+
 def test_no_modules_import_each_other():
     assert sorted(modules()) == FILES  # raises where they do
 

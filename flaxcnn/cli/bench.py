@@ -31,62 +31,75 @@ HEADER = (
 )
 
 
+Experiments = Annotated[
+    list[str] | None,
+    typer.Argument(help=f"Names or FILE.py:NAME (default {catalog.DEFAULT_EXPERIMENT})."),
+]
+BatchSizes = Annotated[
+    str | None,
+    typer.Option(
+        "--batch-sizes",
+        metavar="64,128",
+        help="Training batch sizes (default the recipe's).",
+    ),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype", metavar="f32,bf16", help="Any of f32, tf32, bf16 (default the recipe's)."
+    ),
+]
+Mode = Annotated[str, typer.Option("--mode", help="train, eval, or both.")]
+Repeats = Annotated[int, typer.Option("--repeats", help="Timed blocks per case.")]
+Seconds = Annotated[float, typer.Option("--seconds", help="Approximate seconds per timed block.")]
+Synthetic = Annotated[
+    bool, typer.Option("--synthetic", help="Use random images instead of the data set.")
+]
+Profile = Annotated[
+    Path | None, typer.Option("--profile", help="Write a profiler trace of each case here.")
+]
+Output = Annotated[
+    Path | None, typer.Option("--output", help="Write the JSON document to this file.")
+]
+Plot = Annotated[
+    Path | None, typer.Option("--plot", help="Plot images per second to this PNG file.")
+]
+CompileFor = Annotated[
+    str | None,
+    typer.Option(
+        "--compile-for",
+        metavar="CHIP[:CHIPS]",
+        help="Do not measure, but compile for h200, h100, a100, v5e, v6e or v5p and count.",
+    ),
+]
+Width = Annotated[
+    int | None, typer.Option("--width", help="With --compile-for: runs side by side on a chip.")
+]
+Implementation = Annotated[
+    str,
+    typer.Option(
+        "--implementation",
+        help="With --compile-for: flaxcnn, flax (linen and optax) or both.",
+    ),
+]
+
+
 @command
 def bench(
-    experiments: Annotated[
-        list[str] | None,
-        typer.Argument(help=f"Names or FILE.py:NAME (default {catalog.DEFAULT_EXPERIMENT})."),
-    ] = None,
-    batch_sizes: Annotated[
-        str | None,
-        typer.Option(
-            "--batch-sizes",
-            metavar="64,128",
-            help="Training batch sizes (default the recipe's).",
-        ),
-    ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            "--dtype", metavar="f32,bf16", help="Any of f32, tf32, bf16 (default the recipe's)."
-        ),
-    ] = None,
-    mode: Annotated[str, typer.Option("--mode", help="train, eval, or both.")] = "train,eval",
-    repeats: Annotated[int, typer.Option("--repeats", help="Timed blocks per case.")] = 5,
-    seconds: Annotated[
-        float, typer.Option("--seconds", help="Approximate seconds per timed block.")
-    ] = 1.0,
-    synthetic: Annotated[
-        bool, typer.Option("--synthetic", help="Use random images instead of the data set.")
-    ] = False,
-    profile: Annotated[
-        Path | None, typer.Option("--profile", help="Write a profiler trace of each case here.")
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", help="Write the JSON document to this file.")
-    ] = None,
-    plot: Annotated[
-        Path | None, typer.Option("--plot", help="Plot images per second to this PNG file.")
-    ] = None,
+    experiments: Experiments = None,
+    batch_sizes: BatchSizes = None,
+    dtype: Dtype = None,
+    mode: Mode = "train,eval",
+    repeats: Repeats = 5,
+    seconds: Seconds = 1.0,
+    synthetic: Synthetic = False,
+    profile: Profile = None,
+    output: Output = None,
+    plot: Plot = None,
     assignments: options.Assignments = None,
-    compile_for: Annotated[
-        str | None,
-        typer.Option(
-            "--compile-for",
-            metavar="CHIP[:CHIPS]",
-            help="Do not measure, but compile for h200, h100, a100, v5e, v6e or v5p and count.",
-        ),
-    ] = None,
-    width: Annotated[
-        int | None, typer.Option("--width", help="With --compile-for: runs side by side on a chip.")
-    ] = None,
-    implementation: Annotated[
-        str,
-        typer.Option(
-            "--implementation",
-            help="With --compile-for: flaxcnn, flax (linen and optax) or both.",
-        ),
-    ] = "both",
+    compile_for: CompileFor = None,
+    width: Width = None,
+    implementation: Implementation = "both",
     as_json: options.Json = False,
 ) -> None:
     """Measure images per second, and their share of the machine's peak.

@@ -78,7 +78,7 @@ def predict(
     prepare(cache=not no_cache)
     opened = open_run(run)
     shape = tuple(opened.data["shape"])
-    pixels = [read_for(path, shape, resize, opened.config.resize) for path in images]
+    pixels = [read_for(path, shape, resize, opened.recipe.resize) for path in images]
     import numpy as np
 
     rows = []

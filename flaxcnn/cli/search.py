@@ -15,7 +15,8 @@ from flaxcnn.cli.report import report_after
 from flaxcnn.errors import ConfigError, DivergedError, check_choice
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
-from flaxcnn.studies.candidates import AS_IT_IS, Wanted, of_catalog, of_grid
+from flaxcnn.records.format import AS_IT_IS
+from flaxcnn.studies.candidates import Proposals, of_catalog, of_grid
 from flaxcnn.studies.plan import (
     Scoring,
     check_how,
@@ -28,9 +29,24 @@ from flaxcnn.studies.space import parse_space, read_space
 
 if TYPE_CHECKING:  # they import jax
     from flaxcnn.data.arrays import Dataset
-    from flaxcnn.studies.runs import Outcome
-    from flaxcnn.studies.search import SearchResult
-    from flaxcnn.studies.study import Tell
+    from flaxcnn.records.read import SearchRecord
+    from flaxcnn.studies.events import Listener, Outcome
+
+
+Seeds = Annotated[
+    str,
+    typer.Option(
+        "--seeds", metavar="N|A,B,...", help="Train each fold with so many, or these, seeds."
+    ),
+]
+FirstSeed = Annotated[int | None, typer.Option("--seed", help="First seed.")]
+SearchDir = Annotated[
+    Path | None, typer.Option("--search-dir", help="Directory (default runs/NAME/search-ID).")
+]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Resume an interrupted search, or join one with a sampler."),
+]
 
 
 @command
@@ -39,12 +55,7 @@ def search(
     grid: options.Grid = None,
     folds: options.Folds = 5,
     repeats: options.Repeats = 1,
-    seeds: Annotated[
-        str,
-        typer.Option(
-            "--seeds", metavar="N|A,B,...", help="Train each fold with so many, or these, seeds."
-        ),
-    ] = "1",
+    seeds: Seeds = "1",
     max_params: options.MaxParams = None,
     sampler: options.Sampler = None,
     trials: options.Trials = None,
@@ -55,14 +66,9 @@ def search(
     no_refit: options.NoRefit = False,
     assignments: options.Assignments = None,
     config_file: options.ConfigFile = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="First seed.")] = None,
-    search_dir: Annotated[
-        Path | None, typer.Option("--search-dir", help="Directory (default runs/NAME/search-ID).")
-    ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Resume an interrupted search, or join one with a sampler."),
-    ] = False,
+    seed: FirstSeed = None,
+    search_dir: SearchDir = None,
+    resume: Resume = False,
     protocol: options.Protocol = None,
     no_cache: options.NoCache = False,
     as_json: options.Json = False,
@@ -105,7 +111,7 @@ class Plan(NamedTuple):
     """The search that the options ask for."""
 
     experiment: catalog.Experiment
-    candidates: Wanted
+    candidates: Proposals
     incumbent: str | None
     scoring: Scoring
     max_params: int | None
@@ -121,9 +127,9 @@ class Plan(NamedTuple):
         say(f"{self.experiment.name}: {count}, {scoring.folds} folds, {scoring.repeats} repeats on "
             f"{dataset.name}, {protocol} protocol", self.as_json)  # fmt: skip
 
-    def tell(self) -> Tell:
-        """Prints a line per run."""
-        from flaxcnn.studies.study import Tell
+    def listener(self) -> Listener:
+        """Prints a line per run and per trial."""
+        from flaxcnn.studies.events import Listener
 
         def tell_run(outcome: Outcome, ended: int, planned: int) -> None:
             row, name = outcome.row, outcome.run.label
@@ -133,7 +139,7 @@ class Plan(NamedTuple):
             say(f"run {ended:>3}/{planned}  {name}  seed {row['seed']}  "
                 f"fold accuracy {row['test_accuracy']:.4f}", self.as_json)  # fmt: skip
 
-        return Tell(note=note, run=tell_run)
+        return Listener(note=note, run=tell_run, trial=lambda text: say(text, self.as_json))
 
 
 def _run(plan: Plan, sampling: Sampling | None, cache: bool) -> None:
@@ -142,7 +148,7 @@ def _run(plan: Plan, sampling: Sampling | None, cache: bool) -> None:
 
     dataset = load_for(plan.candidates[0][1])  # before jax is imported
     from flaxcnn.backend import prepare
-    from flaxcnn.studies import ranking
+    from flaxcnn.records.views import candidates_table
 
     quiet()
     prepare(cache)
@@ -158,30 +164,30 @@ def _run(plan: Plan, sampling: Sampling | None, cache: bool) -> None:
             emit_json({"complete": False, "search_dir": str(plan.folder)})
         return
     say("", plan.as_json)
-    table(ranking.lines(result.summary), plan.as_json)
+    table(candidates_table(result.summary).lines(), plan.as_json)
     _conclude(result.summary, result.path, plan.as_json)
 
 
-def _grid_search(plan: Plan, dataset: Dataset) -> SearchResult:
+def _grid_search(plan: Plan, dataset: Dataset) -> SearchRecord:
     """All candidates of a grid."""
-    from flaxcnn.studies.candidates import contenders
-    from flaxcnn.studies.search import search_candidates
+    from flaxcnn.studies.candidates import Candidates
+    from flaxcnn.studies.search import campaign_of, search_candidates
 
-    tried, dropped = contenders(plan.candidates, dataset, plan.max_params)
-    for one in dropped:
-        note(f"skipping {one.label}: {one.reason}")
+    candidates = Candidates.of(plan.candidates, dataset, plan.max_params, plan.incumbent)
+    for each in candidates.dropped:
+        note(f"skipping {each.label}: {each.reason}")
     for key, why in plan.experiment.inferred.items():
         if any(key in settings for settings, _ in plan.candidates):
             note(f"{key} is inferred, not stated by the document: {why}")
-    plan.announce(f"{len(tried)} candidates", dataset)
-    return search_candidates(
-        tried, dropped, dataset, plan.scoring, incumbent=plan.incumbent,
-        max_params=plan.max_params, refit=plan.refit,
-        search_dir=plan.folder, resume=plan.resume, name=plan.experiment.name, tell=plan.tell(),
+    plan.announce(f"{len(candidates.tried)} candidates", dataset)
+    campaign = campaign_of(
+        plan.scoring, dataset, plan.folder, name=plan.experiment.name, resume=plan.resume,
+        listener=plan.listener(),
     )  # fmt: skip
+    return search_candidates(candidates, plan.scoring, campaign, plan.refit)
 
 
-def _sampled_search(plan: Plan, sampling: Sampling, dataset: Dataset) -> SearchResult | None:
+def _sampled_search(plan: Plan, sampling: Sampling, dataset: Dataset) -> SearchRecord | None:
     """The sampled ones; None while other processes still run trials."""
     from flaxcnn.studies.sampled import sampled_search
 
@@ -189,7 +195,7 @@ def _sampled_search(plan: Plan, sampling: Sampling, dataset: Dataset) -> SearchR
     return sampled_search(
         plan.candidates[0][1], sampling, plan.scoring, max_params=plan.max_params, refit=plan.refit,
         search_dir=plan.folder, resume=plan.resume, name=plan.experiment.name, dataset=dataset,
-        tell=plan.tell(), say=lambda text: say(text, plan.as_json),
+        tell=plan.listener(),
     )  # fmt: skip
 
 
@@ -253,7 +259,7 @@ class Layer:
 
 def _candidates(
     experiment: catalog.Experiment, grid: Mapping[str, Sequence[Any]], layer: Layer, sampled: bool
-) -> tuple[Wanted, str | None]:
+) -> tuple[Proposals, str | None]:
     """Settings and recipe of every candidate, and the label of the incumbent.
 
     The recipe unchanged where the others are `sampled`.

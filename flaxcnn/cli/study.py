@@ -16,36 +16,42 @@ from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
 from flaxcnn.studies.plan import check_how, parse_grid, parse_memory, parse_seeds, plan_runs
 
+Seeds = Annotated[
+    str,
+    typer.Option("--seeds", metavar="N|A,B,...", help="Number of seeds, or a list of them."),
+]
+Vary = Annotated[
+    str,
+    typer.Option(
+        "--vary",
+        metavar="SOURCES",
+        help="Vary one source of randomness at a time: init,order,augment,dropout,all.",
+    ),
+]
+FirstSeed = Annotated[
+    int | None,
+    typer.Option("--seed", help="First seed; sources that are held fixed use it."),
+]
+StudyDir = Annotated[
+    Path | None, typer.Option("--study-dir", help="Directory (default runs/NAME/study-ID).")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Resume an interrupted study.")]
+
 
 @command
 def study(
     experiment: options.Experiment = catalog.DEFAULT_EXPERIMENT,
     *,
-    seeds: Annotated[
-        str,
-        typer.Option("--seeds", metavar="N|A,B,...", help="Number of seeds, or a list of them."),
-    ],
+    seeds: Seeds,
     grid: options.Grid = None,
-    vary: Annotated[
-        str,
-        typer.Option(
-            "--vary",
-            metavar="SOURCES",
-            help="Vary one source of randomness at a time: init,order,augment,dropout,all.",
-        ),
-    ] = "",
+    vary: Vary = "",
     how: options.How = "auto",
     max_memory: options.MaxMemory = None,
     assignments: options.Assignments = None,
     config_file: options.ConfigFile = None,
-    seed: Annotated[
-        int | None,
-        typer.Option("--seed", help="First seed; sources that are held fixed use it."),
-    ] = None,
-    study_dir: Annotated[
-        Path | None, typer.Option("--study-dir", help="Directory (default runs/NAME/study-ID).")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted study.")] = False,
+    seed: FirstSeed = None,
+    study_dir: StudyDir = None,
+    resume: Resume = False,
     protocol: options.Protocol = None,
     no_cache: options.NoCache = False,
     as_json: options.Json = False,
@@ -102,10 +108,10 @@ def _run(name: str, config: Config, plan: Plan, cache: bool, as_json: bool) -> N
     dataset = load_for(config)  # before jax is imported, so that missing data is an error at once
     from flaxcnn.backend import prepare
     from flaxcnn.engine.resident import ResidentJob
-    from flaxcnn.studies import page
+    from flaxcnn.records.views import seeds_table, variance_table
+    from flaxcnn.studies.events import Listener, Outcome
     from flaxcnn.studies.groups import Group
-    from flaxcnn.studies.runs import Outcome
-    from flaxcnn.studies.study import Tell, study
+    from flaxcnn.studies.study import study
 
     quiet()
     prepare(cache)
@@ -115,7 +121,7 @@ def _run(name: str, config: Config, plan: Plan, cache: bool, as_json: bool) -> N
         shards = jobs[0].plan.sharding.devices
         where = f"its batches over {shards} devices" if shards > 1 else (
             f"{side} on each of {len(jobs)} devices")  # fmt: skip
-        labels = dict.fromkeys(run.label or "as it is" for run in group.runs)
+        labels = dict.fromkeys(run.name for run in group.runs)
         shown = "; ".join(list(labels)[:4]) + ("; ..." if len(labels) > 4 else "")
         count = f"{len(group.runs)} {'run' if len(group.runs) == 1 else 'runs'}"
         say(f"program of {count} ({shown}): {where}", as_json)
@@ -136,13 +142,13 @@ def _run(name: str, config: Config, plan: Plan, cache: bool, as_json: bool) -> N
     result = study(
         config, plan.seeds, grid=plan.grid, vary=plan.vary, how=plan.how, study_dir=plan.folder,
         max_memory=plan.max_memory, resume=plan.resume, name=name, dataset=dataset,
-        tell=Tell(note, tell_group, tell_run),
+        tell=Listener(note=note, group=tell_group, run=tell_run),
     )  # fmt: skip
     say("", as_json)
-    table(page.lines(result.summary), as_json)
+    table(seeds_table(result.summary, result.rows).lines(), as_json)
     for variance in result.summary["variance"]:
         say(f"variance {variance['setting']}".rstrip() + "\n", as_json)
-        table(page.variance_lines(variance), as_json)
+        table(variance_table(variance).lines(), as_json)
     page_ = report_after(result.path)
     say(f"study  {result.path}\nreport {page_ or result.path / 'README.md'}", as_json)
     if as_json:

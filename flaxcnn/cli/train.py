@@ -16,14 +16,31 @@ from flaxcnn.cli.options import check_environment
 from flaxcnn.cli.output import command, emit_json, note, quiet, say
 from flaxcnn.cli.processes import Group, joined
 from flaxcnn.cli.report import report_after
-from flaxcnn.engine.card import epoch_line
 from flaxcnn.errors import CheckpointError
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import GROUPS, Config
 from flaxcnn.recipe.fields import settings
 from flaxcnn.recipe.layers import totals
 from flaxcnn.records.folder import new_run, runs_folder
+from flaxcnn.records.views import epoch_line
 from flaxcnn.report.tensorboard import EventFiles, require
+
+Seed = Annotated[
+    int | None,
+    typer.Option("--seed", help="Seed of initialisation, order, augmentation and dropout."),
+]
+RunDir = Annotated[
+    Path | None, typer.Option("--run-dir", help="Run directory (default runs/NAME/ID).")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")]
+TensorBoard = Annotated[
+    bool,
+    typer.Option("--tensorboard", help="Write TensorBoard event files to RUN/tensorboard."),
+]
+PrintConfig = Annotated[
+    bool,
+    typer.Option("--print-config", help="Print all settings with their origins and exit."),
+]
 
 
 @command
@@ -31,14 +48,9 @@ def train(
     experiment: options.Experiment = catalog.DEFAULT_EXPERIMENT,
     assignments: options.Assignments = None,
     config_file: options.ConfigFile = None,
-    seed: Annotated[
-        int | None,
-        typer.Option("--seed", help="Seed of initialisation, order, augmentation and dropout."),
-    ] = None,
-    run_dir: Annotated[
-        Path | None, typer.Option("--run-dir", help="Run directory (default runs/NAME/ID).")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
+    seed: Seed = None,
+    run_dir: RunDir = None,
+    resume: Resume = False,
     resume_if_any: options.ResumeIfAny = False,
     checkpoint_dir: options.CheckpointDir = None,
     parallel: options.Parallel = None,
@@ -47,14 +59,8 @@ def train(
     processes: options.Processes = None,
     process: options.Process = None,
     protocol: options.Protocol = None,
-    tensorboard: Annotated[
-        bool,
-        typer.Option("--tensorboard", help="Write TensorBoard event files to RUN/tensorboard."),
-    ] = False,
-    print_config: Annotated[
-        bool,
-        typer.Option("--print-config", help="Print all settings with their origins and exit."),
-    ] = False,
+    tensorboard: TensorBoard = False,
+    print_config: PrintConfig = False,
     no_cache: options.NoCache = False,
     as_json: options.Json = False,
 ) -> None:

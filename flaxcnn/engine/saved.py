@@ -1,12 +1,12 @@
-"""A finished run taken up again: to evaluate it, or to classify images with it."""
+"""A finished run and its kept weights: to evaluate it, or to classify images with it."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -23,56 +23,58 @@ from flaxcnn.engine.metrics import finalize
 from flaxcnn.engine.step import Plan, TrainState, eval_step, init_state
 from flaxcnn.errors import CheckpointError, DataError
 from flaxcnn.recipe.config import Config
+from flaxcnn.records.read import RunRecord, read_run
 from flaxcnn.records.run import RunDirectory
 
 
-@dataclass(frozen=True)
-class SavedRun:
-    """Recipe, records and kept weights of a finished run."""
+@dataclass(frozen=True, eq=False)
+class Result(RunRecord):
+    """A finished run: its record and the kept weights."""
 
-    config: Config
-    summary: dict[str, Any]
-    data: dict[str, Any]  # data.json
-    plan: Plan
-    state: TrainState
+    recipe: Config = field(repr=False)
+    state: TrainState = field(repr=False)
+
+    @property
+    def plan(self) -> Plan:
+        """What its programs are compiled from."""
+        return make_plan(self.recipe, self.data["rows"]["train"])
 
 
-def open_run(path: Path) -> SavedRun:
+def open_run(path: Path) -> Result:
     """Read a run directory and verify its kept checkpoint.
 
     Raises:
         CheckpointError: no finished run there, or its checkpoint is damaged.
+        ConfigError: its recipe is of another version.
     """
     prepare()
-    run = RunDirectory(path)
-    if not (run.path / "summary.json").is_file():
+    if not (path.expanduser() / "summary.json").is_file():
         raise CheckpointError(
             f"{path}: holds no finished run (no summary.json); "
             "`flaxcnn train --resume` finishes one"
         )
-    config, summary, data = run.config(), run.read_json("summary.json"), run.read_json("data.json")
-    plan = make_plan(config, data["rows"]["train"])
-    like = jax.eval_shape(
-        lambda: init_state(
-            plan, tuple(data["shape"]), jnp.asarray(config.seeds(), jnp.uint32), make_hypers(config)
-        )
-    )
-    with Checkpoints(run.checkpoint_folder()) as checkpoints:
-        state, _ = checkpoints.restore(summary["kept_epoch"], like)
-    return SavedRun(config, summary, data, plan, state)
+    record = read_run(path)
+    config = Config.from_dict(record.config)
+    plan = make_plan(config, record.data["rows"]["train"])
+    shape, seeds = tuple(record.data["shape"]), jnp.asarray(config.seeds(), jnp.uint32)
+    hypers = make_hypers(config)
+    like = jax.eval_shape(lambda: init_state(plan, shape, seeds, hypers))
+    with Checkpoints(RunDirectory(path).checkpoint_folder()) as checkpoints:
+        state, _ = checkpoints.restore(record.summary["kept_epoch"], like)
+    return Result(**vars(record), state=state)
 
 
 @enough_memory("a device with more memory")
-def evaluate_run(run: SavedRun, split: str = "test") -> dict[str, float]:
+def evaluate_run(run: Result, split: str = "test") -> dict[str, float]:
     """Loss and accuracy of the kept weights on "train", "validation" or "test" rows.
 
     Raises:
         DataError: the data is not the data of the run.
-        OutOfMemoryError: the device has not what it takes.
+        OutOfMemoryError: it does not fit the memory of the device.
     """
-    dataset = load_for(run.config)
+    dataset = load_for(run.recipe)
     check_data(dataset, run.data["digest"])
-    with contextlib.closing(make_job(run.config, dataset)) as job:
+    with contextlib.closing(make_job(run.recipe, dataset)) as job:
         state = jax.device_put(run.state, job.placement)
         return finalize(jax.device_get(job.evaluate(state, cast("SplitName", split))))
 
@@ -87,7 +89,7 @@ def check_data(dataset: Dataset, digest: str) -> None:
 
 
 @enough_memory("fewer images at a time")
-def classify(run: SavedRun, images: np.ndarray) -> np.ndarray:
+def classify(run: Result, images: np.ndarray) -> np.ndarray:
     """Class probabilities [N, K] float32 of images uint8 [N, H, W, C], by the run's own scaling.
 
     Raises:
@@ -106,5 +108,5 @@ def classify(run: SavedRun, images: np.ndarray) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _probabilities(plan: Plan, state: TrainState, scaling: Scaling, batch: Batch) -> jax.Array:
-    """One program a number of images, kept as those of a training are; op by op it is dozens."""
+    """One program per number of images, cached like those of a training; op by op it is dozens."""
     return jax.nn.softmax(eval_step(plan, state, scaling, batch))

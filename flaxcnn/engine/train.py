@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,37 +22,24 @@ import numpy as np
 from flaxcnn.backend import enough_memory, prepare
 from flaxcnn.data import splits
 from flaxcnn.data.arrays import Dataset
-from flaxcnn.engine import card, hosts, sharding
+from flaxcnn.engine import hosts, sharding
 from flaxcnn.engine.checkpoint import Checkpoints
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.job import Job
 from flaxcnn.engine.loop import Progress, check_finite, epochs
 from flaxcnn.engine.make_job import make_job
+from flaxcnn.engine.saved import Result
 from flaxcnn.engine.score import Counts, conclude, count_dead, dead_layers
 from flaxcnn.engine.step import TrainState
 from flaxcnn.errors import DivergedError, InterruptedRun, PeerLostError
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import Conv
 from flaxcnn.records.environment import environment, other_software
-from flaxcnn.records.files import plain
+from flaxcnn.records.files import as_read, plain
+from flaxcnn.records.readme import run_readme
 from flaxcnn.records.run import RunDirectory, check_same
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Result:
-    """A finished run: summary.json as a dict, the kept state, and its folder."""
-
-    summary: dict[str, Any]
-    state: TrainState = field(repr=False)  # pages of numbers
-    path: Path
-
-    def _repr_html_(self) -> str | None:
-        """How a notebook shows it."""
-        from flaxcnn.report.report import fragment  # not before it is to be seen: it draws
-
-        return fragment(self.path)
 
 
 def fit(
@@ -135,6 +122,8 @@ class Stage:
     progress: Progress
     history: list[dict[str, Any]]  # the lines of metrics.jsonl
     dead: Counts  # relu units at initialisation
+    environment: dict[str, Any]  # env.json
+    data: dict[str, Any]  # data.json
 
 
 def _begin(
@@ -154,11 +143,11 @@ def _begin(
         _check_continuity(run, on_note)
     run.begin(history)
     run.set_status("running", epoch=progress.epoch)
-    _describe(job, run, name)
+    env, data = _describe(job, run, name)
     padding = sharding.padding_warning(config, job.plan.sharding)
     for text in [*config.warnings(), *([padding] if padding else []), *dead_layers(dead)]:
         on_note(text)
-    return Stage(state, progress, history, dead)
+    return Stage(state, progress, history, dead, env, data)
 
 
 def _train(
@@ -183,7 +172,7 @@ def _train(
         if stopping and not progress.done(config):
             interrupt.stop()
     state, _ = checkpoints.restore(progress.kept(config), state)
-    return Stage(state, progress, history, begun.dead)
+    return dataclasses.replace(begun, state=state, progress=progress)
 
 
 def _finish(job: Job, run: RunDirectory, ended: Stage, name: str) -> Result:
@@ -192,10 +181,21 @@ def _finish(job: Job, run: RunDirectory, ended: Stage, name: str) -> Result:
     summary = conclude(job, state, ended.progress, ended.history, name, (ended.dead, dead))
     _write_predictions(job, run, state)
     _write_filters(job, run, state)
-    run.write_text("README.md", card.page(job.config, summary, ended.history, dead))
+    config = as_read(job.config.to_dict())
+    run.write_text("README.md", run_readme(config, summary, ended.history, dead))
     run.write_json("summary.json", summary)
-    run.set_status("complete", epoch=ended.progress.epoch)
-    return Result(summary, state, run.path)
+    status = run.set_status("complete", epoch=ended.progress.epoch)
+    return Result(
+        run.path,
+        summary,
+        ended.environment,
+        config=config,
+        recipe=job.config,
+        history=ended.history,
+        data=ended.data,
+        status=status,
+        state=state,
+    )
 
 
 def _silent(_: Any) -> None:
@@ -209,18 +209,19 @@ def _check_continuity(run: RunDirectory, on_note: Callable[[str], None]) -> None
         on_note(text)
 
 
-def _describe(job: Job, run: RunDirectory, name: str) -> None:
-    """The files that are known before the first step."""
+def _describe(job: Job, run: RunDirectory, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Write what is known before the first step -> env.json and data.json."""
     data, scaling = job.dataset, jax.device_get(job.data.scaling)
-    run.write_json("env.json", environment())
+    env = run.write_json("env.json", environment())
     run.write_text("split.json", splits.to_json(job.rows))
-    run.write_json("data.json", {
+    about = run.write_json("data.json", {
         "experiment": name, "name": data.name, "digest": data.digest, "shape": list(data.shape),
         "classes": list(data.classes), "test_origin": data.test_origin,
         "split_digest": splits.digest(job.rows),
         "rows": {s: len(getattr(job.rows, s)) for s in ("train", "validation", "test")},
         "mean": scaling.mean.tolist(), "scale": scaling.scale.tolist(),
     })  # fmt: skip
+    return env, about
 
 
 def _write_predictions(job: Job, run: RunDirectory, state: TrainState) -> None:

@@ -60,6 +60,11 @@ class Setting:
     before: Any = ALWAYS_THERE  # what records made before the field existed imply
 
     @property
+    def meaning(self) -> str:
+        """The sentence, and the bounds if there are any."""
+        return "; ".join(text for text in (self.sentence, self.bounds) if text)
+
+    @property
     def bounds(self) -> str:
         """What is allowed in words; empty without bounds."""
         if self.whole:
@@ -126,7 +131,7 @@ def table(*groups: type) -> str:
         lines.append(f"| **{group.__name__.lower()}** | | |")
         own = group.__annotations__  # not what a base declares
         defaults = {field.name: field.default for field in fields(group)}
-        lines += [f"| `{name}` | {_default(defaults[name])} | {declared.sentence} |"
+        lines += [f"| `{name}` | {_default(defaults[name])} | {declared.meaning} |"
                   for name, declared in settings(group) if name in own]  # fmt: skip
     return "\n".join(lines)
 

@@ -30,9 +30,9 @@ NOT_RUN = "not run"  # the numerics suite, on this software and device
 
 
 def versions() -> dict[str, str]:
-    """Python, flaxcnn and the packages that decide what is computed; what is missing is left out.
+    """Versions of Python, flaxcnn and the installed packages that decide what is computed.
 
-    A run of embedded or own data does not need tensorflow-datasets.
+    tensorflow-datasets may be missing: embedded and own data do not need it.
     """
     return {
         "python": platform.python_version(),
@@ -42,7 +42,7 @@ def versions() -> dict[str, str]:
 
 
 def source_revision() -> str | None:
-    """Commit of the checkout this package runs from, `+` if changed since; None for a wheel."""
+    """Commit of the package's checkout, with `+` if it has changes; None for a wheel."""
     here = Path(flaxcnn.__file__).resolve().parent.parent
     if not (here / ".git").exists():
         return None
@@ -59,7 +59,7 @@ def source_revision() -> str | None:
 
 
 def environment() -> dict[str, Any]:
-    """env.json: what else decides the bits, and where the run was made."""
+    """env.json: the software and hardware that decide the bits."""
     import jax
 
     from flaxcnn.backend import cores, processor
@@ -85,7 +85,7 @@ def environment() -> dict[str, Any]:
 
 
 def other_software(before: dict[str, Any]) -> str:
-    """A warning for what is resumed where the env.json of its start says otherwise; or nothing."""
+    """A warning if env.json, of the start, differs from the present in what decides bits."""
     now = environment()
     changed = [key for key in DECIDES_BITS if before.get(key) != now.get(key)]
     return f"resumed with another {', '.join(changed)}: the bits may differ" if changed else ""

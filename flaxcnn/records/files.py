@@ -1,4 +1,4 @@
-"""Records on disk: read strictly, written whole or not at all. No jax, no lock."""
+"""JSON and JSON lines, read strictly and written whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,32 +7,17 @@ import math
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from flaxcnn.errors import CheckpointError, WriteError
 
 
-def finished(path: Path) -> Literal["run", "study", "search"]:
-    """Which of the three lies there, all done.
-
-    Raises:
-        CheckpointError: neither.
-    """
-    if (path / "search.json").is_file():
-        return "search"
-    if (path / "study.json").is_file():
-        return "study"
-    if (path / "summary.json").is_file():
-        return "run"
-    raise CheckpointError(
-        f"{path}: holds no finished run, study or search (no summary.json, study.json or "
-        "search.json); "
-        "--resume finishes one"
-    )
-
-
 def plain(value: Any) -> Any:
-    """The value with NaN and infinities as None: JSON has no other word for them."""
+    """The value with NaN and infinities as None: JSON cannot hold them.
+
+    >>> plain({"loss": float("nan"), "epochs": (1, 2)})
+    {'loss': None, 'epochs': [1, 2]}
+    """
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -42,20 +27,31 @@ def plain(value: Any) -> Any:
     return value
 
 
+def as_read(value: dict[str, Any]) -> dict[str, Any]:
+    """The value as a JSON file returns it: lists for tuples, None for NaN."""
+    return dict(json.loads(json.dumps(plain(value))))
+
+
 def flat(nested: dict[str, Any]) -> dict[str, Any]:
-    """The dictionary with dictionaries in it laid out: {"a": {"b": 1}} gives {"a.b": 1}."""
-    found: dict[str, Any] = {}
+    """Nested dictionaries as one, with dotted keys.
+
+    >>> flat({"a": {"b": 1}, "c": 2})
+    {'a.b': 1, 'c': 2}
+    """
+    result: dict[str, Any] = {}
     for key, value in nested.items():
-        inner = flat(value) if isinstance(value, dict) else None
-        found |= {key: value} if inner is None else {f"{key}.{k}": v for k, v in inner.items()}
-    return found
+        if isinstance(value, dict):
+            result |= {f"{key}.{inner}": item for inner, item in flat(value).items()}
+        else:
+            result[key] = value
+    return result
 
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write beside the target, flush to disk, rename.
 
     Raises:
-        WriteError: the folder or the disk does not take it.
+        WriteError: the folder is not writable, or the disk is full.
     """
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

@@ -1,4 +1,4 @@
-"""A locked folder of records, and where such folders lie."""
+"""A folder of records that one process at a time writes to, and where such folders are."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import os
 import socket
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any, Literal, Self
+from typing import IO, Any, Self
 
-from flaxcnn.errors import CheckpointError, ConfigError, FolderInUseError, WriteError
-from flaxcnn.records.files import finished, plain, read_json, read_lines, write_atomic
+from flaxcnn.errors import ConfigError, FolderInUseError, WriteError
+from flaxcnn.records.files import as_read, plain, read_json, read_lines, write_atomic
 
 
 def runs_folder() -> Path:
-    """Where runs go unless they are sent elsewhere: FLAXCNN_RUNS_DIR, or `runs`."""
+    """The default folder for runs: FLAXCNN_RUNS_DIR, or `runs`."""
     return Path(os.environ.get("FLAXCNN_RUNS_DIR", "runs")).expanduser()
 
 
 def stamp() -> str:
-    """Now, as folders are named: 20261120-101500."""
+    """The time as folders are named: 20261120-101500."""
     return datetime.now().strftime("%Y%m%d-%H%M%S")
 
 
 def new_run(name: str, seed: int) -> Path:
-    """Where a run goes that was not told: runs/NAME/20261120-101500-seed0, or a number after it."""
+    """The default folder of a new run: runs/NAME/20261120-101500-seed0, or with -2 after it."""
     own = f"{stamp()}-seed{seed}"
     path, number = runs_folder() / name / own, 2
     while path.exists():
@@ -35,24 +35,11 @@ def new_run(name: str, seed: int) -> Path:
     return path
 
 
-def run_or_study(path: Path, what: str) -> Literal["run", "study"]:
-    """The same for `what`, which does not take searches.
-
-    Raises:
-        CheckpointError: neither.
-    """
-    kind = finished(path)
-    if kind == "search":
-        raise CheckpointError(f"{path}: holds a search; {what} takes runs and studies, such as its "
-                              "refit/")  # fmt: skip
-    return kind
-
-
 class Folder:
-    """A folder that one process at a time writes to; the lock dies with it.
+    """A folder that one process at a time writes to; its lock ends with the process.
 
-    `kind` is its name in messages and `proof` the file that tells it from another folder; each kind
-    says in `check` what it holds and may go on with.
+    `kind` is its name in messages, and `proof` is the file by which it is recognised; each kind
+    decides in `check` whether it may be resumed.
 
     Raises:
         ConfigError: it holds something else.
@@ -64,13 +51,13 @@ class Folder:
 
     def __init__(self, path: Path, writes: bool = True):
         self.path = path.expanduser().absolute()
-        self.writes = writes  # False: another process does, and this one's calls do nothing
+        self.writes = writes  # False: another process writes, and this one's calls do nothing
         self._lock: IO[str] | None = None
 
     # -- opening ---------------------------------------------------------------------------------
 
     def take(self, recipe: dict[str, Any], resume: bool) -> Self:
-        """Create it for `recipe`, written to the proof file, or take it up again; returns self."""
+        """Create it, with `recipe` in the proof file, or resume it; returns self."""
         if not self.writes:
             return self
         try:
@@ -93,7 +80,7 @@ class Folder:
                 if not resume:
                     raise ConfigError(
                         f"{self.kind} directory {self.path}: holds a {self.kind} already; "
-                        "add --resume to go on with it, or choose another directory"
+                        "add --resume to continue it, or choose another directory"
                     )
                 self.check(recipe)
         except BaseException:
@@ -106,11 +93,11 @@ class Folder:
         return self
 
     def check(self, recipe: dict[str, Any]) -> None:
-        """ConfigError where `recipe` is not what the folder holds."""
+        """ConfigError if `recipe` is not what the folder holds."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -122,10 +109,10 @@ class Folder:
         self.close()
 
     def _check_place(self) -> None:
-        """Before anything is written: not a folder of something else."""
+        """Refuse a folder of something else before anything is written."""
         if not self.path.is_dir() or (self.path / self.proof).exists():
             return
-        ours = ("run.lock", f".{self.proof}.")  # the latter: of a start that was killed
+        ours = ("run.lock", f".{self.proof}.")  # the latter is left by a start that was killed
         if others := sorted(p.name for p in self.path.iterdir() if not p.name.startswith(ours)):
             raise ConfigError(
                 f"{self.kind} directory {self.path}: holds {others[0]} but no {self.kind}; "
@@ -138,9 +125,10 @@ class Folder:
         """A JSON file; CheckpointError if it is missing or damaged."""
         return read_json(self.path / name)
 
-    def write_json(self, name: str, value: Any) -> None:
-        """Write a JSON file, whole or not at all."""
+    def write_json(self, name: str, value: dict[str, Any]) -> dict[str, Any]:
+        """Write a JSON file, whole or not at all -> the value as it will be read."""
         self.write_text(name, json.dumps(plain(value), indent=1, allow_nan=False) + "\n")
+        return as_read(value)
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file, whole or not at all."""
@@ -153,7 +141,7 @@ class Folder:
 
     def write_npz(self, name: str, **arrays: Any) -> None:
         """Write named arrays as a compressed npz file, whole or not at all."""
-        import numpy as np  # not before it is needed: commands that write nothing start at once
+        import numpy as np  # imported late: commands that write nothing start at once
 
         file = io.BytesIO()
         np.savez_compressed(file, **arrays)
@@ -164,11 +152,11 @@ class Folder:
         return read_lines(self.path / name)
 
     def write_lines(self, name: str, rows: list[dict[str, Any]]) -> None:
-        """A JSON-lines file anew."""
+        """Write a JSON-lines file, whole or not at all."""
         self.write_text(name, "".join(_line(row) for row in rows))
 
     def add_lines(self, name: str, rows: list[dict[str, Any]]) -> None:
-        """Further values for a JSON-lines file, in a single write."""
+        """Append to a JSON-lines file in a single write."""
         if not self.writes:
             return
         try:
@@ -179,9 +167,9 @@ class Folder:
         except OSError as error:
             raise WriteError(f"{self.path / name}: {error.strerror}") from error
 
-    def set_status(self, status: str, **more: Any) -> None:
-        """running, complete, interrupted, diverged or failed."""
-        self.write_json("status.json", {"status": status, **more})
+    def set_status(self, status: str, **more: Any) -> dict[str, Any]:
+        """Write status.json: running, complete, interrupted, diverged or failed."""
+        return self.write_json("status.json", {"status": status, **more})
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The epochs of a run as plain numbers, for trackers and for one's own pictures."""
+"""The epochs of a run as plain numbers, for trackers and plots."""
 
 from __future__ import annotations
 
@@ -14,16 +14,20 @@ EPOCHS = "metrics.jsonl"
 
 
 def history(run: str | Path) -> list[dict[str, Any]]:
-    """Each epoch of a run, under way or ended, as metrics.jsonl has it: `epoch`, `train_loss`, ...
+    """Read each epoch of a run, under way or ended, from metrics.jsonl: `epoch`, `train_loss`, ...
 
-    A value that was not finite, null in the file, is `nan`. A line that is being written does not
-    count yet.
+    A value that was not finite, null in the file, is `nan`. A line that is still being written is
+    left out.
+
+    >>> _ = Path("metrics.jsonl").write_text('{"epoch": 1, "val_loss": null}\\n')
+    >>> history(".")
+    [{'epoch': 1, 'val_loss': nan}]
 
     Args:
         run: its directory.
 
     Raises:
-        CheckpointError: no metrics.jsonl there, or a damaged one.
+        CheckpointError: metrics.jsonl is missing or damaged.
     """
     path = Path(run).expanduser().absolute()
     if not (path / EPOCHS).is_file():
@@ -34,5 +38,5 @@ def history(run: str | Path) -> list[dict[str, Any]]:
 
 
 def numbers(lines: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Lines of a record with nan where they have null."""
+    """Lines of a record with nan in place of null."""
     return [{k: math.nan if v is None else v for k, v in line.items()} for line in lines]

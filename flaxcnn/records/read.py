@@ -1,26 +1,51 @@
-"""What a report is made from: the records of a run, study or search, read without jax."""
+"""Finished runs, studies and searches, read from their folders; the one read side, without jax.
+
+`flaxcnn.train`, `study` and `search` return what these functions read: a search and a study are
+their records, a run is its record and the kept weights (`flaxcnn.engine.saved.Result`).
+"""
 
 from __future__ import annotations
 
 import json
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
-from flaxcnn.data import datasets
-from flaxcnn.data.archives import PUBLISHED
-from flaxcnn.data.arrays import Dataset
-from flaxcnn.errors import CheckpointError, ConfigError, DataError, FlaxcnnError
+import flaxcnn
+from flaxcnn.errors import CheckpointError, ConfigError
 from flaxcnn.recipe.config import Config
 from flaxcnn.records.files import read_json, read_lines
+from flaxcnn.records.format import candidate_label
+from flaxcnn.records.study import predictions_file
+from flaxcnn.records.tables import candidate_columns, csv_text, run_columns
 
-NEEDED = ("experiment", "protocol", "seed", "params", "kept_epoch", "best_epoch", "epochs_run",
-          "test_accuracy", "val_accuracy", "fingerprint")  # fmt: skip
+if TYPE_CHECKING:  # a tenth of a second, which `--help` need not wait for
+    import numpy as np
 
-OF_AN_EPOCH = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
+# What each file must hold for a record to be read; other keys are of use where they are there.
+NEEDED = {
+    "summary.json": (
+        "experiment", "protocol", "seed", "params", "kept_epoch", "best_epoch", "epochs_run",
+        "test_accuracy", "val_accuracy", "fingerprint", "data_digest", "split_digest",
+    ),
+    "metrics.jsonl": ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy"),
+    "data.json": ("shape", "classes", "digest", "rows"),
+    "study.json": ("experiment", "planned", "complete", "settings"),
+    "runs.jsonl": ("run", "seed", "setting", "vary", "status", "protocol", "data_digest",
+                   "split_digest"),
+    "search.json": ("experiment", "candidates", "winner", "incumbent", "dropped", "protocol"),
+}  # fmt: skip
+PLAN = {
+    "study": ("experiment", "config", "seeds", "grid", "vary"),
+    "search": ("experiment", "candidates", "folds", "repeats", "seeds", "document"),
+}
+# What two runs must share for their accuracies to mean the same.
+SHARED = {"data_digest": "data", "split_digest": "rows of the splits", "protocol": "protocol"}
+
+Kind = Literal["run", "study", "search"]
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -32,123 +57,271 @@ class Predictions:
     logits: np.ndarray
 
 
-@dataclass(frozen=True)
-class RunRecord:
-    """A run directory."""
+@dataclass(frozen=True, eq=False)
+class Record:
+    """What runs, studies and searches have in common: a folder, and a summary with figures."""
 
     path: Path
-    config: dict[str, Any]
-    recipe: Config | None  # None: another version's, which this one cannot read
-    summary: dict[str, Any]
-    history: list[dict[str, Any]]
-    data: dict[str, Any]
-    environment: dict[str, Any]
-    status: dict[str, Any]
+    summary: dict[str, Any] = field(repr=False)
+    environment: dict[str, Any] = field(repr=False)
 
     @property
     def name(self) -> str:
-        """Of its experiment."""
+        """Of the experiment, or of the folder."""
         return str(self.summary["experiment"] or self.path.name)
 
-
-@dataclass(frozen=True)
-class StudyRecord:
-    """A study directory; rows and histories in the order of its plan's keys."""
-
-    path: Path
-    plan: dict[str, Any]
-    recipe: Config | None
-    summary: dict[str, Any]
-    rows: list[dict[str, Any]]
-    histories: dict[str, list[dict[str, Any]]]  # by the run's key
-    environment: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        """Of its experiment."""
-        return str(self.summary["experiment"] or self.path.name)
+    def _repr_html_(self) -> str | None:
+        """How a notebook shows it."""
+        return flaxcnn._notebook_html(self)
 
 
-@dataclass(frozen=True)
-class SearchRecord:
-    """A search directory."""
+@dataclass(frozen=True, eq=False)
+class RunRecord(Record):
+    """A run: summary.json, config.json, metrics.jsonl, data.json, env.json, status.json."""
 
-    path: Path
-    plan: dict[str, Any]
-    summary: dict[str, Any]
-    environment: dict[str, Any]
+    config: dict[str, Any] = field(repr=False)
+    recipe: Config | None = field(repr=False)  # None: of another version, which this cannot read
+    history: list[dict[str, Any]] = field(repr=False)
+    data: dict[str, Any] = field(repr=False)
+    status: dict[str, Any] = field(repr=False)
 
-    @property
-    def name(self) -> str:
-        """Of its experiment."""
-        return str(self.summary["experiment"] or self.path.name)
+    def predictions(self) -> Predictions:
+        """Its predictions.npz.
+
+        Raises:
+            CheckpointError: missing, damaged, or not of this run's classes.
+        """
+        arrays = _arrays(self.path / "predictions.npz", ("row", "label", "logits"))
+        read = Predictions(*arrays)
+        shape = (len(read.label), len(self.data["classes"]))
+        if read.logits.shape != shape or read.row.shape != shape[:1] or not len(read.label):
+            raise CheckpointError(f"predictions.npz has logits {read.logits.shape}, not {shape}")
+        return read
+
+    def first_filters(self) -> tuple[str, np.ndarray] | None:
+        """(layer, weights [H, W, C, N]) of the first convolution, where the run wrote them."""
+        path = self.path / "filters.npz"
+        if not path.is_file():
+            return None
+        layer, kernel = _arrays(path, ("layer", "kernel"))
+        return str(layer), kernel
+
+
+@dataclass(frozen=True, eq=False)
+class StudyRecord(Record):
+    """A study: study.json, plan.json, runs.jsonl, epochs.jsonl, env.json.
+
+    `rows` are in the order of the plan; `histories` are the epochs of each run, by its key.
+    """
+
+    plan: dict[str, Any] = field(repr=False)
+    recipe: Config | None = field(repr=False)
+    rows: list[Row] = field(repr=False)
+    histories: dict[str, list[dict[str, Any]]] = field(repr=False)
+
+    def to_dict(self) -> dict[str, list[Any]]:
+        """Column -> one value per run: `pandas.DataFrame(result.to_dict())`."""
+        return run_columns(self.rows)
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write the table as a CSV file."""
+        Path(path).write_text(csv_text(self.to_dict()), encoding="utf-8")
+
+    def rows_of(self, setting: Mapping[str, Any]) -> list[Row]:
+        """The complete runs of one of `summary["settings"]`."""
+        own = (setting["setting"], setting["vary"])
+        return [
+            row
+            for row in self.rows
+            if (row["setting"], row["vary"]) == own and row["status"] == "complete"
+        ]
+
+    def predicted(self, run: str) -> tuple[np.ndarray, np.ndarray]:
+        """(label [N], predicted class [N]) of the test rows, where the study kept them.
+
+        Raises:
+            CheckpointError: they are missing or damaged.
+        """
+        label, predicted = _arrays(self.path / predictions_file(run), ("label", "predicted"))
+        return label, predicted
+
+
+@dataclass(frozen=True, eq=False)
+class SearchRecord(Record):
+    """A search: search.json, plan.json, env.json, and the runs of the candidates that are ranked.
+
+    `rows` are in the order of the plan, or of the trials.
+    """
+
+    plan: dict[str, Any] = field(repr=False)
+    rows: list[Row] = field(repr=False)
+
+    def to_dict(self) -> dict[str, list[Any]]:
+        """Column -> one value per candidate, the best first: `pandas.DataFrame(...)` of it."""
+        return candidate_columns(self.summary["candidates"])
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write the table as a CSV file."""
+        Path(path).write_text(csv_text(self.to_dict()), encoding="utf-8")
+
+
+# -- reading -------------------------------------------------------------------------------------
+
+
+def kind_of(path: Path) -> Kind:
+    """What a folder holds, finished.
+
+    Raises:
+        CheckpointError: none of the three.
+    """
+    if (path / "search.json").is_file():
+        return "search"
+    if (path / "study.json").is_file():
+        return "study"
+    if (path / "summary.json").is_file():
+        return "run"
+    raise CheckpointError(
+        f"{path}: holds no finished run, study or search (no summary.json, study.json or "
+        "search.json); --resume finishes one"
+    )
+
+
+def read(path: Path) -> RunRecord | StudyRecord | SearchRecord:
+    """The record in a folder, whichever kind it is.
+
+    Raises:
+        CheckpointError: there is none, it is not finished, or it is damaged.
+    """
+    readers: dict[Kind, Callable[[Path], RunRecord | StudyRecord | SearchRecord]] = {
+        "run": read_run,
+        "study": read_study,
+        "search": read_search,
+    }
+    return readers[kind_of(path)](path)
+
+
+def read_runs(path: Path, command: str) -> RunRecord | StudyRecord:
+    """The record of a run or a study, for a command that does not take searches.
+
+    Raises:
+        CheckpointError: a search, or nothing finished, or damaged.
+    """
+    record = read(path)
+    if isinstance(record, SearchRecord):
+        raise CheckpointError(
+            f"{path}: holds a search; {command} takes runs and studies, such as its refit/"
+        )
+    return record
 
 
 def read_run(path: Path) -> RunRecord:
-    """The records of a finished run.
+    """The record of a finished run.
 
     Raises:
         CheckpointError: a file is missing, damaged, or of another version.
     """
     path = path.expanduser().absolute()
-    summary, config = read_json(path / "summary.json"), read_json(path / "config.json")
-    _check(path / "summary.json", summary, NEEDED)
-    history = read_lines(path / "metrics.jsonl")
-    for row in history:
-        _check(path / "metrics.jsonl", row, OF_AN_EPOCH)
-    data = read_json(path / "data.json")
-    _check(path / "data.json", data, ("shape", "classes", "digest", "rows"))
+    config = read_json(path / "config.json")
     return RunRecord(
-        path, config, _recipe(config), summary, history, data,
-        read_json(path / "env.json"), read_json(path / "status.json"),
-    )  # fmt: skip
+        path,
+        _checked(path, "summary.json"),
+        read_json(path / "env.json"),
+        config=config,
+        recipe=_recipe(config),
+        history=_checked_lines(path, "metrics.jsonl"),
+        data=_checked(path, "data.json"),
+        status=read_json(path / "status.json"),
+    )
 
 
 def read_study(path: Path) -> StudyRecord:
-    """The records of a finished study.
+    """The record of a finished study.
 
     Raises:
         CheckpointError: a file is missing, damaged, or of another version.
     """
     path = path.expanduser().absolute()
-    summary, plan = read_json(path / "study.json"), read_json(path / "plan.json")
-    _check(path / "study.json", summary, ("experiment", "planned", "complete", "settings"))
-    _check(path / "plan.json", plan, ("experiment", "config", "seeds", "grid", "vary"))
-    rows = read_lines(path / "runs.jsonl")
-    for row in rows:
-        _check(path / "runs.jsonl", row, ("run", "seed", "setting", "vary", "status", "protocol"))
-    histories: dict[str, list[dict[str, Any]]] = {}
-    for line in read_lines(path / "epochs.jsonl"):
-        histories.setdefault(line["run"], []).append(line)
-    settings = [(one["setting"], one["vary"]) for one in summary["settings"]]
-    place = {json.dumps(one): number for number, one in enumerate(settings)}
-    last = len(settings)
-    rows.sort(key=lambda r: (place.get(json.dumps((r["setting"], r["vary"])), last), r["seed"]))
+    summary, plan = _checked(path, "study.json"), _checked(path, "plan.json", PLAN["study"])
+    rows = _checked_lines(path, "runs.jsonl")
+    settings = [json.dumps([each["setting"], each["vary"]]) for each in summary["settings"]]
+    by_setting = {setting: number for number, setting in enumerate(settings)}
+    by_seed = {seed: number for number, seed in enumerate(plan["seeds"])}
+
+    def position(row: Row) -> tuple[int, int]:
+        setting, last = json.dumps([row["setting"], row["vary"]]), len(rows)
+        return by_setting.get(setting, last), by_seed.get(row["seed"], last)
+
     return StudyRecord(
-        path, plan, _recipe(plan["config"]), summary, rows, histories,
+        path,
+        summary,
         read_json(path / "env.json"),
-    )  # fmt: skip
+        plan=plan,
+        recipe=_recipe(plan["config"]),
+        rows=sorted(rows, key=position),
+        histories=histories(path),
+    )
 
 
 def read_search(path: Path) -> SearchRecord:
-    """The records of a finished search.
+    """The record of a finished search.
 
     Raises:
         CheckpointError: a file is missing, damaged, or of another version.
     """
     path = path.expanduser().absolute()
-    summary, plan = read_json(path / "search.json"), read_json(path / "plan.json")
-    needed = ("experiment", "candidates", "winner", "incumbent", "dropped", "protocol")
-    _check(path / "search.json", summary, needed)
-    planned = ("experiment", "candidates", "folds", "repeats", "seeds", "document")
-    _check(path / "plan.json", plan, planned)
-    return SearchRecord(path, plan, summary, read_json(path / "env.json"))
+    summary, plan = _checked(path, "search.json"), _checked(path, "plan.json", PLAN["search"])
+    ranked = {each["label"] for each in summary["candidates"]}
+    rows = [row for row in run_rows(path) if candidate_label(row["setting"]) in ranked]
+    by_label = {each["label"]: number for number, each in enumerate(plan["candidates"])}
+    by_seed = {seed: number for number, seed in enumerate(plan["seeds"])}
+
+    def position(row: Row) -> tuple[int, ...]:
+        setting, last = row["setting"], len(rows)
+        candidate = by_label.get(candidate_label(setting), last)
+        return candidate, setting["repeat"], setting["fold"], by_seed.get(row["seed"], last)
+
+    if "sampler" not in plan:  # trials are in the order in which they were drawn
+        rows.sort(key=position)
+    return SearchRecord(path, summary, read_json(path / "env.json"), plan=plan, rows=rows)
 
 
-def _check(file: Path, found: Any, needed: tuple[str, ...]) -> None:
-    if not isinstance(found, dict):
+def run_rows(path: Path) -> list[Row]:
+    """The rows of every run of a study or search; those of a search by trials are in `trials/`."""
+    return [row for folder in _folders(path) for row in _checked_lines(folder, "runs.jsonl")]
+
+
+def histories(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """The epochs of every run of a study or search, by the run's key."""
+    epochs: dict[str, list[dict[str, Any]]] = {}
+    for folder in _folders(path):
+        for line in read_lines(folder / "epochs.jsonl"):
+            epochs.setdefault(line["run"], []).append(line)
+    return epochs
+
+
+def _folders(path: Path) -> list[Path]:
+    """The folder itself and those of its trials, the incumbent's first."""
+    trials = (path / "trials").glob("*")
+    return [path, *sorted(trials, key=lambda trial: (trial.name.isdecimal(), trial.name))]
+
+
+def _checked(path: Path, name: str, needed: Sequence[str] = ()) -> dict[str, Any]:
+    value = read_json(path / name)
+    _check(path / name, value, needed or NEEDED[name])
+    return dict(value)
+
+
+def _checked_lines(path: Path, name: str) -> list[Row]:
+    lines = read_lines(path / name)
+    for line in lines:
+        _check(path / name, line, NEEDED[name])
+    return lines
+
+
+def _check(file: Path, value: Any, needed: Sequence[str]) -> None:
+    if not isinstance(value, dict):
         raise CheckpointError(f"{file}: is damaged (no object)")
-    if lacking := [name for name in needed if name not in found]:
+    if lacking := [name for name in needed if name not in value]:
         raise CheckpointError(
             f"{file}: lacks {', '.join(lacking)}: it is damaged, or of another version"
         )
@@ -161,67 +334,13 @@ def _recipe(config: dict[str, Any]) -> Config | None:
         return None
 
 
-def _arrays(path: Path, names: tuple[str, ...]) -> tuple[np.ndarray, ...]:
+def _arrays(path: Path, names: Sequence[str]) -> tuple[np.ndarray, ...]:
     try:
-        with np.load(path, allow_pickle=False) as found:
-            return tuple(found[name] for name in names)
+        import numpy as np
+
+        with np.load(path, allow_pickle=False) as file:
+            return tuple(file[name] for name in names)
     except FileNotFoundError:
         raise CheckpointError(f"{path.name} is missing") from None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path.name} is damaged ({error})") from None
-
-
-def predictions(record: RunRecord) -> Predictions:
-    """The run's predictions.npz.
-
-    Raises:
-        CheckpointError: missing, damaged, or not of this run's classes.
-    """
-    found = Predictions(*_arrays(record.path / "predictions.npz", ("row", "label", "logits")))
-    shape = (len(found.label), len(record.data["classes"]))
-    if found.logits.shape != shape or found.row.shape != shape[:1] or not len(found.label):
-        raise CheckpointError(f"predictions.npz has logits {found.logits.shape}, not {shape}")
-    return found
-
-
-def first_filters(record: RunRecord) -> tuple[str, np.ndarray] | None:
-    """(layer, weights [H, W, C, N]) of the first convolution, where the run wrote them."""
-    path = record.path / "filters.npz"
-    if not path.is_file():
-        return None
-    layer, kernel = _arrays(path, ("layer", "kernel"))
-    return str(layer), kernel
-
-
-def load_images(record: RunRecord) -> Dataset:
-    """The data of a run, as far as it is there already: nothing is downloaded or prepared.
-
-    Folders and sets of tfds are opened undecoded, so that only the images shown are read.
-
-    Raises:
-        DataError: not there, or not what the run was made on.
-    """
-    name = str(record.config["dataset"])
-    if name in PUBLISHED and not (datasets.cache_path(name) / "meta.json").is_file():
-        raise DataError(f"{name} is not prepared here; `flaxcnn data prepare {name}` does that")
-    on_demand = name.startswith(("folder:", "tfds:"))
-    resize = record.recipe.resize if record.recipe else None
-    try:
-        found = datasets.load(name, resize, 0 if on_demand else None)
-    except FlaxcnnError as error:
-        raise DataError(str(error)) from error
-    if not on_demand and found.digest != record.data["digest"]:
-        raise DataError(f"{name} is other data than the run was made on")
-    return found
-
-
-def pixels(dataset: Dataset, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(images [n, H, W, C], labels [n]) by row number; those of the train archive come first."""
-    split, first = dataset.train, len(dataset.train)
-    image = np.empty((len(rows), *split.image.shape[1:]), np.uint8)
-    label = np.empty(len(rows), np.int32)
-    for part, own, base in ((rows < first, split, 0), (rows >= first, dataset.test, first)):
-        if part.any():
-            image[part] = own.image[rows[part] - base]
-            label[part] = own.label[rows[part] - base]
-    return image, label

@@ -71,21 +71,21 @@ class RunDirectory(Folder):
         return self.lines("metrics.jsonl")
 
     def checkpoint_folder(self, chosen: str | Path | None = None) -> str | Path:
-        """Where its checkpoints are; one that is `chosen` is noted for later."""
+        """Where its checkpoints are; a `chosen` folder is recorded for later."""
         if chosen is not None:
-            place = chosen if "://" in str(chosen) else Path(chosen).expanduser().absolute()
-            self.write_json(ELSEWHERE, {"folder": str(place)})
-            return place
+            path = chosen if "://" in str(chosen) else Path(chosen).expanduser().absolute()
+            self.write_json(ELSEWHERE, {"folder": str(path)})
+            return path
         if (self.path / ELSEWHERE).is_file():
             return str(self.read_json(ELSEWHERE)["folder"])
         return self.path / "checkpoints"
 
     def begin(self, history: list[dict[str, Any]]) -> None:
-        """metrics.jsonl with the epochs of the checkpoint: later ones are computed again."""
+        """Write metrics.jsonl with the epochs of the checkpoint; later ones are computed again."""
         self.write_lines("metrics.jsonl", history)
 
     def add_epoch(self, rows: list[dict[str, Any]]) -> None:
-        """A line for the last of the epochs in metrics.jsonl, and history.csv anew."""
+        """Append the last of the epochs to metrics.jsonl, and write history.csv."""
         self.add_lines("metrics.jsonl", rows[-1:])
         table = io.StringIO()
         writer = csv.DictWriter(table, list(dict.fromkeys(key for row in rows for key in row)))

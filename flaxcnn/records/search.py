@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from flaxcnn.errors import ConfigError
 from flaxcnn.recipe.config import decisive
+from flaxcnn.records.files import as_read
 from flaxcnn.records.study import StudyDirectory
 
 
@@ -87,7 +87,7 @@ class TrialDirectory(StudyDirectory):
 
     def check(self, recipe: dict[str, Any]) -> None:
         """ConfigError for another trial."""
-        if self.read_json(self.proof) != json.loads(json.dumps(recipe)):
+        if self.read_json(self.proof) != as_read(recipe):
             raise ConfigError(f"trial directory {self.path}: holds another trial")
 
     def complete_rows(self, keys: Iterable[str]) -> list[dict[str, Any]] | None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from flaxcnn.errors import CheckpointError, ConfigError
 from flaxcnn.recipe.config import decisive
+from flaxcnn.records.files import as_read
 from flaxcnn.records.folder import Folder
 
 
@@ -49,7 +47,7 @@ class StudyDirectory(Folder):
         old = self.read_json(self.proof)
         if lacking := [key for key in new if key not in old]:
             raise CheckpointError(f"{self.path / self.proof}: lacks {', '.join(lacking)}")
-        return old, json.loads(json.dumps(new))
+        return old, as_read(new)
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each run that has ended, in the order in which they did."""
@@ -92,27 +90,3 @@ class StudyDirectory(Folder):
 def predictions_file(key: str) -> str:
     """Where a study that keeps them has the predictions of a run, below its folder."""
     return f"predictions-{key}.npz"
-
-
-def columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    """Column -> values of all rows (None where a row has none), a column for every setting."""
-    flat = [
-        {**{k: v for k, v in row.items() if not isinstance(v, dict | list)}, **row["setting"]}
-        for row in rows
-    ]
-    names = dict.fromkeys(key for row in flat for key in row)
-    return {name: [row.get(name) for row in flat] for name in names}
-
-
-def table_csv(rows: Sequence[dict[str, Any]]) -> str:
-    """The same as CSV."""
-    return csv_text(columns(rows))
-
-
-def csv_text(table: Mapping[str, Sequence[Any]]) -> str:
-    """Columns as CSV, their names first."""
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(table)
-    writer.writerows(zip(*table.values(), strict=True))
-    return text.getvalue()

@@ -1,4 +1,4 @@
-"""The network as a drawing: a box a layer, as wide as its output is large."""
+"""The network as a drawing: one box per layer, as wide as its output is large."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from flaxcnn.report.style import INK, TEST, TRAIN, WIDTH, Picture, blank, headin
 
 STEP = 0.29  # inches a layer
 MOST = 80  # layers that a drawing holds
-TOLD = ("filters", "units", "kernel", "size", "rate", "padding", "activation", "function")
+SHOWN = ("filters", "units", "kernel", "size", "rate", "padding", "activation", "function")
 
 
 def described(row: Row) -> str:
     """What a layer is, in a few words: `32 3x3 same relu`."""
-    found = {key: getattr(row.layer, key, None) for key in TOLD}
+    values = {key: getattr(row.layer, key, None) for key in SHOWN}
     words = []
-    for key, value in found.items():
+    for key, value in values.items():
         if value is None:
             continue
         if key in ("kernel", "size"):

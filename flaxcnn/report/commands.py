@@ -1,4 +1,4 @@
-"""The exact lines that do a recorded run or study again, tried before they are shown."""
+"""The exact commands that repeat a recorded run, study or search, checked before shown."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from flaxcnn.recipe.config import Config
 from flaxcnn.records.format import value_text
 
 
-def place(path: Path) -> str:
-    """A path as a word of a command: from the current folder where it lies below it."""
+def shell_path(path: Path) -> str:
+    """A path as a word of a command: relative if it is below the current folder."""
     with contextlib.suppress(ValueError, OSError):
         path = path.relative_to(Path.cwd())
     return shlex.quote(str(path))
 
 
 def line(*words: str) -> str:
-    """Words as a shell takes them."""
+    """A flaxcnn command, quoted for a shell."""
     return shlex.join(["flaxcnn", *words])
 
 
 def recipe_words(name: str, recipe: Config, file: Path) -> list[str] | None:
     """EXPERIMENT and options that resolve to exactly the recipe; None if none do.
 
-    A recipe of the catalog is told by what differs from it. Another one is read from `file`, its
+    A recipe of the catalog is given by what differs from it, another one by `file`, its
     config.json, over the default experiment.
     """
     if name in catalog.experiments():
@@ -61,62 +61,62 @@ def recipe_words(name: str, recipe: Config, file: Path) -> list[str] | None:
 
 
 def _changes(base: dict[str, Any], plain: dict[str, Any]) -> list[str]:
-    """KEY=VALUE for each setting that differs; one that follows from another kind is told too."""
+    """KEY=VALUE for each setting that differs, also where another setting implies it."""
     return [f"{key}={value_text(value)}" for key, value in plain.items() if base[key] != value]
 
 
 def of_run(
     path: Path, name: str, recipe: Config | None, revision: str | None
 ) -> list[tuple[str, str]]:
-    """What to type to check a run, and to train it again."""
-    found = _checkout(revision)
-    found.append(("Train it again from its record, and compare every bit:",
-                  f"flaxcnn reproduce {place(path)}"))  # fmt: skip
+    """Commands to check a run, and to train it again."""
+    commands = _checkout(revision)
+    commands.append(("Train it again from its record, and compare every bit:",
+                  f"flaxcnn reproduce {shell_path(path)}"))  # fmt: skip
     words = recipe and recipe_words(name, recipe, path / "config.json")
     if words:
-        found.append(("Train it again as a new run:", line("train", *words)))
-    found.append(("Test its kept weights again:", f"flaxcnn evaluate {place(path)}"))
-    found.append(("Write this page again:", f"flaxcnn report {place(path)}"))
-    return found
+        commands.append(("Train it again as a new run:", line("train", *words)))
+    commands.append(("Test its kept weights again:", f"flaxcnn evaluate {shell_path(path)}"))
+    commands.append(("Write this page again:", f"flaxcnn report {shell_path(path)}"))
+    return commands
 
 
 def of_study(path: Path, name: str, plan: dict[str, Any], recipe: Config | None,
              revision: str | None) -> list[tuple[str, str]]:  # fmt: skip
-    """The same of a study."""
-    found = _checkout(revision)
-    found.append(("Train every run again from the record, and compare every bit:",
-                  f"flaxcnn reproduce {place(path)}"))  # fmt: skip
+    """Commands to check a study, and to run it again."""
+    commands = _checkout(revision)
+    commands.append(("Train every run again from the record, and compare every bit:",
+                  f"flaxcnn reproduce {shell_path(path)}"))  # fmt: skip
     words = recipe and recipe_words(name, recipe, path / "config.json")
     if recipe and words:
         words += ["--seeds", _seeds(plan["seeds"], recipe.seed)]
         words += _grid_words(plan["grid"])
         if plan["vary"]:
             words += ["--vary", ",".join(plan["vary"])]
-        found.append(("Do it again as a new study:", line("study", *words)))
-    found.append(("Write this page again:", f"flaxcnn report {place(path)}"))
-    return found
+        commands.append(("Run it again as a new study:", line("study", *words)))
+    commands.append(("Write this page again:", f"flaxcnn report {shell_path(path)}"))
+    return commands
 
 
 def of_search(
     path: Path, name: str, plan: dict[str, Any], revision: str | None, refit: bool
 ) -> list[tuple[str, str]]:
-    """The same of a search, `refit` where its winner was trained once more."""
-    found = _checkout(revision)
+    """Commands to repeat a search, and its winner's training if `refit`."""
+    commands = _checkout(revision)
     try:
         words = _search_words(path, name, plan)
     except ConfigError:
         words = None  # another version's
     if words:
-        found.append(("Do it again as a new search:", line("search", *words)))
+        commands.append(("Run it again as a new search:", line("search", *words)))
     if refit:
-        found.append(("Train the winner again, and compare every bit:",
-                      f"flaxcnn reproduce {place(path)}/refit"))  # fmt: skip
-    found.append(("Write this page again:", f"flaxcnn report {place(path)}"))
-    return found
+        commands.append(("Train the winner again, and compare every bit:",
+                      f"flaxcnn reproduce {shell_path(path)}/refit"))  # fmt: skip
+    commands.append(("Write this page again:", f"flaxcnn report {shell_path(path)}"))
+    return commands
 
 
 def _search_words(path: Path, name: str, plan: dict[str, Any]) -> list[str] | None:
-    """None where the candidates are not those of the experiment, or of a whole grid."""
+    """None if the candidates are not those of the experiment, or of a whole grid."""
     if name not in catalog.experiments():
         return None
     first = plan["candidates"][0]
@@ -146,7 +146,7 @@ def _search_words(path: Path, name: str, plan: dict[str, Any]) -> list[str] | No
 
 
 def _of_candidates(name: str, plan: dict[str, Any]) -> list[str] | None:
-    """The experiment and what was laid over each of its candidates."""
+    """The experiment, and the settings that were changed in every candidate."""
     known = {json.dumps(dict(point.settings)): point.config
              for point in catalog.find(name).candidates if point.config}  # fmt: skip
     changed: list[list[str]] = []

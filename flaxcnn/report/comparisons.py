@@ -26,19 +26,19 @@ from flaxcnn.report.style import (
 )
 
 MOST = 40  # recipes that a picture holds
-TOLD = 4  # of them in words
+DESCRIBED = 4  # of them in words
 
 
 @dataclass(frozen=True)
 class Point:
-    """A recipe: its accuracy with a 95 % interval, where there is one, and its parameters."""
+    """A recipe: its accuracy, its 95 % interval if there is one, and its parameters."""
 
     name: str
     value: float
     interval: tuple[float, float] | None
     params: int | None = None
 
-    def told(self) -> str:
+    def described(self) -> str:
         """`name 0.9812 [0.9780, 0.9840]`."""
         ends = f" [{self.interval[0]:.4f}, {self.interval[1]:.4f}]" if self.interval else ""
         return f"{clean(self.name)} {self.value:.4f}{ends}"
@@ -80,8 +80,10 @@ def against_parameters(points: Sequence[Point], split: str = "test") -> Picture:
     axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), borderpad=0)
     title = "Accuracy against parameters, 95 % intervals"
     heading(axes, title)
-    alt = "; ".join(f"{p.told()} with {params:,} parameters" for p, params in shown[:TOLD])
-    more = f"; and {len(points) - TOLD} more" if len(points) > TOLD else ""
+    alt = "; ".join(
+        f"{p.described()} with {params:,} parameters" for p, params in shown[:DESCRIBED]
+    )
+    more = f"; and {len(points) - DESCRIBED} more" if len(points) > DESCRIBED else ""
     words = f"{split.capitalize()} accuracy: {alt}{more}."
     return Picture("accuracy-parameters", title, words, figure)
 
@@ -117,8 +119,8 @@ def seed_distribution(
     title = f"{split.capitalize()} accuracy of every {unit}"
     heading(axes, title)
     ranked = sorted(shown, key=lambda one: -one[0].value)
-    told = "; ".join(
-        f"{point.told()} over {len(values)} {unit}s, from {min(values.values()):.4f} to "
+    described = "; ".join(
+        f"{point.described()} over {len(values)} {unit}s, from {min(values.values()):.4f} to "
         f"{max(values.values()):.4f}"
         for point, values in (ranked if len(ranked) < 3 else (ranked[0], ranked[-1]))
     )
@@ -126,7 +128,7 @@ def seed_distribution(
         "Mean with 95 % interval" if len(ranked) < 3 else "Highest and lowest mean with interval"
     )
     more = f" {len(settings) - MOST} settings are not drawn." if len(settings) > MOST else ""
-    return Picture("seeds", title, f"{which}: {told}.{more}", figure)
+    return Picture("seeds", title, f"{which}: {described}.{more}", figure)
 
 
 def _lifted(values: np.ndarray) -> np.ndarray:
@@ -195,6 +197,6 @@ def throughput(rates: Sequence[tuple[str, float]]) -> Picture:
     title = "Throughput of each run"
     heading(axes, title)
     ranked = sorted(rates, key=lambda one: -one[1])
-    alt = "; ".join(f"{clean(name)} {rate:,.0f}" for name, rate in ranked[:TOLD])
-    more = f"; and {len(rates) - TOLD} more" if len(rates) > TOLD else ""
+    alt = "; ".join(f"{clean(name)} {rate:,.0f}" for name, rate in ranked[:DESCRIBED])
+    more = f"; and {len(rates) - DESCRIBED} more" if len(rates) > DESCRIBED else ""
     return Picture("throughput", title, f"Images per second: {alt}{more}.", figure)

@@ -1,4 +1,4 @@
-"""What happened epoch by epoch: of one run, of several, over the seeds of a study."""
+"""Learning curves: of one run, of several, over the seeds of a study."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NAMED = 8  # settings or runs that a legend holds
 
 
 def series(history: History, key: str) -> tuple[np.ndarray, np.ndarray]:
-    """(epochs, values) of the lines that have the key; NaN where it was not finite."""
+    """(epochs, values) of the lines with the key; NaN if it was not finite."""
     rows = [row for row in history if key in row]
     values = [np.nan if row[key] is None else row[key] for row in rows]
     return np.array([row["epoch"] for row in rows]), np.array(values, float)
@@ -96,7 +96,7 @@ def _legend(axes: Axes, columns: int = 2) -> None:
 
 @styled
 def overlay(runs: Sequence[tuple[str, History]], metric: str) -> Picture:
-    """One validation curve a run, all in one picture."""
+    """One validation curve per run, all in one picture."""
     shown = [(name, *series(history, f"val_{metric}")) for name, history in runs]
     named = min(len(shown), NAMED)
     top = 0.4 + 0.16 * named + (0.16 if len(shown) > NAMED else 0)
@@ -127,19 +127,19 @@ def overlay(runs: Sequence[tuple[str, History]], metric: str) -> Picture:
 
 def spread(histories: Sequence[History], key: str) -> tuple[np.ndarray, np.ndarray]:
     """(epochs [E], values [3, E]): lowest, median, highest of the runs that have the epoch."""
-    found: dict[int, list[float]] = {}
+    by_epoch: dict[int, list[float]] = {}
     for history in histories:
         for epoch, value in zip(*series(history, key), strict=True):
             if np.isfinite(value):
-                found.setdefault(int(epoch), []).append(float(value))
-    epochs = np.array(sorted(found))
-    values = [[min(found[e]), float(np.median(found[e])), max(found[e])] for e in epochs]
+                by_epoch.setdefault(int(epoch), []).append(float(value))
+    epochs = np.array(sorted(by_epoch))
+    values = [[min(by_epoch[e]), float(np.median(by_epoch[e])), max(by_epoch[e])] for e in epochs]
     return epochs, np.array(values).reshape(-1, 3).T
 
 
 @styled
 def bands(settings: Sequence[tuple[str, Sequence[History]]], metric: str) -> Picture:
-    """Median over seeds with a band from the lowest to the highest; a colour a setting."""
+    """Median over seeds with a band from the lowest to the highest; one colour per setting."""
     shown = settings[:NAMED]
     alone = len(shown) == 1
     top = 0.62 if alone else 0.4 + 0.16 * len(shown)

@@ -25,13 +25,13 @@ class Layout(NamedTuple):
 def layout(points: Sequence[tuple[Mapping[str, str], float]]) -> Layout | None:
     """Points of a grid, each with the texts of its settings and its mean, laid out as a table.
 
-    Settings that differ make its sides: of more than two, the first ones together are one, and the
-    others the other one; the rows, unless that leaves too many columns. None for fewer than two,
-    and for a table too wide to read. A point that lacks a setting has no place.
+    Settings that differ make its two sides. Of more than two, the first ones together are the rows
+    and the others the columns, or the reverse if that leaves too many columns. None for fewer than
+    two, or if the table is too wide to read. A point that lacks a setting is left out.
     """
     names = list(dict.fromkeys(name for settings, _ in points for name in settings))
     values = {
-        name: list(dict.fromkeys(found[name] for found, _ in points if name in found))
+        name: list(dict.fromkeys(setting[name] for setting, _ in points if name in setting))
         for name in names
     }
     axes = [name for name in names if len(values[name]) > 1]
@@ -46,16 +46,16 @@ def layout(points: Sequence[tuple[Mapping[str, str], float]]) -> Layout | None:
         return None
     places = [list(itertools.product(*(values[name] for name in side))) for side in sides]
     means = np.full((len(places[0]), len(places[1])), np.nan)
-    for found, mean in points:
-        if all(name in found for name in axes):
+    for setting, mean in points:
+        if all(name in setting for name in axes):
             row, column = (
-                place.index(tuple(found[name] for name in side))
-                for side, place in zip(sides, places, strict=True)
+                side_values.index(tuple(setting[name] for name in side))
+                for side, side_values in zip(sides, places, strict=True)
             )
             means[row, column] = mean
     rows, columns = (
-        (", ".join(side), [", ".join(texts) for texts in place])
-        for side, place in zip(sides, places, strict=True)
+        (", ".join(side), [", ".join(texts) for texts in side_values])
+        for side, side_values in zip(sides, places, strict=True)
     )
     return Layout(rows, columns, means)
 

@@ -41,7 +41,7 @@ def _grid(
     images: np.ndarray, texts: Sequence[str], wrong: Sequence[bool], columns: int, title: str,
     size: float = 7.0, lines: int = 1,
 ) -> Picture:  # fmt: skip
-    """Images in rows, a text under each; what is wrong has a frame. The words come later."""
+    """Images in rows, a text under each and a frame around wrong ones; no text alternative yet."""
     pixels = _rgba(images)
     count, height, width = pixels.shape[:3]
     rows = math.ceil(count / columns)
@@ -49,8 +49,8 @@ def _grid(
     across = max(math.ceil(width / FILLED), width + 1)
     down = height + math.ceil(lines * size * 1.45 / 72 * per_inch) + (across - width)
     canvas = np.zeros((rows * down, columns * across, 4), np.uint8)
-    for place, image in enumerate(pixels):
-        y, x = place // columns * down, place % columns * across
+    for index, image in enumerate(pixels):
+        y, x = index // columns * down, index % columns * across
         canvas[y : y + height, x : x + width] = image
     tall = (WIDTH - 0.2) * canvas.shape[0] / canvas.shape[1]
     figure = blank(tall + 0.42)
@@ -60,8 +60,8 @@ def _grid(
     box = (0, canvas.shape[1], canvas.shape[0], 0)
     axes.imshow(canvas, interpolation="none", extent=box, aspect="auto")
     axes.axis("off")
-    for place, (text, is_wrong) in enumerate(zip(texts, wrong, strict=True)):
-        y, x = place // columns * down, place % columns * across
+    for index, (text, is_wrong) in enumerate(zip(texts, wrong, strict=True)):
+        y, x = index // columns * down, index % columns * across
         axes.text(x + width / 2, y + height + 0.12 * (down - height), text, ha="center", va="top",
                   size=size, color=ERROR if is_wrong else INK,
                   weight="bold" if is_wrong else "normal", linespacing=1.15)  # fmt: skip
@@ -72,14 +72,14 @@ def _grid(
 
 
 def brief(names: Sequence[str]) -> list[str]:
-    """Class names that fit under a small image: their numbers where one of them is too long."""
+    """Class names that fit under a small image: their numbers if one of them is too long."""
     plain = [clean(name) for name in names]
     fits = all(len(name) <= BRIEF for name in plain)
     return plain if fits else [str(i) for i in range(len(plain))]
 
 
 def legend(names: Sequence[str], used: np.ndarray) -> str:
-    """What numbers of `brief` stand for; nothing where it has the names themselves."""
+    """What the numbers of `brief` stand for; empty if it has the names themselves."""
     if brief(names) == list(names):
         return ""
     return " " + ", ".join(f"{i} is {clean(names[i])}" for i in np.unique(used)) + "."
@@ -87,7 +87,7 @@ def legend(names: Sequence[str], used: np.ndarray) -> str:
 
 @styled
 def samples(images: np.ndarray, label: np.ndarray, names: Sequence[str], columns: int) -> Picture:
-    """Training images [N, H, W, C] with their labels, a class a row."""
+    """Training images [N, H, W, C] with their labels, one class per row."""
     texts = [short(names[i], 12) for i in label]
     title = "Training images and their labels"
     drawn = _grid(images, texts, [False] * len(label), columns, title, size=6.5)
@@ -100,7 +100,7 @@ def samples(images: np.ndarray, label: np.ndarray, names: Sequence[str], columns
 def first_predictions(
     images: np.ndarray, label: np.ndarray, predicted: np.ndarray, names: Sequence[str]
 ) -> Picture:
-    """The first test images, what each is taken for; errors have a frame, a sign and the truth."""
+    """The first test images and their predictions; errors have a frame, a sign and the truth."""
     called, wrong = brief(names), predicted != label
     texts = [
         f"{SIGN}{called[p]} is {called[t]}" if p != t else called[p]
@@ -114,13 +114,13 @@ def first_predictions(
 
 @styled
 def first_grid(label: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> Picture:
-    """What the first test rows are taken for, without their images; errors with sign and truth."""
+    """Predictions of the first test rows, without images; errors with a sign and the truth."""
     called, wrong = brief(names), predicted != label
     rows = math.ceil(len(label) / 10)
     figure = blank(0.42 + 0.3 * rows)
     axes = panel(figure, 0.1, 0.06, right=0.1)
-    for place, (p, t) in enumerate(zip(predicted, label, strict=True)):
-        y, x = divmod(place, 10)
+    for index, (p, t) in enumerate(zip(predicted, label, strict=True)):
+        y, x = divmod(index, 10)
         if p == t:
             axes.text(x, y, called[p], ha="center", va="center")
             continue
@@ -176,12 +176,12 @@ def mistakes_gallery(
     ]
     title = f"The {len(label)} most confident of {total} mistakes"
     drawn = _grid(images, texts, [True] * len(label), 4, title, size=7.2, lines=2)
-    told = [
+    described = [
         f"row {n} is {clean(names[t])}, taken for {clean(names[p])} with probability {sure:.3f}"
         for n, t, p, sure in list(zip(row, label, predicted, probability, strict=True))[:4]
     ]
     more = f"; and {len(label) - 4} more" if len(label) > 4 else ""
-    return Picture("mistakes", title, f"Test {'; '.join(told)}{more}.", drawn.figure)
+    return Picture("mistakes", title, f"Test {'; '.join(described)}{more}.", drawn.figure)
 
 
 @styled
@@ -198,9 +198,11 @@ def filters(kernel: np.ndarray, layer: str) -> Picture:
     title = f"{len(shown)} of {count} filters of {clean(layer)}, {height}×{width} pixels"
     texts = [str(i + 1) for i in range(len(shown))]
     drawn = _grid(grey.round().astype(np.uint8), texts, [False] * len(shown), columns, title, 6.5)
-    how = {1: "", 3: " in the colours of their channels"}.get(channels, ", mean of their channels")
+    colours = {1: "", 3: " in the colours of their channels"}.get(
+        channels, ", mean of their channels"
+    )
     alt = (
-        f"The filters of the first layer{how}, on one scale from {-largest:.3f} (black) over 0 "
+        f"The filters of the first layer{colours}, on one scale from {-largest:.3f} (black) over 0 "
         f"(mid grey) to {largest:.3f} (white)."
     )
     return Picture("filters", title, alt, drawn.figure)

@@ -145,42 +145,43 @@ def class_figures(figures: Sequence[ClassFigures], split: str = "test") -> Pictu
         f"{one.f1:.4f} (class {clean(one.name)}, {one.support} rows)"
         for one in (known[0], known[-1])
     ]
-    alt = f"F1 lies between {' and '.join(ends)}."
+    alt = f"F1 is between {' and '.join(ends)}."
     if len(ranked) > len(shown):
         alt += f" The {len(shown)} lowest of {len(ranked)} classes are drawn."
     return Picture("classes", title, alt, figure)
 
 
 @styled
-def reliability(found: Calibration, split: str = "test") -> Picture:
-    """Accuracy of the rows in each bin of confidence, against equality; rows a bin below."""
+def reliability(calibration: Calibration, split: str = "test") -> Picture:
+    """Accuracy of the rows in each bin of confidence, against equality; below, the rows per bin."""
     figure = blank(4.5)
     axes, rows = panel(figure, 0.62, 1.5, top=0.62), panel(figure, 0.62, 0.48, top=3.25)
-    width = np.diff(found.edges)
-    middle = found.edges[:-1] + width / 2
-    filled = found.count > 0
+    width = np.diff(calibration.edges)
+    middle = calibration.edges[:-1] + width / 2
+    filled = calibration.count > 0
     axes.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle="--", label="as sure as right")
-    axes.bar(middle[filled], found.accuracy[filled], width[filled] * 0.92, color=TEST, alpha=0.45,
+    accuracy, confidence = calibration.accuracy, calibration.confidence
+    axes.bar(middle[filled], accuracy[filled], width[filled] * 0.92, color=TEST, alpha=0.45,
              edgecolor=TEST, label="accuracy of the bin")  # fmt: skip
-    axes.plot(found.confidence[filled], found.accuracy[filled], "o", color=VALIDATION,
+    axes.plot(confidence[filled], accuracy[filled], "o", color=VALIDATION,
               clip_on=False, label="at its mean confidence")  # fmt: skip
     axes.set_ylabel("accuracy (share of rows)")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.04)
     axes.tick_params(labelbottom=False)
     axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2, borderpad=0)
-    rows.bar(middle, found.count, width * 0.92, color=TEST, alpha=0.45, edgecolor=TEST)
+    rows.bar(middle, calibration.count, width * 0.92, color=TEST, alpha=0.45, edgecolor=TEST)
     rows.set_xlim(0, 1)
     rows.set_xlabel("confidence: probability of the predicted class")
     rows.set_ylabel("rows")
-    title = f"Reliability ({split}): ECE {found.ece:.4f}"
+    title = f"Reliability ({split}): ECE {calibration.ece:.4f}"
     heading(axes, title)
-    sure = int(found.count[-1])
+    sure = int(calibration.count[-1])
     alt = (
-        f"Expected calibration error {found.ece:.4f} over {len(middle)} bins; {sure:,} of "
-        f"{found.count.sum():,} rows have a confidence above {found.edges[-2]:.1f}"
+        f"Expected calibration error {calibration.ece:.4f} over {len(middle)} bins; {sure:,} of "
+        f"{calibration.count.sum():,} rows have a confidence above {calibration.edges[-2]:.1f}"
     )
     if sure:
-        alt += f", of which {found.accuracy[-1]:.1%} are right and {found.confidence[-1]:.1%} "
+        alt += f", of which {accuracy[-1]:.1%} are right and {confidence[-1]:.1%} "
         alt += "would be by their confidence"
     return Picture("reliability", title, f"{alt}.", figure)

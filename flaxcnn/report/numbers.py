@@ -6,13 +6,10 @@ sklearn.metrics or scipy.stats takes longer than the report of a run. Tests hold
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 
-LEVEL = 0.95
 BINS = 10  # of the reliability diagram
 
 
@@ -25,7 +22,7 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
 
 
 def confusion(label: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """Counts [K, K] int64: entry (i, j) is how many rows of class i were called j."""
+    """Counts [K, K] int64: entry (i, j) is how many rows of class i were predicted as j."""
     pairs = label.astype(np.int64) * classes + predicted
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
@@ -54,13 +51,13 @@ class ClassFigures:
 
 
 def per_class(matrix: np.ndarray, names: list[str] | tuple[str, ...]) -> list[ClassFigures]:
-    """A line a class from a confusion matrix whose rows are the truth."""
-    found = []
+    """Figures of each class from a confusion matrix whose rows are the truth."""
+    figures = []
     for i, name in enumerate(names):
         hits, support, called = (
             int(n) for n in (matrix[i, i], matrix[i].sum(), matrix[:, i].sum())
         )
-        found.append(
+        figures.append(
             ClassFigures(
                 name,
                 hits / called if called else None,
@@ -70,7 +67,7 @@ def per_class(matrix: np.ndarray, names: list[str] | tuple[str, ...]) -> list[Cl
                 called,
             )
         )
-    return found
+    return figures
 
 
 @dataclass(frozen=True)
@@ -91,11 +88,11 @@ def calibration(probability: np.ndarray, label: np.ndarray, bins: int = BINS) ->
     """
     confidence, right = probability.max(axis=1), probability.argmax(axis=1) == label
     edges = np.linspace(0, 1, bins + 1)
-    place = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
-    count = np.bincount(place, minlength=bins)
+    index = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
+    count = np.bincount(index, minlength=bins)
     with np.errstate(invalid="ignore"):
-        mean = np.bincount(place, confidence, bins) / count
-        accuracy = np.bincount(place, right, bins) / count
+        mean = np.bincount(index, confidence, bins) / count
+        accuracy = np.bincount(index, right, bins) / count
     gaps = np.abs(accuracy - mean)
     return Calibration(edges, mean, accuracy, count, float(np.nansum(gaps * count) / len(label)))
 
@@ -105,12 +102,3 @@ def mistakes(probability: np.ndarray, label: np.ndarray, most: int) -> np.ndarra
     predicted = probability.argmax(axis=1)
     wrong = np.flatnonzero(predicted != label)
     return wrong[np.argsort(-probability[wrong, predicted[wrong]], kind="stable")][:most]
-
-
-def wilson(accuracy: float, rows: int) -> tuple[float, float]:
-    """95 % interval of an accuracy on that many rows (Wilson 1927), as studies/stats.py has it."""
-    square = NormalDist().inv_cdf((1 + LEVEL) / 2) ** 2
-    middle = (accuracy + square / (2 * rows)) / (1 + square / rows)
-    spread = accuracy * (1 - accuracy) / rows + square / (4 * rows**2)
-    half = math.sqrt(square * spread) / (1 + square / rows)
-    return max(0.0, middle - half), min(1.0, middle + half)

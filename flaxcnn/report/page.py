@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,45 +17,15 @@ import jinja2
 from markupsafe import Markup
 
 import flaxcnn
+from flaxcnn.records.tables import Table
 from flaxcnn.report import style
-from flaxcnn.report.commands import place
+from flaxcnn.report.commands import shell_path
 from flaxcnn.report.style import Picture
 
 TEMPLATE = Path(__file__).with_name("page.html")
 SCRIPT = Path(__file__).with_name("page.js")
 FRAGMENT = Path(__file__).with_name("fragment.html")
 MOST = 12  # lines of a table in a fragment
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What a cell shows, and the number it is sorted by; without one, by its text."""
-
-    text: str
-    number: float | None = None
-
-
-def count(number: int | None) -> Cell:
-    """`12,345`."""
-    return Cell("–") if number is None else Cell(f"{number:,}", number)
-
-
-def share(number: float | None, digits: int = 4) -> Cell:
-    """`0.9812`."""
-    return Cell("–") if number is None else Cell(f"{number:.{digits}f}", number)
-
-
-@dataclass(frozen=True)
-class Table:
-    """Lines of cells under sortable headers; a column is one of numbers if its first cell is."""
-
-    caption: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-
-    def numeric(self, column: int) -> bool:
-        """Whether a column is aligned to the right."""
-        return any(row[column].number is not None for row in self.rows)
 
 
 @dataclass
@@ -68,7 +38,7 @@ class Section:
     pictures: list[Picture] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     folded: list[Table] = field(default_factory=list)  # shown when asked for
-    commands: list[tuple[str, str]] = field(default_factory=list)  # what it does, the line
+    commands: list[tuple[str, str]] = field(default_factory=list)  # what it does, the command
 
 
 @dataclass
@@ -112,7 +82,7 @@ class Rendered:
 
 
 def render(page: Page) -> Rendered:
-    """Write a page down; a picture that cannot be written becomes a warning."""
+    """The page as HTML; a picture that cannot be written becomes a warning."""
     svgs, inlined = _drawn(page)
     page.sections = [s for s in page.sections if s.pictures or s.tables or s.folded or s.commands]
     script = SCRIPT.read_text(encoding="utf-8").strip()
@@ -123,18 +93,18 @@ def render(page: Page) -> Rendered:
 
 
 def render_fragment(page: Page, path: Path) -> str:
-    """A short page as a part of another one, such as a notebook: no script, colours of around it.
+    """A short page as a part of another one, such as a notebook: no script, its colours.
 
     Args:
-        page: with the pictures and tables that are to be seen at once.
-        path: of the records; ids of pictures are told apart by it.
+        page: only with the pictures and tables to show.
+        path: of the records; it makes the ids of pictures unique.
     """
     own = hashlib.sha256(str(path).encode()).hexdigest()[:8]
     for section in page.sections:
         section.pictures = [replace(p, name=f"{p.name}-{own}") for p in section.pictures]
         section.tables = [_cut(table) for table in section.tables]
     _, inlined = _drawn(page)
-    return _fill(FRAGMENT, page=page, svg=inlined, command=f"flaxcnn report {place(path)}")
+    return _fill(FRAGMENT, page=page, svg=inlined, command=f"flaxcnn report {shell_path(path)}")
 
 
 def _cut(table: Table) -> Table:
@@ -164,5 +134,5 @@ def _fill(template: Path, **values: Any) -> str:
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["clean"] = style.clean
-    found = environment.from_string(template.read_text(encoding="utf-8"))
-    return found.render(colours=style.COLOURS, version=flaxcnn.__version__, **values)
+    compiled = environment.from_string(template.read_text(encoding="utf-8"))
+    return compiled.render(colours=style.COLOURS, version=flaxcnn.__version__, **values)

@@ -1,23 +1,16 @@
-"""Reports written: of one folder into that folder, of several where it is told; notebooks' too."""
+"""Write a report: of one folder into that folder, of several to a file; and for notebooks."""
 
 from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from flaxcnn.data.arrays import Dataset
-from flaxcnn.errors import ConfigError, FlaxcnnError, WriteError
-from flaxcnn.records.files import finished, write_atomic
-from flaxcnn.records.read import (
-    RunRecord,
-    SearchRecord,
-    StudyRecord,
-    read_run,
-    read_search,
-    read_study,
-)
+from flaxcnn.errors import ConfigError, WriteError
+from flaxcnn.records.files import write_atomic
+from flaxcnn.records.read import RunRecord, SearchRecord, StudyRecord, read
 from flaxcnn.report.page import Page, Rendered, render, render_fragment
 from flaxcnn.report.run import run_brief, run_page
 from flaxcnn.report.search import search_brief, search_page
@@ -28,48 +21,23 @@ NAME = "report.html"
 PICTURES = "plots"
 
 Record = RunRecord | StudyRecord | SearchRecord
-READ: dict[str, Callable[[Path], Record]] = {
-    "run": read_run, "study": read_study, "search": read_search,
-}  # fmt: skip
 
 
-def read(path: Path) -> Record:
-    """The record of whichever kind lies there.
-
-    Raises:
-        CheckpointError: none, nothing finished, or a damaged one.
-    """
-    return READ[finished(path)](path.expanduser().absolute())
-
-
-def page_of(record: Record, dataset: Dataset | None = None) -> Page:
-    """The page of one record."""
+def page_of(record: Record, dataset: Dataset | None = None, brief: bool = False) -> Page:
+    """The page of one record, or only what a notebook shows of it."""
     match record:
         case RunRecord():
-            return run_page(record, dataset)
+            return run_brief(record) if brief else run_page(record, dataset)
         case StudyRecord():
-            return study_page(record)
+            return study_brief(record) if brief else study_page(record)
         case SearchRecord():
-            return search_page(record)
+            return search_brief(record) if brief else search_page(record)
 
 
-def fragment(path: Path) -> str | None:
-    """A result as a notebook shows it: headline, one picture, one table, as HTML without scripts.
-
-    None where its records are gone or of another version; the notebook then shows its text.
-    """
-    try:
-        record = read(path)
-    except FlaxcnnError:
-        return None
+def fragment(record: Record) -> str:
+    """A record as a notebook shows it: headline, one picture, one table, without scripts."""
     with any_name():
-        match record:
-            case RunRecord():
-                page = run_brief(record)
-            case StudyRecord():
-                page = study_brief(record)
-            case SearchRecord():
-                page = search_brief(record)
+        page = page_of(record, brief=True)
         page.facts = [fact for fact in page.facts if fact[0] != "Fingerprint"]
         for section in page.sections:
             section.pictures = section.pictures[:1]
@@ -78,7 +46,7 @@ def fragment(path: Path) -> str | None:
 
 @contextlib.contextmanager
 def any_name() -> Iterator[None]:
-    """A name in a script that matplotlib's own font lacks is no matter: the browser has another."""
+    """Allow names in scripts that matplotlib's own font lacks: the browser has another font."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         yield
@@ -104,15 +72,16 @@ def make(records: Sequence[Record], dataset: Dataset | None = None) -> Rendered:
 def write(
     paths: Sequence[Path], output: Path | None = None, dataset: Dataset | None = None
 ) -> tuple[Path, Rendered]:
-    """Write the page of the folders, and its pictures beside one that lies in its own folder.
+    """Write the page of the folders; beside the page of a single folder, its pictures as files.
 
     Args:
         paths: run and study directories.
-        output: the HTML file; by default report.html, in the folder if it is one, else here.
-        dataset: of a run, where it is loaded already.
+        output: the HTML file; by default report.html, in the folder if there is only one, else
+            in the current folder.
+        dataset: of a run, if it is loaded already.
 
     Raises:
-        CheckpointError: a folder that holds nothing finished.
+        CheckpointError: a folder holds nothing finished.
         WriteError: the file cannot be written.
     """
     records = [read(path) for path in paths]

@@ -13,33 +13,35 @@ from flaxcnn.errors import FlaxcnnError
 from flaxcnn.recipe.config import Config
 from flaxcnn.records.files import flat
 from flaxcnn.records.format import value_text
-from flaxcnn.records.read import (
-    Predictions,
-    RunRecord,
-    first_filters,
-    load_images,
-    pixels,
-    predictions,
+from flaxcnn.records.intervals import wilson
+from flaxcnn.records.read import Predictions, RunRecord, StudyRecord
+from flaxcnn.records.tables import Cell, Table, count, decimal
+from flaxcnn.records.views import (
+    SOURCE_CHANGED,
+    TRAINING_NOTE,
+    epochs_table,
+    protocol_note,
+    splits_table,
 )
 from flaxcnn.report import curves, images, matrices, numbers
 from flaxcnn.report.architecture import architecture, described, size
 from flaxcnn.report.commands import of_run
-from flaxcnn.report.page import Cell, Page, Section, Table, count, share
+from flaxcnn.report.page import Page, Section
+from flaxcnn.report.pixels import load_images, pixels
 
 FIRST = 100  # test rows whose predictions are shown
 GALLERY = 24  # mistakes
 SAMPLES = 8  # training images of a class
 SAMPLED = 10  # classes
-SPLITS = (("test", "test"), ("validation", "val"), ("training", "train"))
-UNTOLD = ("layers",)  # of the recipe: they have a table of their own
+HIDDEN = ("layers",)  # of the settings: they have a table of their own
 
 
 def run_page(record: RunRecord, dataset: Dataset | None = None) -> Page:
     """Everything a run's records say; `dataset` saves loading its images."""
     page = _head(record)
-    found = _predictions(page, record)
-    page.sections += [_training(page, record), _test(page, record, found)]
-    page.sections.append(_looks(page, record, found, dataset))
+    predicted = _predictions(page, record)
+    page.sections += [_training(page, record), _test(page, record, predicted)]
+    page.sections.append(_looks(page, record, predicted, dataset))
     page.sections.append(
         network(page, record.recipe, record.data["shape"], len(record.data["classes"]))
     )
@@ -48,7 +50,7 @@ def run_page(record: RunRecord, dataset: Dataset | None = None) -> Page:
 
 
 def run_brief(record: RunRecord) -> Page:
-    """What a notebook shows of it."""
+    """What a notebook shows."""
     page, section = _head(record), Section("run", "")
     best = record.summary["best_epoch"]
     if record.history:
@@ -61,19 +63,11 @@ def run_brief(record: RunRecord) -> Page:
 # -- what comes first ----------------------------------------------------------------------------
 
 
-def flag(protocols: set[str], validation: Any) -> tuple[str, bool]:
-    """What the protocol means for the figures, and whether it is a warning."""
-    if "document" not in protocols:
-        return "honest protocol: epoch chosen on held-out rows, test rows used once", False
-    where = "on the test rows themselves" if validation == "test" else "as its document chose it"
-    return f"document protocol: epoch chosen {where}", True
-
-
 def _head(record: RunRecord) -> Page:
     summary = record.summary
     rows = summary.get("test_rows") or record.data["rows"]["test"]
-    low, high = numbers.wilson(summary["test_accuracy"], rows)
-    text, doubtful = flag({summary["protocol"]}, record.config.get("validation"))
+    low, high = wilson(summary["test_accuracy"], rows)
+    text, doubtful = protocol_note({summary["protocol"]}, record.config.get("validation"))
     facts = [
         ("Validation accuracy", f"{summary['val_accuracy']:.4f}"),
         ("Weights kept", f"epoch {summary['kept_epoch']} of {summary['epochs_run']}"),
@@ -91,70 +85,75 @@ def _head(record: RunRecord) -> Page:
         title=f"{record.name}, seed {summary['seed']}",
         figure=f"{summary['test_accuracy']:.4f} [{low:.4f}, {high:.4f}]",
         meaning=f"Test accuracy, with the 95 % interval that {rows:,} test rows allow (Wilson). "
-        "One seed says nothing of what another would give: `flaxcnn study` does.",
+        "A single seed does not show how much results vary between seeds; `flaxcnn study` "
+        "measures that.",
         flag=text, doubtful=doubtful, facts=facts, warnings=_warnings(record),
     )  # fmt: skip
 
 
 def _warnings(record: RunRecord) -> list[str]:
     """Failures first, then what makes the figures doubtful."""
-    summary, found = record.summary, []
+    summary, warnings = record.summary, []
     if record.status.get("status") != "complete":
-        found.append(f"The run's status is {record.status.get('status')}, not complete.")
+        warnings.append(f"The run's status is {record.status.get('status')}, not complete.")
     if layers := summary.get("dead_layers"):
-        found.append(f"No unit of {', '.join(layers)} ever gives anything: nothing passes it.")
+        warnings.append(
+            f"No unit of {', '.join(layers)} is ever active: nothing passes this layer."
+        )
     elif summary.get("dead_units"):
-        found.append(
-            f"{summary['dead_units']} of {summary['relu_units']} relu units give nothing on the "
-            f"first training rows ({summary['dead_units_init']} at initialisation)."
+        warnings.append(
+            f"{summary['dead_units']} of {summary['relu_units']} relu units are never active on "
+            f"the first training rows ({summary['dead_units_init']} at initialisation)."
         )
     if any(row.get(key) is None for row in record.history for key in ("train_loss", "val_loss")):
-        found.append("Some epochs have a loss that is not finite; they never count as best.")
+        warnings.append("Some epochs have a loss that is not finite; they are never the best.")
     if summary["best_epoch"] == summary["epochs_run"] and not summary.get("stopped_early"):
-        found.append(
-            f"The best epoch is the last one, {summary['best_epoch']}: training may have ended too "
-            "early."
+        warnings.append(
+            f"The best epoch is the last one, {summary['best_epoch']}: more epochs may improve it."
         )
     if record.data.get("test_origin") == "held out":
-        found.append(
+        warnings.append(
             "The data set has no test split of its own: a fixed fifth of its rows, the same for "
             "every run, is the test split."
         )
     if record.recipe is None:
-        found.append("The recipe is of another version of flaxcnn: its network is not drawn.")
-    else:
-        found += [f"{text}." for text in record.recipe.warnings()]
+        warnings.append("The recipe is of another version of flaxcnn, so its network is not drawn.")
+    return warnings + recipe_warnings(record)
+
+
+def recipe_warnings(record: RunRecord | StudyRecord) -> list[str]:
+    """What is doubtful about the recipe and the source."""
+    warnings = [f"{text}." for text in record.recipe.warnings()] if record.recipe else []
     if str(record.environment.get("source_revision") or "").endswith("+"):
-        found.append("The source was changed since its commit: the run has no exact source.")
-    return found
+        warnings.append(SOURCE_CHANGED)
+    return warnings
 
 
 def _predictions(page: Page, record: RunRecord) -> Predictions | None:
     try:
-        found = predictions(record)
+        read = record.predictions()
     except FlaxcnnError as error:
-        page.warnings.append(f"Nothing is shown of single test rows: {error}.")
+        page.warnings.append(f"Single test rows are not shown: {error}.")
         return None
-    if not np.isfinite(found.logits).all():
+    if not np.isfinite(read.logits).all():
         page.warnings.append("Some test rows have logits that are not finite.")
     page.text = images.first_predictions_text(
-        found.label[:FIRST], found.logits[:FIRST].argmax(axis=1), record.data["classes"]
+        read.label[:FIRST], read.logits[:FIRST].argmax(axis=1), record.data["classes"]
     )
-    hits = float((found.logits.argmax(axis=1) == found.label).mean())
-    if abs(hits - record.summary["test_accuracy"]) > 0.5 / len(found.label):
+    hits = float((read.logits.argmax(axis=1) == read.label).mean())
+    if abs(hits - record.summary["test_accuracy"]) > 0.5 / len(read.label):
         page.warnings.append(
             f"predictions.npz has an accuracy of {hits:.4f}, the summary "
-            f"{record.summary['test_accuracy']:.4f}: they are not of one run."
+            f"{record.summary['test_accuracy']:.4f}: they are not of the same run."
         )
-    return found
+    return read
 
 
 # -- sections ------------------------------------------------------------------------------------
 
 
 def _training(page: Page, record: RunRecord) -> Section:
-    section = Section("training", "Training", "Training figures are running means over an epoch "
-                      "with dropout active, so they may lie below validation.")  # fmt: skip
+    section = Section("training", "Training", TRAINING_NOTE)
     best = record.summary["best_epoch"]
     if record.history:
         page.draw(section, "accuracy", curves.learning, record.history, "accuracy", best)
@@ -163,30 +162,15 @@ def _training(page: Page, record: RunRecord) -> Section:
     return section
 
 
-def epochs_table(history: Sequence[dict[str, Any]]) -> Table:
-    """A line an epoch."""
-    keys = [key for key in dict.fromkeys(key for row in history for key in row) if key != "epoch"]
-    keys = [key for key in keys if key != "best"]
-    rows = []
-    for row in history:
-        cells = [Cell(f"{row['epoch']}{' *' if row.get('best') else ''}", row["epoch"])]
-        for key in keys:
-            digits = 0 if key == "images_per_second" else 2 if key == "seconds" else 4
-            cells.append(share(row.get(key), digits))
-        rows.append(cells)
-    return Table(f"All {len(rows)} epochs (* a new best)",
-                 ["epoch", *(key.replace("_", " ") for key in keys)], rows)  # fmt: skip
-
-
-def _test(page: Page, record: RunRecord, found: Predictions | None) -> Section:
+def _test(page: Page, record: RunRecord, predictions: Predictions | None) -> Section:
     section = Section("test", "Test", "Rows of every matrix are the truth, columns the prediction.")
     summary, names = record.summary, record.data["classes"]
     section.tables.append(splits_table(summary))
-    if found is None:
+    if predictions is None:
         return section
-    matrix = numbers.confusion(found.label, found.logits.argmax(axis=1), len(names))
+    matrix = numbers.confusion(predictions.label, predictions.logits.argmax(axis=1), len(names))
     figures = numbers.per_class(matrix, names)
-    calibration = numbers.calibration(numbers.probabilities(found.logits), found.label)
+    calibration = numbers.calibration(numbers.probabilities(predictions.logits), predictions.label)
     page.draw(section, "the confusion matrix", matrices.confusion_matrix, matrix, names)
     page.draw(section, "the errors", matrices.error_matrix, matrix, names)
     page.draw(section, "the classes", matrices.class_figures, figures)
@@ -195,50 +179,33 @@ def _test(page: Page, record: RunRecord, found: Predictions | None) -> Section:
     return section
 
 
-def splits_table(summary: dict[str, Any]) -> Table:
-    """Accuracy and loss of the kept weights: a line a split."""
-    return Table(
-        "Accuracy and loss of the kept weights on each split",
-        ["split", "accuracy", "95 % interval", "loss", "rows"],
-        [_split_row(name, key, summary) for name, key in SPLITS if f"{key}_loss" in summary],
-    )
-
-
-def _split_row(name: str, key: str, summary: dict[str, Any]) -> list[Cell]:
-    rows, accuracy = summary.get(f"{key}_rows"), summary[f"{key}_accuracy"]
-    interval = Cell("–")
-    if rows and accuracy is not None:
-        interval = Cell("[{:.4f}, {:.4f}]".format(*numbers.wilson(accuracy, rows)))
-    return [Cell(name), share(accuracy), interval, share(summary[f"{key}_loss"]), count(rows)]
-
-
 def class_table(figures: Sequence[numbers.ClassFigures], split: str) -> Table:
-    """Precision, recall, F1, support: a line a class."""
+    """Precision, recall, F1, support: one row per class."""
     return Table(
         f"Each class of the {split} rows",
         ["class", "precision", "recall", "F1", "support", "predicted"],
         [
-            [Cell(one.name), share(one.precision), share(one.recall), share(one.f1),
-             count(one.support), count(one.predicted)]
-            for one in figures
+            [Cell(c.name), decimal(c.precision), decimal(c.recall), decimal(c.f1),
+             count(c.support), count(c.predicted)]
+            for c in figures
         ],
     )  # fmt: skip
 
 
 def _looks(
-    page: Page, record: RunRecord, found: Predictions | None, dataset: Dataset | None
+    page: Page, record: RunRecord, predictions: Predictions | None, dataset: Dataset | None
 ) -> Section:
     section = Section("images", "Images")
     try:
         data = dataset or load_images(record)
         train = json.loads((record.path / "split.json").read_text(encoding="utf-8"))["train"]
-        if found is not None:
-            _predicted_images(page, section, record, found, data)
+        if predictions is not None:
+            _predicted_images(page, section, record, predictions, data)
         _samples(page, section, record, data, np.array(train, np.int64))
     except (FlaxcnnError, OSError, ValueError, KeyError, IndexError) as error:
         page.warnings.append(f"Images of the data are not shown: {error}.")
     try:
-        if kernel := first_filters(record):
+        if kernel := record.first_filters():
             page.draw(section, "the filters", images.filters, kernel[1], kernel[0])
     except FlaxcnnError as error:
         page.warnings.append(f"The first layer's filters are not shown: {error}.")
@@ -246,22 +213,25 @@ def _looks(
 
 
 def _predicted_images(
-    page: Page, section: Section, record: RunRecord, found: Predictions, data: Dataset
+    page: Page, section: Section, record: RunRecord, predictions: Predictions, data: Dataset
 ) -> None:
     names = record.data["classes"]
-    probability, predicted = numbers.probabilities(found.logits), found.logits.argmax(axis=1)
-    image, label = pixels(data, found.row[:FIRST])
-    if not np.array_equal(label, found.label[:FIRST]):
+    probability, predicted = (
+        numbers.probabilities(predictions.logits),
+        predictions.logits.argmax(axis=1),
+    )
+    image, label = pixels(data, predictions.row[:FIRST])
+    if not np.array_equal(label, predictions.label[:FIRST]):
         raise ValueError("their labels are not those of predictions.npz")
     page.draw(section, "the first predictions", images.first_predictions,
               image, label, predicted[:FIRST], names)  # fmt: skip
-    wrong = numbers.mistakes(probability, found.label, GALLERY)
+    wrong = numbers.mistakes(probability, predictions.label, GALLERY)
     if len(wrong):
         sure = probability[wrong, predicted[wrong]]
-        total = int((predicted != found.label).sum())
+        total = int((predicted != predictions.label).sum())
         page.draw(section, "the mistakes", images.mistakes_gallery,
-                  pixels(data, found.row[wrong])[0], found.label[wrong], predicted[wrong], sure,
-                  wrong + 1, names, total)  # fmt: skip
+                  pixels(data, predictions.row[wrong])[0], predictions.label[wrong],
+                  predicted[wrong], sure, wrong + 1, names, total)  # fmt: skip
 
 
 def _samples(
@@ -308,7 +278,7 @@ def settings_table(config: dict[str, Any]) -> Table:
         "Settings of the recipe",
         ["setting", "value"],
         [[Cell(key), Cell(value_text(v))]
-         for key, v in config.items() if key not in UNTOLD],
+         for key, v in config.items() if key not in HIDDEN],
     )  # fmt: skip
 
 
@@ -318,12 +288,12 @@ def environment_table(environment: dict[str, Any]) -> Table:
     return Table(
         "Software and machine",
         ["what", "value"],
-        [[Cell(key), Cell(_told(value))]
+        [[Cell(key), Cell(_text(value))]
          for key, value in {**environment.get("versions", {}), **flat(rest)}.items()],
     )  # fmt: skip
 
 
-def _told(value: Any) -> str:
+def _text(value: Any) -> str:
     if value is None:
         return ""
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

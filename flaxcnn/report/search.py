@@ -8,12 +8,20 @@ import numpy as np
 
 from flaxcnn.records.format import value_text
 from flaxcnn.records.read import SearchRecord
+from flaxcnn.records.tables import Cell, Table
+from flaxcnn.records.views import (
+    BEST_OF_SEVERAL,
+    DOCUMENT_FOLDS,
+    candidates_table,
+    dropped_heading,
+    protocol_note,
+)
 from flaxcnn.report import comparisons
 from flaxcnn.report.commands import of_search
 from flaxcnn.report.comparisons import Point
 from flaxcnn.report.grids import layout
-from flaxcnn.report.page import Cell, Page, Section, Table, count, share
-from flaxcnn.report.run import environment_table, flag, settings_table
+from flaxcnn.report.page import Page, Section
+from flaxcnn.report.run import environment_table, settings_table
 
 SPLIT = "held-out"  # what accuracies are taken on
 MOST_OF_A_LABEL = 48  # letters of one in a picture
@@ -24,10 +32,9 @@ def search_page(record: SearchRecord) -> Page:
     page = _head(record)
     page.sections.append(candidates(page, record))
     if dropped := record.summary["dropped"]:
-        rows = [[Cell(one["label"]), Cell(one["reason"])] for one in dropped]
+        rows = [[Cell(each["label"]), Cell(each["reason"])] for each in dropped]
         table = Table(f"{len(dropped)} candidates", ["candidate", "reason"], rows)
-        heading = "Not scored" if "sampler" in record.summary else "Not tried"
-        page.sections.append(Section("dropped", heading, tables=[table]))
+        page.sections.append(Section("dropped", dropped_heading(record.summary), tables=[table]))
     page.sections.append(_recipe(record))
     commands = of_search(
         record.path, record.plan["experiment"], record.plan,
@@ -47,9 +54,9 @@ def search_brief(record: SearchRecord) -> Page:
 def _head(record: SearchRecord) -> Page:
     summary = record.summary
     document = summary["protocol"] == "document"
-    text, doubtful = flag({summary["protocol"]}, None)
+    text, doubtful = protocol_note({summary["protocol"]}, None)
     if document:
-        text = "document protocol: epochs chosen on the folds that score them"
+        text = DOCUMENT_FOLDS
     best = next((row for row in summary["candidates"] if row["label"] == summary["winner"]), None)
     shown, meaning = "no winner", "Every candidate has a training that diverged."
     if best is not None:
@@ -59,7 +66,7 @@ def _head(record: SearchRecord) -> Page:
         meaning = (
             f"Accuracy of “{best['label']}” on the folds it was not trained on: mean and 95 % "
             "interval, which allows for folds sharing their training rows (Nadeau and Bengio "
-            "2003). The best of several is likely to be better on these folds than elsewhere."
+            f"2003). {BEST_OF_SEVERAL}"
         )
     facts = [
         ("Candidates", str(len(summary["candidates"]))),
@@ -93,7 +100,7 @@ def _warnings(summary: dict[str, Any]) -> list[str]:
 
 
 def candidates(page: Page, record: SearchRecord) -> Section:
-    """The scores of all candidates: folds, grid, parameters, and a line each."""
+    """The scores of all candidates: pictures and a table."""
     section = Section("candidates", "Candidates")
     scored = [row for row in record.summary["candidates"] if row["mean"] is not None]
     points = [_point(row) for row in scored]
@@ -101,18 +108,15 @@ def candidates(page: Page, record: SearchRecord) -> Section:
         pairs = [(point, _by_fold(row)) for point, row in zip(points, scored, strict=True)]
         page.draw(section, "the folds", comparisons.seed_distribution, pairs, SPLIT, "fold")
         if "sampler" not in record.summary:  # drawn points make no grid
-            place = [one["label"] for one in record.plan["candidates"]].index
-            rows = sorted(scored, key=lambda row: place(row["label"]))
+            position = [one["label"] for one in record.plan["candidates"]].index
+            rows = sorted(scored, key=lambda row: position(row["label"]))
             places = _places(rows, record.plan["candidates"][0]["config"])
             if grid := layout(places):
                 page.draw(section, "the grid", comparisons.heat_map, *grid, SPLIT)
         if len({point.params for point in points}) > 1:
             page.draw(section, "accuracy and parameters", comparisons.against_parameters, points,
                       SPLIT)  # fmt: skip
-    header = ["candidate", "parameters", "mean", "sd", "95 % interval", "against the incumbent",
-              "p (Holm)", "verdict", "seconds", "on the front"]  # fmt: skip
-    rows = [_row(row, record.summary) for row in record.summary["candidates"]]
-    section.tables.append(Table("Accuracy on the folds, the best first", header, rows))
+    section.tables.append(candidates_table(record.summary))
     return section
 
 
@@ -122,7 +126,7 @@ def _point(row: dict[str, Any]) -> Point:
 
 
 def _name(row: dict[str, Any]) -> str:
-    """The label, or the values alone where the end of it, which may tell it, would be cut off."""
+    """The label, or only its values if it is too long for a picture."""
     if len(row["label"]) <= MOST_OF_A_LABEL:
         return str(row["label"])
     return ", ".join(value_text(value) for _, value in _settings(row))
@@ -139,50 +143,33 @@ def _by_fold(row: dict[str, Any]) -> dict[int, float]:
     return {number: float(np.mean(one["values"])) for number, one in enumerate(row["scores"])}
 
 
-def _row(row: dict[str, Any], summary: dict[str, Any]) -> list[Cell]:
-    test = row.get("against_incumbent") or {}
-    name = row["label"] + (" (winner)" if row["label"] == summary["winner"] else "")
-    interval = Cell("–")
-    if row["low"] is not None:
-        interval = Cell(f"[{row['low']:.4f}, {row['high']:.4f}]", row["low"])
-    verdict = "incumbent" if row["label"] == summary["incumbent"] else test.get("verdict", "–")
-    difference, seconds = test.get("difference"), row["seconds"]
-    return [
-        Cell(name), count(row["params"]), share(row["mean"]), share(row["sd"]), interval,
-        Cell("–") if difference is None else Cell(f"{difference:+.4f}", difference),
-        share(test.get("p_corrected"), 3), Cell(verdict),
-        Cell("–") if seconds is None else Cell(f"{seconds:.1f}", seconds),
-        Cell("yes" if row["on_front"] else "no"),
-    ]  # fmt: skip
-
-
 def _places(rows: list[dict[str, Any]], base: dict[str, Any]) -> list[tuple[dict[str, str], float]]:
     """Each candidate of the grid, as the texts of its settings, and its mean.
 
-    `base` is the recipe of a candidate without settings, which is in the grid where its values are.
+    `base` is the recipe of a candidate without settings; it is in the grid by its values.
     """
-    found = [({name: value_text(value) for name, value in _settings(row)}, row["mean"])
+    means = [({name: value_text(value) for name, value in _settings(row)}, row["mean"])
              for row in rows]  # fmt: skip
-    found = [(settings, mean) for settings, mean in found if "incumbent" not in settings]
-    points = [(settings, mean) for settings, mean in found if settings]
+    means = [(settings, mean) for settings, mean in means if "incumbent" not in settings]
+    points = [(settings, mean) for settings, mean in means if settings]
     names = {name for settings, _ in points for name in settings}
     as_it_is = {name: _value(base, name) for name in names}
     if all(any(one.get(name) == as_it_is[name] for one, _ in points) for name in names):
-        points += [(as_it_is, mean) for settings, mean in found if not settings]
+        points += [(as_it_is, mean) for settings, mean in means if not settings]
     return points
 
 
 def _value(config: dict[str, Any], key: str) -> str:
     """The text of `layers.4.rate`, or of the kind of an optimizer; empty: no such setting."""
-    found: Any = config
+    value: Any = config
     for part in key.split("."):
-        if isinstance(found, list) and part.isdecimal() and int(part) < len(found):
-            found = found[int(part)]
-        elif isinstance(found, dict) and part in found:
-            found = found[part]
+        if isinstance(value, list) and part.isdecimal() and int(part) < len(value):
+            value = value[int(part)]
+        elif isinstance(value, dict) and part in value:
+            value = value[part]
         else:
             return ""
-    return value_text(found.get("type", found) if isinstance(found, dict) else found)
+    return value_text(value.get("type", value) if isinstance(value, dict) else value)
 
 
 def _recipe(record: SearchRecord) -> Section:

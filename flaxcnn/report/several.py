@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flaxcnn.records.read import RunRecord, StudyRecord
-from flaxcnn.report import comparisons, curves, numbers, study
-from flaxcnn.report.commands import place
+from flaxcnn.records.intervals import wilson
+from flaxcnn.records.read import SHARED, RunRecord, StudyRecord
+from flaxcnn.records.tables import Cell, Table, count, decimal, interval
+from flaxcnn.records.views import CHOSEN_BY, protocol_note
+from flaxcnn.report import comparisons, curves, study
+from flaxcnn.report.commands import shell_path
 from flaxcnn.report.comparisons import Point
-from flaxcnn.report.page import Cell, Page, Section, Table, count, share
-from flaxcnn.report.run import flag
-
-SHARED = ("data_digest", "split_digest", "protocol")  # what must be equal for a fair comparison
-SAID = {"data_digest": "data", "split_digest": "rows of the splits", "protocol": "protocol"}
+from flaxcnn.report.page import Page, Section
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ def several_page(records: Sequence[RunRecord | StudyRecord]) -> Page:
     """All runs and settings found in the records, the highest validation accuracy first."""
     sides = [side for record in records for side in _sides(record)]
     sides.sort(key=lambda side: -side.validation)
-    text, doubtful = flag({side.shared["protocol"] for side in sides}, None)
+    text, doubtful = protocol_note({side.shared["protocol"] for side in sides}, None)
     page = Page(
         title=f"{len(sides)} recipes side by side", figure="no run is complete", meaning="",
         flag=text, doubtful=doubtful, facts=[("Folders", str(len(records)))],
@@ -47,10 +46,10 @@ def several_page(records: Sequence[RunRecord | StudyRecord]) -> Page:
         page.meaning = (
             f"Test accuracy of {best.name}, which has the highest validation accuracy. Intervals "
             "are 95 %: over seeds for studies (Student's t), of the test rows for single runs "
-            "(Wilson). Whether a difference is more than chance, `flaxcnn compare` says."
+            "(Wilson). Run `flaxcnn compare` to test whether a difference is more than chance."
         )
         page.sections += [_accuracy(page, sides), _training(page, sides)]
-    paths = " ".join(place(record.path) for record in records)
+    paths = " ".join(shell_path(record.path) for record in records)
     page.sections.append(
         Section("again", "Reproduce", commands=[
             ("Test the differences:", f"flaxcnn compare {paths}"),
@@ -66,35 +65,35 @@ def _sides(record: RunRecord | StudyRecord) -> list[Side]:
     summary = record.summary
     rows = summary.get("test_rows") or record.data["rows"]["test"]
     value = summary["test_accuracy"]
-    own = Point(f"{record.name} seed {summary['seed']}", value, numbers.wilson(value, rows),
+    own = Point(f"{record.name} seed {summary['seed']}", value, wilson(value, rows),
                 summary["params"])  # fmt: skip
     shared = {key: summary.get(key) for key in SHARED}
     return [Side(own, 1, summary["val_accuracy"], summary.get("images_per_second"),
-                 [record.history], shared, place(record.path))]  # fmt: skip
+                 [record.history], shared, shell_path(record.path))]  # fmt: skip
 
 
 def _setting(record: StudyRecord, setting: dict[str, Any]) -> Side:
-    rows = study.rows_of(record, setting)
+    rows = record.rows_of(setting)
     name = " ".join(filter(None, (record.name, setting["label"], f"({len(rows)} seeds)")))
     speeds = sorted(row["images_per_second"] for row in rows if "images_per_second" in row)
     return Side(
         study.point(record, setting, name), len(rows),
-        setting["metrics"][study.CHOSEN_BY]["mean"],
+        setting["metrics"][CHOSEN_BY]["mean"],
         speeds[len(speeds) // 2] if speeds else None, study.histories_of(record, setting),
         {key: rows[0].get(key) for key in SHARED} if rows else dict.fromkeys(SHARED),
-        place(record.path),
+        shell_path(record.path),
     )  # fmt: skip
 
 
 def _warnings(sides: Sequence[Side]) -> list[str]:
-    found = [
-        f"Not all have the same {SAID[key]}: a difference may come from there."
+    warnings = [
+        f"The {SHARED[key]} differ between them, which may explain a difference."
         for key in SHARED
         if len({side.shared[key] for side in sides}) > 1
     ]
     if any(side.seeds < 2 for side in sides):
-        found.append("Some have one seed only: what another seed would give is not known.")
-    return found
+        warnings.append("Some have only one seed, so how much they vary between seeds is unknown.")
+    return warnings
 
 
 def _accuracy(page: Page, sides: Sequence[Side]) -> Section:
@@ -116,12 +115,10 @@ def _accuracy(page: Page, sides: Sequence[Side]) -> Section:
 
 
 def _row(side: Side) -> list[Cell]:
-    ends = side.point.interval
     return [
-        Cell(side.point.name), count(side.seeds), share(side.point.value),
-        Cell(f"[{ends[0]:.4f}, {ends[1]:.4f}]", ends[0]) if ends else Cell("–"),
-        share(side.validation), count(side.point.params),
-        Cell("–") if side.speed is None else Cell(f"{side.speed:,.0f}", side.speed),
+        Cell(side.point.name), count(side.seeds), decimal(side.point.value),
+        interval(side.point.interval), decimal(side.validation), count(side.point.params),
+        decimal(side.speed, 0),
         Cell(str(side.shared["protocol"])), Cell(side.where),
     ]  # fmt: skip
 

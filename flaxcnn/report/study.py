@@ -7,17 +7,24 @@ import math
 from typing import Any
 
 from flaxcnn.recipe.data import KNOWN_DATA
-from flaxcnn.records.format import figure, label, value_text, variance_lines
+from flaxcnn.records.format import AS_IT_IS, label, value_text
 from flaxcnn.records.read import StudyRecord
+from flaxcnn.records.tables import MISSING, Cell, Table, count, decimal
+from flaxcnn.records.views import (
+    CHOSEN_BY,
+    MEASURED,
+    figure_cell,
+    protocol_note,
+    seeds_table,
+    variance_table,
+)
 from flaxcnn.report import comparisons, curves
 from flaxcnn.report.commands import of_study
 from flaxcnn.report.comparisons import Point
 from flaxcnn.report.grids import layout
-from flaxcnn.report.page import Cell, Page, Section, Table, count, share
-from flaxcnn.report.run import environment_table, flag, network, settings_table
+from flaxcnn.report.page import Page, Section
+from flaxcnn.report.run import environment_table, network, recipe_warnings, settings_table
 
-MEASURED = "test_accuracy"
-CHOSEN_BY = "val_accuracy"  # the best of several settings; never by the test rows
 LISTED = 5  # runs that a warning names
 
 
@@ -46,39 +53,29 @@ def study_brief(record: StudyRecord) -> Page:
 
 def complete(record: StudyRecord) -> list[dict[str, Any]]:
     """The settings that have figures."""
-    return [one for one in record.summary["settings"] if one["metrics"]]
-
-
-def rows_of(record: StudyRecord, setting: dict[str, Any]) -> list[dict[str, Any]]:
-    """The runs of a setting that are complete."""
-    return [
-        row
-        for row in record.rows
-        if (row["setting"], row["vary"]) == (setting["setting"], setting["vary"])
-        and row["status"] == "complete"
-    ]
+    return [setting for setting in record.summary["settings"] if setting["metrics"]]
 
 
 def point(record: StudyRecord, setting: dict[str, Any], name: str = "") -> Point:
     """A setting's mean test accuracy, its interval over seeds and its parameters."""
-    found = setting["metrics"][MEASURED]
-    rows = rows_of(record, setting)
-    interval = found["t_interval"]
-    return Point(name or setting["label"] or "as it is", found["mean"],
+    metric = setting["metrics"][MEASURED]
+    rows = record.rows_of(setting)
+    interval = metric["t_interval"]
+    return Point(name or setting["label"] or AS_IT_IS, metric["mean"],
                  None if interval is None else (interval[0], interval[1]),
                  rows[0]["params"] if rows else None)  # fmt: skip
 
 
 def _head(record: StudyRecord) -> Page:
     summary, settings = record.summary, complete(record)
-    text, doubtful = flag(
+    text, doubtful = protocol_note(
         {row["protocol"] for row in record.rows}, record.plan["config"].get("validation")
     )
-    shown, meaning = "no run is complete", "No run of this study has ended well."
+    shown, meaning = "no run is complete", "No run of this study is complete."
     if settings:
-        best = max(settings, key=lambda one: float(one["metrics"][CHOSEN_BY]["mean"]))
+        best = max(settings, key=lambda setting: float(setting["metrics"][CHOSEN_BY]["mean"]))
         measured = best["metrics"][MEASURED]
-        shown = figure(measured)
+        shown = figure_cell(measured).text
         meaning = (
             f"Test accuracy over {measured['n']} seeds: mean ± standard deviation [95 % interval "
             "of the mean, Student's t]. It says how well the mean over seeds is known, on these "
@@ -86,7 +83,7 @@ def _head(record: StudyRecord) -> Page:
         )
         if len(settings) > 1:
             meaning += (
-                f" Of {len(settings)} settings the one with the highest validation accuracy: "
+                f" It is the best of {len(settings)} settings by validation accuracy: "
                 f"{best['label']}."
             )
     return Page(
@@ -104,35 +101,35 @@ def _head(record: StudyRecord) -> Page:
 
 
 def _warnings(record: StudyRecord) -> list[str]:
-    summary, found = record.summary, []
+    summary, warnings = record.summary, []
     if (ended := len(record.rows)) < summary["planned"]:
-        found.append(f"Only {ended} of {summary['planned']} runs have ended.")
+        warnings.append(f"Only {ended} of {summary['planned']} runs have ended.")
     diverged = [row for row in record.rows if row["status"] == "diverged"]
     for row in diverged[:LISTED]:
         where = f" ({json.dumps(row['setting'])})" if row["setting"] else ""
-        found.append(f"Seed {row['seed']}{where} diverged: {row.get('reason', 'no reason noted')}.")
+        warnings.append(
+            f"Seed {row['seed']}{where} diverged: {row.get('reason', 'no reason noted')}."
+        )
     if len(diverged) > LISTED:
-        found.append(f"{len(diverged) - LISTED} more runs diverged.")
-    for one in summary["settings"]:
-        what = f" of {one['label']}" if one["label"] else ""
-        if one["dead"]:
-            seeds = ", ".join(map(str, one["dead"]))
-            found.append(f"Dead networks{what}: seeds {seeds}; they count in every mean.")
-        if one["metrics"] and one["metrics"][MEASURED]["n"] < 2:
-            found.append(f"One seed{what} has no interval; two or more do.")
-    if record.recipe:
-        found += [f"{text}." for text in record.recipe.warnings()]
-    if str(record.environment.get("source_revision") or "").endswith("+"):
-        found.append("The source was changed since its commit: the study has no exact source.")
-    return found
+        warnings.append(f"{len(diverged) - LISTED} more runs diverged.")
+    for setting in summary["settings"]:
+        what = f" of {setting['label']}" if setting["label"] else ""
+        if setting["dead"]:
+            seeds = ", ".join(map(str, setting["dead"]))
+            warnings.append(f"Dead networks{what}: seeds {seeds}; they count in every mean.")
+        if setting["metrics"] and setting["metrics"][MEASURED]["n"] < 2:
+            warnings.append(f"One seed{what} gives no interval; two or more do.")
+    return warnings + recipe_warnings(record)
 
 
 def _seeds(page: Page, record: StudyRecord) -> Section:
     section = Section("seeds", "What the seeds show")
     settings = complete(record)
-    points = [point(record, one) for one in settings]
+    points = [point(record, setting) for setting in settings]
     if settings:
-        values = [{row["seed"]: row[MEASURED] for row in rows_of(record, one)} for one in settings]
+        values = [
+            {row["seed"]: row[MEASURED] for row in record.rows_of(setting)} for setting in settings
+        ]
         pairs = list(zip(points, values, strict=True))
         page.draw(section, "the seeds", comparisons.seed_distribution, pairs)
         one_source = not record.plan["vary"][1:]  # with more, a setting has several means
@@ -140,62 +137,37 @@ def _seeds(page: Page, record: StudyRecord) -> Section:
             page.draw(section, "the grid", comparisons.heat_map, *grid)
         if len({p.params for p in points}) > 1:
             page.draw(section, "accuracy and parameters", comparisons.against_parameters, points)
-    header = ["setting", "runs", "test accuracy", "sd", "95 % interval", "validation accuracy",
-              "lowest", "highest", "parameters", "diverged", "dead"]  # fmt: skip
-    section.tables.append(
-        Table("Each setting, over its seeds", header,
-              [_setting_row(record, one) for one in record.summary["settings"]])
-    )  # fmt: skip
+    section.tables.append(seeds_table(record.summary, record.rows))
     return section
 
 
-def _setting_row(record: StudyRecord, setting: dict[str, Any]) -> list[Cell]:
-    runs = Cell(f"{setting['complete']} of {setting['runs']}", setting["complete"])
-    failed = [count(len(setting["diverged"])), count(len(setting["dead"]))]
-    name = Cell(setting["label"] or "as it is")
-    if not setting["metrics"]:
-        return [name, runs, *(Cell("–") for _ in range(7)), *failed]
-    test, chosen = setting["metrics"][MEASURED], setting["metrics"][CHOSEN_BY]
-    interval = test["t_interval"]
-    return [
-        name, runs, share(test["mean"]), share(test["sd"]),
-        Cell(f"[{interval[0]:.4f}, {interval[1]:.4f}]", interval[0]) if interval else Cell("–"),
-        share(chosen["mean"]), share(test["min"]), share(test["max"]),
-        count(point(record, setting).params), *failed,
-    ]  # fmt: skip
-
-
 def _places(record: StudyRecord) -> list[tuple[dict[str, str], float]]:
-    """Each setting, as the texts of what the grid sets, and its mean; NaN: no run is complete."""
+    """The grid's values of each setting as text, and its mean; NaN: no run is complete."""
     return [
-        ({name: value_text(one["setting"][name]) for name in record.plan["grid"]},
-         one["metrics"][MEASURED]["mean"] if one["metrics"] else math.nan)
-        for one in record.summary["settings"]
+        ({name: value_text(setting["setting"][name]) for name in record.plan["grid"]},
+         setting["metrics"][MEASURED]["mean"] if setting["metrics"] else math.nan)
+        for setting in record.summary["settings"]
     ]  # fmt: skip
 
 
 def histories_of(record: StudyRecord, setting: dict[str, Any]) -> list[list[dict[str, Any]]]:
     """The epochs of a setting's complete runs."""
-    runs = [record.histories.get(row["run"], []) for row in rows_of(record, setting)]
+    runs = [record.histories.get(row["run"], []) for row in record.rows_of(setting)]
     return [history for history in runs if history]
 
 
 def _epochs(page: Page, record: StudyRecord) -> Section:
     section = Section("training", "Training", "Epochs after some seeds have stopped show the rest.")
-    found = [(one["label"], histories_of(record, one)) for one in complete(record)]
-    found = [(name or "as it is", histories) for name, histories in found if histories]
-    if found:
-        page.draw(section, "accuracy", curves.bands, found, "accuracy")
-        page.draw(section, "loss", curves.bands, found, "loss")
+    bands = [(setting["label"], histories_of(record, setting)) for setting in complete(record)]
+    bands = [(name or AS_IT_IS, histories) for name, histories in bands if histories]
+    if bands:
+        page.draw(section, "accuracy", curves.bands, bands, "accuracy")
+        page.draw(section, "loss", curves.bands, bands, "loss")
     return section
 
 
 def _variance(record: StudyRecord) -> list[Section]:
-    tables = []
-    for found in record.summary.get("variance", []):
-        header, *lines = variance_lines(found)
-        tables.append(Table(f"Sources of variance {found['setting']}".rstrip(), header,
-                            [[Cell(text) for text in line] for line in lines]))  # fmt: skip
+    tables = [variance_table(each) for each in record.summary.get("variance", [])]
     return [Section("variance", "Where the spread comes from", tables=tables)]
 
 
@@ -207,9 +179,10 @@ def _runs(record: StudyRecord) -> Section:
         name = label(row["setting"], row["vary"])
         dead = "dead" if row.get("dead_layers") else row["status"]
         rows.append([
-            count(row["seed"]), Cell(name or "as it is"), Cell(dead), share(row.get(MEASURED)),
-            share(row.get("test_loss")), share(row.get(CHOSEN_BY)), count(row.get("kept_epoch")),
-            count(row.get("dead_units")), Cell(str(row.get("fingerprint", "–"))),
+            count(row["seed"]), Cell(name or AS_IT_IS), Cell(dead), decimal(row.get(MEASURED)),
+            decimal(row.get("test_loss")), decimal(row.get(CHOSEN_BY)),
+            count(row.get("kept_epoch")), count(row.get("dead_units")),
+            Cell(str(row.get("fingerprint", MISSING))),
         ])  # fmt: skip
     return Section("runs", "Every run", tables=[Table(f"{len(rows)} runs", header, rows)])
 

@@ -2,8 +2,8 @@
 
 Pictures are drawn without background and with `INK`, which is legible on white and on black. In a
 page the ink becomes the colour of the text around it, and each colour of `COLOURS` a CSS variable
-with a lighter value for dark mode. Colours are Okabe and Ito's, told apart by the colour-blind, and
-never alone: line styles, markers and signs say the same in print without colour.
+with a lighter value for dark mode. Colours are Okabe and Ito's, which the colour-blind can tell
+apart, and never alone: line styles, markers and signs mean the same in print without colour.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ styled = matplotlib.rc_context(STYLE)  # decorates each function that draws
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawing with what it says in words, computed from the data it shows."""
+    """A drawing with a text alternative, computed from the data it shows."""
 
     name: str  # of its file
     title: str
@@ -85,7 +85,7 @@ def pair_of(number: int) -> tuple[str, str]:
 
 
 def clean(text: str) -> str:
-    """Text that XML can hold: control characters become a sign."""
+    """Text that XML can hold: control characters are replaced."""
     return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]", "�", text)
 
 
@@ -125,7 +125,7 @@ def inline(picture: Picture, text: str) -> str:
     used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', body))
     body = re.sub(
         r' id="([^"]+)"',
-        lambda found: f' id="{picture.name}-{found[1]}"' if found[1] in used else "",
+        lambda match: f' id="{picture.name}-{match[1]}"' if match[1] in used else "",
         body,
     )
     body = re.sub(r'(href="#|url\(#)', rf"\g<1>{picture.name}-", body)

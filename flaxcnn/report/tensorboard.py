@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from flaxcnn.errors import ConfigError, WriteError
-from flaxcnn.records.files import finished, read_lines
 from flaxcnn.records.format import label
 from flaxcnn.records.history import history, numbers
+from flaxcnn.records.read import histories, kind_of, run_rows
 
 log = logging.getLogger(__name__)
 FOLDER = "tensorboard"
@@ -34,7 +34,7 @@ _files = itertools.count()  # of this process
 
 
 def require(what: str) -> None:
-    """ConfigError where `what` is wanted and tensorboardX is not installed."""
+    """ConfigError if tensorboardX, which `what` needs, is not installed."""
     if importlib.util.find_spec("tensorboardX") is None:
         raise ConfigError(
             f"{what}: needs tensorboardX, which is not installed; "
@@ -45,12 +45,12 @@ def require(what: str) -> None:
 class EventFiles:
     """Event files that grow with a run: `with EventFiles(path) as add: fit(..., on_epoch=add)`.
 
-    An epoch can be seen as soon as it has ended. What cannot be written is told once and left out:
-    the run goes on.
+    An epoch can be seen as soon as it has ended. If something cannot be written, that is reported
+    once and the run goes on.
 
     Args:
         run: the run directory.
-        on_note: told what cannot be written.
+        on_note: called with what cannot be written.
 
     Raises:
         ConfigError: tensorboardX is not installed.
@@ -104,18 +104,18 @@ class EventFiles:
 
 
 def convert(path: Path) -> Path:
-    """Event files of what has ended: a run, or every run of a study or search -> their folder.
+    """Write event files of a finished run, or every run of a study or search -> their folder.
 
     Raises:
         ConfigError: tensorboardX is not installed.
-        CheckpointError: nothing finished there, or a damaged record.
+        CheckpointError: nothing finished, or a damaged record.
         WriteError: they cannot be written.
     """
     require("--tensorboard")
     path = path.expanduser().absolute()
-    found = {"": history(path)} if finished(path) == "run" else _runs(path)
+    runs = {"": history(path)} if kind_of(path) == "run" else _runs(path)
     try:
-        for name, rows in found.items():
+        for name, rows in runs.items():
             writers = _open(path / FOLDER / name, rows)
             _write(writers, rows)
             _close(writers)
@@ -126,25 +126,22 @@ def convert(path: Path) -> Path:
 
 def _runs(path: Path) -> dict[str, list[dict[str, Any]]]:
     """`learning_rate=0.1/seed3` -> epochs, of a study or a search; drawn trials have folders."""
-    folders = [path, *sorted((path / "trials").glob("*"))]
-    epochs: dict[str, list[dict[str, Any]]] = {}
-    for line in (line for folder in folders for line in read_lines(folder / "epochs.jsonl")):
-        epochs.setdefault(line.pop("run"), []).append(line)
-    found: dict[str, list[dict[str, Any]]] = {}
-    for row in (row for folder in folders for row in read_lines(folder / "runs.jsonl")):
+    epochs = histories(path)
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for row in run_rows(path):
         setting = re.sub(r"[^\w.,=+ -]", "_", label(row["setting"], row["vary"]))[:LONGEST]
         name = str(Path(setting) / f"seed{row['seed']}")
-        if name in found:  # settings that differ in what a folder's name cannot hold
+        if name in runs:  # settings that differ in what a folder's name cannot hold
             name += f"-{row['run']}"
-        found[name] = numbers(epochs.get(row["run"], []))
-    return found
+        runs[name] = numbers(epochs.get(row["run"], []))
+    return runs
 
 
 # -- one file a split ----------------------------------------------------------------------------
 
 
 class _Writer:
-    """A new event file in a folder; once it is there, those of earlier starts are empty."""
+    """A new event file in a folder; those of earlier starts are emptied."""
 
     def __init__(self, folder: Path):
         from tensorboardX.event_file_writer import EventsWriter
@@ -153,7 +150,7 @@ class _Writer:
         folder.mkdir(parents=True, exist_ok=True)
         before = list(folder.glob("events.out.tfevents.*"))
         # Files are named by the second; a suffix of its own keeps one from overwriting another.
-        # The writer is the one without a queue and thread: what is flushed lies on the disk.
+        # The writer without a queue and thread: what is flushed is on the disk.
         self._file = EventsWriter(str(folder / "events"), f".{os.getpid()}.{next(_files)}")
         # A TensorBoard that is open forgets the steps it has read of the earlier files.
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
@@ -185,18 +182,18 @@ class _Writer:
 
 def _split(row: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """Folder -> tag -> value."""
-    found: dict[str, dict[str, float]] = {}
+    splits: dict[str, dict[str, float]] = {}
     for key, value in row.items():
         for prefix, folder in SPLITS.items():
             if key.startswith(prefix):
-                found.setdefault(folder, {})[f"epoch_{key.removeprefix(prefix)}"] = value
+                splits.setdefault(folder, {})[f"epoch_{key.removeprefix(prefix)}"] = value
         if key in OF_TRAINING:
-            found.setdefault("train", {})[f"epoch_{key}"] = value
-    return found
+            splits.setdefault("train", {})[f"epoch_{key}"] = value
+    return splits
 
 
 def _open(folder: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, _Writer]:
-    """A writer for each split that the epochs tell of."""
+    """A writer for each split in the epochs."""
     splits = dict.fromkeys(split for row in rows for split in _split(row))
     return {split: _Writer(folder / split) for split in splits}
 

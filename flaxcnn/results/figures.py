@@ -1,4 +1,4 @@
-"""What the rows say: of each experiment under each protocol, beside what its document reports."""
+"""Figures of each experiment under each protocol, beside what its document reports."""
 
 from __future__ import annotations
 
@@ -34,20 +34,22 @@ class Document:
 def documents() -> list[Document]:
     """All of them, in the order of the catalog."""
     known = catalog.experiments()
-    found = []
+    known_documents = []
     for module in catalog.MODULES:
         slug = module.replace("_", "-")
         own = tuple(e for name, e in known.items() if name.startswith(f"{slug}/"))
         file = next((e.document.partition(",")[0] for e in own if e.document), "")
         if file:
             text = catalog.load_module(catalog.experiments_folder() / f"{module}.py").__doc__ or ""
-            found.append(Document(slug, file, text.strip().splitlines()[0].rstrip("."), own))
-    return found
+            known_documents.append(
+                Document(slug, file, text.strip().splitlines()[0].rstrip("."), own)
+            )
+    return known_documents
 
 
 @dataclass
 class Measured:
-    """Rows of one experiment under one protocol. Stale rows are counted, and used for nothing."""
+    """Rows of one experiment under one protocol. Stale rows are only counted."""
 
     rows: list[Row] = field(default_factory=list)  # complete, of the recipe as it is now
     stale: int = 0
@@ -55,7 +57,7 @@ class Measured:
 
     @property
     def living(self) -> list[Row]:
-        """Rows of networks of which something comes; the others never learn."""
+        """Rows of networks that are not dead."""
         return [row for row in self.rows if not row["dead_layers"]]
 
     def values(self, metric: str = "test_accuracy", alive: bool = False) -> dict[int, float]:
@@ -64,18 +66,18 @@ class Measured:
 
     def summary(self, metric: str = "test_accuracy", alive: bool = False) -> Summary | None:
         """Mean, spread and interval over seeds; None without rows."""
-        found = self.values(metric, alive)
-        return summarize(found) if found else None
+        values = self.values(metric, alive)
+        return summarize(values) if values else None
 
     def median(self, metric: str) -> float | None:
         """Of a field of the rows; the lower of two in the middle.
 
-        Rows of runs that were trained side by side count only where there are no others: their
-        seconds are those of a share of the machine.
+        Rows of runs that were trained side by side count only if there are no others, since their
+        seconds are a share of the machine's.
         """
         alone = [row for row in self.rows if "runs_beside" not in row]
-        found = sorted(row[metric] for row in alone or self.rows)
-        return found[(len(found) - 1) // 2] if found else None
+        values = sorted(row[metric] for row in alone or self.rows)
+        return values[(len(values) - 1) // 2] if values else None
 
     def of_seed(self, seed: int) -> Row | None:
         """The row of a seed, or the first one."""
@@ -111,11 +113,11 @@ class Figures:
                 own.rows.append(row)
 
     def of(self, experiment: str, protocol: str) -> Measured:
-        """Empty where there are none."""
+        """Empty if there are none."""
         return self._found.get((experiment, protocol), Measured())
 
     def search(self, experiment: str, protocol: str = "honest") -> Path | None:
-        """Where the records of a grid's search lie."""
+        """The folder of a grid's search."""
         folder = self.results.search_folder(experiment, protocol)
         return folder if (folder / "search.json").is_file() else None
 
@@ -125,7 +127,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Reported:
-    """The figure of a document that ours are held against."""
+    """The figure of a document that ours are compared with."""
 
     metric: str  # of our rows: the same quantity
     value: float
@@ -149,31 +151,31 @@ def reported(experiment: Experiment) -> Reported | None:
     """The document's test accuracy, else its best visible validation accuracy, else training."""
     on_test = experiment.documented.get("validation") == "test"
     for name, metric, same, apart in KINDS:
-        found = experiment.reported.get(name)
-        if found is not None:
+        value = experiment.reported.get(name)
+        if value is not None:
             kind = same if on_test else apart
-            return Reported(metric, float(found), kind, digits(experiment, name))
+            return Reported(metric, float(value), kind, digits(experiment, name))
     return None
 
 
 def digits(experiment: Experiment, name: str) -> int:
     """Decimals that a document prints of a figure: the most of any of its experiments.
 
-    A number alone does not tell: of 0.920 the zero is lost.
+    A number alone is not enough: the zero of 0.920 is lost.
     """
     slug = experiment.name.partition("/")[0]
-    found = [e.reported[name] for n, e in catalog.experiments().items()
+    values = [e.reported[name] for n, e in catalog.experiments().items()
              if n.startswith(f"{slug}/") and name in e.reported]  # fmt: skip
-    return max(len(repr(float(v)).partition(".")[2]) for v in found or [experiment.reported[name]])
+    return max(len(repr(float(v)).partition(".")[2]) for v in values or [experiment.reported[name]])
 
 
-def verdict(experiment: Experiment, found: Measured) -> Judged:
+def verdict(experiment: Experiment, measured: Measured) -> Judged:
     """Of rows under the document's protocol; of those that learn, where some networks are dead."""
     own = reported(experiment)
-    if not found.rows:
+    if not measured.rows:
         return Judged("cannot be told", "it has not been run under the document's protocol")
     if own is None:
         return judge([], None, 1, 1)
-    rows = found.rows[0]["val_rows" if own.metric.startswith("best_val") else "test_rows"]
-    values = list(found.values(own.metric, alive=True).values())
+    rows = measured.rows[0]["val_rows" if own.metric.startswith("best_val") else "test_rows"]
+    values = list(measured.values(own.metric, alive=True).values())
     return judge(values, own.value, rows, own.digits)

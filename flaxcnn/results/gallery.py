@@ -1,4 +1,4 @@
-"""A page a document: what it shows of each experiment, from the rows, beside its own numbers."""
+"""One page per document: our rows of each experiment beside the document's own numbers."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from flaxcnn.recipe.catalog import Experiment
 from flaxcnn.recipe.data import KNOWN_DATA
 from flaxcnn.records.files import write_atomic
 from flaxcnn.records.format import label, value_text
+from flaxcnn.records.intervals import wilson
 from flaxcnn.records.read import read_search
+from flaxcnn.records.tables import Cell, Table, count, decimal
 from flaxcnn.report import comparisons, curves, images, matrices, numbers
 from flaxcnn.report.comparisons import Point
-from flaxcnn.report.page import Cell, Page, Rendered, Section, Table, count, render, share
+from flaxcnn.report.page import Page, Rendered, Section, render
 from flaxcnn.report.report import any_name
 from flaxcnn.report.run import class_table
 from flaxcnn.report.search import candidates
@@ -98,7 +100,7 @@ def page(figures: Figures, document: Document) -> Page:
     shown = _shown(figures, document)
     trained = [e for e in shown if e.kind == "model"]
     judged = [verdict(e, figures.of(e.name, "document")).verdict for e in trained if reported(e)]
-    found = Page(
+    result = Page(
         title=f"{document.file}: {document.subject}",
         figure=f"{judged.count('reproduced')} of {len(judged)} reproduced" if judged
         else "not trained yet",
@@ -112,11 +114,11 @@ def page(figures: Figures, document: Document) -> Page:
         ],
     )  # fmt: skip
     if trained:
-        found.sections.append(_comparison(found, figures, trained))
+        result.sections.append(_comparison(result, figures, trained))
     for experiment in shown:
         build = _search if experiment.candidates else _experiment
-        found.sections.append(build(found, figures, experiment))
-    return found
+        result.sections.append(build(result, figures, experiment))
+    return result
 
 
 def _shown(figures: Figures, document: Document) -> list[Experiment]:
@@ -170,7 +172,7 @@ def _comparison(page: Page, figures: Figures, trained: Sequence[Experiment]) -> 
 
 
 def _point(experiment: Experiment, row: Row) -> Point:
-    interval = numbers.wilson(row["test_accuracy"], row["test_rows"])
+    interval = wilson(row["test_accuracy"], row["test_rows"])
     return Point(_short(experiment), row["test_accuracy"], interval, row["params"])
 
 
@@ -180,15 +182,15 @@ def _tested(figures: Figures, experiment: Experiment) -> list[Cell]:
     return [
         Cell(_short(experiment)), count((own or honest)["params"]),
         Cell(judged.verdict if reported(experiment) else "ours"),
-        _told(experiment, "test_accuracy", 4), share(own.get("test_accuracy")),
-        share(honest.get("test_accuracy")),
+        _told(experiment, "test_accuracy", 4), decimal(own.get("test_accuracy")),
+        decimal(honest.get("test_accuracy")),
         _told(experiment, "first100_errors", 0), count(own.get("first100_errors")),
     ]  # fmt: skip
 
 
 def _trained(figures: Figures, experiment: Experiment) -> list[Cell]:
     own, _ = _both(figures, experiment)
-    pairs = [[_told(experiment, key, 4), share(own.get(key))]
+    pairs = [[_told(experiment, key, 4), decimal(own.get(key))]
              for key in ("test_loss", "train_accuracy", "train_loss")]  # fmt: skip
     return [Cell(_short(experiment)), *(cell for pair in pairs for cell in pair)]
 
@@ -201,9 +203,9 @@ def _both(figures: Figures, experiment: Experiment) -> list[Mapping[str, Any]]:
 
 def _told(experiment: Experiment, key: str, places: int) -> Cell:
     """A number of the document, accuracies as it prints them."""
-    found = experiment.reported.get(key)
-    exact = digits(experiment, key) if found is not None and key.endswith("accuracy") else places
-    return _number(found, exact)
+    value = experiment.reported.get(key)
+    exact = digits(experiment, key) if value is not None and key.endswith("accuracy") else places
+    return _number(value, exact)
 
 
 # -- one experiment ------------------------------------------------------------------------------
@@ -250,7 +252,7 @@ def _classes(row: Row) -> int:
 
 
 def _named(section: Section) -> Section:
-    """Its pictures under names that no other section has."""
+    """The section with picture names that are unique in the page."""
     section.pictures = [replace(p, name=f"{p.name}-{section.name}") for p in section.pictures]
     return section
 
@@ -267,7 +269,7 @@ def _beside(figures: Figures, experiment: Experiment) -> Table:
 
 
 def _number(value: float | None, places: int) -> Cell:
-    return Cell("–") if value is None else Cell(f"{value:,.{places}f}", value)
+    return decimal(value, places)
 
 
 def _ours(row: Row) -> Mapping[str, Any]:
@@ -290,7 +292,7 @@ def _own_classes(experiment: Experiment, names: Sequence[str]) -> list[Table]:
     return [
         Table(
             f"The document's table of classes, of its {split} rows", ["class", *columns],
-            [[Cell(name), *(share(values[i]) for values in columns.values())]
+            [[Cell(name), *(decimal(values[i]) for values in columns.values())]
              for i, name in enumerate(names)],
         )
         for split, columns in experiment.per_class.items()
@@ -303,11 +305,11 @@ def _search(page: Page, figures: Figures, experiment: Experiment) -> Section:
     assert folder is not None  # of those shown
     section = candidates(page, read_search(folder))
     section.name, section.title = _short(experiment), _short(experiment)
-    told = "; ".join(_told_of_grid(key, value) for key, value in experiment.reported.items())
+    document = "; ".join(_told_of_grid(key, value) for key, value in experiment.reported.items())
     changed = changed_settings(experiment.name, folder)
     notes = [
         f"{experiment.title}. {experiment.notes}",
-        f"The document reports {told}." if told else "",
+        f"The document reports {document}." if document else "",
         *(f"Searched with {key}={value_text(new)} instead of {value_text(old)}."
           for key, (old, new) in changed.items()),
     ]  # fmt: skip

@@ -1,7 +1,7 @@
 """The documents' open questions, answered by the rows: differences at equal seeds, with intervals.
 
-A question names pairs of experiments and what is said of the first against the second. All pairs of
-all questions are one family of tests: their p values are corrected together (Holm 1979).
+A question names pairs of experiments and what the document claims of the first against the second.
+All pairs of all questions are one family of tests, corrected together (Holm 1979).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked, what was said, and what answers it."""
+    """What is asked, what the document claims, and which pairs answer it."""
 
     asked: str
     said: str  # by the document
@@ -114,7 +114,7 @@ QUESTIONS = (
 
 @dataclass
 class Contrast:
-    """What one pair shows; `test` is None where fewer than two seeds are common."""
+    """What one pair shows; `test` is None if fewer than two seeds are common."""
 
     name: str  # `model10 against model9`
     seeds: int
@@ -164,16 +164,16 @@ def answers(figures: Figures, questions: Sequence[Question] = QUESTIONS) -> list
     standard error of the test rows) or not shown, at 5 % after Holm's correction over all pairs.
     Steps of a grid are tested on its folds, as a search does (Nadeau and Bengio 2003).
     """
-    found = [Answer(q, [*(_contrast(figures, p) for p in q.pairs), *_steps(figures, q.grid)])
+    answered = [Answer(q, [*(_contrast(figures, p) for p in q.pairs), *_steps(figures, q.grid)])
              for q in questions]  # fmt: skip
-    tested = [c for answer in found for c in answer.contrasts if c.test]
+    tested = [c for answer in answered for c in answer.contrasts if c.test]
     raw = [1.0 if c.test is None or c.test.p_value is None else c.test.p_value for c in tested]
     for contrast, p in zip(tested, holm(raw) if raw else [], strict=True):
         _decide(contrast, p, len(tested))
-    for answer in found:
+    for answer in answered:
         answer.head = _head(answer)
         answer.body = " ".join(filter(None, _body(figures, answer)))
-    return found
+    return answered
 
 
 def _contrast(figures: Figures, pair: Pair) -> Contrast:
@@ -184,12 +184,12 @@ def _contrast(figures: Figures, pair: Pair) -> Contrast:
     name += " in the gap of training to test" if pair.metric == "gap" else ""
     left_out = pair.alive and any(len(m.rows) > len(m.living) for m in (own, other))
     name += " (networks that learn)" if left_out else ""
-    found = Contrast(name, len(common), "seeds", pair.said, metric=pair.metric, alive=left_out)
+    contrast = Contrast(name, len(common), "seeds", pair.said, metric=pair.metric, alive=left_out)
     if len(common) > 1:
-        found.samples = {s: a[s] for s in common}, {s: b[s] for s in common}
-        found.test = compare_paired(*found.samples)
-        found.rows = own.rows[0]["test_rows"] if pair.metric == "test_accuracy" else None
-    return found
+        contrast.samples = {s: a[s] for s in common}, {s: b[s] for s in common}
+        contrast.test = compare_paired(*contrast.samples)
+        contrast.rows = own.rows[0]["test_rows"] if pair.metric == "test_accuracy" else None
+    return contrast
 
 
 def _decide(contrast: Contrast, p: float, family: int) -> None:
@@ -214,9 +214,9 @@ def _steps(figures: Figures, grid: str) -> list[Contrast]:
     folder = figures.search(grid) if grid else None
     if folder is None:
         return []
-    found = read_json(folder / "search.json")
-    ratio = 1 / (found["folds"] - 1)
-    scores = {value_: _by_fold(one) for value_, one in _of_grid(found)}
+    search = read_json(folder / "search.json")
+    ratio = 1 / (search["folds"] - 1)
+    scores = {value_: _by_fold(one) for value_, one in _of_grid(search)}
     steps = []
     for small, large in zip(sorted(scores), sorted(scores)[1:], strict=False):
         places = sorted(scores[small].keys() & scores[large].keys())
@@ -228,13 +228,13 @@ def _steps(figures: Figures, grid: str) -> list[Contrast]:
     return steps
 
 
-def _of_grid(found: dict[str, Any]) -> list[tuple[float, dict[str, Any]]]:
+def _of_grid(search: dict[str, Any]) -> list[tuple[float, dict[str, Any]]]:
     """(value of the one setting, candidate) of a search."""
     pairs = []
-    for one in found["candidates"]:
-        settings = [v for k, v in one.items() if k.startswith("setting.")]
+    for candidate in search["candidates"]:
+        settings = [v for k, v in candidate.items() if k.startswith("setting.")]
         if len(settings) == 1 and isinstance(settings[0], int | float):
-            pairs.append((settings[0], one))
+            pairs.append((settings[0], candidate))
     return pairs
 
 
@@ -273,7 +273,7 @@ def _head(answer: Answer) -> str:
 
 
 def _of_that_size(answer: Answer) -> str:
-    """Whether the difference is as large as was said."""
+    """Whether the difference is as large as the document claims."""
     size, test = answer.question.size, answer.contrasts[0].test
     if size is None or test is None or test.interval is None:
         return ""
@@ -296,7 +296,7 @@ def _body(figures: Figures, answer: Answer) -> list[str]:
     if question.size is not None and first is not None and first.interval:
         low, high = first.interval
         inside = low <= question.size <= high
-        parts.append(f"A difference of {question.size:+.4f} lies {'in' if inside else 'out'}side "
+        parts.append(f"A difference of {question.size:+.4f} is {'in' if inside else 'out'}side "
                      "that interval.")  # fmt: skip
     parts += [_dead(figures, name) for name in question.dead]
     return parts
@@ -304,42 +304,46 @@ def _body(figures: Figures, answer: Answer) -> list[str]:
 
 def _grouped(contrasts: Sequence[Contrast]) -> list[str]:
     """One against many, by verdict."""
-    found: dict[str, list[str]] = {}
-    for one in contrasts:
-        if one.test is not None:
-            own, _, other = one.name.partition(" against ")
-            found.setdefault(f"{own}, {one.word}", []).append(f"against {other} {one.figures}")
-    return [f"{key}: {'; '.join(texts)}." for key, texts in found.items()]
+    groups: dict[str, list[str]] = {}
+    for contrast in contrasts:
+        if contrast.test is not None:
+            own, _, other = contrast.name.partition(" against ")
+            groups.setdefault(f"{own}, {contrast.word}", []).append(
+                f"against {other} {contrast.figures}"
+            )
+    return [f"{key}: {'; '.join(texts)}." for key, texts in groups.items()]
 
 
 def _ranking(figures: Figures, names: Sequence[str]) -> str:
     """The best three by mean over their seeds."""
-    found = {name: figures.of(name, "honest").summary(alive=True) for name in names}
-    known = sorted(((n, s) for n, s in found.items() if s and s.n > 1), key=lambda x: -x[1].mean)
+    summaries = {name: figures.of(name, "honest").summary(alive=True) for name in names}
+    known = sorted(
+        ((n, s) for n, s in summaries.items() if s and s.n > 1), key=lambda x: -x[1].mean
+    )
     if len(known) < len(names):
         return ""
-    told = ", ".join(f"{_short(n)} {s.mean:.4f} (n = {s.n})" for n, s in known[:3])
-    return f"Highest means over seeds: {told}."
+    listed = ", ".join(f"{_short(n)} {s.mean:.4f} (n = {s.n})" for n, s in known[:3])
+    return f"Highest means over seeds: {listed}."
 
 
 def _grid_text(figures: Figures, grid: str) -> str:
     """Best value, and in what the search differs from the grid."""
     folder = figures.search(grid)
     assert folder is not None  # it has contrasts
-    found = read_json(folder / "search.json")
-    means = ", ".join(f"{v} {one['mean']:.4f}" for v, one in sorted(_of_grid(found)))
+    search = read_json(folder / "search.json")
+    means = ", ".join(f"{v} {one['mean']:.4f}" for v, one in sorted(_of_grid(search)))
     changed = changed_settings(grid, folder)
     note = "".join(f" It was searched with {k}={json.dumps(new)} instead of {json.dumps(old)}."
                    for k, (old, new) in changed.items())  # fmt: skip
-    return f"Accuracy over {found['folds']} folds: {means}; {found['winner']} won.{note}"
+    return f"Accuracy over {search['folds']} folds: {means}; {search['winner']} won.{note}"
 
 
 def _dead(figures: Figures, name: str) -> str:
     """Share of networks born dead, with Wilson's interval (1927)."""
-    found = figures.of(name, "honest")
-    n = len(found.rows)
+    measured = figures.of(name, "honest")
+    n = len(measured.rows)
     if not n:
         return f"{_short(name)}: not answered yet, no seed has been trained."
-    dead = n - len(found.living)
+    dead = n - len(measured.living)
     share, (low, high) = dead / n, binomial_floor(dead / n, n).interval
     return f"{_short(name)}: {dead} of {n} are dead, {share:.2f} [{low:.2f}, {high:.2f}]."

@@ -1,7 +1,7 @@
-"""The queue: does its tasks one after the other, and keeps the row of each as it ends.
+"""The queue: carries out its tasks one after the other, and keeps the row of each as it ends.
 
 A training goes on from its own checkpoint, a stack or a search from the runs that have ended, also
-after SIGKILL. Several processes may share a queue: what one of them works on is left to it.
+after SIGKILL. Several processes may share a queue: each leaves the others' tasks alone.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ from flaxcnn.records.files import read_lines
 from flaxcnn.records.folder import runs_folder
 from flaxcnn.results.rows import Results, diverged_row, recipe, row_of_run, rows_of_study
 from flaxcnn.results.tasks import FOLDS, Pace, Task, candidates
-from flaxcnn.studies.candidates import contenders
+from flaxcnn.studies.candidates import Candidates
+from flaxcnn.studies.events import Listener
 from flaxcnn.studies.plan import Scoring
-from flaxcnn.studies.search import search_candidates
-from flaxcnn.studies.study import Tell, study
+from flaxcnn.studies.search import campaign_of, search_candidates
+from flaxcnn.studies.study import study
 
 TOO_SHORT = 1.0  # seconds before the deadline in which nothing is begun
 
@@ -51,7 +52,7 @@ class Ended:
 
 
 def work_folder() -> Path:
-    """Where trainings under way lie: `queue` in the folder of runs."""
+    """The folder of trainings under way: `queue` in the folder of runs."""
     return runs_folder() / "queue"
 
 
@@ -61,14 +62,14 @@ def run_queue(
 ) -> Ended:  # fmt: skip
     """Do the tasks in their order, and add the rows of each to the results.
 
-    A task that fails, such as one whose data is missing, is left out and the others go on.
+    A task that fails, for example because its data is missing, is skipped.
 
     Args:
         todo: of `flaxcnn.results.tasks.tasks`.
         results: opened for writing.
-        hours: stop after as many: what is under way is saved, what is left is returned.
-        say: told of each task that has ended.
-        note: told of warnings and failures.
+        hours: stop after this many; what is under way is saved, what is left is returned.
+        say: called with a line for each task that has ended.
+        note: called with warnings and failures.
 
     Raises:
         InterruptedRun: SIGTERM or SIGINT; what is under way is saved where it can be.
@@ -91,7 +92,7 @@ def run_queue(
                     break
                 raise
             except FolderInUseError as error:
-                note(f"{task.label}: {error}; left to it")
+                note(f"{task.label}: {error}; skipped")
                 left.pop(0)
                 continue
             except WriteError:
@@ -112,19 +113,19 @@ def run_queue(
 
 
 def _once(note: Callable[[str], None]) -> Callable[[str], None]:
-    """Tells each text once: every task of a recipe has the same to say of it."""
-    told: set[str] = set()
+    """Passes on each text once: every task of a recipe gives the same notes."""
+    noted: set[str] = set()
 
     def tell(text: str) -> None:
-        if text not in told:
-            told.add(text)
+        if text not in noted:
+            noted.add(text)
             note(text)
 
     return tell
 
 
 class Deadline:
-    """After `hours` the process sends itself SIGTERM, which whatever trains then hears."""
+    """After `hours` the process sends itself SIGTERM, which stops the training under way."""
 
     def __init__(self, hours: float | None):
         self.end = None if hours is None else time.monotonic() + 3600 * hours
@@ -146,7 +147,7 @@ class Deadline:
         os.kill(os.getpid(), signal.SIGTERM)
 
     def before(self, seconds: float) -> bool:
-        """Whether it comes before so many seconds are over."""
+        """Whether it is less than so many seconds away."""
         return self.end is not None and self.end - time.monotonic() < seconds
 
 
@@ -195,7 +196,7 @@ def _study(task: Task, folder: Path, note: Callable[[str], None]) -> list[dict[s
     # kill, and the bits with it.
     study(
         config, task.seeds, how="vmap", study_dir=folder, resume=True, name=task.experiment.name,
-        dataset=dataset, tell=Tell(note), predictions=True,
+        dataset=dataset, tell=Listener(note), predictions=True,
     )  # fmt: skip
     return rows_of_study(folder, dataset.num_classes)
 
@@ -203,11 +204,11 @@ def _study(task: Task, folder: Path, note: Callable[[str], None]) -> list[dict[s
 def _search(task: Task, folder: Path, note: Callable[[str], None]) -> list[dict[str, Any]]:
     wanted, incumbent = candidates(task.experiment)
     dataset = load_for(wanted[0][1])
-    tried, dropped = contenders(wanted, dataset, None)
+    tried = Candidates.of(wanted, dataset, incumbent=incumbent)
     scoring = Scoring(folds=task.experiment.reported.get("folds", FOLDS), seeds=task.seeds,
                       document=task.protocol == "document")  # fmt: skip
-    search_candidates(
-        tried, dropped, dataset, scoring, incumbent=incumbent, search_dir=folder, resume=True,
-        name=task.experiment.name, tell=Tell(note),
-    )  # fmt: skip
+    campaign = campaign_of(
+        scoring, dataset, folder, name=task.experiment.name, resume=True, listener=Listener(note)
+    )
+    search_candidates(tried, scoring, campaign)
     return []

@@ -43,14 +43,14 @@ KEPT = (
 Key = tuple[str, str, int]  # experiment, protocol, seed
 
 
-def place(experiment: str) -> str:
-    """Where its records lie: `mnist-ladder/model10`; of models.py:small `models/small`."""
+def experiment_path(experiment: str) -> str:
+    """Where its records are: `mnist-ladder/model10`; of models.py:small `models/small`."""
     file, colon, name = experiment.rpartition(":")
     return f"{Path(file).stem}/{name.replace('/', '-')}" if colon else experiment
 
 
 def key(row: Mapping[str, Any]) -> Key:
-    """What tells a row from the others of a folder."""
+    """Experiment, protocol and seed, which are unique in a folder."""
     return row["experiment"], row["protocol"], row["seed"]
 
 
@@ -83,9 +83,9 @@ class Results:
                     "results folder; choose a new or empty folder"
                 )
             return
-        found = read_json(about)
-        if not isinstance(found, dict) or found.get("format") != FORMAT:
-            version = found.get("flaxcnn", "?") if isinstance(found, dict) else "?"
+        content = read_json(about)
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            version = content.get("flaxcnn", "?") if isinstance(content, dict) else "?"
             raise ConfigError(
                 f"--results: {self.path} was written by flaxcnn {version} in another format; "
                 f"flaxcnn {flaxcnn.__version__} reads format {FORMAT}. Use that version, or "
@@ -116,12 +116,12 @@ class Results:
         """
         self.check()
         files = [self._file(experiment)] if experiment else sorted(self.path.glob("*/*.jsonl"))
-        found = [row for file in files for row in read_lines(file)]
-        for row in found:
+        read = [row for file in files for row in read_lines(file)]
+        for row in read:
             if lacking := [name for name in ("experiment", "protocol", "seed") if name not in row]:
                 raise CheckpointError(f"{self.path}: a row lacks {', '.join(lacking)}")
         order = {name: number for number, name in enumerate(catalog.experiments())}
-        return sorted(found, key=lambda row: (order.get(row["experiment"], len(order)), *key(row)))
+        return sorted(read, key=lambda row: (order.get(row["experiment"], len(order)), *key(row)))
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Keep rows; one of the same experiment, protocol and seed is replaced.
@@ -142,10 +142,10 @@ class Results:
 
     def search_folder(self, experiment: str, protocol: str) -> Path:
         """Where the records of a grid search are kept."""
-        return self.path / SEARCHES / place(experiment) / protocol
+        return self.path / SEARCHES / experiment_path(experiment) / protocol
 
     def add_search(self, search_dir: Path, experiment: str, protocol: str) -> None:
-        """Keep the records of a finished search, in the place of an older one."""
+        """Keep the records of a finished search; they replace those of an older one."""
         folder = self.search_folder(experiment, protocol)
         with self._locked():
             self._make_folder(folder)
@@ -153,12 +153,12 @@ class Results:
                 write_atomic(folder / name, (search_dir / name).read_bytes())
 
     def has_search(self, experiment: str, protocol: str) -> bool:
-        """Whether the search of a grid is there as the catalog has the grid now, and complete."""
+        """Whether there is a complete search of a grid as it is in the catalog now."""
         folder = self.search_folder(experiment, protocol)
         return (folder / "search.json").is_file() and not changed_settings(experiment, folder)
 
     def _file(self, experiment: str) -> Path:
-        own = self.path / place(experiment)
+        own = self.path / experiment_path(experiment)
         return own.with_name(f"{own.name}.jsonl")
 
     @contextlib.contextmanager
@@ -182,12 +182,12 @@ def changed_settings(experiment: str, search_dir: Path) -> dict[str, tuple[Any, 
     """Settings in which the candidates of a search differ from the grid: name -> (grid, search)."""
     known = {json.dumps(dict(point.settings)): point.config
              for point in catalog.find(experiment).candidates}  # fmt: skip
-    for one in read_json(search_dir / "plan.json")["candidates"]:
-        config = known.get(json.dumps(one["settings"]))
+    for candidate in read_json(search_dir / "plan.json")["candidates"]:
+        config = known.get(json.dumps(candidate["settings"]))
         if config is None:
             continue  # the hand-made model beside the grid
         own = json.loads(json.dumps(config.to_dict()))
-        differ = {k: (own.get(k), v) for k, v in one["config"].items() if v != own.get(k)}
+        differ = {k: (own.get(k), v) for k, v in candidate["config"].items() if v != own.get(k)}
         if differ:
             return differ
     return {}
@@ -203,7 +203,7 @@ def stale(row: Mapping[str, Any]) -> bool:
 
 
 def recipe(experiment: str, protocol: str, seed: int) -> Config:
-    """The recipe of an experiment as the queue runs it: nothing laid over it from outside."""
+    """The recipe of an experiment as the queue runs it: without settings from outside."""
     config, _ = catalog.resolve(
         catalog.find(experiment), protocol=protocol, seed=seed, environ={}
     )  # fmt: skip
@@ -216,13 +216,13 @@ def row_of_run(run_dir: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it is not finished, or damaged.
     """
-    from flaxcnn.records.read import predictions, read_run
+    from flaxcnn.records.read import read_run
 
     record = read_run(run_dir)
-    found = predictions(record)
+    predictions = record.predictions()
     return make_row(
-        record.summary, record.history, record.config, record.environment, found.label,
-        found.logits.argmax(axis=1), len(record.data["classes"]),
+        record.summary, record.history, record.config, record.environment, predictions.label,
+        predictions.logits.argmax(axis=1), len(record.data["classes"]),
     )  # fmt: skip
 
 
@@ -232,26 +232,20 @@ def rows_of_study(study_dir: Path, classes: int) -> list[dict[str, Any]]:
     Raises:
         CheckpointError: a record is missing or damaged.
     """
-    import numpy as np
+    from flaxcnn.records.read import read_study
 
-    from flaxcnn.records.study import predictions_file
-
-    plan, environment = read_json(study_dir / "plan.json"), read_json(study_dir / "env.json")
-    epochs: dict[str, list[dict[str, Any]]] = {}
-    for line in read_lines(study_dir / "epochs.jsonl"):
-        epochs.setdefault(line["run"], []).append(line)
-    found = []
-    for run in read_lines(study_dir / "runs.jsonl"):
-        config = {**plan["config"], "seed": run["seed"]}
-        history, beside = epochs.get(run["run"], []), len(plan["seeds"])
+    record = read_study(study_dir)
+    rows = []
+    for run in record.rows:
+        config = {**record.plan["config"], "seed": run["seed"]}
+        history = record.histories.get(run["run"], [])
         if run["status"] == "diverged":
-            found.append(diverged_row(run, config, environment, run["reason"], history))
+            rows.append(diverged_row(run, config, record.environment, run["reason"], history))
             continue
-        with np.load(study_dir / predictions_file(run["run"])) as arrays:
-            row = make_row(run, history, config, environment, arrays["label"],
-                           arrays["predicted"], classes)  # fmt: skip
-        found.append({**row, "runs_beside": beside})
-    return found
+        label, predicted = record.predicted(run["run"])
+        row = make_row(run, history, config, record.environment, label, predicted, classes)
+        rows.append({**row, "runs_beside": len(record.plan["seeds"])})
+    return rows
 
 
 def make_row(
@@ -288,7 +282,7 @@ def diverged_row(
     summary: Mapping[str, Any], config: Mapping[str, Any], environment: Mapping[str, Any],
     reason: str, history: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:  # fmt: skip
-    """The row of a run that ended in a loss that is not finite."""
+    """The row of a run that diverged."""
     names = ("experiment", "protocol", "seed", "fingerprint", "epochs_run")
     return {
         "status": "diverged", "reason": reason, **{name: summary[name] for name in names},
@@ -298,7 +292,7 @@ def diverged_row(
 
 
 def _curves(history: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]]:
-    """Column -> a value an epoch."""
+    """Column -> one value per epoch."""
     return {name: [_short(epoch.get(name)) for epoch in history] for name in CURVES}
 
 

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.catalog import Experiment
 from flaxcnn.records.files import read_json
 from flaxcnn.records.format import figure, label
+from flaxcnn.records.tables import Cell, Table
+from flaxcnn.records.views import candidates_table, refit_note, scoring_text
 from flaxcnn.results.figures import (
     Document,
     Figures,
@@ -26,7 +28,6 @@ from flaxcnn.results.questions import Answer, answers
 from flaxcnn.results.rows import Results, changed_settings
 from flaxcnn.results.tasks import Pace, Task, tasks
 from flaxcnn.results.verdicts import Judged, judge
-from flaxcnn.studies import ranking
 
 PROTOCOLS = ("document", "honest")
 HEAD = """# Results
@@ -59,15 +60,15 @@ comparisons of this section. "Equivalent" is within the binomial standard error 
 
 
 @dataclass
-class Table:
-    """What the page is made from."""
+class PageData:
+    """What the page is made of."""
 
     figures: Figures
     pace: Pace
     left: dict[tuple[str, str], Task] = field(default_factory=dict)  # (experiment, protocol)
 
     @classmethod
-    def of(cls, results: Results) -> Table:
+    def of(cls, results: Results) -> PageData:
         """Of a folder of rows."""
         figures = Figures(results)
         known = [e for e in catalog.experiments().values() if e.kind != "mention"]
@@ -91,7 +92,7 @@ def page(results: Results) -> str:
         ConfigError: not a results folder, or of another format.
         CheckpointError: a row or the record of a search is damaged.
     """
-    table = Table.of(results)
+    table = PageData.of(results)
     parts = [HEAD, _state(table)]
     parts += [_document(table, document) for document in documents()]
     parts += [QUESTIONS_HEAD, "\n\n".join(_answer(a) for a in answers(table.figures)) + "\n"]
@@ -101,16 +102,16 @@ def page(results: Results) -> str:
 def verdicts(results: Results) -> list[dict[str, object]]:
     """The verdict of every documented training, for `--json`."""
     figures = Figures(results)
-    found = []
+    judged = []
     for experiment in (e for d in documents() for e in d.documented if e.kind == "model"):
         own = reported(experiment)
         rows = figures.of(experiment.name, "document")
-        found.append({
+        judged.append({
             "experiment": experiment.name, "reported": own and own.value, "kind": own and own.kind,
             **vars(verdict(experiment, rows)), "n": len(rows.rows), "stale": rows.stale,
             "dead": len(rows.rows) - len(rows.living),
         })  # fmt: skip
-    return found
+    return judged
 
 
 def _answer(answer: Answer) -> str:
@@ -118,7 +119,7 @@ def _answer(answer: Answer) -> str:
     return " ".join(filter(None, (asked, answer.head, answer.body)))
 
 
-def _state(table: Table) -> str:
+def _state(table: PageData) -> str:
     """How much has been run, where, and what is left."""
     wanted = [e for d in documents() for e in d.documented]
     models = [e for e in wanted if e.kind == "model"]
@@ -141,33 +142,32 @@ def _state(table: Table) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _seeds(table: Table, models: Sequence[Experiment], protocol: str) -> str:
+def _seeds(table: PageData, models: Sequence[Experiment], protocol: str) -> str:
     """`28 (15 with 1 seed, 13 with 8)`: how many models have rows, and how many seeds of them."""
-    found = Counter(len(table.figures.of(e.name, protocol).rows) for e in models)
-    del found[0]
+    counts = Counter(len(table.figures.of(e.name, protocol).rows) for e in models)
+    del counts[0]
     each = ", ".join(f"{n} with {seeds} seed{'s' if seeds > 1 else ''}"
-                     for seeds, n in sorted(found.items()))  # fmt: skip
-    return f"{found.total()} ({each})" if found else "none"
+                     for seeds, n in sorted(counts.items()))  # fmt: skip
+    return f"{counts.total()} ({each})" if counts else "none"
 
 
 def _machines(figures: Figures) -> str:
     """`2 CPU cores, cpu, jax 0.10.1 (28 rows)`."""
-    found = Counter(
+    counts = Counter(
         f"{row['environment']['cpus']} CPU cores, {row['environment']['device']}"
         + (f", jax {row['versions']['jax']}" if "versions" in row else "")
         for row in figures.rows
     )
-    return "; ".join(f"{what} ({n} rows)" for what, n in found.most_common()) or "no machine yet"
+    return "; ".join(f"{what} ({n} rows)" for what, n in counts.most_common()) or "no machine yet"
 
 
 # -- a document ----------------------------------------------------------------------------------
 
 
-def _document(table: Table, document: Document) -> str:
+def _document(table: PageData, document: Document) -> str:
     """The section of a document: its table, the verdicts in words, its searches."""
-    lines = [f"## {document.file}: {document.subject}", "", _cells(HEADER),
-             _cells(["---"] * len(HEADER))]  # fmt: skip
-    lines += [_cells(_row(table, e)) for e in document.experiments]
+    rows = [[Cell(text) for text in _row(table, e)] for e in document.experiments]
+    lines = [f"## {document.file}: {document.subject}", "", Table("", HEADER, rows).markdown()]
     lines += ["", *(f"- **{_short(e)}**: {_words(table, e)}" for e in document.experiments)]
     if shared := _inferred(document):
         lines += ["", "Not in the document, and taken here:", "", *shared]
@@ -175,15 +175,11 @@ def _document(table: Table, document: Document) -> str:
     return text + "".join(_search(table, e) for e in document.experiments if e.candidates)
 
 
-def _cells(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
 def _short(experiment: Experiment) -> str:
     return experiment.name.partition("/")[2]
 
 
-def _row(table: Table, experiment: Experiment) -> list[str]:
+def _row(table: PageData, experiment: Experiment) -> list[str]:
     facts = catalog.summary(experiment)
     head = [_short(experiment), facts["dataset"] or "-", _parameters(experiment, facts["params"])]
     blank = ["-"] * 3
@@ -191,16 +187,16 @@ def _row(table: Table, experiment: Experiment) -> list[str]:
         return [*head, "-", "only mentioned", "only mentioned", *blank, "-"]
     if experiment.candidates:
         score = experiment.reported.get("cv_accuracy")
-        told = "-" if score is None else f"{score:.4f} cross-validation"
-        return [*head, told, "-", _grid_state(table, experiment), *blank,
+        document = "-" if score is None else f"{score:.4f} cross-validation"
+        return [*head, document, "-", _grid_state(table, experiment), *blank,
                 _grid_verdict(table, experiment).verdict]  # fmt: skip
     both = {p: table.figures.of(experiment.name, p) for p in PROTOCOLS}
     own = reported(experiment)
-    told = f"{own.text} {own.kind}" if own else "-" if experiment.document else "ours"
+    document = f"{own.text} {own.kind}" if own else "-" if experiment.document else "ours"
     judged = verdict(experiment, both["document"]).verdict if own else "-"
     speed = next((m for m in both.values() if m.rows), Measured())
     return [
-        *head, told, *(_measured(table, experiment, p) for p in PROTOCOLS),
+        *head, document, *(_measured(table, experiment, p) for p in PROTOCOLS),
         _epoch(experiment, speed), _median(speed, "seconds"), _median(speed, "images_per_second"),
         judged,
     ]  # fmt: skip
@@ -209,47 +205,51 @@ def _row(table: Table, experiment: Experiment) -> list[str]:
 def _parameters(experiment: Experiment, params: int | None) -> str:
     if params is None:
         return "-"
-    told = experiment.reported.get("params")
-    if told is None:
+    document = experiment.reported.get("params")
+    if document is None:
         return f"{params:,}"
-    return f"{params:,}, as the document" if told == params else f"{params:,} (document {told:,})"
+    return (
+        f"{params:,}, as the document"
+        if document == params
+        else f"{params:,} (document {document:,})"
+    )
 
 
-def _epoch(experiment: Experiment, found: Measured) -> str:
-    best = found.median("best_epoch")
+def _epoch(experiment: Experiment, measured: Measured) -> str:
+    best = measured.median("best_epoch")
     if best is None:
         return "-"
-    told = experiment.reported.get("best_val_epoch")
-    return f"{best:.0f} of {found.median('epochs_run'):.0f}" + (
-        f" (document {told})" if told is not None else "")  # fmt: skip
+    document = experiment.reported.get("best_val_epoch")
+    return f"{best:.0f} of {measured.median('epochs_run'):.0f}" + (
+        f" (document {document})" if document is not None else "")  # fmt: skip
 
 
-def _median(found: Measured, metric: str) -> str:
-    value = found.median(metric)
+def _median(measured: Measured, metric: str) -> str:
+    value = measured.median(metric)
     return "-" if value is None else f"{value:,.0f}"
 
 
-def _measured(table: Table, experiment: Experiment, protocol: str) -> str:
-    """Ours under one protocol: the figure, the dead told apart, what does not count."""
-    found = table.figures.of(experiment.name, protocol)
+def _measured(table: PageData, experiment: Experiment, protocol: str) -> str:
+    """Ours under one protocol: the figure, dead networks separately, and what does not count."""
+    measured = table.figures.of(experiment.name, protocol)
     if protocol == "document" and not experiment.documented:
         return "-"
-    notes = [f"{found.stale} stale"] if found.stale else []
-    notes += [f"{found.diverged} diverged"] if found.diverged else []
-    summary = found.summary()
+    notes = [f"{measured.stale} stale"] if measured.stale else []
+    notes += [f"{measured.diverged} diverged"] if measured.diverged else []
+    summary = measured.summary()
     if summary is None:
-        text = "diverged" if found.diverged else table.not_run(experiment, protocol)
+        text = "diverged" if measured.diverged else table.not_run(experiment, protocol)
     else:
-        text = f"{figure(vars(summary))}, n = {summary.n}"
-        dead = len(found.rows) - len(found.living)
+        text = f"{figure(summary.mean, summary.sd, summary.t_interval)}, n = {summary.n}"
+        dead = len(measured.rows) - len(measured.living)
         if dead:
             text += f", of which {dead} dead"
-        if dead and (alive := found.summary(alive=True)):
-            text += f"; living {figure(vars(alive))}, n = {alive.n}"
+        if dead and (alive := measured.summary(alive=True)):
+            text += f"; living {figure(alive.mean, alive.sd, alive.t_interval)}, n = {alive.n}"
     return text + (f" ({', '.join(notes)})" if notes else "")
 
 
-def _words(table: Table, experiment: Experiment) -> str:
+def _words(table: PageData, experiment: Experiment) -> str:
     """The verdict's reason, and what is known of the document's figure."""
     parts: list[str] = []
     if experiment.kind == "mention":
@@ -270,13 +270,13 @@ def _words(table: Table, experiment: Experiment) -> str:
 
 def _inferred(document: Document) -> list[str]:
     """What is inferred, each text once, with the experiments it holds for."""
-    found: dict[tuple[str, str], list[str]] = {}
+    names_of: dict[tuple[str, str], list[str]] = {}
     for experiment in document.documented:
         for key, why in experiment.inferred.items():
-            found.setdefault((key, why), []).append(_short(experiment))
+            names_of.setdefault((key, why), []).append(_short(experiment))
     every = {_short(e) for e in document.documented if e.inferred}
     lines = []
-    for (key, why), names in found.items():
+    for (key, why), names in names_of.items():
         which = "" if set(names) == every else f" ({', '.join(names)})"
         lines.append(f"- `{key}`{which}: {why}.")
     return lines
@@ -285,7 +285,7 @@ def _inferred(document: Document) -> list[str]:
 # -- grids ---------------------------------------------------------------------------------------
 
 
-def _grid_state(table: Table, experiment: Experiment) -> str:
+def _grid_state(table: PageData, experiment: Experiment) -> str:
     folder = table.figures.search(experiment.name)
     if folder is None:
         return table.not_run(experiment, "honest")
@@ -295,22 +295,22 @@ def _grid_state(table: Table, experiment: Experiment) -> str:
     return text
 
 
-def _grid_verdict(table: Table, experiment: Experiment) -> Judged:
+def _grid_verdict(table: PageData, experiment: Experiment) -> Judged:
     """Of the document's best point: its score against ours of the same point, and the winner."""
     folder = table.figures.search(experiment.name)
     if folder is None:
         return Judged("cannot be told", "it has not been searched")
-    found = read_json(folder / "search.json")
+    search = read_json(folder / "search.json")
     best = experiment.reported.get("best_params")
     if best is None:
-        return Judged("cannot be told", f"the document never saw it finish; here {found['winner']} "
-                      "won")  # fmt: skip
-    own = next((one for one in found["candidates"] if {k: one.get(f"setting.{k}") for k in best}
+        reason = f"the document never saw it finish; here {search['winner']} won"
+        return Judged("cannot be told", reason)
+    own = next((one for one in search["candidates"] if {k: one.get(f"setting.{k}") for k in best}
                 == best), None)  # fmt: skip
-    winner = f"the document's best is {label(best)}, ours {found['winner']}"
+    winner = f"the document's best is {label(best)}, ours {search['winner']}"
     if changed_settings(experiment.name, folder):
         return Judged("cannot be told", f"the search was shortened; {winner}")
-    score, refit = experiment.reported.get("cv_accuracy"), found.get("refit")
+    score, refit = experiment.reported.get("cv_accuracy"), search.get("refit")
     if own is None or own["mean"] is None or refit is None:
         return Judged("cannot be told", f"{winner}, and there is no score to compare")
     scored = refit["train_rows"] + refit["val_rows"]  # by one fold each
@@ -322,28 +322,22 @@ def _anchor(experiment: Experiment) -> str:
     return f"search-of-{experiment.name.replace('/', '')}"
 
 
-def _search(table: Table, experiment: Experiment) -> str:
+def _search(table: PageData, experiment: Experiment) -> str:
     """The table of a search, and in what it differs from the grid."""
     folder = table.figures.search(experiment.name)
     if folder is None:
         return ""
-    found, env = read_json(folder / "search.json"), read_json(folder / "env.json")
+    search, env = read_json(folder / "search.json"), read_json(folder / "env.json")
     changed = changed_settings(experiment.name, folder)
     differ = ", ".join(f"`{k}={json.dumps(new)}` instead of `{json.dumps(old)}`"
                        for k, (old, new) in changed.items())  # fmt: skip
-    header, *rows = ranking.lines(found)
-    lines = [_cells(header), _cells(["---"] * len(header)), *map(_cells, rows)]
-    refit = found.get("refit")
-    tested = (
-        f"\nThe winner, {found['winner']}, trained on the whole training split: test accuracy "
-        f"{refit['test_accuracy']:.4f} on {refit['test_rows']:,} rows.\n" if refit else ""
-    )  # fmt: skip
+    tested = refit_note(search)
     return (
-        f"\n### Search of {experiment.name}\n\n{found['folds']} folds, {found['repeats']} repeats, "
-        f"{len(found['seeds'])} seeds; {found['trained']} trainings for {found['planned']} runs. "
+        f"\n### Search of {experiment.name}\n\n{scoring_text(search)}; {search['trained']} "
+        f"trainings for {search['planned']} runs. "
         + (f"Shortened: {differ}. " if differ else "")
         + f"{env['cpus']} CPU cores, {env['device']}.\n\n"
-        + "\n".join(lines)
+        + candidates_table(search).markdown()
         + "\n"
-        + tested
+        + (f"\n{tested}\n" if tested else "")
     )

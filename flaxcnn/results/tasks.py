@@ -20,8 +20,8 @@ from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.data import KNOWN_DATA
 from flaxcnn.recipe.layers import totals
 from flaxcnn.recipe.splits import Archive, Permuted, Ranges
-from flaxcnn.results.rows import Results, place, recipe, stale
-from flaxcnn.studies.candidates import of_catalog
+from flaxcnn.results.rows import Results, experiment_path, recipe, stale
+from flaxcnn.studies.candidates import Proposals, of_catalog
 
 PROTOCOLS = {"honest": ("honest",), "document": ("document",), "both": ("document", "honest")}
 TRAIN_ROWS = {"digits": 1_437, "mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000}
@@ -30,7 +30,7 @@ STACK_FROM = 4  # seeds: fewer are trained one after the other, each with checkp
 STACK_SIZE = 8  # seeds side by side; a kill loses at most as many
 STACK_WORK = 3e12  # multiply-adds of a run: longer ones do not gain by stacking on a CPU
 NEAREST = 5  # rows that an estimate is the median of
-LIKE = 10.0  # times smaller or larger in multiply-adds an image: beyond, nothing can be told
+LIKE = 10.0  # times smaller or larger in multiply-adds per image: beyond, no estimate
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Task:
 
     @property
     def folder(self) -> str:
-        """Its place below the folder of work: another recipe has another one."""
+        """Its folder below the work folder; another recipe has another one."""
         if self.kind == "search":
             configs = [config.to_dict() for _, config in candidates(self.experiment)[0]]
             text = json.dumps(configs, sort_keys=True)
@@ -68,7 +68,7 @@ class Task:
         else:
             digest = recipe(self.experiment.name, self.protocol, self.seeds[0]).fingerprint()
             name = f"{self.protocol}-seed{_seeds_text(self.seeds)}"
-        return f"{place(self.experiment.name)}/{name}-{digest[:8]}"
+        return f"{experiment_path(self.experiment.name)}/{name}-{digest[:8]}"
 
 
 def _seeds_text(seeds: Sequence[int]) -> str:
@@ -78,13 +78,13 @@ def _seeds_text(seeds: Sequence[int]) -> str:
     return ",".join(map(str, seeds))
 
 
-def candidates(experiment: Experiment) -> tuple[list[tuple[Mapping[str, Any], Config]], str | None]:
+def candidates(experiment: Experiment) -> tuple[Proposals, str | None]:
     """The recipes of a grid, the hand-made one among them, and that one's label."""
-    return of_catalog(experiment, lambda found: catalog.resolve(found, environ={})[0])
+    return of_catalog(experiment, lambda experiment_: catalog.resolve(experiment_, environ={})[0])
 
 
 def chosen(names: Sequence[str], everything: bool) -> list[Experiment]:
-    """The experiments that are meant, in the order of the catalog.
+    """The experiments with these names, in the order of the catalog.
 
     Args:
         names: names of experiments, names of documents (`mnist-ladder`), or FILE.py:NAME.
@@ -97,11 +97,11 @@ def chosen(names: Sequence[str], everything: bool) -> list[Experiment]:
     if not names and not everything:
         raise ConfigError("experiments run: which ones? Give names, a document's name such as "
                           "mnist-ladder, or --all")  # fmt: skip
-    found = {name: e for name, e in known.items() if everything and e.document}
+    chosen_ = {name: e for name, e in known.items() if everything and e.document}
     documents = {name.partition("/")[0] for name in known}
     for name in names:
         if name in documents:
-            found |= {n: e for n, e in known.items() if n.startswith(f"{name}/")}
+            chosen_ |= {n: e for n, e in known.items() if n.startswith(f"{name}/")}
             continue
         if "/" not in name and ":" not in name:
             tails = {n.partition("/")[2] for n in known}
@@ -110,13 +110,13 @@ def chosen(names: Sequence[str], everything: bool) -> list[Experiment]:
                     f"experiment: got {name!r}, which is neither an experiment nor a document"
                     f"{near_miss(name, [*known, *documents])}"
                 )
-        # Under the name that it is found by again, also where it comes from a file
-        one = replace(catalog.find(name), name=name)
-        if one.kind == "mention":
-            raise ConfigError(f"{name} cannot be run: {one.refusal}")
-        found[name] = one
+        # Under the name that it is chosen_ by again, also where it comes from a file
+        experiment = replace(catalog.find(name), name=name)
+        if experiment.kind == "mention":
+            raise ConfigError(f"{name} cannot be run: {experiment.refusal}")
+        chosen_[name] = experiment
     order = {name: number for number, name in enumerate(known)}
-    ready = [e for e in found.values() if e.kind != "mention"]
+    ready = [e for e in chosen_.values() if e.kind != "mention"]
     return sorted(ready, key=lambda e: order.get(e.name, len(order)))
 
 
@@ -128,20 +128,20 @@ def tasks(
 
     Args:
         experiments: to run.
-        protocols: of `honest` and `document`; one that an experiment has no recipe for is left out.
+        protocols: of `honest` and `document`; experiments without a recipe for one skip it.
         seeds: of each training; a search has the first.
         results: rows that are there; stale ones are made again.
         stack_work: largest training, in multiply-adds, whose seeds are trained side by side.
     """
     there = {(r["experiment"], r["protocol"], r["seed"]) for r in results.rows() if not stale(r)}
-    found, done = [], 0
+    todo, done = [], 0
     for experiment in experiments:
         for protocol in protocols:
             if experiment.candidates:
                 if results.has_search(experiment.name, protocol):
                     done += 1
                 else:
-                    found.append(_search_task(experiment, protocol, seeds[0]))
+                    todo.append(_search_task(experiment, protocol, seeds[0]))
                 continue
             if protocol == "document" and not experiment.documented:
                 continue
@@ -150,15 +150,15 @@ def tasks(
             done += len(seeds) - len(left)
             per_image, work = _cost(config)
             for part in stacks(left, work <= stack_work):
-                found.append(Task(experiment, protocol, part, work * len(part), per_image))
-    found.sort(key=lambda task: (task.work, task.experiment.name, task.protocol, task.seeds))
-    return found, done
+                todo.append(Task(experiment, protocol, part, work * len(part), per_image))
+    todo.sort(key=lambda task: (task.work, task.experiment.name, task.protocol, task.seeds))
+    return todo, done
 
 
 def _cost(config: Config) -> tuple[float, float]:
-    """Multiply-adds of an image, and of a training; infinite where the data is not there.
+    """Multiply-adds of an image, and of a training; infinite if the data is missing.
 
-    Such a task comes last and fails by itself, so that the others are done.
+    Such a task comes last, and its failure does not stop the others.
     """
     try:
         per_image = multiply_adds(config)
@@ -230,21 +230,21 @@ class Pace:
         if not complete:
             return cls(())
         device = complete[-1]["environment"]["processor"], complete[-1]["environment"]["device"]
-        found = []
+        costs = []
         for row in complete:
             if (row["environment"]["processor"], row["environment"]["device"]) != device:
                 continue
             config = recipe(row["experiment"], row["protocol"], row["seed"])
             each = multiply_adds(config)
             seconds = row["seconds"] + row["compile_seconds"]
-            found.append((each, each * row["train_rows"] * row["epochs_run"] / seconds))
-        return cls(tuple(found))
+            costs.append((each, each * row["train_rows"] * row["epochs_run"] / seconds))
+        return cls(tuple(costs))
 
     def seconds(self, task: Task) -> float | None:
         """What a task takes; None before a network of a like size has been trained.
 
         A network of one filter spends its time on other things than multiplying: what is more than
-        `LIKE` times smaller or larger says nothing.
+        `LIKE` times smaller or larger is no guide.
         """
         here = math.log(task.per_image)
         away = [(abs(math.log(size) - here), speed) for size, speed in self.known]

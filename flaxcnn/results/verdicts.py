@@ -23,7 +23,8 @@ from typing import Literal, TypeAlias
 
 from scipy import stats
 
-from flaxcnn.studies.stats import LEVEL, Interval, binomial_floor, summarize
+from flaxcnn.records.intervals import LEVEL
+from flaxcnn.studies.stats import Interval, binomial_floor, summarize
 
 Word: TypeAlias = Literal["reproduced", "not reproduced", "better", "cannot be told"]
 
@@ -33,7 +34,7 @@ DOUBT = 2  # half widths up to which so few settle nothing
 
 @dataclass(frozen=True)
 class Judged:
-    """A verdict, and by what."""
+    """A verdict and its reason."""
 
     verdict: Word
     reason: str
@@ -45,14 +46,14 @@ def judge(values: Sequence[float], reported: float | None, rows: int, digits: in
     """Whether a document's accuracy is reproduced by ours of the same kind.
 
     Args:
-        values: our accuracies, one a seed.
-        reported: the document's; None, where it has none.
+        values: our accuracies, one per seed.
+        reported: the document's; None if it has none.
         rows: test rows, N above.
         digits: decimals that the document prints.
 
     Returns:
-        `reproduced` inside the interval, `better` where ours lie above it, `not reproduced` where
-        they lie below, `cannot be told` without runs or figure, or in the zone of doubt.
+        `reproduced` inside the interval, `better` if ours are above it, `not reproduced` if they
+        are below, `cannot be told` without runs or figure, or in the zone of doubt.
 
     Raises:
         ConfigError: a value that is not finite, or a mean that is no accuracy.
@@ -60,25 +61,25 @@ def judge(values: Sequence[float], reported: float | None, rows: int, digits: in
     if reported is None:
         return Judged("cannot be told", "the document gives no figure to compare with")
     if not values:
-        return Judged("cannot be told", "there is no run of ours that learns")
+        return Judged("cannot be told", "none of our runs learns")
     n, mean = len(values), sum(values) / len(values)
     half = half_width(values, rows, digits)
     difference = mean - reported
     low, high = max(0.0, mean - half), min(1.0, mean + half)
-    told = f"{reported:.{digits}f}"
+    shown = f"{reported:.{digits}f}"
     ends = f"{low:.4f} to {high:.4f}"
     by = f"n = {n}" if n >= FEW else f"n = {n}, spread taken from {rows:,} test rows"
     word: Word
     if abs(difference) <= half:
-        word, how = "reproduced", f"{told} lies where one more run would, {ends} ({by})"
+        word, reason = "reproduced", f"{shown} is where one more run would be, {ends} ({by})"
     elif n < FEW and abs(difference) <= DOUBT * half:
         word = "cannot be told"
-        how = f"{told} lies a little outside {ends} ({by}); {FEW} seeds would tell"
+        reason = f"{shown} is a little outside {ends} ({by}); {FEW} seeds would decide"
     else:
         word = "better" if difference > 0 else "not reproduced"
         where = "below" if difference > 0 else "above"
-        how = f"{told} lies {where} {ends}, where one more run would ({by})"
-    return Judged(word, how, difference, (low, high))
+        reason = f"{shown} is {where} {ends}, where one more run would be ({by})"
+    return Judged(word, reason, difference, (low, high))
 
 
 def half_width(values: Sequence[float], rows: int, digits: int) -> float:
@@ -87,12 +88,12 @@ def half_width(values: Sequence[float], rows: int, digits: int) -> float:
     Raises:
         ConfigError: as `judge`.
     """
-    found = summarize(values)
-    error = binomial_floor(found.mean, rows).standard_error
+    summary = summarize(values)
+    error = binomial_floor(summary.mean, rows).standard_error
     z = float(stats.norm.ppf((1 + LEVEL) / 2))
-    if found.n < FEW or found.sd is None:
-        half = z * error * math.sqrt(1 + 1 / found.n)
+    if summary.n < FEW or summary.sd is None:
+        half = z * error * math.sqrt(1 + 1 / summary.n)
     else:
-        t = float(stats.t.ppf((1 + LEVEL) / 2, found.n - 1))
-        half = max(t * found.sd * math.sqrt(1 + 1 / found.n), z * error)
+        t = float(stats.t.ppf((1 + LEVEL) / 2, summary.n - 1))
+        half = max(t * summary.sd * math.sqrt(1 + 1 / summary.n), z * error)
     return half + 0.5 * 10.0**-digits

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from flaxcnn.errors import CheckpointError, ConfigError, near_miss
+from flaxcnn.errors import ConfigError, near_miss
 from flaxcnn.recipe.config import decisive
-from flaxcnn.records.folder import Folder, run_or_study
+from flaxcnn.records.format import EVERYTHING, label
+from flaxcnn.records.read import SHARED, RunRecord, read_runs
 from flaxcnn.studies.contrasts import (
     Superiority,
     compare_paired,
@@ -19,14 +20,8 @@ from flaxcnn.studies.contrasts import (
     holm,
     probability_of_superiority,
 )
-from flaxcnn.studies.plan import EVERYTHING, label
 from flaxcnn.studies.stats import METRICS, Interval
 from flaxcnn.studies.verdict import Verdict, verdict
-
-# What both sides must share for their numbers to mean the same.
-SHARED = ("data_digest", "split_digest", "protocol")
-NEEDED = (*SHARED, "seed", "experiment")  # of a run's record
-NEEDED_OF_A_STUDY = (*SHARED, "seed", "setting", "vary")
 
 
 @dataclass
@@ -39,7 +34,7 @@ class Side:
     rows: int | None = None  # that the metric is taken on
     values: dict[int, float] = field(default_factory=dict)  # seed -> metric
     failed: set[int] = field(default_factory=set)  # seeds of runs that diverged
-    dead: set[int] = field(default_factory=set)  # of networks that let nothing through
+    dead: set[int] = field(default_factory=set)  # of networks that learn nothing
     left_out: set[int] = field(default_factory=set)  # of those
 
 
@@ -58,7 +53,7 @@ def compare(
     paths: Sequence[Path], metric: str = "test_accuracy", *, paired: bool = False,
     margin: float | None = None, anyway: bool = False, alive: bool = False,
 ) -> tuple[list[Side], list[Compared], list[str]]:  # fmt: skip
-    """Every recipe found in the folders against the first one.
+    """Compare every recipe in the folders with the first one.
 
     Run directories of one recipe are one side; so is each setting of a study.
 
@@ -69,15 +64,15 @@ def compare(
         margin: largest difference of no interest; by default the binomial standard error of the
             mean accuracy on the test rows, and none for a loss: equivalence is not tested then.
         anyway: compare sides that differ in data, rows or protocol.
-        alive: leave out dead networks, those with a relu layer of which nothing comes; in pairs,
-            the pair. What is compared is then how good the networks are that learn at all.
+        alive: leave out dead networks, those with a relu layer that is never active; with pairs,
+            the whole pair. This compares only the networks that learn at all.
 
     Returns:
-        the sides, a comparison for each but the first, and what a reader has to be told.
+        the sides, a comparison for each but the first, and notes for the reader.
 
     Raises:
         ConfigError: fewer than two sides, one seed on a side, or sides that must not be compared.
-        CheckpointError: a folder that holds neither, or nothing finished.
+        CheckpointError: a folder holds neither, or nothing finished.
     """
     if metric not in METRICS:
         raise ConfigError(
@@ -88,7 +83,7 @@ def compare(
     if len(sides) < 2:
         raise ConfigError(
             f"compare: got {len(sides)} recipe in {len(paths)} folders; allowed are two or more, "
-            "the first of which the others are held against"
+            "of which the others are compared with the first"
         )
     notes = [_check_shared(sides[0], side, anyway) for side in sides[1:]]
     for side in sides:
@@ -112,7 +107,7 @@ def _contrasts(
     # A comparison without a p value (no spread) counts in the family all the same.
     corrected = holm([1.0 if p is None else p for p in raw])
     rows = first.rows if metric.endswith("accuracy") else None
-    found = []
+    compared = []
     for side, pair, p_value, level in zip(others, both, raw, corrected, strict=True):
         p = None if p_value is None else level
         judged = verdict(*pair, margin, p_corrected=p, paired=paired, test_rows=rows,
@@ -120,14 +115,14 @@ def _contrasts(
         if not METRICS[metric]:
             judged = _turned(judged)
         chance = probability_of_superiority(*pair, paired)
-        found.append(Compared(side.label, first.label, judged, chance, p))
-    return found
+        compared.append(Compared(side.label, first.label, judged, chance, p))
+    return compared
 
 
 def _samples(
     side: Side, first: Side, larger_is_better: bool, paired: bool
 ) -> tuple[dict[int, float], dict[int, float]]:
-    """Seed -> value, where larger is better; of pairs, both or none."""
+    """Seed -> value, larger being better; of a pair, both or none."""
     sign = 1.0 if larger_is_better else -1.0
     lost = side.left_out | first.left_out | side.failed | first.failed
     own, against = (
@@ -138,7 +133,7 @@ def _samples(
 
 
 def _turned(judged: Verdict) -> Verdict:
-    """What was tested on losses times -1, in the losses themselves."""
+    """A verdict on losses times -1, in the losses themselves."""
     test, tost = judged.comparison, judged.equivalence
     test = replace(
         test, difference=-test.difference, interval=_mirrored(test.interval),
@@ -155,7 +150,7 @@ def _mirrored(interval: Interval | None) -> Interval | None:
 
 
 def _failed_note(side: Side) -> str:
-    """What to say of runs that diverged; they have no value."""
+    """A note on runs that diverged; they have no value."""
     if not side.failed:
         return ""
     of = len(side.failed) + len(side.values)
@@ -163,13 +158,13 @@ def _failed_note(side: Side) -> str:
 
 
 def _dead_note(side: Side, alive: bool) -> str:
-    """What to say of dead networks, which are to be left out if `alive`."""
+    """A note on dead networks, which are left out if `alive`."""
     if not side.dead:
         return ""
     text = f"{side.label}: {len(side.dead)} of {len(side.values)} networks are dead"
     if not alive:
         return f"{text} and count like any other; --alive leaves them out"
-    return f"{text} and left out: what is compared is how good those are that learn"
+    return f"{text} and left out: only networks that learn are compared"
 
 
 def _leave_out_dead(side: Side) -> None:
@@ -200,12 +195,12 @@ def _sides(paths: Sequence[Path], metric: str) -> list[Side]:
                 json.dumps([recipe, shared], sort_keys=True), Side(label_, path, shared)
             )
             _add(side, row, metric)
-    found = list(sides.values())
-    labels = Counter(side.label for side in found)
-    for side in found:
+    unique = list(sides.values())
+    labels = Counter(side.label for side in unique)
+    for side in unique:
         if labels[side.label] > 1:
             side.label += f" ({side.path})"
-    return found
+    return unique
 
 
 def _add(side: Side, row: dict[str, Any], metric: str) -> None:
@@ -227,29 +222,19 @@ def _add(side: Side, row: dict[str, Any], metric: str) -> None:
 
 def _rows(path: Path) -> list[tuple[Any, str, dict[str, Any]]]:
     """(recipe without seed, label, row) of every run in the folder."""
-    folder = Folder(path)
-    if run_or_study(folder.path, "compare") == "run":
-        row, config = folder.read_json("summary.json"), folder.read_json("config.json")
-        _check_record(row, path)
-        return [([_seedless(config), {}, EVERYTHING], row["experiment"] or path.name, row)]
-    plan, rows = folder.read_json("plan.json"), folder.lines("runs.jsonl")
-    if not {"experiment", "config"} <= plan.keys():
-        raise CheckpointError(f"{path / 'plan.json'}: lacks experiment or config")
-    found, config = [], _seedless(plan["config"])
-    for row in rows:
-        _check_record(row, path)
-        name = f"{plan['experiment'] or path.name} {label(row['setting'], row['vary'])}"
-        found.append(([config, row["setting"], row["vary"]], name.rstrip(), row))
-    return found
-
-
-def _check_record(row: dict[str, Any], path: Path) -> None:
-    needed = NEEDED_OF_A_STUDY if "status" in row else NEEDED
-    if lacking := [name for name in needed if name not in row]:
-        raise CheckpointError(
-            f"{path}: the record of seed {row.get('seed')} lacks {', '.join(lacking)}: "
-            "it is damaged, or of another version"
+    record = read_runs(path, "compare")
+    if isinstance(record, RunRecord):
+        recipe = [_seedless(record.config), {}, EVERYTHING]
+        return [(recipe, record.name, record.summary)]
+    config = _seedless(record.plan["config"])
+    return [
+        (
+            [config, row["setting"], row["vary"]],
+            f"{record.name} {label(row['setting'], row['vary'])}".rstrip(),
+            row,
         )
+        for row in record.rows
+    ]
 
 
 def _seedless(config: dict[str, Any]) -> dict[str, Any]:

@@ -241,7 +241,7 @@ Reading: TypeAlias = Literal[
 
 @dataclass(frozen=True)
 class Superiority:
-    """P(A > B) + P(A = B) / 2 of one more run of each, and what it says of a being better."""
+    """P(A > B) + P(A = B) / 2 of one more run of each, and whether it shows that a is better."""
 
     probability: float
     interval: Interval  # 95 %

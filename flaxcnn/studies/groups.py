@@ -1,4 +1,4 @@
-"""Runs in groups that share compiled programs, and queues of them that threads share."""
+"""Runs in groups that share compiled programs, and how threads share the groups."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from flaxcnn.studies.plan import PlannedRun
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that share a compiled program; on different rows, as many of them."""
+    """Runs that share a compiled program; their rows may differ, but not how many there are."""
 
     plan: Plan
     runs: tuple[PlannedRun, ...]
 
     def without(self, ended: set[str]) -> Group:
-        """The runs that have something left to tell, by the keys that are in `ended`."""
+        """Without the runs that need no training, since `ended` has all of their keys."""
         return dataclasses.replace(
             self, runs=tuple(run for run in self.runs if not run.keys <= ended)
         )
 
     def by_rows(self) -> list[list[PlannedRun]]:
         """The runs that have the same rows, which can be stacked."""
-        found: dict[Any, list[PlannedRun]] = {}
+        groups: dict[Any, list[PlannedRun]] = {}
         for run in self.runs:
-            found.setdefault(rows_of(run.config), []).append(run)
-        return list(found.values())
+            groups.setdefault(rows_of(run.config), []).append(run)
+        return list(groups.values())
 
 
 def rows_of(config: Config) -> tuple[Any, ...]:
@@ -50,7 +50,7 @@ def grouped(runs: Sequence[PlannedRun], dataset: Dataset) -> list[Group]:
     Raises:
         ConfigError, DataError: a recipe does not fit the data.
     """
-    found: dict[Any, list[PlannedRun]] = {}
+    groups: dict[Any, list[PlannedRun]] = {}
     rows: dict[Any, int] = {}
     for run in runs:
         config = run.config
@@ -59,8 +59,8 @@ def grouped(runs: Sequence[PlannedRun], dataset: Dataset) -> list[Group]:
             rows[own] = len(splits.choose(dataset, config).train)
         plan = make_plan(config, rows[own], devices=1)
         key = (plan, config.values(Role.PROGRAM))
-        found.setdefault(key, []).append(run)
-    return [Group(key[0], tuple(members)) for key, members in found.items()]
+        groups.setdefault(key, []).append(run)
+    return [Group(key[0], tuple(members)) for key, members in groups.items()]
 
 
 @dataclass
@@ -75,51 +75,51 @@ class Queue:
         with self.lock:
             return self.runs.popleft() if self.runs else None
 
-    def stop(self) -> None:
-        """No further run is started."""
+    def clear(self) -> None:
+        """Start no further run."""
         with self.lock:
             self.runs.clear()
 
 
-class Share:
-    """A group that the threads share: runs that are still to be started, `width` side by side."""
+class GroupQueue:
+    """The runs of a group that are still to be started, `width` side by side in a job."""
 
     def __init__(self, group: Group, width: int):
         self.plan, self.config, self.width = group.plan, group.runs[0].config, width
         parts = [list(group.runs)] if width == 1 else group.by_rows()
         self.queues = [Queue(deque(part)) for part in parts]
-        self.at_work = 0  # threads
+        self.threads = 0  # at work on it
 
     @property
     def left(self) -> int:
-        """Runs that nobody has started."""
+        """How many runs have not been started."""
         return sum(len(queue.runs) for queue in self.queues)
 
 
-class Shares:
-    """All groups; each thread asks for the next one when it has nothing to start any more."""
+class Scheduler:
+    """Gives each thread a group; it asks again when that group has no more runs to start."""
 
-    def __init__(self, shares: Sequence[Share]):
-        self.all = shares
+    def __init__(self, groups: Sequence[GroupQueue]):
+        self.groups = groups
         self.lock = threading.Lock()
 
-    def take(self) -> Share | None:
-        """The one that the fewest are at, of those the longest; None: everything has begun."""
+    def take(self) -> GroupQueue | None:
+        """The group with the fewest threads, then the most runs; None: every run has started."""
         with self.lock:
-            open_ones = [share for share in self.all if share.left]
-            if not open_ones:
+            waiting = [group for group in self.groups if group.left]
+            if not waiting:
                 return None
-            chosen = min(open_ones, key=lambda share: (share.at_work, -share.left))
-            chosen.at_work += 1
+            chosen = min(waiting, key=lambda group: (group.threads, -group.left))
+            chosen.threads += 1
             return chosen
 
-    def give_back(self, share: Share) -> None:
-        """A thread has ended what it had started of it."""
+    def release(self, group: GroupQueue) -> None:
+        """The runs that a thread started of the group have ended."""
         with self.lock:
-            share.at_work -= 1
+            group.threads -= 1
 
     def stop(self) -> None:
-        """No further run is started."""
-        for share in self.all:
-            for queue in share.queues:
-                queue.stop()
+        """Start no further run."""
+        for group in self.groups:
+            for queue in group.queues:
+                queue.clear()

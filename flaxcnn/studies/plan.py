@@ -19,7 +19,7 @@ from flaxcnn.recipe.fields import Role, names
 from flaxcnn.recipe.optimizers import spans_run
 from flaxcnn.recipe.settings import Source, layered
 from flaxcnn.recipe.traced import dropout_rates
-from flaxcnn.records.format import EVERYTHING, label
+from flaxcnn.records.format import AS_IT_IS, EVERYTHING, label
 
 STREAMS = names(Config, Role.STREAM)
 SOURCES = {name.removesuffix("_seed"): name for name in STREAMS}  # init, order, augment, dropout
@@ -28,16 +28,19 @@ MAX_SEEDS = 100_000  # of a study: enough for years, and a list that fits
 SEED_KEYS = names(Config, Role.SEED | Role.STREAM)
 SAME_DATA = Role.PIXELS | Role.ROWS  # of settings that all candidates of a search share
 Grid = Mapping[str, Sequence[Any]]  # setting -> its values
-How = Literal["auto", "vmap", "map"]  # runs on a device: as is fastest, side by side, in turn
+How = Literal["auto", "vmap", "map"]  # runs on a device: whichever is faster, side by side, in turn
 
 
 @dataclass(frozen=True)
 class Scoring:
     """How a search scores a recipe: on each of `folds` parts of the training rows in turn.
 
-    `repeats`: how often the rows are dealt into folds anew; `seeds`: of the trainings, the scores
-    of a fold are averaged over them; `document`: the epoch is chosen on the fold that is scored, as
-    the documents' searches did; `how` and `max_memory`: as in a study.
+    Args:
+        folds: parts of the training rows.
+        repeats: how many times the rows are split into folds.
+        seeds: of the trainings; the scores of a fold are averaged over them.
+        document: choose the epoch on the fold that is scored, as the documents' searches did.
+        how, max_memory: as in a study.
 
     Raises:
         ConfigError: fewer than 2 folds, fewer than 1 repeat, or wrong seeds.
@@ -58,6 +61,11 @@ class Scoring:
         check_seeds(self.seeds)
         check_how(self.how)
 
+    @property
+    def fold_ratio(self) -> float:
+        """Scored rows / training rows of a fold."""
+        return 1 / (self.folds - 1)
+
     def to_dict(self) -> dict[str, Any]:
         """For plan.json: what decides the scores."""
         return {"folds": self.folds, "repeats": self.repeats, "seeds": list(self.seeds),
@@ -76,7 +84,7 @@ class PlannedRun:
 
     @property
     def key(self) -> str:
-        """16 hex digits that tell the run from every other."""
+        """16 hex digits, unique to the run."""
         text = json.dumps([self.config.fingerprint(), self.vary, self.seed])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -87,8 +95,13 @@ class PlannedRun:
 
     @property
     def label(self) -> str:
-        """What tells its setting from the others of the study."""
+        """Its setting, and the source that varies: `learning_rate=0.1, init`."""
         return label(self.setting, self.vary)
+
+    @property
+    def name(self) -> str:
+        """The label, or `as it is`."""
+        return self.label or AS_IT_IS
 
 
 def plan_runs(
@@ -97,10 +110,10 @@ def plan_runs(
     """Every setting of the grid with every seed, setting by setting.
 
     Args:
-        base: the recipe; its own seed is the one that sources keep which do not vary.
+        base: the recipe; sources that do not vary keep its own seed.
         seeds: distinct, each 0 to 2**32 - 1.
         grid: dotted keys of Config to values; all combinations.
-        vary: of "init", "order", "augment", "dropout", "all"; a study of its own for each. None:
+        vary: of "init", "order", "augment", "dropout", "all"; each setting is run for each. Empty:
             everything varies with the seed.
 
     Raises:
@@ -112,7 +125,7 @@ def plan_runs(
     runs = []
     for setting in settings_of(grid or {}):
         config = with_setting(base, setting)
-        if "optimizer" in setting:  # a kind may bring a learning rate of its own: it is told
+        if "optimizer" in setting:  # a kind may bring its own learning rate: the setting shows it
             setting = {**setting, "learning_rate": config.learning_rate}
         for source in vary or (EVERYTHING,):
             for seed in seeds:
@@ -128,13 +141,13 @@ def plan_runs(
 
 def with_setting(base: Config, setting: Mapping[str, Any]) -> Config:
     """The recipe with one setting of a grid."""
-    # The kind of an optimizer before its settings, whatever order they were given in.
+    # The kind of an optimizer before its settings, in whichever order they were given.
     by_depth = dict(sorted(setting.items(), key=lambda item: item[0].count(".")))
     return layered(base, [Source("grid", by_depth)])[0]
 
 
 def longest(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """The runs to be trained: one that is the beginning of a longer one is read off that.
+    """The runs to be trained: a run that is the beginning of a longer one is read off it.
 
     The state after e epochs does not depend on how many are to follow, unless the schedule of the
     learning rate spans them all.
@@ -144,18 +157,18 @@ def longest(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
         spans = spans_run(run.config.schedule)
         key = run.config if spans else replace(run.config, epochs=1)
         alike.setdefault(key, []).append(run)
-    found = []
+    chosen = []
     for group in alike.values():
         *shorter, last = sorted(group, key=lambda run: run.config.epochs)
-        found.append(replace(last, shorter=tuple(shorter)))
-    return found
+        chosen.append(replace(last, shorter=tuple(shorter)))
+    return chosen
 
 
 def settings_of(grid: Grid) -> list[dict[str, Any]]:
     """All combinations, the last key varying fastest."""
     for key, values in grid.items():
         if key in SEED_KEYS:
-            raise ConfigError(f"grid.{key}: seeds are what --seeds and --vary are for")
+            raise ConfigError(f"grid.{key}: set seeds with --seeds or --vary")
         if not values:
             raise ConfigError(f"grid.{key}: got no values; allowed is at least one")
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
@@ -181,7 +194,7 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
 
 
 def _split(text: str) -> list[str]:
-    """At the commas that are in no bracket."""
+    """Split at commas outside brackets."""
     parts, depth = [""], 0
     for letter in text:
         depth += (letter in "[{") - (letter in "]}")
@@ -193,10 +206,10 @@ def _split(text: str) -> list[str]:
 
 
 def parse_seeds(text: str, first: int) -> list[int]:
-    """`"8"`: eight seeds from `first` on; `"3,5,8"`: these.
+    """`"8"`: eight seeds from `first` on; `"3,5,8"`: these three.
 
     Raises:
-        ConfigError: neither of the two, or none.
+        ConfigError: neither of the two, or no seeds.
     """
     words = [word.strip() for word in text.split(",")]
     try:
@@ -220,14 +233,14 @@ def parse_memory(text: str) -> int:
     Raises:
         ConfigError: anything else.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    if not found or not (size := int(float(found[1]) * 1024 ** UNITS[found[2].upper()])):
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if not match or not (size := int(float(match[1]) * 1024 ** UNITS[match[2].upper()])):
         raise ConfigError(f"--max-memory: got {text!r}; allowed is a size such as 2G or 512M")
     return size
 
 
 def check_how(how: str) -> How:
-    """The same; ConfigError unless it is one of How."""
+    """Return `how`; ConfigError unless it is one of How."""
     if how not in (ways := get_args(How)):
         raise ConfigError(f"how: got {how!r}; allowed are {', '.join(ways)}{near_miss(how, ways)}")
     return cast(How, how)
@@ -242,8 +255,8 @@ def check_seeds(seeds: Sequence[int]) -> None:
             raise ConfigError(f"seeds: got {seed!r}; allowed are integers from 0 to {MAX_SEED}")
     if (twice := _first_repeated(seeds)) is not None:
         raise ConfigError(
-            f"seeds: got {twice} twice; allowed are distinct seeds, since equal ones give one "
-            "result, not two"
+            f"seeds: got {twice} twice; allowed are distinct seeds, since the same seed gives "
+            "the same result"
         )
 
 
@@ -274,7 +287,7 @@ def _check_vary(base: Config, vary: Sequence[str]) -> None:
     if vary and (fixed := [name for name in STREAMS if getattr(base, name) is not None]):
         raise ConfigError(
             f"{fixed[0]}: got {getattr(base, fixed[0])} with vary; allowed is none, since --vary "
-            "says which sources the seed drives"
+            "chooses which sources the seed drives"
         )
     if "augment" in vary and not base.augment:
         raise ConfigError("vary: got 'augment', but the recipe has no augmentation")

@@ -1,9 +1,9 @@
-"""A run or a study done again from its record: the same bits, or where they part."""
+"""A run or a study trained again from its record: the same bits, or where they first differ."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,21 +16,22 @@ from flaxcnn.errors import CheckpointError, InterruptedRun
 from flaxcnn.recipe.config import Config
 from flaxcnn.records.environment import DECIDES_NOTHING, environment
 from flaxcnn.records.files import flat
-from flaxcnn.records.folder import run_or_study
-from flaxcnn.records.run import RunDirectory
-from flaxcnn.records.study import StudyDirectory
-from flaxcnn.studies.plan import label, plan_runs
-from flaxcnn.studies.study import Tell, study
+from flaxcnn.records.format import label
+from flaxcnn.records.read import RunRecord, StudyRecord, read_runs
+from flaxcnn.studies.events import Listener
+from flaxcnn.studies.plan import plan_runs
+from flaxcnn.studies.study import study
 
 TIMES = ("seconds", "images_per_second", "stall")  # of an epoch: never the same
+Epochs = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What came of it, run by run."""
+    """Which runs have the same bits as their record."""
 
     runs: int
-    epochs: int  # that the record has, and that were compared
+    epochs: int  # in the record, all of which were compared
     differ: list[dict[str, Any]]  # seed, label and first epoch (None: the final weights) of each
     fields: list[str]  # of env.json that have changed since
 
@@ -43,7 +44,7 @@ class Reproduction:
 def reproduce(
     path: Path, on_run: Callable[[int, int], None] = lambda ended, planned: None
 ) -> Reproduction:
-    """Do it again in a temporary folder and compare every recorded epoch and the final weights.
+    """Train it again in a temporary folder; compare every recorded epoch and the final weights.
 
     Args:
         path: of a run or study directory.
@@ -51,88 +52,85 @@ def reproduce(
 
     Raises:
         CheckpointError: no finished run or study there.
-        DataError: the data are not those of the record.
+        DataError: the data is not the data of the record.
         InterruptedRun: SIGTERM or SIGINT.
     """
     prepare()
-    path = path.expanduser()
+    record = read_runs(path.expanduser(), "reproduce")
     try:
-        return _run(path) if run_or_study(path, "reproduce") == "run" else _study(path, on_run)
+        with tempfile.TemporaryDirectory() as folder:
+            if isinstance(record, RunRecord):
+                differ = _run_again(record, Path(folder) / "run")
+                runs, epochs = 1, len(record.history)
+            else:
+                differ = _study_again(record, Path(folder) / "study", on_run)
+                runs, epochs = len(record.rows), sum(map(len, record.histories.values()))
     except InterruptedRun as error:
-        said = "stopped before everything was done again; nothing was changed"
-        raise InterruptedRun(error.signal, said, error.exit_code) from None
+        text = "stopped before everything was trained again; nothing was changed"
+        raise InterruptedRun(error.signal, text, error.exit_code) from None
+    return Reproduction(runs, epochs, differ, _changed(record.environment))
 
 
-def _run(path: Path) -> Reproduction:
-    old = RunDirectory(path)
-    config, summary = old.config(), old.read_json("summary.json")
+def _run_again(old: RunRecord, folder: Path) -> list[dict[str, Any]]:
+    config = Config.from_dict(old.config)
     dataset = load_for(config)
-    check_data(dataset, summary["data_digest"])
-    with tempfile.TemporaryDirectory() as folder:
-        result = fit(config, dataset, Path(folder) / "run", name=summary["experiment"],
-                     on_note=lambda _: None)  # fmt: skip
-        new = RunDirectory(result.path).history()
-    parted = _first_difference(
-        old.history(), new, summary["params_digest"], result.summary["params_digest"]
+    check_data(dataset, old.summary["data_digest"])
+    new = fit(config, dataset, folder, name=old.summary["experiment"], on_note=lambda _: None)
+    differs, epoch = _first_difference(
+        (old.history, old.summary["params_digest"]), (new.history, new.summary["params_digest"])
     )
-    differ = [{"seed": config.seed, "label": "", "epoch": parted[1]}] if parted[0] else []
-    return Reproduction(1, len(old.history()), differ, _changed(old.read_json("env.json")))
+    return [{"seed": config.seed, "label": "", "epoch": epoch}] if differs else []
 
 
-def _study(path: Path, on_run: Callable[[int, int], None]) -> Reproduction:
-    old = StudyDirectory(path)
-    plan, rows = old.read_json("plan.json"), {row["run"]: row for row in old.rows()}
-    config = Config.from_dict(plan["config"])
+def _study_again(
+    old: StudyRecord, folder: Path, on_run: Callable[[int, int], None]
+) -> list[dict[str, Any]]:
+    plan, config = old.plan, Config.from_dict(old.plan["config"])
     planned = plan_runs(config, plan["seeds"], plan["grid"], plan["vary"])
+    rows = {row["run"]: row for row in old.rows}
     if missing := [run for run in planned if run.key not in rows]:
         raise CheckpointError(
-            f"{path}: holds {len(planned) - len(missing)} of {len(planned)} runs; "
-            "`flaxcnn study --resume` does the others"
+            f"{old.path}: holds {len(planned) - len(missing)} of {len(planned)} runs; "
+            "`flaxcnn study --resume` trains the others"
         )
     dataset = load_for(config)
     for row in rows.values():
         check_data(dataset, row["data_digest"])
-    with tempfile.TemporaryDirectory() as folder:
-        result = study(config, plan["seeds"], grid=plan["grid"], vary=plan["vary"],
-                       study_dir=Path(folder) / "study", name=plan["experiment"],
-                       dataset=dataset, how=plan.get("how", "auto"),
-                       tell=Tell(run=lambda _, ended, of: on_run(ended, of)))  # fmt: skip
-        new = StudyDirectory(result.path)
-        epochs = [_by_run(folder.lines("epochs.jsonl")) for folder in (old, new)]
+    new = study(
+        config, plan["seeds"], grid=plan["grid"], vary=plan["vary"], study_dir=folder,
+        name=plan["experiment"], dataset=dataset, how=plan.get("how", "auto"),
+        tell=Listener(run=lambda outcome, ended, of: on_run(ended, of)),
+    )  # fmt: skip
     differ = []
-    for row in result.rows:
-        before = rows[row["run"]]
-        parted = _first_difference(
-            epochs[0].get(row["run"], []), epochs[1].get(row["run"], []),
-            before.get("params_digest"), row.get("params_digest"),
-        )  # fmt: skip
-        if parted[0]:
-            words = label(row["setting"], row["vary"])
-            differ.append({"seed": row["seed"], "label": words, "epoch": parted[1]})
-    compared = sum(map(len, epochs[0].values()))
-    return Reproduction(len(result.rows), compared, differ, _changed(old.read_json("env.json")))
-
-
-def _by_run(lines: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    found: dict[str, list[dict[str, Any]]] = {}
-    for line in lines:
-        found.setdefault(line["run"], []).append(line)
-    return found
+    for row in new.rows:
+        key = row["run"]
+        differs, epoch = _first_difference(
+            (old.histories.get(key, []), rows[key].get("params_digest")),
+            (new.histories.get(key, []), row.get("params_digest")),
+        )
+        if differs:
+            text = label(row["setting"], row["vary"])
+            differ.append({"seed": row["seed"], "label": text, "epoch": epoch})
+    return differ
 
 
 def _first_difference(
-    old: list[dict[str, Any]], new: list[dict[str, Any]], old_digest: Any, new_digest: Any
+    old: tuple[Epochs, str | None], new: tuple[Epochs, str | None]
 ) -> tuple[bool, int | None]:
-    """(whether they differ, the first epoch that does; None where only the weights do)."""
-    for before, now in zip(old, new, strict=False):
+    """Whether two runs differ, and the first epoch that does; None where only the weights do.
+
+    Args:
+        old, new: epochs and digest of the final parameters.
+    """
+    for before, now in zip(old[0], new[0], strict=False):
         if any(before.get(key) != now.get(key) for key in before if key not in TIMES):
             return True, before["epoch"]
-    return old_digest != new_digest or (bool(old) and len(old) != len(new)), None
+    return old[1] != new[1] or (bool(old[0]) and len(old[0]) != len(new[0])), None
 
 
-def _changed(before: dict[str, Any]) -> list[str]:
-    """Fields of env.json that are not what they were, with both values."""
-    old, new = flat(before), flat(environment())
+def _changed(before: Mapping[str, Any]) -> list[str]:
+    """Fields of env.json that have changed, with both values."""
+    old, new = flat(dict(before)), flat(environment())
     return [
         f"{key}: then {old.get(key)}, now {new.get(key)}"
         for key in dict.fromkeys([*old, *new])

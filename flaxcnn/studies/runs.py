@@ -1,13 +1,12 @@
-"""Runs in groups that share compiled programs: a thread a device, runs one by one or side by side.
+"""Runs trained in groups that share compiled programs, one thread per device.
 
-Each device compiles the programs of a group anew, so the devices go to different groups while there
-are enough, and help one another at the end.
+Each device compiles the programs of a group itself, so devices take different groups while there
+are enough, and share the last ones.
 
 One by one ("map") a run is the loop of `flaxcnn train` on one device, so it has the same bits in
-any study, at any place in it, and alone where determinism is exact. Side by side ("vmap") runs are
-stacked along an axis of the same program, which pays where a single run leaves a device idle. A run
-that ends early gives its place to the next one, so nothing waits and nothing is computed in vain
-but at the very end.
+any study, at any position in it, and alone if determinism is exact. Side by side ("vmap") runs are
+stacked along an axis of the same program, which pays if a single run leaves a device idle. When a
+run stops early, the next one takes its slot; slots idle only at the very end.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -43,188 +41,156 @@ from flaxcnn.engine.loop import (
 from flaxcnn.engine.make_job import make_resident_job
 from flaxcnn.engine.resident import ResidentJob
 from flaxcnn.engine.score import Counts, conclude, count_dead
-from flaxcnn.engine.step import TrainState
+from flaxcnn.engine.step import Hypers, TrainState
 from flaxcnn.errors import DivergedError, OutOfMemoryError
 from flaxcnn.recipe.config import Config
-from flaxcnn.studies.groups import Group, Queue, Share, Shares, rows_of
+from flaxcnn.studies.events import Ledger, Outcome
+from flaxcnn.studies.groups import Group, GroupQueue, Queue, Scheduler, rows_of
 from flaxcnn.studies.plan import PlannedRun
 from flaxcnn.studies.stats import METRICS
 
 Tree = Any
 POLL_SECONDS = 0.1  # between looks for a signal
 
-# Told of each epoch of each run; what it raises ends all of them.
-Watch = Callable[["PlannedRun", dict[str, Any]], None]
 
+class JobPool:
+    """The jobs that train groups of runs: one per device, or one over all devices.
 
-@dataclass(frozen=True)
-class Outcome:
-    """A run that has ended: its line for runs.jsonl, and one for each of its epochs."""
-
-    run: PlannedRun
-    row: dict[str, Any]
-    history: list[dict[str, Any]]
-    predictions: dict[str, np.ndarray] | None = None  # row, label, predicted: each [N], test rows
-
-
-def make_jobs(
-    group: Group, dataset: Dataset, earlier: Sequence[ResidentJob] = (), runs: int | None = None
-) -> list[ResidentJob]:
-    """What runs the group: a job a device, or one that spreads the batches of a single run.
+    They are kept from group to group, for their pixels and, where they still apply, their programs.
 
     Args:
-        group: the whole of it, also where some runs have ended: a resumed study has the same bits.
-        dataset: of its runs.
-        earlier: jobs whose pixels are used again, and whose programs where they do.
-        runs: of all groups that share the devices; by default of this one.
-
-    Raises:
-        ConfigError: the data does not fit the device.
-    """
-    config, devices = group.runs[0].config, jax.local_devices()[: runs or len(group.runs)]
-    several = len(devices) > 1
-    plan = group.plan if several else make_plan(config, group.plan.train_rows)
-    require_resident(config, dataset, "a study", pixel_memory())
-    if len(earlier) == len(devices) and earlier[0].plan.sharding == plan.sharding:
-        return [job.with_plan(plan, config) for job in earlier]
-    if not several:
-        return [make_resident_job(config, dataset)]
-    one = make_resident_job(config, dataset, devices[0])
-    return [one, *(one.on(device) for device in devices[1:])]
-
-
-def ends_all(run: PlannedRun, reason: str) -> None:
-    """A run that is too large for the memory ends the others too."""
-    raise OutOfMemoryError(reason)
-
-
-@dataclass(frozen=True)
-class Recorder:
-    """Who is told of runs, and how much.
-
-    `name` is the experiment's, for the rows; `done` is called with each outcome, in the order in
-    which runs end, `too_large` with a run that the memory is too small for and a sentence, and
-    `watch` with a run and the metrics of an epoch; `scores_only` leaves training accuracy and dead
-    units out of the rows, since each takes a pass; `predictions` keeps the classes predicted for
-    the test rows.
+        dataset: of all runs.
     """
 
-    name: str
-    done: Callable[[Outcome], None]
-    too_large: Callable[[PlannedRun, str], None] = ends_all
-    watch: Watch = lambda run, metrics: None
-    scores_only: bool = False
-    predictions: bool = False
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+        self.jobs: list[ResidentJob] = []
 
-    def one_at_a_time(self) -> Recorder:
-        """The same for several threads."""
-        lock = threading.Lock()
+    def prepare(self, group: Group, runs: int | None = None) -> None:
+        """Make the jobs for a group: one per device, or one over all devices for a single run.
 
-        def locked(function: Callable[..., None]) -> Callable[..., None]:
-            @functools.wraps(function)
-            def called(*args: Any) -> None:
-                with lock:
-                    function(*args)
+        Args:
+            group: all of it, also if some runs have ended: a resumed study has the same bits.
+            runs: of all groups that share the devices; by default of this one.
 
-            return called
+        Raises:
+            ConfigError: the data does not fit on the device.
+        """
+        config, devices = group.runs[0].config, jax.local_devices()[: runs or len(group.runs)]
+        several = len(devices) > 1
+        plan = group.plan if several else make_plan(config, group.plan.train_rows)
+        require_resident(config, self.dataset, "a study", pixel_memory())
+        jobs = self.jobs
+        if len(jobs) == len(devices) and jobs[0].plan.sharding == plan.sharding:
+            self.jobs = [job.with_plan(plan, config) for job in jobs]
+            return
+        self.jobs = []  # gives their memory back before the new ones take theirs
+        if not several:
+            self.jobs = [make_resident_job(config, self.dataset)]
+            return
+        first = make_resident_job(config, self.dataset, devices[0])
+        self.jobs = [first, *(first.on(device) for device in devices[1:])]
 
-        return dataclasses.replace(
-            self, done=locked(self.done), too_large=locked(self.too_large), watch=locked(self.watch)
-        )
+    def switch(self, index: int, group: GroupQueue) -> JobCache:
+        """Turn one job to the runs of another group."""
+        job = self.jobs[index]
+        if job.plan.sharding.devices == 1:  # over several there is a single run
+            job = self.jobs[index] = job.with_plan(group.plan, group.config)
+        return JobCache(job)
 
-    def count_dead(self, job: ResidentJob, state: TrainState) -> Counts | None:
-        """None where it is not wanted."""
-        return None if self.scores_only else count_dead(job, state)
+
+class JobCache:
+    """A job for each run of a group: they share programs and pixels and, if they can, rows."""
+
+    def __init__(self, job: ResidentJob):
+        self._by_rows = {rows_of(job.config): job}
+        self._any = job
+
+    def get(self, config: Config) -> ResidentJob:
+        """The job of one run."""
+        rows = rows_of(config)
+        if rows not in self._by_rows:
+            self._by_rows[rows] = self._any.with_rows(config)
+        return self._by_rows[rows].with_config(config)
 
 
 def run_groups(
-    groups: Sequence[tuple[Group, int]],
-    jobs: list[ResidentJob],
-    interrupt: Interrupt,
-    recorder: Recorder,
+    groups: Sequence[tuple[Group, int]], pool: JobPool, ledger: Ledger, interrupt: Interrupt
 ) -> None:
     """Train every run of the groups.
 
     Args:
         groups: of `grouped`, each with its number of runs side by side in a job; 1: one by one.
-        jobs: of `make_jobs`; replaced by those of the groups that each did last.
-        interrupt: heard between epochs.
-        recorder: is told of one thing at a time.
+        pool: the jobs that train them.
+        ledger: where each run is reported as it ends.
+        interrupt: checked between epochs.
 
     Raises:
-        InterruptedRun: a signal came; the runs under way are lost, the others are done.
+        InterruptedRun: a signal came; the runs under way are lost, the others are recorded.
     """
-    shares = Shares([Share(group, width) for group, width in groups])
-    recorder = recorder.one_at_a_time()
+    scheduler = Scheduler([GroupQueue(group, width) for group, width in groups])
 
-    def work(place: int) -> None:
+    def work(index: int) -> None:
         try:
-            while share := shares.take():
-                if jobs[place].plan.sharding.devices == 1:  # over several there is a single run
-                    jobs[place] = jobs[place].with_plan(share.plan, share.config)
-                own = OnRows(jobs[place])
-                for queue in share.queues:
-                    if share.width > 1:
+            while group := scheduler.take():
+                jobs = pool.switch(index, group)
+                for queue in group.queues:
+                    if group.width > 1:
                         with enough_memory("--how map, one run after the other"):
-                            _side_by_side(own, queue, share.width, interrupt, recorder)
-                        continue
-                    while run := queue.take():
-                        try:
-                            with enough_memory():
-                                _one(own.of(run.config), run, interrupt, recorder)
-                        except OutOfMemoryError as error:  # others may be smaller
-                            # As text: the error itself would keep the arrays that are too large.
-                            recorder.too_large(run, str(error))
-                shares.give_back(share)
+                            _train_stack(jobs, queue, group.width, ledger, interrupt)
+                    else:
+                        _train_in_turn(jobs, queue, ledger, interrupt)
+                scheduler.release(group)
         except BaseException:
-            shares.stop()
+            scheduler.stop()
             raise
 
-    with ThreadPoolExecutor(len(jobs)) as pool:
-        futures = [pool.submit(work, place) for place in range(len(jobs))]
-        # Python hears a signal in its main thread only, and only when that wakes up.
+    with ThreadPoolExecutor(len(pool.jobs)) as threads:
+        futures = [threads.submit(work, index) for index in range(len(pool.jobs))]
+        # Python handles a signal in its main thread only, and only when that wakes up.
         while wait(futures, POLL_SECONDS).not_done:
             pass
         for future in futures:
             future.result()
 
 
-class OnRows:
-    """A job for the runs of a group: programs and pixels are shared, by equal splits rows too."""
-
-    def __init__(self, job: ResidentJob):
-        self._known = {rows_of(job.config): job}
-        self._any = job
-
-    def of(self, config: Config) -> ResidentJob:
-        """The job of one run."""
-        rows = rows_of(config)
-        if rows not in self._known:
-            self._known[rows] = self._any.with_rows(config)
-        return self._known[rows].with_config(config)
+def _train_in_turn(jobs: JobCache, queue: Queue, ledger: Ledger, interrupt: Interrupt) -> None:
+    """Train one run after the other until the queue is empty."""
+    while run := queue.take():
+        try:
+            with enough_memory():
+                _train_one(jobs.get(run.config), run, ledger, interrupt)
+        except OutOfMemoryError as error:  # others may be smaller
+            # As text: the error itself would keep the arrays that are too large.
+            ledger.add_too_large(run, str(error))
 
 
-def _one(job: ResidentJob, run: PlannedRun, interrupt: Interrupt, recorder: Recorder) -> None:
+def _train_one(job: ResidentJob, run: PlannedRun, ledger: Ledger, interrupt: Interrupt) -> None:
     """A run from its first epoch to its row."""
-    state = job.init()
-    slot = Slot(run, job, recorder, recorder.count_dead(job, state))
+    slot, state = _start(job, run, ledger)
     for report in epochs(job, state, Progress(), interrupt):
-        # The next epoch uses the state up.
+        # The next epoch donates the state.
         keep = functools.partial(jax.tree.map, jnp.copy, report.state)
         for outcome in slot.after(report.metrics, report.progress, keep):
-            recorder.done(outcome)
+            ledger.add(outcome)
         if slot.diverged:
             return
 
 
+def _start(job: ResidentJob, run: PlannedRun, ledger: Ledger) -> tuple[Slot, TrainState]:
+    state = job.init()
+    dead = None if ledger.folder.scores_only else count_dead(job, state)
+    return Slot(run, job, ledger, dead), state
+
+
 @dataclass
 class Slot:
-    """A run under way; in a stack, in its place."""
+    """A run under way; in a stack, one of its parts."""
 
     run: PlannedRun
     job: ResidentJob
-    recorder: Recorder
-    before: Counts | None  # dead units
+    ledger: Ledger
+    dead: Counts | None  # relu units at initialisation; None: they are not counted
     progress: Progress = field(default_factory=Progress)
     kept: TrainState | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -233,10 +199,10 @@ class Slot:
     def after(
         self, metrics: dict[str, Any], progress: Progress, keep: Callable[[], TrainState]
     ) -> list[Outcome]:
-        """Note an epoch -> what ends with it: the run, and shorter ones that it is the rest of."""
+        """Note an epoch -> the runs that end with it: this one, and shorter ones read off it."""
         config, self.progress = self.job.config, progress
         self.history.append(metrics)
-        self.recorder.watch(self.run, metrics)
+        self.ledger.add_epoch(self.run, metrics)
         waiting = [*self.run.shorter, self.run]
         try:
             check_finite(metrics, progress, config)
@@ -255,13 +221,13 @@ class Slot:
     def _complete(self, run: PlannedRun) -> Outcome:
         assert self.kept is not None
         job, history = dataclasses.replace(self.job, config=run.config), list(self.history)
-        dead = None if self.before is None else (self.before, count_dead(job, self.kept))
-        row = conclude(job, self.kept, self.progress, history, self.recorder.name, dead)
+        dead = None if self.dead is None else (self.dead, count_dead(job, self.kept))
+        row = conclude(job, self.kept, self.progress, history, self.ledger.name, dead)
         for metric in METRICS:
             if not math.isfinite(row.get(metric, 0.0)):
                 reason = DivergedError(f"epoch {row['kept_epoch']}: {metric} is {row[metric]}")
                 return self._diverged(run, reason)
-        predictions = self._predictions(self.kept) if self.recorder.predictions else None
+        predictions = self._predictions(self.kept) if self.ledger.folder.predictions else None
         return Outcome(run, {**row, **_identity(run), "status": "complete"}, history, predictions)
 
     def _predictions(self, state: TrainState) -> dict[str, np.ndarray]:
@@ -272,7 +238,7 @@ class Slot:
     def _diverged(self, run: PlannedRun, error: DivergedError) -> Outcome:
         row = {
             **_identity(run), "status": "diverged", "reason": str(error),
-            "experiment": self.recorder.name, "protocol": run.config.protocol,
+            "experiment": self.ledger.name, "protocol": run.config.protocol,
             "epochs_run": self.progress.epoch, "fingerprint": run.config.fingerprint(),
             "data_digest": self.job.dataset.digest, "split_digest": splits.digest(self.job.rows),
         }  # fmt: skip
@@ -283,67 +249,60 @@ def _identity(run: PlannedRun) -> dict[str, Any]:
     return {"run": run.key, "setting": dict(run.setting), "vary": run.vary, "seed": run.seed}
 
 
-def _side_by_side(
-    on_rows: OnRows, queue: Queue, width: int, interrupt: Interrupt, recorder: Recorder
+def _train_stack(
+    jobs: JobCache, queue: Queue, width: int, ledger: Ledger, interrupt: Interrupt
 ) -> None:
     """Train stacks of `width` runs, all on the same rows, until the queue is empty."""
-    slots: list[Slot | None] = []
-    starts: list[tuple[TrainState, Any]] = []
 
     def start() -> tuple[Slot, TrainState] | None:
         run = queue.take()
-        if run is None:
-            return None
-        own = on_rows.of(run.config)
-        state = own.init()
-        return Slot(run, own, recorder, recorder.count_dead(own, state)), state
+        return _start(jobs.get(run.config), run, ledger) if run else None
 
+    slots: list[Slot | None] = []
+    starts: list[tuple[TrainState, Hypers]] = []
     while len(slots) < width and (begun := start()):
         slots.append(begun[0])
         starts.append((begun[1], begun[0].job.hypers))
     if not slots or slots[0] is None:
         return
-    one = slots[0].job
-    while len(slots) < width:  # fewer runs than places: the others repeat the first, for nothing
+    first = slots[0].job
+    while len(slots) < width:  # fewer runs than slots: the others repeat the first, unused
         slots.append(None)
         starts.append(starts[0])
     states, hypers = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
-    stack = one.stacked(hypers, width)
-    stack.compile(states)  # before the first clock starts
+    first.stacked(hypers, width).compile(states)  # before the first clock starts
     while running := sum(slot is not None for slot in slots):
-        stack = one.stacked(hypers, width)
-        states, found = one_epoch(stack, states, interrupt)
-        for place, slot in enumerate(slots):
+        states, sums = one_epoch(first.stacked(hypers, width), states, interrupt)
+        for index, slot in enumerate(slots):
             if slot is None:
                 continue
-            part = _part(found, place, running)
-            metrics, progress = epoch_metrics(part, slot.progress, slot.job.config)
-            keep = functools.partial(_picked, states, jnp.int32(place))
+            own = _own_sums(sums, index, running)
+            metrics, progress = epoch_metrics(own, slot.progress, slot.job.config)
+            keep = functools.partial(_picked, states, jnp.int32(index))
             for outcome in slot.after(metrics, progress, keep):
-                recorder.done(outcome)
+                ledger.add(outcome)
             if not (slot.diverged or progress.done(slot.job.config)):
                 continue
-            begun = start()
-            slots[place] = begun[0] if begun else None
-            if begun:
-                states, hypers = _replaced(
-                    (states, hypers), (begun[1], begun[0].job.hypers), jnp.int32(place)
-                )
+            slots[index] = None
+            if begun := start():
+                slots[index] = begun[0]
+                fresh = (begun[1], begun[0].job.hypers)
+                states, hypers = _replaced((states, hypers), fresh, jnp.int32(index))
 
 
-def _part(found: EpochSums, place: int, runs: int) -> EpochSums:
-    """One run's own sums, and its share of the time: the `runs` of a stack are paid together."""
-    sums = jax.tree.map(lambda x: x[place], found.sums)
-    return EpochSums(sums, found.train_seconds / runs, found.seconds / runs)
+def _own_sums(stack: EpochSums, index: int, runs: int) -> EpochSums:
+    """One run's sums, and its share of the time: the `runs` of a stack take it together."""
+    sums = jax.tree.map(lambda x: x[index], stack.sums)
+    return EpochSums(sums, stack.train_seconds / runs, stack.seconds / runs)
 
 
 @jax.jit
-def _picked(stack: Tree, place: jax.Array) -> Tree:
+def _picked(stack: Tree, index: jax.Array) -> Tree:
     """One run's part of a stack."""
-    return jax.tree.map(lambda x: x[place], stack)
+    return jax.tree.map(lambda x: x[index], stack)
 
 
 @jax.jit
-def _replaced(stack: Tree, one: Tree, place: jax.Array) -> Tree:
-    """The stack with another run at `place`."""
-    return jax.tree.map(lambda x, y: x.at[place].set(y), stack, one)
+def _replaced(stack: Tree, run: Tree, index: jax.Array) -> Tree:
+    """The stack with another run at `index`."""
+    return jax.tree.map(lambda x, y: x.at[index].set(y), stack, run)

@@ -16,15 +16,17 @@ from flaxcnn.data.datasets import load_for
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.recipe.config import Config
 from flaxcnn.records.environment import environment
-from flaxcnn.records.folder import runs_folder, stamp
+from flaxcnn.records.format import AS_IT_IS
+from flaxcnn.records.read import SearchRecord, read_search
 from flaxcnn.records.search import SampledDirectory
-from flaxcnn.studies import ranking
-from flaxcnn.studies.candidates import AS_IT_IS, contenders
+from flaxcnn.studies.campaign import status_of
+from flaxcnn.studies.candidates import Candidates
+from flaxcnn.studies.events import Listener
 from flaxcnn.studies.plan import Scoring
-from flaxcnn.studies.samplers import Sampling, open_study
-from flaxcnn.studies.search import SearchResult, conclude, plan_search, scores
-from flaxcnn.studies.study import Tell
-from flaxcnn.studies.trials import GIVEN_UP, Say, Work
+from flaxcnn.studies.ranking import rank
+from flaxcnn.studies.samplers import Sampling
+from flaxcnn.studies.search import campaign_of, conclude, scores
+from flaxcnn.studies.trials import GIVEN_UP, Trials
 
 
 def sampled_search(
@@ -38,9 +40,8 @@ def sampled_search(
     resume: bool = False,
     name: str = "",
     dataset: Dataset | None = None,
-    tell: Tell | None = None,
-    say: Say = lambda text: None,
-) -> SearchResult | None:
+    tell: Listener | None = None,
+) -> SearchRecord | None:
     """Draw recipes, score each on folds, rank them beside `config`, and test the winner once.
 
     Args:
@@ -54,71 +55,66 @@ def sampled_search(
             at work on it now: then both are.
         resume: take up trials that were cut short, and go on until there are enough.
         name: of the experiment, for the records.
-        dataset: what `flaxcnn.data.datasets.load_for(config)` gives, if it is there already.
-        tell: what to say of runs meanwhile.
-        say: told of each trial that has ended.
+        dataset: what `flaxcnn.data.datasets.load_for(config)` gives, if it is loaded already.
+        tell: called while the runs train, and after each trial.
 
     Returns:
-        The result, or None where other processes are still at work: the last one concludes.
+        The record of the search; None while other processes are at work: the last one concludes.
 
     Raises:
-        ConfigError, DataError, WriteError: the plan, or it does not fit the data or the folder.
+        ConfigError, DataError, WriteError: the plan is wrong, or does not fit the data or folder.
         InterruptedRun: SIGTERM or SIGINT; what has ended is kept.
     """
     prepare()
     began, scoring = time.perf_counter(), scoring or Scoring(seeds=(config.seed,))
     sampling.check(config, scoring.how)
     data = load_for(config) if dataset is None else dataset
-    (hand_made,), _ = contenders([({}, config)], data, None)
+    (incumbent,) = Candidates.of([({}, config)], data).tried
     plan = {
         "experiment": name, **scoring.to_dict(), **sampling.to_dict(), "max_params": max_params,
-        "incumbent": AS_IT_IS, "candidates": [hand_made.to_dict()],
+        "incumbent": AS_IT_IS, "candidates": [incumbent.to_dict()],
     }  # fmt: skip
-    folder = SampledDirectory(Path(search_dir or runs_folder() / "searches" / stamp()))
+    campaign = campaign_of(scoring, data, search_dir, name=name, resume=resume, listener=tell)
+    folder = SampledDirectory(campaign.path)
     _begin(folder, plan, resume)
-    longest = _longest(config, sampling)
-    study = open_study(folder.path, sampling, longest, len(plan_search([hand_made], scoring)))
-    work = Work(hand_made, sampling, scoring, max_params, data, folder, name, study, longest,
-                tell or Tell(), say)  # fmt: skip
-    with work.recorded(), Interrupt() as interrupt:
-        work.score_incumbent(interrupt)
-        while (trial := work.next_trial()) is not None:
-            work.carry_out(*trial, interrupt)
-        work.score_incumbent(interrupt)  # where the process that had begun it is gone
+    trials = Trials(incumbent, sampling, scoring, max_params, campaign, folder)
+    with status_of(folder, trials.ended), Interrupt() as interrupt:
+        trials.score_incumbent(interrupt)
+        while (trial := trials.next()) is not None:
+            trials.carry_out(*trial, interrupt)
+        trials.score_incumbent(interrupt)  # if the process that had begun it is gone
         with folder.exclusive():
-            return _conclude(work, plan, refit, began)
+            if not _conclude(trials, plan, refit):
+                return None
+            folder.set_status("complete", seconds=time.perf_counter() - began)
+            return read_search(folder.path)
 
 
-def _conclude(work: Work, plan: dict[str, Any], refit: bool, began: float) -> SearchResult | None:
-    """The tables, and the winner's test; None where a process is still at work."""
-    found = work.found()
-    if found is None:
-        return None
-    tried, dropped, rows = found
-    planned = work.planned(work.hand_made)
+def _conclude(trials: Trials, plan: dict[str, Any], refit: bool) -> bool:
+    """Write the tables and test the winner; False while a process is still at work."""
+    outcome = trials.outcome()
+    if outcome is None:
+        return False
+    tried, dropped, rows = outcome
+    planned = trials.planned(trials.incumbent)
     summary = {
-        **plan, "dropped": dropped, "protocol": planned[0].config.protocol,
+        **plan, "dropped": [vars(each) for each in dropped],
+        "protocol": planned[0].config.protocol,
         "planned": len(tried) * len(planned), "trained": len(rows),
-        **ranking.rank(
-            scores(tried, rows), AS_IT_IS, 1 / (work.scoring.folds - 1),
-            given_up=sum(one["reason"].startswith(GIVEN_UP) for one in dropped),
+        **rank(
+            scores(tried, rows), AS_IT_IS, trials.scoring.fold_ratio,
+            given_up=sum(each.reason.startswith(GIVEN_UP) for each in dropped),
         ),
     }  # fmt: skip
-    data = work.data if refit else None
-    return conclude(work.folder, summary, rows, tried, data, work.tell, began)
+    conclude(trials.campaign, trials.folder, tried, summary, refit)
+    return True
 
 
 def _begin(folder: SampledDirectory, plan: dict[str, Any], resume: bool) -> None:
-    """Make the folder, or join those who are at work in it."""
-    there = resume and (folder.path / folder.proof).is_file()
-    with folder.exclusive() if there else contextlib.nullcontext(), folder.take(plan, resume):
+    """Make the folder, or join the processes that are at work in it."""
+    joins = resume and (folder.path / folder.proof).is_file()
+    with folder.exclusive() if joins else contextlib.nullcontext(), folder.take(plan, resume):
         (folder.path / "search.json").unlink(missing_ok=True)  # of fewer trials
         folder.write_json("space.json", plan["space"])  # for the command that does it again
         folder.write_json("env.json", environment())
         folder.set_status("running")
-
-
-def _longest(config: Config, sampling: Sampling) -> int:
-    """The most epochs that a drawn recipe can have."""
-    ends = sampling.space["epochs"].ends() if "epochs" in sampling.space else ()
-    return max([config.epochs, *ends])

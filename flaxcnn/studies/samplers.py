@@ -1,6 +1,6 @@
-"""Optuna: where drawn values come from, and when a trial is given up.
+"""Optuna: where drawn values come from, and when a trial is pruned.
 
-optuna is imported when it is asked for: it is the extra `search`.
+optuna is imported only when it is needed: it is the extra `search`.
 """
 
 from __future__ import annotations
@@ -21,19 +21,18 @@ Sampler = Literal["tpe", "random"]
 Pruner = Literal["median", "hyperband", "none"]
 JOURNAL = "optuna.log"
 NAME = "flaxcnn"  # of Optuna's study
-# Median pruning begins after this part (1 / 4) of a run: from the first epoch on, small rates are
-# given up that would have been among the best.
+# Median pruning begins after this part (1 / 4) of a run: pruning from the first epoch on would drop
+# small learning rates that end among the best.
 WARM_UP = 4
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """What is drawn, how, how often, and when a trial is given up.
+    """What is drawn, how, how often, and when a trial is pruned.
 
     Samplers: "tpe" (Bergstra et al. 2011) or "random" (Bergstra and Bengio 2012). Pruners:
-    "median" gives up what is below the median of earlier trials after as many epochs, from a
-    quarter of the first run on, "hyperband" (Li et al. 2018) all but the best third at each of
-    several depths.
+    "median" prunes what is below the median of earlier trials at the same epoch, from a quarter of
+    the first run on; "hyperband" (Li et al. 2018) all but the best third at each of several depths.
     """
 
     space: Space
@@ -42,7 +41,7 @@ class Sampling:
     pruner: Pruner = "median"
 
     def check(self, config: Config, how: How = "auto") -> None:
-        """ConfigError where a name or number is wrong, the space does not fit, or Optuna lacks."""
+        """ConfigError if a name or number is wrong, the space does not fit, or Optuna lacks."""
         known: tuple[str, ...]
         for name, value, known in (("sampler", self.sampler, get_args(Sampler)),
                                    ("pruner", self.pruner, get_args(Pruner))):  # fmt: skip
@@ -56,7 +55,7 @@ class Sampling:
         if how == "vmap" and self.pruner != "none":
             raise ConfigError(
                 f"--how: got 'vmap' with pruner {self.pruner}; allowed are auto, map, or pruner "
-                "none: what a trial is given up by must not depend on which of its runs is ahead"
+                "none, since pruning must not depend on which of a trial's runs is ahead"
             )
         check_space(self.space, config)
         if importlib.util.find_spec("optuna") is None:
@@ -73,13 +72,13 @@ class Sampling:
         return {key: _value(axis, drawn[key]) for key, axis in self.space.items()}
 
     def distributions(self) -> dict[str, Any]:
-        """Optuna's, by setting."""
+        """Optuna's distributions, by setting."""
         return {key: _distribution(axis) for key, axis in self.space.items()}
 
     def seeded(self, seed: int, number: int) -> Any:
-        """The sampler for trial `number`: what it draws depends on the trials there are alone.
+        """The sampler for trial `number`: what it draws depends only on the earlier trials.
 
-        So a search that was killed draws what it would have drawn.
+        So a search that was killed goes on with the same draws.
         """
         import numpy as np
         from optuna.samplers import RandomSampler, TPESampler
@@ -89,7 +88,7 @@ class Sampling:
 
 
 def open_study(folder: Path, sampling: Sampling, epochs: int, runs: int) -> Any:
-    """Optuna's study in `folder`, made or opened, of trials of `runs` runs of at most `epochs`."""
+    """Make or open Optuna's study in `folder`, for trials of `runs` runs of at most `epochs`."""
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
@@ -119,7 +118,7 @@ def _distribution(axis: Axis) -> Any:
 
 
 def _choice(value: Any) -> Any:
-    """As Optuna keeps it: a list, such as layers, as its JSON."""
+    """As Optuna keeps it: a list, such as layers, as JSON."""
     plain = value is None or isinstance(value, bool | int | float | str)
     return value if plain else json.dumps(value)
 

@@ -1,14 +1,14 @@
 """Which recipe is best: candidates x folds x seeds, trained as a study, ranked without leaks.
 
 Every candidate is trained on all but one fold and scored on that one; which epoch to keep is chosen
-on rows held out of the training folds. The test rows are not looked at before the winner is chosen.
+on rows held out of the training folds. The test rows are not used before the winner is chosen.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,87 +21,55 @@ from flaxcnn.errors import ConfigError, DivergedError, OutOfMemoryError
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.splits import Archive, Fold
 from flaxcnn.records.folder import runs_folder, stamp
+from flaxcnn.records.format import AS_IT_IS, EVERYTHING, candidate_label
+from flaxcnn.records.read import SearchRecord, read_search
+from flaxcnn.records.readme import search_readme
 from flaxcnn.records.run import RunDirectory
 from flaxcnn.records.search import SearchDirectory
-from flaxcnn.records.study import csv_text
-from flaxcnn.studies import ranking
-from flaxcnn.studies.candidates import (
-    AS_IT_IS,
-    Contender,
-    Dropped,
-    contenders,
-    name_of,
-    of_grid,
-)
-from flaxcnn.studies.plan import (
-    EVERYTHING,
-    Grid,
-    PlannedRun,
-    Scoring,
-    longest,
-)
-from flaxcnn.studies.study import Tell, TooLarge, carry_out, recorded
+from flaxcnn.records.tables import candidate_columns, csv_text
+from flaxcnn.studies.campaign import Campaign, status_of
+from flaxcnn.studies.candidates import Candidate, Candidates, Dropped, of_grid
+from flaxcnn.studies.events import Listener, TooLarge
+from flaxcnn.studies.plan import Grid, PlannedRun, Scoring, longest
+from flaxcnn.studies.ranking import Scored, rank
 
 REFIT = "refit"  # folder of the winner's run
-PLACES = ("fold", "repeat")  # of a run's setting: not the candidate's own
 
 
-@dataclass(frozen=True)
-class SearchResult:
-    """A finished search: a row a run, search.json as a dict, and its folder."""
-
-    rows: list[dict[str, Any]]
-    summary: dict[str, Any]
-    path: Path
-
-    def to_dict(self) -> dict[str, list[Any]]:
-        """Column -> values, a value a candidate, the best first: `pandas.DataFrame(...)` of it."""
-        return ranking.columns(self.summary["candidates"])
-
-    def to_csv(self, path: str | Path) -> None:
-        """The table as a CSV file."""
-        Path(path).write_text(csv_text(self.to_dict()), encoding="utf-8")
-
-    def _repr_html_(self) -> str | None:
-        """How a notebook shows it."""
-        from flaxcnn.report.report import fragment  # not before it is to be seen: it draws
-
-        return fragment(self.path)
-
-
-def plan_search(found: Sequence[Contender], scoring: Scoring) -> list[PlannedRun]:
-    """Every contender on every fold of every repeat, with every seed.
+def plan_search(candidates: Sequence[Candidate], scoring: Scoring) -> list[PlannedRun]:
+    """Every candidate on every fold of every repeat, with every seed.
 
     Raises:
         ConfigError: two of them come to the same runs.
     """
     runs: list[PlannedRun] = []
     known: dict[str, str] = {}  # key of a first run -> label
-    for one in found:
-        base = replace(one.config, split=Archive())
-        if scoring.document:
-            base = replace(base, protocol="document", validation="test")
-        begun = len(runs)
-        split = one.config.split
-        assert not isinstance(split, Fold)
-        for repeat in range(scoring.repeats):
-            for index in range(scoring.folds):
-                fold = Fold(index, scoring.folds, one.config.split_seed + repeat, split)
-                place = {"fold": index, "repeat": repeat}
-                runs += [
-                    PlannedRun(
-                        replace(base, split=fold, seed=seed), {**one.settings, **place},
-                        EVERYTHING, seed,
-                    )
-                    for seed in scoring.seeds
-                ]  # fmt: skip
-        if (twin := known.setdefault(runs[begun].key, one.label)) != one.label:
+    for candidate in candidates:
+        own = _plan_candidate(candidate, scoring)
+        if (twin := known.setdefault(own[0].key, candidate.label)) != candidate.label:
+            document = " (with protocol=document the fold that scores validates)"
             raise ConfigError(
-                f"{one.label}: is trained and scored exactly as {twin}; allowed are settings that "
-                "make a difference" + (
-                    " (with protocol=document the fold that scores validates)"
-                    if scoring.document else "")
-            )  # fmt: skip
+                f"{candidate.label}: is trained and scored exactly as {twin}; allowed are settings "
+                f"that make a difference{document if scoring.document else ''}"
+            )
+        runs += own
+    return runs
+
+
+def _plan_candidate(candidate: Candidate, scoring: Scoring) -> list[PlannedRun]:
+    split = candidate.config.split
+    assert not isinstance(split, Fold)
+    base = replace(candidate.config, split=Archive())
+    if scoring.document:
+        base = replace(base, protocol="document", validation="test")
+    runs = []
+    for repeat in range(scoring.repeats):
+        for index in range(scoring.folds):
+            fold = Fold(index, scoring.folds, candidate.config.split_seed + repeat, split)
+            setting = {**candidate.settings, "fold": index, "repeat": repeat}
+            for seed in scoring.seeds:
+                config = replace(base, split=fold, seed=seed)
+                runs.append(PlannedRun(config, setting, EVERYTHING, seed))
     return runs
 
 
@@ -116,182 +84,176 @@ def search(
     resume: bool = False,
     name: str = "",
     dataset: Dataset | None = None,
-    tell: Tell | None = None,
-) -> SearchResult:
-    """Score every combination of a grid on folds, beside the recipe as it stands.
+    tell: Listener | None = None,
+) -> SearchRecord:
+    """Score every combination of a grid on folds, beside the recipe as it is.
 
     Args:
         config: the recipe, which the others must beat.
         grid: dotted keys of Config to lists of values.
         scoring: how each is scored; 5 folds and the recipe's seed by default.
         max_params: candidates with more parameters are dropped.
-        refit, search_dir, resume, name, tell: as in `search_candidates`.
-        dataset: what `flaxcnn.data.datasets.load_for(config)` gives, if it is there already.
+        refit: train the winner on the whole training split, and test it, once.
+        search_dir: a new folder, or with `resume` that of an earlier start; by default
+            `runs/searches/TIME`.
+        resume: keep the runs that have ended and train the others.
+        name: of the experiment, for the records.
+        dataset: what `flaxcnn.data.datasets.load_for(config)` gives, if it is loaded already.
+        tell: called while the runs train.
+
+    Returns:
+        The record of the search: `summary` (search.json), `rows`, `path`, `to_dict()`, `to_csv()`.
 
     Raises:
-        ConfigError, DataError, WriteError: the plan, or it does not fit the data or the folder.
-        OutOfMemoryError: no candidate fits the memory.
+        ConfigError, DataError, WriteError: the plan is wrong, or does not fit the data or folder.
+        OutOfMemoryError: no candidate fits in memory.
         InterruptedRun: SIGTERM or SIGINT; the runs that had ended are kept.
     """
-    wanted = of_grid(config, grid)
+    proposals = of_grid(config, grid)
     data = load_for(config) if dataset is None else dataset
-    found, dropped = contenders(wanted, data, max_params)
-    return search_candidates(
-        found, dropped, data, scoring or Scoring(seeds=(config.seed,)), incumbent=AS_IT_IS,
-        max_params=max_params,
-        refit=refit, search_dir=search_dir, resume=resume, name=name, tell=tell,
-    )  # fmt: skip
+    candidates = Candidates.of(proposals, data, max_params, incumbent=AS_IT_IS)
+    scoring = scoring or Scoring(seeds=(config.seed,))
+    campaign = campaign_of(scoring, data, search_dir, name=name, resume=resume, listener=tell)
+    return search_candidates(candidates, scoring, campaign, refit)
+
+
+def campaign_of(
+    scoring: Scoring, data: Dataset, search_dir: Path | str | None, *, name: str = "",
+    resume: bool = False, listener: Listener | None = None,
+) -> Campaign:  # fmt: skip
+    """The campaign of a search; by default in `runs/searches/TIME`."""
+    path = Path(search_dir or runs_folder() / "searches" / stamp())
+    return Campaign(
+        data, path, name, resume, scoring.how, scoring.max_memory, listener or Listener()
+    )
 
 
 def search_candidates(
-    found: Sequence[Contender],
-    dropped: Sequence[Dropped],
-    dataset: Dataset,
-    scoring: Scoring,
-    *,
-    incumbent: str | None = None,
-    max_params: int | None = None,
-    refit: bool = True,
-    search_dir: Path | str | None = None,
-    resume: bool = False,
-    name: str = "",
-    tell: Tell | None = None,
-) -> SearchResult:
-    """Train, score and rank the contenders; train the winner once more and test it.
+    candidates: Candidates, scoring: Scoring, campaign: Campaign, refit: bool = True
+) -> SearchRecord:
+    """Train, score and rank the candidates; train the winner once more and test it.
 
     Args:
-        found: of `contenders`.
-        dropped: candidates that are not tried, for the record.
-        dataset: of them all.
+        candidates: the recipes.
         scoring: how each is scored.
-        incumbent: label of the one that the others must beat; None for none.
-        max_params: what the contenders were held to, for the record.
+        campaign: data, folder, and who hears of it.
         refit: train the winner on the whole training split, and test it, once.
-        search_dir: a new folder, or with `resume` that of an earlier start.
-        resume: keep the runs that have ended and do the others.
-        name, tell: of the experiment, for the records; what to say meanwhile.
 
     Raises:
-        ConfigError, DataError, WriteError: the plan, or it does not fit the data or the folder.
-        OutOfMemoryError: no candidate fits the memory; one of several is left out.
+        ConfigError, DataError, WriteError: the plan is wrong, or does not fit the data or folder.
+        OutOfMemoryError: no candidate fits in memory; one of several is skipped.
         InterruptedRun: SIGTERM or SIGINT; the runs that had ended are kept.
     """
     prepare()
-    tell = tell or Tell()
-    planned = plan_search(found, scoring)
-    _say_if_none_is_read_off(found, planned, tell)
-    folder = SearchDirectory(Path(search_dir or runs_folder() / "searches" / stamp()))
-    plan = {
-        "experiment": name, **scoring.to_dict(), "max_params": max_params,
-        "incumbent": incumbent,
-        "candidates": [one.to_dict() for one in found],
-        "dropped": [vars(one) for one in dropped],
-    }  # fmt: skip
-    with folder.take(plan, resume), recorded(folder, len(planned)):
+    planned = plan_search(candidates.tried, scoring)
+    _note_unshared_epochs(candidates.tried, planned, campaign.listener)
+    folder = SearchDirectory(campaign.path)
+    plan = {"experiment": campaign.name, **scoring.to_dict(), **candidates.to_dict()}
+    ended = lambda: f"{len(folder.rows())} of {len(planned)} runs"  # noqa: E731
+    with folder.take(plan, campaign.resume), status_of(folder, ended):
         began = time.perf_counter()
         (folder.path / "search.json").unlink(missing_ok=True)
         with Interrupt() as interrupt:
-            left = carry_out(planned, dataset, folder, name, scoring.how, scoring.max_memory, tell,
-                             interrupt)  # fmt: skip
-        tried, too_large = _fitting(found, left)
+            too_large = campaign.train(planned, folder, interrupt)
+        tried, dropped = _fitting(candidates.tried, too_large)
         planned = plan_search(tried, scoring)
         rows = folder.ordered_rows(run.key for run in planned)
         summary = {
             **plan, "protocol": planned[0].config.protocol, "planned": len(planned),
             "trained": len(longest(planned)),
-            "dropped": [vars(one) for one in (*dropped, *too_large)],
-            **ranking.rank(scores(tried, rows), incumbent, 1 / (scoring.folds - 1)),
+            "dropped": [vars(each) for each in (*candidates.dropped, *dropped)],
+            **rank(scores(tried, rows), candidates.incumbent, scoring.fold_ratio),
         }  # fmt: skip
-        return conclude(folder, summary, rows, tried, dataset if refit else None, tell, began)
+        conclude(campaign, folder, tried, summary, refit)
+        folder.set_status("complete", seconds=time.perf_counter() - began)
+    return read_search(folder.path)
 
 
 def _fitting(
-    found: Sequence[Contender], left: Sequence[TooLarge]
-) -> tuple[list[Contender], list[Dropped]]:
-    """Candidates none of whose runs takes more memory than there is, and the others.
+    candidates: Sequence[Candidate], too_large: Sequence[TooLarge]
+) -> tuple[list[Candidate], list[Dropped]]:
+    """Candidates all of whose runs fit in memory, and the others.
 
     Raises:
         OutOfMemoryError: there are only others.
     """
-    reasons = {_label(one.run.setting): one.reason for one in left}
-    tried = [one for one in found if one.label not in reasons]
+    reasons = {candidate_label(each.run.setting): each.reason for each in too_large}
+    tried = [candidate for candidate in candidates if candidate.label not in reasons]
     if not tried:
-        raise OutOfMemoryError(left[0].reason)
+        raise OutOfMemoryError(too_large[0].reason)
     return tried, [Dropped(name, reason) for name, reason in reasons.items()]
 
 
 def conclude(
-    folder: SearchDirectory, summary: dict[str, Any], rows: list[dict[str, Any]],
-    found: Sequence[Contender], dataset: Dataset | None, tell: Tell, began: float,
-) -> SearchResult:  # fmt: skip
-    """Train and test the winner, unless `dataset` is None, and write the tables.
+    campaign: Campaign,
+    folder: SearchDirectory,
+    candidates: Sequence[Candidate],
+    summary: dict[str, Any],
+    refit: bool,
+) -> None:
+    """Write search.json and the tables; with `refit`, train and test the winner.
 
     Args:
-        folder: of the search.
+        campaign: of the search.
+        folder: opened for writing.
+        candidates: that are ranked.
         summary: the plan and the ranking.
-        rows: of the runs, for the result.
-        found: the candidates that are ranked.
-        dataset: of them all.
-        tell: for warnings.
-        began: `time.perf_counter()` at the start.
+        refit: whether the winner is trained on the whole training split.
     """
-    _write_tables(folder, summary)  # not lost, whatever becomes of the winner
-    if dataset is not None and summary["winner"] is not None:
-        config = next(one.config for one in found if one.label == summary["winner"])
-        own = replace(config, seed=summary["seeds"][0])
-        try:
-            summary["refit"] = _refit(own, dataset, folder.path, summary["experiment"], tell)
-        except DivergedError as error:
-            summary["refit_diverged"] = str(error)
-        _write_tables(folder, summary)
-    folder.set_status("complete", seconds=time.perf_counter() - began)
-    return SearchResult(rows, summary, folder.path)
+    _write_tables(folder, summary)  # so that they exist even if the winner's training fails
+    if not refit or summary["winner"] is None:
+        return
+    winner = next(each.config for each in candidates if each.label == summary["winner"])
+    try:
+        config = replace(winner, seed=summary["seeds"][0])
+        summary = {**summary, "refit": refit_winner(campaign, folder.path, config)}
+    except DivergedError as error:
+        summary = {**summary, "refit_diverged": str(error)}
+    _write_tables(folder, summary)
 
 
-def _write_tables(folder: SearchDirectory, summary: dict[str, Any]) -> None:
-    folder.write_text("candidates.csv", csv_text(ranking.columns(summary["candidates"])))
-    folder.write_text("README.md", ranking.page(summary))
-    folder.write_json("search.json", summary)
+def _write_tables(folder: SearchDirectory, summary: Mapping[str, Any]) -> None:
+    columns = candidate_columns(summary["candidates"])
+    folder.write_text("candidates.csv", csv_text(columns))
+    folder.write_text("README.md", search_readme(summary))
+    folder.write_json("search.json", dict(summary))
 
 
-def _refit(config: Config, dataset: Dataset, path: Path, name: str, tell: Tell) -> dict[str, Any]:
-    """Train the winner as a run of its own -> its summary.json; an earlier winner's is kept."""
-    place = path / REFIT
-    kept = lambda config: path / f"{REFIT}-{config.fingerprint()[:8]}"  # noqa: E731
-    old = RunDirectory(place).config() if (place / "config.json").is_file() else config
+def refit_winner(campaign: Campaign, folder: Path, config: Config) -> dict[str, Any]:
+    """Train the winner as a run of its own -> its summary.json; an earlier winner is kept."""
+    path = folder / REFIT
+    kept = lambda recipe: folder / f"{REFIT}-{recipe.fingerprint()[:8]}"  # noqa: E731
+    old = RunDirectory(path).config() if (path / "config.json").is_file() else config
     if old.fingerprint() != config.fingerprint():
-        place.rename(kept(old))
+        path.rename(kept(old))
         if kept(config).is_dir():  # it had won before
-            kept(config).rename(place)
-    again = (place / "config.json").is_file()
-    return fit(config, dataset, place, name=name, resume=again, on_note=tell.note).summary
+            kept(config).rename(path)
+    resume = (path / "config.json").is_file()
+    note = campaign.listener.note
+    return fit(config, campaign.data, path, name=campaign.name, resume=resume, on_note=note).summary
 
 
-def _say_if_none_is_read_off(
-    found: Sequence[Contender], planned: Sequence[PlannedRun], tell: Tell
+def _note_unshared_epochs(
+    candidates: Sequence[Candidate], planned: Sequence[PlannedRun], listener: Listener
 ) -> None:
-    lengths = {one.config.epochs for one in found}
+    lengths = {candidate.config.epochs for candidate in candidates}
     if len(lengths) > 1 and len(longest(planned)) == len(planned):
-        tell.note(
+        listener.note(
             "epochs: no candidate is the beginning of another (a schedule over all epochs, or "
-            "settings that differ too): each number of epochs is trained on its own"
+            "settings that differ too), so each number of epochs is trained separately"
         )
 
 
-def _label(setting: Mapping[str, Any]) -> str:
-    """The candidate that a run's setting is of."""
-    return name_of({key: value for key, value in setting.items() if key not in PLACES})
-
-
-def scores(found: Sequence[Contender], rows: Sequence[dict[str, Any]]) -> list[ranking.Scored]:
-    """What the runs of each contender scored, by its fold."""
-    scored = {one.label: ranking.Scored(one.label, dict(one.settings), one.params) for one in found}
+def scores(candidates: Sequence[Candidate], rows: Sequence[Mapping[str, Any]]) -> list[Scored]:
+    """What the runs of each candidate scored, by fold."""
+    scored = {each.label: Scored(each.label, dict(each.settings), each.params)
+              for each in candidates}  # fmt: skip
     for row in rows:
-        one = scored[_label(row["setting"])]
+        own = scored[candidate_label(row["setting"])]
         if row["status"] == "diverged":
-            one.diverged += 1
+            own.diverged += 1
             continue
-        place = (row["setting"]["repeat"], row["setting"]["fold"])
-        one.scores.setdefault(place, []).append(row["test_accuracy"])
-        one.seconds.append(row["seconds"])
+        fold = (row["setting"]["repeat"], row["setting"]["fold"])
+        own.scores.setdefault(fold, []).append(row["test_accuracy"])
+        own.seconds.append(row["seconds"])
     return list(scored.values())

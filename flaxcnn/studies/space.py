@@ -15,18 +15,18 @@ from flaxcnn.recipe.fields import names
 from flaxcnn.recipe.settings import read_table
 from flaxcnn.studies.plan import SAME_DATA, SEED_KEYS, with_setting
 
-SIGNIFICANT = 4  # digits of a drawn number: more make no difference to a training, and none to read
+SIGNIFICANT = 4  # digits of a drawn number: more make no difference to a training
 FIELDS = ("choices", "low", "high", "step", "log")
 
 
 @dataclass(frozen=True)
 class Choices:
-    """One of these."""
+    """A list of values to choose from."""
 
     values: tuple[Any, ...]
 
     def ends(self) -> tuple[Any, ...]:
-        """All of them."""
+        """All values."""
         return self.values
 
     def to_dict(self) -> dict[str, Any]:
@@ -36,9 +36,9 @@ class Choices:
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, both included; integers where both are.
+    """Numbers from `low` to `high`, both included; integers if both are.
 
-    `step` is their distance from one another; `log` draws evenly over magnitudes.
+    `step` is the distance between them; `log` draws evenly over magnitudes.
     """
 
     low: float
@@ -56,13 +56,13 @@ class Range:
         return self.low, self.high
 
     def rounded(self, number: float) -> float:
-        """A drawn number as it is used, still within the range."""
+        """A drawn number rounded to what is used, still within the range."""
         if self.whole:
             return int(number)
         return min(max(float(f"{number:.{SIGNIFICANT}g}"), self.low), self.high)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, without what was not said."""
+        """Plain values, without defaults."""
         step = {} if self.step is None else {"step": self.step}
         return {"low": self.low, "high": self.high, **step, **({"log": True} if self.log else {})}
 
@@ -81,7 +81,7 @@ def read_space(path: Path) -> dict[str, Axis]:
         high = 0.99
 
     Raises:
-        ConfigError: the file is missing, not valid, or says something else.
+        ConfigError: the file is missing or not valid, or a setting has no choices or range.
     """
     return parse_space(read_table(path, "--space"))
 
@@ -92,17 +92,17 @@ def parse_space(plain: Mapping[str, Any]) -> dict[str, Axis]:
     Raises:
         ConfigError: a setting with neither, or ends that do not make a range.
     """
-    found: dict[str, Axis] = {}
+    axes: dict[str, Axis] = {}
     for key, value in plain.items():
         if isinstance(value, Choices | Range):
-            found[key] = value
+            axes[key] = value
         elif not isinstance(value, Mapping):
-            found[key] = _choices(key, value)
+            axes[key] = _choices(key, value)
         elif value.keys() & set(FIELDS) or not value:
-            found[key] = _axis(key, value)
+            axes[key] = _axis(key, value)
         else:
-            found.update(parse_space({f"{key}.{name}": item for name, item in value.items()}))
-    return found
+            axes.update(parse_space({f"{key}.{name}": item for name, item in value.items()}))
+    return axes
 
 
 def _choices(key: str, values: Any) -> Choices:
@@ -137,11 +137,11 @@ def _axis(key: str, value: Mapping[str, Any]) -> Axis:
         raise ConfigError(f"space.{key}.log: got {log!r}; allowed is true or false")
     if log and (low <= 0 or step is not None):
         raise ConfigError(f"space.{key}: log = true needs low above 0 and no step")
-    found = Range(low, high, step, log)
-    if step is not None and (step <= 0 or (found.whole and not isinstance(step, int))):
-        kind = "an integer of 1 or more" if found.whole else "a number above 0"
+    axis = Range(low, high, step, log)
+    if step is not None and (step <= 0 or (axis.whole and not isinstance(step, int))):
+        kind = "an integer of 1 or more" if axis.whole else "a number above 0"
         raise ConfigError(f"space.{key}.step: got {step}; allowed is {kind}")
-    return found
+    return axis
 
 
 def _number(name: str, value: Any) -> float:
@@ -153,10 +153,10 @@ def _number(name: str, value: Any) -> float:
 
 
 def check_space(space: Space, base: Config) -> None:
-    """Every setting exists and takes its ends, with one kind of optimizer at least.
+    """Check that each setting exists and accepts its ends, with at least one kind of optimizer.
 
     Raises:
-        ConfigError: the first that does not, or there is none.
+        ConfigError: one does not, or the space is empty.
     """
     if not space:
         raise ConfigError(
@@ -166,7 +166,7 @@ def check_space(space: Space, base: Config) -> None:
     kinds = space["optimizer"].ends() if "optimizer" in space else ()
     for key, axis in space.items():
         if key in SEED_KEYS:
-            raise ConfigError(f"space.{key}: seeds are what --seeds is for")
+            raise ConfigError(f"space.{key}: set seeds with --seeds")
         if key.partition(".")[0] in names(Config, SAME_DATA):
             raise ConfigError(
                 f"space.{key}: cannot be drawn, since all recipes must see the same rows; allowed "

@@ -18,12 +18,12 @@ import numpy as np
 from scipy import stats
 
 from flaxcnn.errors import ConfigError
+from flaxcnn.records.intervals import LEVEL, wilson
 
 Sample: TypeAlias = Sequence[float] | Mapping[Any, float] | np.ndarray
 Interval: TypeAlias = tuple[float, float]
 
 # The usual level of intervals. The names of the fields below do not repeat it.
-LEVEL = 0.95
 # The metrics of a run's row, and whether larger is better.
 METRICS = {
     "test_accuracy": True, "val_accuracy": True, "train_accuracy": True,
@@ -121,7 +121,7 @@ def check_count(value: int, name: str, most: int | None = None) -> None:
 
 @dataclass(frozen=True)
 class Summary:
-    """What one sample says; `reasons` says why a field is None."""
+    """Figures of one sample; `reasons` explains each field that is None."""
 
     n: int
     mean: float
@@ -214,7 +214,7 @@ class BinomialFloor:
 def binomial_floor(accuracy: float, test_rows: int) -> BinomialFloor:
     """Standard error sqrt(p (1 - p) / n) of accuracy p on n rows, and Wilson's interval (1927).
 
-    Two accuracies closer than this cannot be told from another draw of the test rows. More seeds
+    Two accuracies closer than this may differ by the choice of the test rows alone. More seeds
     do not help: they all see the same rows. At p = 0 or 1 the standard error is 0 by its formula,
     and the interval still has its width.
 
@@ -226,11 +226,7 @@ def binomial_floor(accuracy: float, test_rows: int) -> BinomialFloor:
     check_count(test_rows, "test_rows")
     p, n = float(accuracy), int(test_rows)
     # By formula, since scipy's takes whole numbers of hits and p may be a mean over seeds.
-    z2 = float(stats.norm.ppf((1 + LEVEL) / 2)) ** 2
-    middle = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = math.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n**2))) / (1 + z2 / n)
-    interval = (max(0.0, middle - half), min(1.0, middle + half))
-    return BinomialFloor(math.sqrt(p * (1 - p) / n), interval)
+    return BinomialFloor(math.sqrt(p * (1 - p) / n), wilson(p, n))
 
 
 def expected_best_of(values: Sample, n: int, unbiased: bool = True) -> float:

@@ -23,11 +23,11 @@ def aggregate(rows: Sequence[dict[str, Any]], planned: Sequence[PlannedRun]) -> 
     settings: dict[str, list[PlannedRun]] = {}
     for run in planned:
         settings.setdefault(run.label, []).append(run)
-    found = []
+    figures = []
     for name, runs in settings.items():
         ended = [by_key[run.key] for run in runs if run.key in by_key]
         complete = [row for row in ended if row["status"] == "complete"]
-        found.append({
+        figures.append({
             "label": name, "setting": dict(runs[0].setting), "vary": runs[0].vary,
             "runs": len(runs), "complete": len(complete),
             "diverged": [row["seed"] for row in ended if row["status"] == "diverged"],
@@ -40,8 +40,8 @@ def aggregate(rows: Sequence[dict[str, Any]], planned: Sequence[PlannedRun]) -> 
         })  # fmt: skip
     return {
         "planned": len(planned),
-        "complete": sum(s["complete"] for s in found),
-        "settings": found,
+        "complete": sum(s["complete"] for s in figures),
+        "settings": figures,
         "variance": _variance(planned, by_key),
     }
 

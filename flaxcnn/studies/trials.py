@@ -1,224 +1,239 @@
-"""One trial after another: a recipe that Optuna draws, scored on all folds or given up early.
+"""One trial after another: a recipe that Optuna draws, scored on all folds or pruned early.
 
-What Optuna knows lies in `optuna.log` (optuna-dashboard reads it), and each trial's rows in a
-folder of its own, so that several processes can work on one search, and a trial that a kill cut
-short is taken up again where it was.
+Optuna's journal is `optuna.log` (optuna-dashboard reads it), and each trial's rows are in a folder
+of its own, so that several processes can work on one search, and a trial that a kill cut short goes
+on where it was.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from flaxcnn.data.arrays import Dataset
 from flaxcnn.engine.interrupt import Interrupt
-from flaxcnn.engine.resident import ResidentJob
-from flaxcnn.errors import ConfigError, InterruptedRun, OutOfMemoryError, WriteError
+from flaxcnn.errors import ConfigError, OutOfMemoryError, WriteError
+from flaxcnn.records.format import candidate_label
 from flaxcnn.records.search import SampledDirectory, TrialDirectory
-from flaxcnn.studies.candidates import Contender, contender, name_of
+from flaxcnn.studies.campaign import Campaign
+from flaxcnn.studies.candidates import Candidate, Dropped, make_candidate
 from flaxcnn.studies.plan import PlannedRun, Scoring, with_setting
-from flaxcnn.studies.runs import Watch
-from flaxcnn.studies.samplers import Sampling
+from flaxcnn.studies.runs import JobPool
+from flaxcnn.studies.samplers import Sampling, open_study
 from flaxcnn.studies.search import plan_search, scores
-from flaxcnn.studies.study import Tell, carry_out
 
-Say = Callable[[str], None]
-GIVEN_UP = "given up"  # how such a reason begins, where others did better
+INCUMBENT = "incumbent"  # folder of the recipe as it is
+GIVEN_UP = "given up"  # how the reason of a pruned trial begins, in records too
 REASON = "reason"  # kept with a trial: why it has no score of its own
 FINGERPRINT = "fingerprint"  # and that of its recipe
 
 
 class Pruned(Exception):
-    """Others did better by then."""
+    """Other trials did better at this point."""
 
 
-@dataclass
-class Work:
-    """What one process does of a search, trial by trial."""
+class Trials:
+    """The trials of a search, as one of its processes carries them out.
 
-    hand_made: Contender
-    sampling: Sampling
-    scoring: Scoring
-    max_params: int | None
-    data: Dataset
-    folder: SampledDirectory
-    name: str  # of the experiment
-    study: Any  # Optuna's
-    longest: int  # epochs of a run
-    tell: Tell
-    say: Say
-    jobs: list[ResidentJob] = field(default_factory=list)  # of the trial before, for its programs
+    Args:
+        incumbent: the recipe as it is, which drawn ones must beat.
+        sampling: what is drawn, and how.
+        scoring: how each recipe is scored.
+        max_params: a recipe with more parameters is drawn but not trained.
+        campaign: data, folder, and who hears of it.
+        folder: of the search.
+    """
 
-    def planned(self, one: Contender) -> list[PlannedRun]:
+    def __init__(
+        self,
+        incumbent: Candidate,
+        sampling: Sampling,
+        scoring: Scoring,
+        max_params: int | None,
+        campaign: Campaign,
+        folder: SampledDirectory,
+    ):
+        self.incumbent, self.sampling, self.scoring = incumbent, sampling, scoring
+        self.max_params, self.campaign, self.folder = max_params, campaign, folder
+        epochs = sampling.space["epochs"].ends() if "epochs" in sampling.space else ()
+        self.longest = max([incumbent.config.epochs, *epochs])  # epochs that a run can have
+        runs = len(self.planned(incumbent))
+        self.study = open_study(folder.path, sampling, self.longest, runs)  # Optuna's
+        self.pool = JobPool(campaign.data)  # kept from trial to trial
+
+    def planned(self, candidate: Candidate) -> list[PlannedRun]:
         """The runs of a recipe."""
-        return plan_search([one], self.scoring)
+        return plan_search([candidate], self.scoring)
 
-    def keys(self, one: Contender) -> list[str]:
-        """The keys of its runs."""
-        return [run.key for run in self.planned(one)]
+    def ended(self) -> str:
+        """How many have ended, in words."""
+        count = sum(trial.state.is_finished() for trial in self.all())
+        return f"{count} of {self.sampling.trials} trials"
 
-    @contextlib.contextmanager
-    def recorded(self) -> Iterator[None]:
-        """What ends the work inside is the folder's status."""
-        try:
-            yield
-        except InterruptedRun as error:
-            self.folder.set_status("interrupted", reason=str(error))
-            ended = sum(trial.state.is_finished() for trial in self._trials())
-            raise InterruptedRun(
-                error.signal, f"{ended} of {self.sampling.trials} trials have ended and are kept; "
-                "the same command with --resume does the others", error.exit_code,
-            ) from None  # fmt: skip
-        except Exception as error:
-            self.folder.set_status("failed", reason=f"{type(error).__name__}: {error}")
-            raise
+    def all(self) -> list[Any]:
+        """Optuna's trials, in the order in which they were drawn."""
+        trials: list[Any] = self.study.get_trials(deepcopy=False)
+        return trials
+
+    # -- carried out -----------------------------------------------------------------------------
 
     def score_incumbent(self, interrupt: Interrupt) -> None:
-        """Train the recipe as it stands on all folds, unless another process does."""
+        """Train the recipe as it is on all folds, unless another process does."""
         try:
-            own = self._take("incumbent", {})
+            own = self._take(INCUMBENT, {})
         except WriteError:
             return
         with own:
-            self._train(self.planned(self.hand_made), own, interrupt)
+            self._train(self.planned(self.incumbent), own, interrupt, self.campaign)
 
-    def next_trial(self) -> tuple[Any, TrialDirectory] | None:
-        """One that a kill cut short, or a new one, its folder taken; None: there are enough."""
+    def next(self) -> tuple[Any, TrialDirectory] | None:
+        """A trial that a kill cut short, or a new one, its folder taken; None: there are enough."""
         from optuna.trial import Trial, TrialState
 
         with self.folder.exclusive():
-            for left in self._trials():
+            for left in self.all():
                 if left.state.is_finished():
                     continue
-                if left.params.keys() != self.sampling.space.keys():  # killed while it was drawn
+                if not self._is_drawn(left):
                     self.study.tell(left.number, state=TrialState.FAIL)
                     continue
                 with contextlib.suppress(WriteError):  # another process is at work on it
                     own = self._take_trial(left)
-                    if not self._trials()[left.number].state.is_finished():
+                    if not self.all()[left.number].state.is_finished():
                         return Trial(self.study, left._trial_id), own
-                    with own:  # it has ended meanwhile
-                        pass
-            drawn = [one for one in self._trials() if one.state != TrialState.FAIL]
+                    own.close()  # it has ended meanwhile
+            drawn = [trial for trial in self.all() if trial.state != TrialState.FAIL]
             if len(drawn) >= self.sampling.trials:
                 return None
-            self.study.sampler = self.sampling.seeded(self.scoring.seeds[0], len(drawn))
+            seed = self.scoring.seeds[0]
+            self.study.sampler = self.sampling.seeded(seed, len(drawn))
             trial = self.study.ask(self.sampling.distributions())
             return trial, self._take_trial(trial)
 
     def carry_out(self, trial: Any, own: TrialDirectory, interrupt: Interrupt) -> None:
-        """Score a trial and tell Optuna; its folder is given back."""
+        """Score a trial and report it to Optuna; its folder is closed."""
         from optuna.trial import TrialState
 
-        settings = self.sampling.settings(trial.params)
         score, reason = None, ""
         with own:
             try:
-                one = self._contender(settings)
-                if twin := self._twin(trial, one):
-                    score, reason = twin[1], f"is the same recipe as {twin[0]}"
-                else:
-                    planned = self.planned(one)
-                    watch = Watcher(trial, planned, own, self.longest)
-                    self._train(planned, own, interrupt, watch)
-                    score = self._score(one, own.path.name)
-                    reason = "" if score is not None else "a run diverged"
+                score, reason = self._scored(trial, own, interrupt)
             except (ConfigError, OutOfMemoryError, Pruned) as error:
                 reason = str(error)
             if reason:
                 trial.set_user_attr(REASON, reason)
                 own.set_status("pruned", reason=reason)
-            pruned = TrialState.PRUNED
-            self.study.tell(trial, score, state=pruned if score is None else None)
+            self.study.tell(trial, score, state=TrialState.PRUNED if score is None else None)
+        label = candidate_label(self.sampling.settings(trial.params))
         shown = "not scored" if score is None else f"{score:.4f}"
-        self.say(f"trial {trial.number:>3}  {name_of(settings)}  {shown}"
-                 + (f": {reason}" if reason else ""))  # fmt: skip
+        self.campaign.listener.trial(
+            f"trial {trial.number:>3}  {label}  {shown}" + (f": {reason}" if reason else "")
+        )
 
-    def found(self) -> tuple[list[Contender], list[dict[str, str]], list[dict[str, Any]]] | None:
-        """Recipes that were scored, those that were not with why, and the runs of the former.
+    def _scored(
+        self, trial: Any, own: TrialDirectory, interrupt: Interrupt
+    ) -> tuple[float | None, str]:
+        """(score, why it is not its own, or is missing)."""
+        candidate = self._candidate(self.sampling.settings(trial.params))
+        if twin := self._twin(trial, candidate):
+            return twin[1], f"is the same recipe as {twin[0]}"
+        planned = self.planned(candidate)
+        report = Pruning(trial, planned, own, self.longest)
+        listener = replace(self.campaign.listener, epoch=report)
+        self._train(planned, own, interrupt, replace(self.campaign, listener=listener))
+        score = self._score(candidate, own.path.name)
+        return score, "" if score is not None else "a run diverged"
 
-        None where a process is still at work.
+    def _train(
+        self,
+        planned: Sequence[PlannedRun],
+        own: TrialDirectory,
+        interrupt: Interrupt,
+        campaign: Campaign,
+    ) -> None:
+        # When a trial is pruned must not depend on which of its runs is ahead.
+        in_turn = self.sampling.pruner != "none"
+        campaign.train(planned, own, interrupt, pool=self.pool, in_turn=in_turn, all_or_none=True)
+        own.set_status("complete")
+
+    # -- what is known of them -------------------------------------------------------------------
+
+    def outcome(self) -> tuple[list[Candidate], list[Dropped], list[dict[str, Any]]] | None:
+        """Recipes that were scored, those that were not, and the runs of the former.
+
+        None while a process is still at work.
         """
-        rows = self.folder.trial("incumbent").complete_rows(self.keys(self.hand_made))
-        if rows is None or not all(trial.state.is_finished() for trial in self._trials()):
+        incumbent = self.incumbent
+        rows = self._rows(INCUMBENT, incumbent)
+        if rows is None or not all(trial.state.is_finished() for trial in self.all()):
             return None
-        tried, dropped = [self.hand_made], []
-        for trial in self._trials():
-            if trial.params.keys() != self.sampling.space.keys():
-                continue
+        tried, dropped = [incumbent], []
+        for trial in filter(self._is_drawn, self.all()):
             settings = self.sampling.settings(trial.params)
-            more = None
+            own = None
             with contextlib.suppress(ConfigError):
-                one = self._contender(settings)
-                more = self.folder.trial(f"{trial.number:04d}").complete_rows(self.keys(one))
-            if more is None or any(other.label == one.label for other in tried):
+                candidate = self._candidate(settings)
+                own = self._rows(f"{trial.number:04d}", candidate)
+            if own is None or any(other.label == candidate.label for other in tried):
                 reason = trial.user_attrs.get(REASON, "is the same recipe as another trial's")
-                dropped.append({"label": name_of(settings), "reason": reason})
+                dropped.append(Dropped(candidate_label(settings), reason))
             else:
-                tried.append(one)
-                rows = rows + more
+                tried.append(candidate)
+                rows = rows + own
         return tried, dropped, rows
 
-    def _trials(self) -> list[Any]:
-        found: list[Any] = self.study.get_trials(deepcopy=False)
-        return found
+    def _is_drawn(self, trial: Any) -> bool:
+        """Whether every parameter was drawn: a kill may come in between."""
+        return bool(trial.params.keys() == self.sampling.space.keys())
 
-    def _contender(self, settings: dict[str, Any]) -> Contender:
-        """ConfigError where it cannot be built, or is too large."""
-        config = with_setting(self.hand_made.config, settings)
-        return contender(settings, config, self.data, self.max_params)
+    def _candidate(self, settings: dict[str, Any]) -> Candidate:
+        """ConfigError if it cannot be built, or is too large."""
+        config = with_setting(self.incumbent.config, settings)
+        return make_candidate(settings, config, self.campaign.data, self.max_params)
 
     def _take_trial(self, trial: Any) -> TrialDirectory:
-        settings = self.sampling.settings(trial.params)
-        return self._take(f"{trial.number:04d}", settings)
+        return self._take(f"{trial.number:04d}", self.sampling.settings(trial.params))
 
-    def _take(self, place: str, settings: Mapping[str, Any]) -> TrialDirectory:
-        """WriteError where another process has it."""
-        return self.folder.trial(place).take({"trial": place, "settings": settings}, resume=True)
+    def _take(self, name: str, settings: Mapping[str, Any]) -> TrialDirectory:
+        """WriteError if another process has it."""
+        plan = {"trial": name, "settings": dict(settings)}
+        return self.folder.trial(name).take(plan, resume=True)
 
-    def _twin(self, trial: Any, one: Contender) -> tuple[str, float | None] | None:
+    def _twin(self, trial: Any, candidate: Candidate) -> tuple[str, float | None] | None:
         """An earlier recipe that is the same, and its score; None: it is a new one."""
-        own = one.config.fingerprint()
+        own, incumbent = candidate.config.fingerprint(), self.incumbent
         trial.set_user_attr(FINGERPRINT, own)
-        if own == self.hand_made.config.fingerprint():
-            return "the recipe as it stands", self._score(self.hand_made, "incumbent")
-        for other in self._trials()[: trial.number]:
+        if own == incumbent.config.fingerprint():
+            return "the recipe as it stands", self._score(incumbent, INCUMBENT)
+        for other in self.all()[: trial.number]:
             if other.user_attrs.get(FINGERPRINT) == own:
-                # Of one that was given up, Optuna has the value at that time.
+                # Of a pruned trial, Optuna has the value at that time.
                 scored = other.state.name == "COMPLETE"
                 return f"trial {other.number}", other.value if scored else None
         return None
 
-    def _score(self, one: Contender, place: str) -> float | None:
+    def _rows(self, name: str, candidate: Candidate) -> list[dict[str, Any]] | None:
+        """The rows of a trial; None if a run has not ended."""
+        keys = [run.key for run in self.planned(candidate)]
+        return self.folder.trial(name).complete_rows(keys)
+
+    def _score(self, candidate: Candidate, name: str) -> float | None:
         """Mean over folds of a recipe all of whose runs have ended well; None for another."""
-        rows = self.folder.trial(place).complete_rows(self.keys(one))
+        rows = self._rows(name, candidate)
         if rows is None or any(row["status"] == "diverged" for row in rows):
             return None
-        (scored,) = scores([one], rows)
+        (scored,) = scores([candidate], rows)
         return float(np.mean(list(scored.by_fold().values())))
 
-    def _train(
-        self, planned: Sequence[PlannedRun], own: TrialDirectory, interrupt: Interrupt,
-        watch: Watch = lambda run, metrics: None,
-    ) -> None:  # fmt: skip
-        carry_out(
-            planned, self.data, own, self.name, self.scoring.how, self.scoring.max_memory,
-            self.tell, interrupt, self.jobs, watch,
-            # What a trial is given up by must not depend on which of its runs is ahead.
-            in_turn=self.sampling.pruner != "none", all_or_none=True,
-        )  # fmt: skip
-        own.set_status("complete")
 
+class Pruning:
+    """Reports a trial's epochs to Optuna, and prunes it if Optuna says so.
 
-class Watcher:
-    """Tells Optuna of a trial's epochs, and gives it up where Optuna says so.
-
-    What is told is the mean over the runs begun of the best validation accuracy so far, on rows
+    What is reported is the mean over the runs begun of the best validation accuracy so far, on rows
     held out of the training folds; runs are counted one after the other, each as long as the
     longest, so that a step means the same in every trial.
     """
@@ -226,10 +241,10 @@ class Watcher:
     def __init__(self, trial: Any, planned: Sequence[PlannedRun], own: TrialDirectory,
                  longest: int):  # fmt: skip
         self.trial, self.longest = trial, longest
-        self.place = {run.key: number for number, run in enumerate(planned)}
+        self.position = {run.key: number for number, run in enumerate(planned)}
         self.last = (len(planned) - 1) * longest + planned[-1].config.epochs
         known = trial.study.get_trials(deepcopy=False)[trial.number]
-        self.told = set(known.intermediate_values)  # before it was cut short
+        self.reported = set(known.intermediate_values)  # before it was cut short
         self.best: dict[str, float] = {}
         for line in own.lines("epochs.jsonl"):
             self._note(line["run"], line)
@@ -240,16 +255,21 @@ class Watcher:
             self.best[key] = max(value, self.best.get(key, 0.0))
 
     def __call__(self, run: PlannedRun, metrics: dict[str, Any]) -> None:
-        """Pruned where it is to be given up."""
+        """An epoch of a run has ended.
+
+        Raises:
+            Pruned: other trials did better at this point.
+        """
         self._note(run.key, metrics)
         if not self.best:  # no rows are held out
             return
-        step = self.place[run.key] * self.longest + metrics["epoch"]
-        if step not in self.told:
+        position = self.position[run.key]
+        step = position * self.longest + metrics["epoch"]
+        if step not in self.reported:
             self.trial.report(float(np.mean(list(self.best.values()))), step)
-            self.told.add(step)
+            self.reported.add(step)
         if step < self.last and self.trial.should_prune():
             raise Pruned(
-                f"{GIVEN_UP} in epoch {metrics['epoch']} of run {self.place[run.key] + 1} of "
-                f"{len(self.place)}"
+                f"{GIVEN_UP} in epoch {metrics['epoch']} of run {position + 1} of "
+                f"{len(self.position)}"
             )

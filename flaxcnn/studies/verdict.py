@@ -47,7 +47,7 @@ MAX_CORRECTION = 1e6
 
 @dataclass(frozen=True)
 class SeedsNeeded:
-    """Seeds a side (pairs, where paired); None with the reason where no number will do."""
+    """Seeds a side (pairs, where paired); None with the reason if no number is enough."""
 
     seeds: int | None
     power: float | None  # with that many
@@ -137,7 +137,7 @@ Word: TypeAlias = Literal["better", "worse", "equivalent", "not shown"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What may be said of a against b, and by what."""
+    """The verdict on a against b, and what it rests on."""
 
     verdict: Word
     reason: str

@@ -1,4 +1,4 @@
-"""How many runs side by side: measured on a few steps, within the memory there is."""
+"""How many runs to train side by side: measured on a few steps, within the free memory."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from flaxcnn.studies.plan import How
 
 STEPS = 8  # of a trial
 TRIALS = 3
-# Another width has to be this much faster for the time it takes to compile it.
+# Another width must be this much faster to be worth compiling.
 GAIN = 0.95
-# A trial takes seconds, most of them to compile: a study that is over sooner has nothing to win.
+# A trial takes seconds, mostly to compile, so a study that is over sooner gains nothing by it.
 LEAST_SECONDS = 30.0
-HOPELESS = 1.5  # times slower than what is to be beaten, in the first round: no second one
+HOPELESS = 1.5  # times slower than the best in the first round: no second round
 MEMORY_PART = 0.5  # of what is free, for the arrays of runs
 
 
@@ -43,31 +43,31 @@ def free_memory() -> int:
     if stats:
         free = stats["bytes_limit"] - stats["bytes_in_use"]
         return int(free * MEMORY_PART) * len(jax.local_devices())
-    try:  # what the cache of files gives back counts as free; only Linux tells
-        found = re.search(r"^MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text(), re.M)
+    try:  # the file cache counts as free; only Linux reports it
+        match = re.search(r"^MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text(), re.M)
     except OSError:
-        found = None
+        match = None
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return int((int(found[1]) * 1024 if found else pages) * MEMORY_PART)
+    return int((int(match[1]) * 1024 if match else pages) * MEMORY_PART)
 
 
 def choose_width(group: Group, jobs: list[ResidentJob], how: How, max_memory: int | None) -> int:
     """Runs side by side in each of the group's jobs.
 
-    "map": one. "vmap": as many as there are and fit. "auto": 1, 2, 4, ... as long as a run gets
-    cheaper, by the time of a few steps on all devices at once; one in a study that is short.
+    "map": one. "vmap": all of them, or as many as fit. "auto": 1, 2, 4, ... as long as the time per
+    run falls, measured on a few steps on all devices at once; one in a short study.
 
     Raises:
         ConfigError: not even one run fits `max_memory` (bytes).
     """
     memory = free_memory() if max_memory is None else max_memory
     if how == "map" and max_memory is None:
-        return 1  # as much as `flaxcnn train` takes, and that asks no one
+        return 1  # no more than `flaxcnn train` takes, which does not check either
     most = -(-max(map(len, group.by_rows())) // len(jobs))
     devices = len(jobs) * jobs[0].plan.sharding.devices
     if max_memory is not None and (needed := _bytes(jobs[0], 1) * devices) > max_memory:
         if math.isinf(needed):
-            return 1  # the runs will say so, one by one
+            return 1  # the runs will report it, one by one
         raise ConfigError(
             f"max-memory: got {max_memory} bytes, but one run on each device takes {needed}; "
             "allowed is more, or a smaller batch_size"
@@ -96,7 +96,7 @@ def choose_width(group: Group, jobs: list[ResidentJob], how: How, max_memory: in
 
 
 def alike(group: Group, dataset: Dataset) -> Hashable:
-    """Equal for groups that do well with the same width: to measure it takes a compilation.
+    """Equal for groups that share a width, so that it is measured, and compiled for, once.
 
     They have as many runs of networks of the same shapes; another activation or optimizer makes
     little difference to what a run leaves idle.
@@ -109,17 +109,17 @@ def alike(group: Group, dataset: Dataset) -> Hashable:
 
 
 def _widths(most: int) -> Iterator[int]:
-    """2, 4, 8, ... and at last `most` itself."""
+    """2, 4, 8, ... and finally `most` itself."""
     powers = itertools.takewhile(lambda width: width < most, (2**n for n in itertools.count(1)))
     return itertools.chain(powers, [most])
 
 
 def _short(job: ResidentJob) -> ResidentJob:
-    """The job with a few batches for training rows."""
+    """The job with training rows for a few batches."""
     rows = job.rows.train[: STEPS * job.plan.batch_size]
     steps = steps_per_epoch(len(rows), job.plan.batch_size, job.plan.drop_last)
     plan = dataclasses.replace(job.plan, train_rows=len(rows), steps_per_epoch=steps)
-    # Programs of its own: of a job, they are told apart by the number of rows alone.
+    # With its own programs: those of a job are keyed by the number of rows alone.
     return dataclasses.replace(
         job, plan=plan, rows=dataclasses.replace(job.rows, train=rows), programs=ProgramCache()
     )
@@ -134,25 +134,25 @@ def _stack(job: ResidentJob, width: int) -> tuple[ResidentJob, TrainState]:
 
 
 def _bytes(job: ResidentJob, width: int) -> float:
-    """What `width` runs of one device take beyond the data: states, gradients, activations.
+    """Bytes of `width` runs on one device beyond the data: states, gradients, activations.
 
-    Infinite where their states alone are too large.
+    Infinite if the states alone do not fit.
     """
     try:
         with enough_memory():
             stack, state = _stack(job, width)
-            found = stack.train_program(state).memory_analysis()
+            memory = stack.train_program(state).memory_analysis()
     except OutOfMemoryError:
         return math.inf
     own = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-    working = found.temp_size_in_bytes if found else 0  # some backends do not say
-    return working + 2 * own  # the kept weights beside the present ones
+    working = memory.temp_size_in_bytes if memory else 0  # some backends do not report it
+    return working + 2 * own  # the kept weights beside the current ones
 
 
 def _seconds_of_a_run(jobs: list[ResidentJob], width: int, to_beat: float = math.inf) -> float:
-    """Of the fastest of a few trials on all devices at once, by run; the first may end it.
+    """Seconds per run of the fastest of a few trials on all devices at once.
 
-    Infinite where the memory is too small.
+    Infinite if it does not fit in memory; after a hopeless first trial there is no second.
     """
 
     def trial(job: ResidentJob) -> float:

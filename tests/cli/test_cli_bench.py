@@ -82,8 +82,8 @@ def test_a_table_and_a_file(flaxcnn, home):
     assert lines[2].startswith("peak bf16: ")
     assert lines[3] == "results out.json"
     assert done.err.splitlines() == [
-        "warning: --batch-sizes is for training; evaluation has a batch size of its own",
-        "warning: bf16: a CPU computes bfloat16 by way of float32 and gains nothing from it",
+        "warning: --batch-sizes applies to training only; evaluation has its own batch size",
+        "warning: bf16: a CPU emulates bfloat16 in float32 and gains nothing from it",
     ]
 
 
@@ -143,12 +143,14 @@ def test_a_failed_case_is_a_row_and_exit_1(flaxcnn, home, monkeypatch):
         (["--seconds", "nan"], "--seconds must be a finite number above 0 (got nan)"),
         (["--mode", "trian"], "--mode takes train, eval, separated by commas (got 'trian'); "
                               "did you mean 'train'?"),
-        (["--dtype", "f32,fb16"], "--dtype takes f32, tf32, bf16, separated by commas (got 'fb16'); "
-                                  "did you mean 'bf16'?"),
-        (["--dtype", "float64"], "separated by commas (got 'float64')"),
+        (["--dtype", "f32,fb16"], "--dtype takes f32, tf32, bf16, separated by commas (got "
+                                  "'fb16'); did you mean 'bf16'?"),
+        (["--dtype", "float64"], "--dtype takes f32, tf32, bf16, separated by commas (got "
+                                 "'float64')"),
         (["--batch-sizes", "64,-1"], "--batch-sizes takes integers of at least 1, separated by "
                                      "commas (got '-1')"),
-        (["--batch-sizes", ""], "separated by commas (got '')"),
+        (["--batch-sizes", ""], "--batch-sizes takes integers of at least 1, separated by "
+                                "commas (got '')"),
         (["--batch-sizes", "64,2000"], "--batch-sizes must be at most 1437, the training rows of "
                                        "digits (got 2000)"),
         (["digits/quikstart"], "unknown experiment 'digits/quikstart', see `flaxcnn experiments "

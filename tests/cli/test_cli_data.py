@@ -44,7 +44,8 @@ def test_what_needs_no_preparation_is_read_as_a_check(flaxcnn, npz, name):
     assert verified.err == ""
     assert verified.json["ok"] is True
     assert len(verified.json["digest"]) == 64
-    assert f"{name}: sound, digest {verified.json['digest']}" in flaxcnn("data", "verify", name).out
+    shown = flaxcnn("data", "verify", name).out
+    assert f"{name}: intact, digest {verified.json['digest']}" in shown
     assert f"{name} is ready in " in flaxcnn("data", "prepare", name).out
 
 

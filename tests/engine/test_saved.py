@@ -66,7 +66,7 @@ def test_a_run_that_was_moved_still_opens(trained, copy_of, monkeypatch):
     monkeypatch.chdir(run.parent)
     opened = open_run((run.parent / run.name).relative_to(run.parent))
     assert opened.summary == trained.summary
-    assert opened.config == TINY
+    assert opened.recipe == TINY
 
 
 def test_a_damaged_kept_checkpoint_is_refused(trained, copy_of):

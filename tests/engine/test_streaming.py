@@ -100,7 +100,7 @@ def test_a_killed_worker_ends_the_run_and_the_run_resumes(tmp_path, pictures):
             os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
 
     path = tmp_path / "killed"
-    with pytest.raises(ReaderError, match="workers: one of 2 processes"):
+    with pytest.raises(ReaderError, match="one of 2 processes"):
         run(path, recipe, on_epoch=kill)
     assert json.loads((path / "status.json").read_text())["status"] == "failed"
     assert not multiprocessing.active_children()

@@ -111,7 +111,8 @@ def study(path, seeds=8, grid=None, diverged=(), epochs=6):
         if one.seed in diverged:
             rows.append({**identity, "status": "diverged", "experiment": NAME,
                          "reason": "epoch 2: train_loss is nan; lower learning_rate",
-                         "protocol": "honest", "epochs_run": 2, "fingerprint": "f"})  # fmt: skip
+                         "protocol": "honest", "epochs_run": 2, "fingerprint": "f",
+                         "data_digest": digits().digest, "split_digest": "s" * 64})  # fmt: skip
             continue
         accuracy = float(0.97 + draws.integers(0, 8) / 360)
         rows.append({**summary(one.config, accuracy), **identity, "status": "complete"})

@@ -1,6 +1,5 @@
 """What a notebook shows of results: the figure that counts, escaped, without scripts."""
 
-import json
 import re
 import shutil
 
@@ -9,9 +8,8 @@ import pytest
 from browser import browser, program
 from elements import Elements
 
-from flaxcnn.engine.train import Result
-from flaxcnn.studies.search import SearchResult
-from flaxcnn.studies.study import StudyResult
+from flaxcnn.engine.saved import Result
+from flaxcnn.records.read import read, read_run
 
 HOSTILE = "<script>alert(1)</script>"
 KINDS = ["run", "study", "search"]
@@ -22,13 +20,13 @@ def result(kind, path, **more):
     match kind:
         case "run":
             made.run(path, **more)
-            return Result(json.loads((path / "summary.json").read_text()), None, path)
+            return Result(**vars(read_run(path)), state=None)
         case "study":
             made.study(path)
-            return StudyResult([], json.loads((path / "study.json").read_text()), path)
+            return read(path)
         case "search":
             made.search(path)
-            return SearchResult([], json.loads((path / "search.json").read_text()), path)
+            return read(path)
 
 
 def shown(value):
@@ -64,7 +62,7 @@ def test_the_document_protocol_is_a_warning(tmp_path):
     (tmp_path / "a" / "summary.json").write_text(
         (tmp_path / "a" / "summary.json").read_text().replace('"honest"', '"document"')
     )
-    html = shown(Result({}, None, tmp_path / "a")).split("</style>")[1]
+    html = shown(read(tmp_path / "a")).split("</style>")[1]
     assert 'class="flag doubtful">document protocol' in html
 
 
@@ -74,7 +72,7 @@ def test_names_are_escaped(tmp_path, kind):
     for file in found.path.glob("*.json*"):
         text = file.read_text().replace("digits/quickstart", HOSTILE)
         file.write_text(text.replace("as it is", HOSTILE))
-    elements = Elements(shown(found))
+    elements = Elements(shown(read(found.path)))
     assert not {"script", "b"} & {tag for tag, _ in elements.tags}
     assert HOSTILE in elements.text
     assert "<b>&" in elements.text
@@ -93,17 +91,16 @@ def test_two_results_on_one_page_have_ids_of_their_own(tmp_path):
 def test_of_many_candidates_the_first_are_shown(tmp_path):
     found = result("search", tmp_path / "search")
     found.summary["candidates"] *= 10
-    (found.path / "search.json").write_text(json.dumps(found.summary))
     html = shown(found)
     assert "(the first 12 of 50)" in html
     assert html.count("<tr>") == 13
 
 
-def test_without_records_a_notebook_shows_the_text(tmp_path):
+def test_a_result_needs_its_folder_no_more(tmp_path):
     found = result("run", tmp_path / "run")
     shutil.rmtree(found.path)
-    assert shown(found) is None
-    assert "state" not in repr(found)
+    assert "svg" in shown(found)
+    assert repr(found) == f"Result(path={found.path!r})"
 
 
 def test_a_picture_shows_itself(run):

@@ -10,6 +10,7 @@ from sklearn.metrics import classification_report, confusion_matrix
 from flaxcnn.data.datasets import load
 from flaxcnn.data.splits import choose
 from flaxcnn.recipe import catalog
+from flaxcnn.records.intervals import wilson
 from flaxcnn.report import numbers
 from flaxcnn.studies.stats import binomial_floor
 
@@ -153,6 +154,6 @@ def test_mistakes_come_by_falling_confidence():
 
 @pytest.mark.parametrize(("accuracy", "rows"), [(0.0, 1), (0.5, 7), (0.9917, 360), (1.0, 10_000)])
 def test_the_interval_is_that_of_studies(accuracy, rows):
-    assert numbers.wilson(accuracy, rows) == pytest.approx(
+    assert wilson(accuracy, rows) == pytest.approx(
         binomial_floor(accuracy, rows).interval, abs=1e-12
     )

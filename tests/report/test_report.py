@@ -24,8 +24,9 @@ from flaxcnn.data.images import Images
 from flaxcnn.data.splits import choose, to_json
 from flaxcnn.errors import CheckpointError, ConfigError, DataError
 from flaxcnn.recipe import catalog
-from flaxcnn.records import read as records
+from flaxcnn.records.read import read_run
 from flaxcnn.report import commands, curves
+from flaxcnn.report.pixels import load_images
 from flaxcnn.report.report import make, read, write
 
 HOSTILE = ["<script>alert(1)</script>", "a & b", "$x^2$", *map(str, range(7))]
@@ -76,7 +77,7 @@ def test_the_page_of_a_grid(tmp_path):
     found = page(made.study(tmp_path / "grid", seeds=3, grid=grid))
     assert {"grid", "seeds", "accuracy-parameters"} <= set(found.svgs)
     assert "layers.0.filters, optimizer=" in found.html, "a table over all three settings"
-    assert "Of 8 settings the one with the highest validation accuracy" in text(found)
+    assert "It is the best of 8 settings by validation accuracy" in text(found)
 
 
 def test_what_follows_from_the_grid_is_no_side_of_its_table(tmp_path):
@@ -128,7 +129,7 @@ def test_several_are_put_side_by_side(tmp_path):
 def test_several_that_differ_in_data_say_so(tmp_path):
     a = made.run(tmp_path / "a")
     b = made.run(tmp_path / "b", data_digest="other")
-    assert "Not all have the same data" in text(make([read(a), read(b)]))
+    assert "The data differ between them" in text(make([read(a), read(b)]))
 
 
 # -- the file ------------------------------------------------------------------------------------
@@ -221,7 +222,7 @@ def test_damaged_predictions_are_a_warning(run, damage):
 def test_predictions_of_another_run_are_found_out(run):
     summary = json.loads((run / "summary.json").read_text())
     made.write(run, "summary.json", {**summary, "test_accuracy": 0.5})
-    assert "they are not of one run" in text(page(run))
+    assert "they are not of the same run" in text(page(run))
 
 
 def test_data_that_is_not_there_is_said(tmp_path, monkeypatch):
@@ -237,7 +238,7 @@ def test_other_data_is_not_shown(run):
     data = json.loads((run / "data.json").read_text())
     made.write(run, "data.json", {**data, "digest": "0" * 64})
     found = page(run)
-    assert "digits is other data than the run was made on" in text(found)
+    assert "digits is not the data that the run was trained on" in text(found)
     assert "first-predictions" not in found.svgs
 
 
@@ -273,7 +274,7 @@ def test_a_folder_that_is_gone_is_a_warning(run):
     config = json.loads((run / "config.json").read_text())
     made.write(run, "config.json", {**config, "dataset": f"folder:{run}/nowhere"})
     with pytest.raises(DataError):
-        records.load_images(records.read_run(run))
+        load_images(read_run(run))
     assert "Images of the data are not shown" in text(page(run))
 
 
@@ -360,8 +361,8 @@ def test_a_recipe_from_a_file_is_read_from_its_record(tmp_path):
 
 def test_paths_are_words_of_a_shell(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert commands.place(tmp_path / "a b") == "'a b'"
-    assert commands.place(tmp_path.parent) == str(tmp_path.parent)
+    assert commands.shell_path(tmp_path / "a b") == "'a b'"
+    assert commands.shell_path(tmp_path.parent) == str(tmp_path.parent)
 
 
 # -- the command ---------------------------------------------------------------------------------

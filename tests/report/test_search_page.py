@@ -100,7 +100,7 @@ KERNELS = ROOT / "experiments" / "results" / "searches" / "mnist-archs" / "grid-
 
 def again(path, plan):
     lines = dict(of_search(path, plan["experiment"], plan, None, refit=False))
-    return lines.get("Do it again as a new search:")
+    return lines.get("Run it again as a new search:")
 
 
 def planned(wanted, **more):

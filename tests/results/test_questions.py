@@ -89,8 +89,8 @@ def test_the_size_that_is_claimed(results):
     results.add([*sample(A, 0.980), *sample(B, 0.990, shift=3), *sample(C, 0.984, shift=5)])
     questions = [asked(Pair(other, B, "worse"), size=-0.01) for other in (A, C)]
     inside, outside = answers(Figures(results), questions)
-    assert "-0.0100 lies inside that interval" in inside.body
-    assert "-0.0100 lies outside that interval" in outside.body
+    assert "-0.0100 is inside that interval" in inside.body
+    assert "-0.0100 is outside that interval" in outside.body
     assert (inside.head, outside.head) == ("Yes.", "Yes, but less.")
 
 

@@ -55,7 +55,7 @@ def test_figures_over_seeds(made):
     assert cells[5] == "0.9915, n = 1"
     assert cells[6] == "2 of 2 (document 7)"
     assert cells[9] == "reproduced"
-    assert "*reproduced*: 0.993 lies where one more run would" in words
+    assert "*reproduced*: 0.993 is where one more run would be" in words
     assert "The shared EarlyStopping" in words  # the document's defect
 
 

@@ -27,8 +27,12 @@ def runs(folder, batch_size, accuracies):
         (run / "summary.json").write_text(json.dumps({
             "experiment": f"batch{batch_size}", "seed": seed, "test_accuracy": accuracy,
             "test_rows": 10_000, "data_digest": "d", "split_digest": "s", "protocol": "honest",
-            "dead_layers": ["conv2d_1"] if accuracy == DEAD else [],
+            "dead_layers": ["conv2d_1"] if accuracy == DEAD else [], "fingerprint": "f",
+            "params": 1, "kept_epoch": 1, "best_epoch": 1, "epochs_run": 1, "val_accuracy": 0.9,
         }))  # fmt: skip
+        (run / "data.json").write_text('{"shape": [], "classes": [], "digest": "d", "rows": {}}')
+        for name in ("env.json", "status.json"):
+            (run / name).write_text("{}")
     return [folder / f"{batch_size}-{seed}" for seed in accuracies]
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -17,10 +18,12 @@ from flaxcnn.recipe.augment import Shift
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import BatchNorm, Conv, Dense, Dropout, Flatten, MaxPool
 from flaxcnn.recipe.optimizers import SGD, Cosine
+from flaxcnn.records.study import StudyDirectory
 from flaxcnn.studies import runs as studies_runs
-from flaxcnn.studies.groups import Group, Share, Shares, grouped
+from flaxcnn.studies.events import Ledger, Listener
+from flaxcnn.studies.groups import Group, GroupQueue, Scheduler, grouped
 from flaxcnn.studies.plan import plan_runs
-from flaxcnn.studies.runs import Recorder, make_jobs, run_groups
+from flaxcnn.studies.runs import JobPool, run_groups
 
 # Everything that a neighbour could disturb: batch statistics, dropout, augmentation, an incomplete
 # last batch, early stopping.
@@ -37,11 +40,27 @@ EXACT = dataclasses.replace(RECIPE, determinism="exact")
 CLOSE = {"rtol": 2e-3, "atol": 2e-3}
 
 
-def outcomes(runs, dataset, width=1, devices=None):
+class Outcomes(StudyDirectory):
+    """A folder that nothing is written to: outcomes are what they are."""
+
+    def __init__(self, scores_only=False):
+        super().__init__(Path("nowhere"), writes=False)
+        self.scores_only = scores_only
+
+
+def train(groups, dataset, listener, runs=None, scores_only=False):
+    """Train groups, each with its width, and tell the listener."""
+    pool = JobPool(dataset)
+    pool.prepare(groups[0][0], runs)
+    ledger = Ledger(Outcomes(scores_only), "test", listener, planned=100)
+    run_groups(groups, pool, ledger, Interrupt())
+
+
+def outcomes(runs, dataset, width=1):
     found = {}
+    listener = Listener(run=lambda outcome, *_: found.__setitem__(outcome.run.key, outcome))
     for group in grouped(runs, dataset):
-        recorder = Recorder("test", lambda outcome: found.__setitem__(outcome.run.key, outcome))
-        run_groups([(group, width)], make_jobs(group, dataset), Interrupt(), recorder)
+        train([(group, width)], dataset, listener)
     return [found[run.key] for run in runs]
 
 
@@ -132,17 +151,15 @@ def test_groups_share_the_devices(digits):
     assert len(groups) == 2
     found, at_work = {}, {}
 
-    def done(outcome):
+    def done(outcome, ended, planned):
         found[outcome.run.key] = outcome.row["params_digest"]
 
     def watch(run, metrics):
         if metrics["epoch"] == 1:
             at_work.setdefault(run.config.batch_size, set()).add(threading.get_ident())
 
-    jobs = make_jobs(groups[0], digits, runs=2)
-    run_groups(
-        [(group, 1) for group in groups], jobs, Interrupt(), Recorder("test", done, watch=watch)
-    )
+    listener = Listener(run=done, epoch=watch)
+    train([(group, 1) for group in groups], digits, listener, runs=2)
     alone = outcomes(runs, digits)
     assert found == {o.run.key: o.row["params_digest"] for o in alone}
     first, second = at_work.values()
@@ -161,23 +178,23 @@ def test_every_run_is_started_once(sizes, turns):
         Group(f"plan {end}", tuple(many[end - size : end]))
         for end, size in zip(ends, sizes, strict=True)
     ]
-    shares = Shares([Share(group, 1) for group in groups])
+    scheduler = Scheduler([GroupQueue(group, 1) for group in groups])
     taken, holds = [], {}
     for thread in [*turns, *[0] * (2 * len(many) + len(groups) + 1)]:
-        share = holds.get(thread) or shares.take()
-        if share is None:
+        group = holds.get(thread) or scheduler.take()
+        if group is None:
             continue
-        others = [one.at_work for one in shares.all if one.left and one is not share]
+        others = [one.threads for one in scheduler.groups if one.left and one is not group]
         if thread not in holds:
-            assert share.at_work - 1 <= min(others, default=share.at_work)
-            holds[thread] = share
-        run = share.queues[0].take()
+            assert group.threads - 1 <= min(others, default=group.threads)
+            holds[thread] = group
+        run = group.queues[0].take()
         if run is None:
-            shares.give_back(holds.pop(thread))
+            scheduler.release(holds.pop(thread))
         else:
             taken.append(run.seed)
     assert sorted(taken) == list(range(len(many)))
-    assert shares.take() is None
+    assert scheduler.take() is None
 
 
 def test_data_too_large_for_the_device_is_refused(digits, monkeypatch):
@@ -185,7 +202,7 @@ def test_data_too_large_for_the_device_is_refused(digits, monkeypatch):
     (group,) = grouped(plan_runs(RECIPE, [0]), digits)
     monkeypatch.setattr(studies_runs, "room", lambda: digits.nbytes - 1)
     with pytest.raises(ConfigError, match="input: a study holds its data on the device"):
-        make_jobs(group, digits)
+        JobPool(digits).prepare(group)
 
 
 def test_scores_alone_take_no_other_pass(digits, monkeypatch):
@@ -201,8 +218,8 @@ def test_scores_alone_take_no_other_pass(digits, monkeypatch):
     )  # fmt: skip
     found = []
     (group,) = grouped([run], digits)
-    recorder = Recorder("test", found.append, scores_only=True)
-    run_groups([(group, 1)], make_jobs(group, digits), Interrupt(), recorder)
+    listener = Listener(run=lambda outcome, *_: found.append(outcome))
+    train([(group, 1)], digits, listener, scores_only=True)
     epoch = [("train_epoch", "train"), ("evaluate", "validation")]
     last = [("evaluate", "test"), ("evaluate", "validation")]
     assert ran == epoch * len(whole.history) + last
@@ -276,11 +293,11 @@ def test_one_source_varies(digits):
 def test_an_error_stops_all_threads_and_is_raised(digits):
     group = grouped(plan_runs(RECIPE, range(6)), digits)[0]
 
-    def full(outcome):
+    def full(outcome, ended, planned):
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        run_groups([(group, 1)], make_jobs(group, digits), Interrupt(), Recorder("test", full))
+        train([(group, 1)], digits, Listener(run=full))
 
 
 def test_tests_have_several_devices():

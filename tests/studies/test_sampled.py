@@ -18,13 +18,13 @@ from flaxcnn.recipe.layers import Dense, Flatten
 from flaxcnn.recipe.splits import Ranges
 from flaxcnn.studies import runs as studies_runs
 from flaxcnn.studies import trials
-from flaxcnn.studies.candidates import contenders
+from flaxcnn.studies.candidates import Candidates
+from flaxcnn.studies.events import Listener
 from flaxcnn.studies.plan import Scoring
 from flaxcnn.studies.sampled import sampled_search
 from flaxcnn.studies.samplers import JOURNAL, NAME, Sampling, open_study
-from flaxcnn.studies.search import search_candidates
+from flaxcnn.studies.search import campaign_of, search_candidates
 from flaxcnn.studies.space import parse_space
-from flaxcnn.studies.study import Tell
 
 SMALL = dataclasses.replace(
     TINY, layers=(Flatten(), Dense(10)), epochs=2, determinism="exact", evaluate_train=False
@@ -72,8 +72,9 @@ def test_a_trial_has_the_scores_of_a_grids_candidate(whole, digits, tmp_path):
     best = next(r for r in whole.summary["candidates"] if r["label"] != "as it is")
     rate = best["setting.learning_rate"]
     config = dataclasses.replace(SMALL, learning_rate=rate)
-    found, _ = contenders([({"learning_rate": rate}, config)], digits, None)
-    own = search_candidates(found, [], digits, FOLDS, refit=False, search_dir=tmp_path / "grid")
+    candidates = Candidates.of([({"learning_rate": rate}, config)], digits)
+    campaign = campaign_of(FOLDS, digits, tmp_path / "grid")
+    own = search_candidates(candidates, FOLDS, campaign, refit=False)
     assert own.summary["candidates"][0]["scores"] == best["scores"]
 
 
@@ -101,8 +102,8 @@ def test_stopped_and_resumed_it_ends_the_same(whole, digits, tmp_path, stop_afte
 
     arguments = {"dataset": digits, "search_dir": tmp_path / "s", "name": "tiny"}
     with contextlib.suppress(InterruptedRun):  # a fast machine is done before it hears
-        sampled_search(SMALL, DRAWN, FOLDS, **arguments, tell=Tell(run=stop))
-    note = Tell(run=lambda outcome, *_: told.append(outcome.run.key))
+        sampled_search(SMALL, DRAWN, FOLDS, **arguments, tell=Listener(run=stop))
+    note = Listener(run=lambda outcome, *_: told.append(outcome.run.key))
     again = sampled_search(SMALL, DRAWN, FOLDS, **arguments, resume=True, tell=note)
     assert len(told) == len(set(told)) == 10
     assert timeless(again) == timeless(whole)
@@ -115,7 +116,7 @@ def test_a_trial_lost_while_it_was_drawn_is_drawn_again(whole, digits, tmp_path)
 
     arguments = {"dataset": digits, "search_dir": tmp_path / "s", "name": "tiny"}
     with pytest.raises(RuntimeError, match="power cut"):
-        sampled_search(SMALL, DRAWN, FOLDS, **arguments, tell=Tell(run=stop))
+        sampled_search(SMALL, DRAWN, FOLDS, **arguments, tell=Listener(run=stop))
     open_study(tmp_path / "s", DRAWN, 2, 2).ask()  # in the journal, without values
     again = sampled_search(SMALL, DRAWN, FOLDS, **arguments, resume=True)
     assert timeless(again) == timeless(whole)
@@ -231,14 +232,14 @@ def test_what_takes_too_much_memory_is_told(digits, tmp_path, monkeypatch, prune
 def test_a_recipe_whose_process_is_gone_is_scored_by_another(digits, tmp_path, monkeypatch):
     """The first is killed within the recipe's own runs, while the second does the trials."""
     tries = []
-    honest = trials.Work.score_incumbent
+    honest = trials.Trials.score_incumbent
 
     def lost(self, interrupt):
         tries.append(1)
         if len(tries) > 1:  # at first another process is at work on it
             honest(self, interrupt)
 
-    monkeypatch.setattr(trials.Work, "score_incumbent", lost)
+    monkeypatch.setattr(trials.Trials, "score_incumbent", lost)
     result = sampled_search(SMALL, dataclasses.replace(DRAWN, trials=1), FOLDS, dataset=digits,
                             search_dir=tmp_path / "s", refit=False)  # fmt: skip
     assert {row["folds"] for row in result.summary["candidates"]} == {2}
@@ -246,7 +247,7 @@ def test_a_recipe_whose_process_is_gone_is_scored_by_another(digits, tmp_path, m
 
 def test_a_trial_that_ends_meanwhile_is_not_taken_up(digits, tmp_path, monkeypatch):
     """Another process ends it between the look at the journal and the lock on its folder."""
-    honest = trials.Work._take_trial
+    honest = trials.Trials._take_trial
     ended = []
 
     def late(self, trial):
@@ -259,8 +260,8 @@ def test_a_trial_that_ends_meanwhile_is_not_taken_up(digits, tmp_path, monkeypat
     place = tmp_path / "s"
     arguments = {"dataset": digits, "search_dir": place, "refit": False}
     with pytest.raises(RuntimeError, match="power cut"):
-        sampled_search(SMALL, DRAWN, FOLDS, **arguments, tell=Tell(run=cut_after(3)))
-    monkeypatch.setattr(trials.Work, "_take_trial", late)
+        sampled_search(SMALL, DRAWN, FOLDS, **arguments, tell=Listener(run=cut_after(3)))
+    monkeypatch.setattr(trials.Trials, "_take_trial", late)
     sampled_search(SMALL, DRAWN, FOLDS, **arguments, resume=True)
     assert ended == [0]
     assert [one.state for one in journal(place).trials] == [TrialState.COMPLETE] * 4

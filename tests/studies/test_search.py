@@ -26,10 +26,10 @@ from flaxcnn.recipe.splits import Archive, Fold, Ranges
 from flaxcnn.report.report import make, read
 from flaxcnn.studies import ranking
 from flaxcnn.studies import search as studies_search
-from flaxcnn.studies.candidates import contenders
+from flaxcnn.studies.candidates import Candidates
+from flaxcnn.studies.events import Listener
 from flaxcnn.studies.plan import Scoring, longest
-from flaxcnn.studies.search import plan_search, search_candidates
-from flaxcnn.studies.study import Tell
+from flaxcnn.studies.search import campaign_of, plan_search, refit_winner, search_candidates
 
 SMALL = dataclasses.replace(
     TINY, layers=(Flatten(), Dense(10)), epochs=2, determinism="exact", evaluate_train=False
@@ -94,22 +94,22 @@ def test_what_cannot_be_tried_is_named(digits):
     wide = (Flatten(), Dense(99), Dense(10))
     tried = [({}, base), ({"depth": 3}, dataclasses.replace(base, layers=deep)),
              ({"wide": 1}, dataclasses.replace(base, layers=wide))]  # fmt: skip
-    found, dropped = contenders(tried, digits, max_params=1000)
-    assert [one.label for one in found] == ["as it is"]
-    assert [one.label for one in dropped] == ["depth=3", "wide=1"]
-    assert "parameters; allowed are 1,000" in dropped[1].reason
+    found = Candidates.of(tried, digits, max_params=1000)
+    assert [one.label for one in found.tried] == ["as it is"]
+    assert [one.label for one in found.dropped] == ["depth=3", "wide=1"]
+    assert "parameters; allowed are 1,000" in found.dropped[1].reason
     with pytest.raises(ConfigError, match=r"no candidate is left \(as it is: 650 parameters"):
-        contenders(wanted(), digits, max_params=10)
+        Candidates.of(wanted(), digits, max_params=10)
 
 
 def test_the_same_recipe_is_tried_once(digits):
-    found, dropped = contenders(wanted(learning_rate=[0.05, 0.1]), digits, None)
-    assert [one.label for one in found] == ["as it is", "learning_rate=0.1"]
-    assert dropped[0].reason == "is the same recipe as as it is"
+    found = Candidates.of(wanted(learning_rate=[0.05, 0.1]), digits)
+    assert [one.label for one in found.tried] == ["as it is", "learning_rate=0.1"]
+    assert found.dropped[0].reason == "is the same recipe as as it is"
 
 
 def test_shorter_runs_are_read_off_longer_ones(digits):
-    found, _ = contenders(wanted(epochs=[1, 3]), digits, None)
+    found = Candidates.of(wanted(epochs=[1, 3]), digits).tried
     runs = plan_search(found, Scoring(3, 2, (0, 1)))
     assert len(runs) == 3 * 3 * 2 * 2
     trained = longest(runs)
@@ -120,7 +120,7 @@ def test_shorter_runs_are_read_off_longer_ones(digits):
 
 def test_a_schedule_over_all_epochs_is_not_cut_short(digits):
     spanned = [(s, dataclasses.replace(c, schedule=Cosine())) for s, c in wanted(epochs=[1, 3])]
-    found, _ = contenders(spanned, digits, None)
+    found = Candidates.of(spanned, digits).tried
     runs = plan_search(found, Scoring(2))
     assert len(longest(runs)) == len(runs)
 
@@ -139,12 +139,16 @@ def test_scorings_that_are_none(arguments, message):
 TRIED = {"learning_rate": [0.2, 3e38], "epochs": [1]}
 
 
+def candidates(digits, **values):
+    """The recipe as it is, and others that it must be beaten by."""
+    return Candidates.of(wanted(**values), digits, incumbent="as it is")
+
+
 @pytest.fixture(scope="module")
 def whole(digits, tmp_path_factory):
     """A search that nobody touched: the recipe, a better rate, one that diverges, a shorter run."""
-    found, dropped = contenders(wanted(**TRIED), digits, None)
-    return search_candidates(found, dropped, digits, FOLDS, incumbent="as it is", name="tiny",
-                  search_dir=tmp_path_factory.mktemp("whole") / "search")  # fmt: skip
+    campaign = campaign_of(FOLDS, digits, tmp_path_factory.mktemp("whole") / "search", name="tiny")
+    return search_candidates(candidates(digits, **TRIED), FOLDS, campaign)
 
 
 def test_what_a_search_finds(whole):
@@ -165,8 +169,8 @@ def test_what_a_search_finds(whole):
 
 
 def test_a_shorter_run_has_the_bits_of_its_own_training(whole, digits, tmp_path):
-    alone, _ = contenders([({}, dataclasses.replace(SMALL, epochs=1))], digits, None)
-    own = search_candidates(alone, [], digits, FOLDS, refit=False, search_dir=tmp_path / "own")
+    alone = Candidates.of([({}, dataclasses.replace(SMALL, epochs=1))], digits)
+    own = search_candidates(alone, FOLDS, campaign_of(FOLDS, digits, tmp_path / "own"), refit=False)
     read_off = {row["seed"]: row for row in whole.rows if row["setting"].get("epochs") == 1}
     assert len(read_off) == 1
     pairs = [(row["setting"]["fold"], row["params_digest"]) for row in own.rows]
@@ -176,19 +180,19 @@ def test_a_shorter_run_has_the_bits_of_its_own_training(whole, digits, tmp_path)
 
 
 def test_killed_and_resumed_nothing_is_repeated_or_lost(whole, digits, tmp_path):
-    found, dropped = contenders(wanted(**TRIED), digits, None)
-    told = []
+    tried, told = candidates(digits, **TRIED), []
 
     def stop(outcome, ended, planned):
         told.append(outcome.run.key)
         if ended == 4:
             signal.raise_signal(signal.SIGTERM)
 
-    arguments = {"incumbent": "as it is", "name": "tiny", "search_dir": tmp_path / "s"}
+    campaign = campaign_of(FOLDS, digits, tmp_path / "s", name="tiny", listener=Listener(run=stop))
     with contextlib.suppress(InterruptedRun):  # a fast machine is done before it hears
-        search_candidates(found, dropped, digits, FOLDS, **arguments, tell=Tell(run=stop))
-    again = search_candidates(found, dropped, digits, FOLDS, **arguments, resume=True,
-                   tell=Tell(run=lambda outcome, *_: told.append(outcome.run.key)))  # fmt: skip
+        search_candidates(tried, FOLDS, campaign)
+    note = Listener(run=lambda outcome, *_: told.append(outcome.run.key))
+    resumed = dataclasses.replace(campaign, resume=True, listener=note)
+    again = search_candidates(tried, FOLDS, resumed)
     assert len(told) == len(set(told)) == 12
     digests = lambda result: [row.get("params_digest") for row in result.rows]  # noqa: E731
     assert digests(again) == digests(whole)
@@ -228,16 +232,16 @@ def test_candidates_see_the_same_rows(digits, setting, changes):
     base = SMALL if setting == "dataset" else base
     other = dataclasses.replace(base, **changes)
     with pytest.raises(ConfigError, match=f"{setting}: got .* in a search with .*same rows"):
-        contenders([({}, base), ({setting: 1}, other)], digits, None)
+        Candidates.of([({}, base), ({setting: 1}, other)], digits)
 
 
 def test_settings_that_make_no_difference_are_said(digits, tmp_path):
     """Two candidates would share every run, and one of them would have all scores."""
-    found, _ = contenders(wanted(validation=[0.2]), digits, None)
+    found = Candidates.of(wanted(validation=[0.2]), digits).tried
     assert len(plan_search(found, FOLDS)) == 6
     with pytest.raises(ConfigError, match=r"validation=0\.2: is trained and scored exactly as"):
         plan_search(found, Scoring(3, document=True))
-    found, _ = contenders(wanted(data_memory=[10**9]), digits, None)
+    found = Candidates.of(wanted(data_memory=[10**9]), digits).tried
     with pytest.raises(ConfigError, match="exactly as as it is; allowed are settings that make"):
         plan_search(found, FOLDS)
 
@@ -247,8 +251,8 @@ def test_a_winner_that_diverges_at_last_loses_no_table(digits, tmp_path, monkeyp
         raise DivergedError("epoch 1: train_loss is nan")
 
     monkeypatch.setattr(studies_search, "fit", diverge)
-    found, _ = contenders(wanted(), digits, None)
-    result = search_candidates(found, [], digits, FOLDS, search_dir=tmp_path / "s")
+    found = Candidates.of(wanted(), digits)
+    result = search_candidates(found, FOLDS, campaign_of(FOLDS, digits, tmp_path / "s"))
     assert result.summary["winner"] == "as it is"
     written = json.loads((result.path / "search.json").read_text())
     assert written["refit_diverged"] == "epoch 1: train_loss is nan"
@@ -261,8 +265,9 @@ def test_a_winner_that_diverges_at_last_loses_no_table(digits, tmp_path, monkeyp
 def test_winners_that_change_keep_their_runs(digits, tmp_path):
     """With more seeds another may win, and then the first again."""
     first, second = SMALL, dataclasses.replace(SMALL, learning_rate=0.2)
+    campaign = campaign_of(FOLDS, digits, tmp_path)
     digests = [
-        studies_search._refit(config, digits, tmp_path, "", Tell())["params_digest"]
+        refit_winner(campaign, tmp_path, config)["params_digest"]
         for config in (first, second, first, second)
     ]
     assert digests[0] == digests[2] != digests[1] == digests[3]
@@ -271,10 +276,10 @@ def test_winners_that_change_keep_their_runs(digits, tmp_path):
 
 
 def test_another_search_is_refused(whole, digits):
-    found, dropped = contenders(wanted(learning_rate=[0.3]), digits, None)
+    tried = candidates(digits, learning_rate=[0.3])
+    campaign = campaign_of(FOLDS, digits, whole.path, name="tiny", resume=True)
     with pytest.raises(ConfigError, match=r"holds another search \(candidates differ\)"):
-        search_candidates(found, dropped, digits, FOLDS, incumbent="as it is", name="tiny",
-               search_dir=whole.path, resume=True)  # fmt: skip
+        search_candidates(tried, FOLDS, campaign)
 
 
 CHANCE = 0.1  # of ten classes
@@ -293,13 +298,11 @@ def test_a_planted_leak_is_not_used(digits, tmp_path):
     )
     data = dataset("shuffled", train, digits.test, digits.classes)
     config = dataclasses.replace(SMALL, epochs=25, learning_rate=0.2)
-    found, dropped = contenders([({}, config)], data, None)
-    means = {}
+    found, means = Candidates.of([({}, config)], data), {}
     for document in (False, True):
-        result = search_candidates(
-            found, dropped, data, Scoring(folds=4, document=document), refit=False,
-            search_dir=tmp_path / str(document),
-        )  # fmt: skip
+        scoring = Scoring(folds=4, document=document)
+        campaign = campaign_of(scoring, data, tmp_path / str(document))
+        result = search_candidates(found, scoring, campaign, refit=False)
         means[document] = result.summary["candidates"][0]["mean"]
         assert result.summary["protocol"] == ("document" if document else "honest")
     sigma = np.sqrt(CHANCE * (1 - CHANCE) / len(train.label))
@@ -400,7 +403,7 @@ def test_what_does_not_fit_is_left_out_with_what_is_read_off_it(
     grid = {"batch_size": [50, 200], "epochs": [1, 2]}
     notes = []
     result = flaxcnn.search(base, grid, scoring, dataset=digits, search_dir=tmp_path / "s",
-                            refit=False, tell=Tell(note=notes.append))  # fmt: skip
+                            refit=False, tell=Listener(note=notes.append))  # fmt: skip
     dropped = {one["label"]: one["reason"] for one in result.summary["dropped"]}
     assert set(dropped) == {"batch_size=200, epochs=1", "batch_size=200, epochs=2"}
     assert all("out of memory (" in why for why in dropped.values())

@@ -10,10 +10,11 @@ from test_runs import EXACT
 
 from flaxcnn.errors import CheckpointError, ConfigError, DataError, InterruptedRun
 from flaxcnn.recipe.layers import Dense, Flatten, MaxPool
-from flaxcnn.studies import study as studies_study
+from flaxcnn.studies import campaign
 from flaxcnn.studies import width as widths
+from flaxcnn.studies.events import Listener
 from flaxcnn.studies.plan import parse_memory
-from flaxcnn.studies.study import Tell, study
+from flaxcnn.studies.study import study
 
 TINY = dataclasses.replace(
     EXACT, layers=(Flatten(), Dense(10)), augment=(), epochs=2, patience=None
@@ -81,7 +82,7 @@ def test_resumed_it_repeats_nothing_and_ends_the_same(after, whole, digits, tmp_
         "study_dir": tmp_path / "study", "name": "tiny",
     }  # fmt: skip
     with pytest.raises(Stop):
-        study(TINY, **arguments, tell=Tell(run=stop))
+        study(TINY, **arguments, tell=Listener(run=stop))
     # A kill within a write leaves half a line, and epochs of a run without a row.
     with open(tmp_path / "study" / "runs.jsonl", "a") as file:
         file.write('{"run": "cut sho')
@@ -91,7 +92,7 @@ def test_resumed_it_repeats_nothing_and_ends_the_same(after, whole, digits, tmp_
              (tmp_path / "study" / "runs.jsonl").read_text().splitlines()[:-1]}  # fmt: skip
     again = []
     resumed = study(
-        TINY, **arguments, resume=True, tell=Tell(run=lambda o, *_: again.append(o.run.key))
+        TINY, **arguments, resume=True, tell=Listener(run=lambda o, *_: again.append(o.run.key))
     )
     assert ended
     assert not ended & set(again)
@@ -160,7 +161,7 @@ def test_more_seeds_may_be_added(digits, tmp_path):
     first = study(TINY, [0, 1], study_dir=tmp_path / "study", dataset=digits)
     told = []
     second = study(TINY, [0, 1, 2], study_dir=tmp_path / "study", dataset=digits, resume=True,
-                   tell=Tell(run=lambda o, *_: told.append(o.run.seed)))  # fmt: skip
+                   tell=Listener(run=lambda o, *_: told.append(o.run.seed)))  # fmt: skip
     assert told == [2]
     assert second.rows[:2] == first.rows
 
@@ -222,11 +223,13 @@ class TestWidth:
     def test_as_many_as_there_are_and_fit(self, digits, monkeypatch):
         from flaxcnn.studies.groups import grouped
         from flaxcnn.studies.plan import plan_runs
-        from flaxcnn.studies.runs import make_jobs
+        from flaxcnn.studies.runs import JobPool
 
         fast = dataclasses.replace(TINY, determinism="fast")
         group = grouped(plan_runs(fast, range(12)), digits)[0]  # 3 on each of 4 devices
-        jobs = make_jobs(group, digits)
+        pool = JobPool(digits)
+        pool.prepare(group)
+        jobs = pool.jobs
         choose = lambda how, memory=None: widths.choose_width(group, jobs, how, memory)  # noqa: E731
         assert choose("map") == 1
         assert choose("vmap") == 3
@@ -243,10 +246,12 @@ class TestWidth:
         """Few batches, the last one dropped: a trial has as many rows as the run."""
         from flaxcnn.studies.groups import grouped
         from flaxcnn.studies.plan import plan_runs
-        from flaxcnn.studies.runs import make_jobs
+        from flaxcnn.studies.runs import JobPool
 
         few = dataclasses.replace(TINY, batch_size=256, drop_last=True, determinism="fast")
-        job = make_jobs(grouped(plan_runs(few, range(8)), digits)[0], digits)[0]
+        pool = JobPool(digits)
+        pool.prepare(grouped(plan_runs(few, range(8)), digits)[0])
+        job = pool.jobs[0]
         short = widths._short(job)
         assert short.plan.steps_per_epoch == job.plan.steps_per_epoch
         short.train_program(short.init())
@@ -256,7 +261,7 @@ class TestWidth:
     def test_it_is_measured_once_for_networks_alike(self, digits, tmp_path, monkeypatch):
         """Another activation is no reason to measure again; another size is."""
         measured = []
-        monkeypatch.setattr(studies_study, "choose_width", lambda *args: measured.append(args) or 1)
+        monkeypatch.setattr(campaign, "choose_width", lambda *args: measured.append(args) or 1)
         layers = (Flatten(), Dense(8, activation="relu"), Dense(10))
         fast = dataclasses.replace(TINY, layers=layers, determinism="fast", epochs=1)
         grid = {"layers.1.activation": ["relu", "sigmoid"]}
@@ -269,10 +274,12 @@ class TestWidth:
     def test_exact_runs_are_never_side_by_side(self, digits):
         from flaxcnn.studies.groups import grouped
         from flaxcnn.studies.plan import plan_runs
-        from flaxcnn.studies.runs import make_jobs
+        from flaxcnn.studies.runs import JobPool
 
         group = grouped(plan_runs(TINY, range(12)), digits)[0]
-        assert widths.choose_width(group, make_jobs(group, digits), "auto", None) == 1
+        pool = JobPool(digits)
+        pool.prepare(group)
+        assert widths.choose_width(group, pool.jobs, "auto", None) == 1
 
 
 def test_interrupted_between_epochs(digits, tmp_path):
@@ -284,7 +291,9 @@ def test_interrupted_between_epochs(digits, tmp_path):
 
     with pytest.raises(InterruptedRun, match=r"SIGTERM: \d+ of 80 runs have ended") as caught:
         # Many: what is left must take longer than the main thread takes to hear of a signal.
-        study(TINY, range(80), study_dir=tmp_path / "study", dataset=digits, tell=Tell(run=stop))
+        study(
+            TINY, range(80), study_dir=tmp_path / "study", dataset=digits, tell=Listener(run=stop)
+        )
     assert caught.value.exit_code == 75
     assert json.loads((tmp_path / "study" / "status.json").read_text())["status"] == "interrupted"
 

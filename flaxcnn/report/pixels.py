@@ -1,0 +1,45 @@
+"""The images that a report shows, where the data of a run is on this machine already."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from flaxcnn.data import datasets
+from flaxcnn.data.archives import PUBLISHED
+from flaxcnn.data.arrays import Dataset
+from flaxcnn.errors import DataError, FlaxcnnError
+from flaxcnn.records.read import RunRecord
+
+
+def load_images(record: RunRecord) -> Dataset:
+    """The data of a run, if it is prepared: nothing is downloaded.
+
+    Folders and tfds data sets are opened undecoded, so that only the images shown are read.
+
+    Raises:
+        DataError: it is not prepared, or is not what the run was trained on.
+    """
+    name = str(record.config["dataset"])
+    if name in PUBLISHED and not (datasets.cache_path(name) / "meta.json").is_file():
+        raise DataError(f"{name} is not prepared here; `flaxcnn data prepare {name}` does that")
+    on_demand = name.startswith(("folder:", "tfds:"))
+    resize = record.recipe.resize if record.recipe else None
+    try:
+        dataset = datasets.load(name, resize, 0 if on_demand else None)
+    except FlaxcnnError as error:
+        raise DataError(str(error)) from error
+    if not on_demand and dataset.digest != record.data["digest"]:
+        raise DataError(f"{name} is not the data that the run was trained on")
+    return dataset
+
+
+def pixels(dataset: Dataset, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(images [n, H, W, C], labels [n]) by row number; rows of the train archive come first."""
+    split, first = dataset.train, len(dataset.train)
+    image = np.empty((len(rows), *split.image.shape[1:]), np.uint8)
+    label = np.empty(len(rows), np.int32)
+    for part, own, base in ((rows < first, split, 0), (rows >= first, dataset.test, first)):
+        if part.any():
+            image[part] = own.image[rows[part] - base]
+            label[part] = own.label[rows[part] - base]
+    return image, label
