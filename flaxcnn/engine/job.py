@@ -27,6 +27,8 @@ from flaxcnn.engine.metrics import MetricSums, joined_sums
 from flaxcnn.engine.programs import ProgramCache
 from flaxcnn.engine.step import Hypers, Plan, TrainState, init_state
 from flaxcnn.model.cnn import CNN, Network
+from flaxcnn.model.foreign import Compiled, build
+from flaxcnn.model.protocol import Model
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.optimizers import spans_run
 from flaxcnn.recipe.traced import (
@@ -69,16 +71,7 @@ def make_plan(
     steps = steps_per_epoch(train_rows, config.batch_size, config.drop_last)
     batch = sharding.choose_sharding(config, devices, every)
     return Plan(
-        model=Network(
-            CNN(
-                compiled_layers(config.layers),
-                jnp.dtype(COMPUTED_IN[config.precision]),
-                batch.axis if config.batch_norm == "global" else None,
-                config.remat,
-                batch.platform,
-                products(config.precision, batch.platform),
-            )
-        ),
+        model=_model(config, batch),
         optimizer=compiled_optimizer(config.optimizer),
         schedule=config.schedule,
         augment=config.augment,
@@ -91,6 +84,18 @@ def make_plan(
         total_steps=steps * config.epochs if spans_run(config.schedule) else 0,
         exact=config.determinism == "exact",
     )
+
+
+def _model(config: Config, batch: sharding.BatchSharding) -> Model:
+    """The network of a recipe, for the devices that share its batches."""
+    dtype, axis = jnp.dtype(COMPUTED_IN[config.precision]), batch.axis
+    precision = products(config.precision, batch.platform)
+    if config.batch_norm == "per_shard":
+        axis = None
+    if config.model is not None:
+        return build(config.model, Compiled(axis, batch.platform, precision, dtype))
+    layers = compiled_layers(config.layers)
+    return Network(CNN(layers, dtype, axis, config.remat, batch.platform, precision))
 
 
 def make_hypers(config: Config) -> Hypers:

@@ -15,8 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxcnn.data.batches import Batch, Scaling
+from flaxcnn.engine.job import Job
 from flaxcnn.engine.sharding import ONE_DEVICE
 from flaxcnn.engine.step import Hypers, Plan, Sums, TrainState, gradients
+from flaxcnn.errors import ConfigError
 
 ROWS = 8  # that the trial takes; 6 of them true where there is padding
 # Of the largest gradient: float32 sums of a few rows in another order differ by less, and what is
@@ -46,9 +48,29 @@ class Promises:
         return [text for name, text in sentences.items() if not getattr(self, name)]
 
 
+def of_job(job: Job) -> Promises | None:
+    """What the network of a job keeps; None for a recipe's own layers, which keep everything.
+
+    Raises:
+        ConfigError: it breaks a promise that determinism=exact relies on, or gives logits that are
+            not finite.
+    """
+    if job.config.model is None:
+        return None
+    numbers = np.resize(job.rows.train, ROWS)  # of a tiny split, some twice
+    image = np.asarray(job.dataset.train.image[numbers])
+    scaling, state, hypers = jax.device_get((job.data.scaling, job.init(), job.hypers))
+    name = job.config.model.targets[-1]
+    promises = try_out(job.plan, state, hypers, scaling, image, name)
+    if job.config.determinism == "exact" and (broken := promises.broken()):
+        raise ConfigError(f"determinism=exact cannot be kept by {name}: {'; '.join(broken)}")
+    return promises
+
+
 def try_out(
-    plan: Plan, state: TrainState, hypers: Hypers, scaling: Scaling, image: np.ndarray
-) -> Promises:
+    plan: Plan, state: TrainState, hypers: Hypers, scaling: Scaling, image: np.ndarray,
+    name: str = "the model",
+) -> Promises:  # fmt: skip
     """Try a network on ROWS rows.
 
     Args:
@@ -57,6 +79,10 @@ def try_out(
         hypers: of the run.
         scaling: of the pixels.
         image: [ROWS, H, W, C] training images.
+        name: of the network, in errors.
+
+    Raises:
+        ConfigError: the loss is not finite.
     """
     count = np.arange(ROWS, dtype=np.int32)
     rows = Batch(jnp.asarray(image), jnp.zeros(ROWS, jnp.int32), count, jnp.ones(ROWS, bool))  # type: ignore[arg-type]
@@ -74,6 +100,8 @@ def try_out(
         return dataclasses.replace(part, mask=jnp.arange(len(numbers)) < true)
 
     whole, few = sums(rows), sums(pick(count[: ROWS - 2]))
+    if not np.isfinite(loss := float(whole.metrics.loss)):
+        raise ConfigError(f"model: the loss of {name} is {loss} before the first step")
     halves = [sums(pick(half)) for half in np.split(count, 2)]
     return Promises(
         order=_alike(whole, sums(pick(count[::-1]))),

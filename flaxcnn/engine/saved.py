@@ -23,6 +23,7 @@ from flaxcnn.engine.metrics import finalize
 from flaxcnn.engine.step import Plan, TrainState, eval_step, init_state
 from flaxcnn.errors import CheckpointError, DataError
 from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.references import SOURCES, copies_in
 from flaxcnn.records.read import RunRecord, read_run
 from flaxcnn.records.run import RunDirectory
 
@@ -54,6 +55,11 @@ def open_run(path: Path) -> Result:
             "`flaxcnn train --resume` finishes one"
         )
     record = read_run(path)
+    with copies_in(path.expanduser() / SOURCES):
+        return _opened(path, record)
+
+
+def _opened(path: Path, record: RunRecord) -> Result:
     config = Config.from_dict(record.config)
     plan = make_plan(config, record.data["rows"]["train"])
     shape, seeds = tuple(record.data["shape"]), jnp.asarray(config.seeds(), jnp.uint32)

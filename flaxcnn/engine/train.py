@@ -28,6 +28,7 @@ from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.job import Job
 from flaxcnn.engine.loop import Progress, check_finite, epochs
 from flaxcnn.engine.make_job import make_job
+from flaxcnn.engine.promises import of_job
 from flaxcnn.engine.saved import Result
 from flaxcnn.engine.score import Counts, conclude, count_dead, dead_layers
 from flaxcnn.engine.step import TrainState
@@ -81,6 +82,7 @@ def fit(
             "recipe": config.fingerprint(), "data": dataset.digest, "folder": str(run_dir)
         })  # fmt: skip
         job = make_job(config, dataset)
+        promises = of_job(job)
     speaks = hosts.primary()
     if not speaks:
         on_epoch = on_note = _silent
@@ -93,6 +95,9 @@ def fit(
         enough_memory(),
         Checkpoints(run.checkpoint_folder(checkpoint_dir)) as checkpoints,
     ):
+        run.keep_sources(config, vars(promises) if promises else None)
+        for text in promises.broken() if promises else ():
+            on_note(f"{config.model.targets[-1]}: {text}")  # type: ignore[union-attr]
         begun = _begin(job, run, checkpoints if resume else None, name, on_note)
         ended = _train(job, run, checkpoints, begun, interrupt, on_epoch)
         return _finish(job, run, ended, name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,7 +19,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from flaxcnn.model.protocol import RowContext, Tree, Variables
+from flaxcnn.errors import ConfigError, first_line
+from flaxcnn.model.protocol import Model, RowContext, Tree, Variables
+from flaxcnn.recipe.networks import NNX, ForeignModel, Linen, sources
+from flaxcnn.recipe.references import resolve
 
 # Arguments by which a module may be told whether it trains, and their values when it does.
 TRAIN_FLAGS = {
@@ -35,6 +39,7 @@ class Compiled:
     axis: str | None = None  # mesh axis over which a batch is spread
     platform: str | None = None  # of the devices; None: jax's default
     products: str | None = None  # precision of products of float32 numbers; None: the back end's
+    dtype: Any = jnp.float32  # in which images come; what the network computes in, it says itself
 
 
 @dataclass
@@ -60,8 +65,9 @@ def _applying(model: Applied) -> Iterator[None]:
     """The rules of jax as users know them, and what `applied` returns meanwhile."""
     token = _applied.set(model)
     try:
+        products = model.compiled.products
         with (
-            jax.default_matmul_precision(model.compiled.products),
+            jax.default_matmul_precision(products) if products else contextlib.nullcontext(),
             jax.numpy_dtype_promotion("standard"),
             jax.numpy_rank_promotion("allow"),
         ):
@@ -108,7 +114,9 @@ class LinenModel(_Foreign):
         rows = RowContext(key=key)
         given = arguments_for(type(self.module).__call__, False, rows)
         with _applying(Applied(rows, False, self.compiled)):
-            variables = self.module.init({"params": key, "dropout": key}, image, **given)
+            variables = self.module.init(
+                {"params": key, "dropout": key}, image.astype(self.compiled.dtype), **given
+            )
         return {"params": variables["params"], STATS: variables.get(STATS, {})}
 
     def apply(
@@ -116,6 +124,7 @@ class LinenModel(_Foreign):
     ) -> tuple[jax.Array, Tree]:
         """Logits [B, K] float32, and the new batch statistics."""
         given = arguments_for(type(self.module).__call__, train, rows)
+        image = image.astype(self.compiled.dtype)
         with _applying(Applied(rows, train, self.compiled)):
             if not train:
                 return _logits(self.module.apply(variables, image, **given)), variables[STATS]
@@ -150,7 +159,10 @@ class NNXModel(_Foreign):
             nnx.replace_by_pure_dict(stats, variables[STATS])
             module: Any = nnx.merge(graph, params, stats, _reseeded(draws, _key(rows)))
             (module.train if train else module.eval)()
-            output = module(image, **arguments_for(type(module).__call__, train, rows))
+            output = module(
+                image.astype(self.compiled.dtype),
+                **arguments_for(type(module).__call__, train, rows),
+            )
             changed = nnx.to_pure_dict(_parts(module)[2])
         return _logits(output), changed if train else variables[STATS]
 
@@ -199,5 +211,39 @@ class PureModel(_Foreign):
         """Logits [B, K] float32; such a network has no batch statistics."""
         given = arguments_for(self.then, train, rows)
         with _applying(Applied(rows, train, self.compiled)):
+            image = image.astype(self.compiled.dtype)
             output = self.then(variables["params"], image, **dict(self.arguments), **given)
         return _logits(output), {}
+
+
+@functools.lru_cache(64)
+def build(spec: ForeignModel, compiled: Compiled) -> Model:
+    """The model of a specification.
+
+    Raises:
+        ConfigError: its code is not there or has changed, or it refuses its arguments.
+    """
+    targets = [resolve(name, sha) for name, sha in sources(spec)]
+    if isinstance(spec, Linen):
+        module = _module(spec.target, targets[0], spec.named)
+        return LinenModel(module, compiled)
+    if isinstance(spec, NNX):
+        return NNXModel(targets[0], spec.arguments, compiled)
+    first, then = targets
+    return PureModel(first, then, spec.arguments, compiled)
+
+
+def _module(name: str, target: Any, arguments: dict[str, Any]) -> nn.Module:
+    """A linen module, made from its class or function, or there already."""
+    if isinstance(target, nn.Module) and not arguments:
+        return target
+    try:
+        module = target(**arguments)
+    except TypeError as error:
+        raise ConfigError(f"model: {name} refuses its arguments: {first_line(error)}") from error
+    if not isinstance(module, nn.Module):
+        raise ConfigError(
+            f"model: {name} must be a flax.linen.Module (it makes a {type(module).__name__}); "
+            "for an NNX module, write type=nnx"
+        )
+    return module

@@ -12,6 +12,7 @@ import contextvars
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -21,10 +22,58 @@ from typing import Any, ClassVar
 
 from flaxcnn.errors import ConfigError, near_miss
 
+SOURCES = "source"  # folder of a run for the code of its own that its recipe names
 LIBRARIES = ("optax", "flax", "jax")  # env.json records their versions
 Json = None | bool | int | float | str | tuple["Json", ...]
 
+_texts: dict[str, str] = {}  # digest -> source of an object of a notebook
 _copies: contextvars.ContextVar[Path | None] = contextvars.ContextVar("copies", default=None)
+
+
+# Objects given in Python, by name and digest of their source.
+_objects: dict[tuple[str, str], Any] = {}
+
+
+def remember(target: Any) -> tuple[str, str]:
+    """The name of a class or function given in Python, and the digest of its source.
+
+    It is the name of the file, where there is one; in a notebook, that of the object alone, which
+    only this process can use again.
+
+    Raises:
+        ConfigError: it is local to a function, or its source is not known.
+    """
+    name = target.__qualname__
+    if "<" in name:
+        raise ConfigError(f"model: {name} must be defined at the top of a module or notebook cell")
+    try:
+        file = Path(inspect.getsourcefile(target) or "")
+        text = inspect.getsource(target)
+    except (OSError, TypeError):
+        raise ConfigError(
+            f"model: the source of {name} is not known; write it to a file, in a notebook with "
+            "%%writefile my_models.py"
+        ) from None
+    if file.is_file():
+        where, sha = f"{file}:{name}", _digest(file)
+    else:
+        where, sha = f"notebook:{name}", hashlib.sha256(text.encode()).hexdigest()
+        _texts[sha] = text
+    _objects[where, sha] = target
+    return where, sha
+
+
+def source_text(name: str, recorded: str) -> str:
+    """The source of an object of a recipe, to be kept beside a run."""
+    if recorded in _texts:
+        return _texts[recorded]
+    if (path := source_file(name)) is None:
+        return ""
+    copies = _copies.get()
+    for candidate in (path, *([copies / path.name] if copies else [])):
+        if candidate.is_file() and _digest(candidate) == recorded:
+            return candidate.read_text()
+    return ""
 
 
 @contextlib.contextmanager
@@ -44,6 +93,8 @@ def source_file(name: str) -> Path | None:
         ConfigError: there is no such file or module.
     """
     place, colon, _ = name.rpartition(":")
+    if place == "notebook":
+        return None
     if colon and place.endswith(".py"):
         return Path(place).expanduser()
     module = place if colon else name.rpartition(".")[0]
@@ -82,6 +133,10 @@ def resolve(name: str, recorded: str) -> Any:
     Raises:
         ConfigError: it is not there, it raises when it is imported, or its source has changed.
     """
+    if (name, recorded) in _objects:
+        return _objects[name, recorded]
+    if name.startswith("notebook:"):
+        raise ConfigError(f"{name!r}: was defined in a notebook; run the cell that defines it")
     path, attribute = source_file(name), name.rpartition(":")[2]
     if path is None:
         module, _, attribute = attribute.rpartition(".") if ":" not in name else (

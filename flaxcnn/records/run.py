@@ -11,7 +11,9 @@ from typing import Any
 from flaxcnn.errors import ConfigError, DataError
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.fields import Role, names
+from flaxcnn.recipe.networks import own_sources
 from flaxcnn.recipe.optimizers import spans_run
+from flaxcnn.recipe.references import SOURCES, source_file, source_text
 from flaxcnn.records.folder import Folder
 
 ELSEWHERE = "checkpoints.json"  # names their folder, where it is not in the run directory
@@ -79,6 +81,21 @@ class RunDirectory(Folder):
         if (self.path / ELSEWHERE).is_file():
             return str(self.read_json(ELSEWHERE)["folder"])
         return self.path / "checkpoints"
+
+    def keep_sources(self, config: Config, promises: Mapping[str, bool] | None) -> None:
+        """Copy the code of its own that a recipe names into source/, and write model.json.
+
+        Args:
+            config: the recipe.
+            promises: which of the package's promises its network keeps; None: all.
+        """
+        for name, digest in own_sources(config):
+            if text := source_text(name, digest):
+                (self.path / SOURCES).mkdir(exist_ok=True)
+                file = (source_file(name) or Path("notebook.py")).name
+                self.write_text(f"{SOURCES}/{file}", text)
+        if promises is not None:
+            self.write_json("model.json", {"keeps": dict(promises)})
 
     def begin(self, history: list[dict[str, Any]]) -> None:
         """Write metrics.jsonl with the epochs of the checkpoint; later ones are computed again."""
