@@ -45,8 +45,13 @@ ALIASES = {  # of types in the specifications
     "Size": "int or (int, int)", "Padding": "'valid' or 'same'", "Function": "activation",
     "Init": "initialiser",
 }  # fmt: skip
-# Functions that are useful from Python and are not in `flaxcnn.__all__`.
-MORE_API = {"flaxcnn.engine.saved": ("open_run", "classify", "evaluate_run")}
+# What the public functions take, and what is useful beside them.
+MORE_API = {
+    "flaxcnn.studies.plan": ("Scoring",),
+    "flaxcnn.studies.samplers": ("Sampling",),
+    "flaxcnn.studies.space": ("parse_space", "read_space"),
+    "flaxcnn.engine.saved": ("open_run", "classify", "evaluate_run"),
+}
 
 
 # -- specs: layers, optimizers, schedules, augmentations -------------------------------------------
@@ -201,6 +206,9 @@ def api_section(module: str, name: str, shown: str) -> str:
     if "__init__" in methods:
         code = signature(methods["__init__"], text)
         lines += [re.sub(r"def __init__\(\s*self,", f"{name}(", code).replace("):\n", ")\n"), ""]
+    elif fields := [ast.unparse(n) for n in node.body if isinstance(n, ast.AnnAssign)]:
+        code = "".join(f"    {field},\n" for field in fields)
+        return "\n".join([*lines, f"```python\n{name}(\n{code})\n```", "", docstring(node)])
     lines.append(docstring(node))
     for method in methods.values():
         if not method.name.startswith("_") and ast.get_docstring(method):

@@ -188,8 +188,8 @@ class FlaxCNNClassifier(ClassifierMixin, BaseEstimator):
         """
         if self.validation_fraction:
             raise ConfigError(
-                f"validation_fraction: got {self.validation_fraction!r}; allowed is 0 in "
-                "partial_fit, which sees a part of the rows and holds none out"
+                "validation_fraction must be 0 in partial_fit, which sees a part of the rows and "
+                f"holds none out (got {self.validation_fraction!r})"
             )
         first = _check_partial_fit_first_call(self, classes) or not hasattr(self, "state_")
         image, names = self._checked(X, y, reset=first)
@@ -250,7 +250,7 @@ class FlaxCNNClassifier(ClassifierMixin, BaseEstimator):
         if reset:
             self.image_shape_ = image_shape(self.image_shape, shape, X.shape[1])
         elif shape is not None and shape != self.image_shape_:
-            raise ConfigError(f"X: got images {shape}; allowed are {self.image_shape_}, as in fit")
+            raise ConfigError(f"X must have images {self.image_shape_}, as in fit (got {shape})")
         return X.reshape(-1, *self.image_shape_), y
 
     def _weighted(
@@ -340,8 +340,8 @@ def _start() -> None:
     """Make jax ready. A process that was forked after jax had begun would hang: refuse there."""
     if _first_process() != os.getpid():
         raise FlaxcnnError(
-            "jax was started before this process was forked, and would hang here; allowed are "
-            "joblib's backends 'loky' (the default of n_jobs) and 'threading'"
+            "JAX was initialised before this process was forked and would deadlock; use joblib's "
+            "backend 'loky' (the default of n_jobs) or 'threading'"
         )
     prepare()
 
@@ -365,6 +365,6 @@ def _check_same_network(before: Config, now: Config) -> None:
     ):
         if old != new:
             raise ConfigError(
-                f"{name}: was changed since the first call of partial_fit; allowed is the same, or "
-                "fit, which starts again"
+                f"{name} has changed since the first call of partial_fit; keep it, or call fit, "
+                "which starts again"
             )

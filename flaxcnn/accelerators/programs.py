@@ -28,7 +28,7 @@ from flaxcnn.engine.job import COMPUTED_IN, eval_shape, make_hypers, make_plan, 
 from flaxcnn.engine.programs import ProgramCache
 from flaxcnn.engine.resident import ResidentJob
 from flaxcnn.engine.step import TrainState, init_state
-from flaxcnn.errors import ConfigError
+from flaxcnn.errors import ConfigError, one_of
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.data import KNOWN_DATA
 
@@ -46,8 +46,7 @@ def dataset_like(name: str) -> Dataset:
     """
     if name not in KNOWN_DATA:
         raise ConfigError(
-            f"--compile-for: got dataset {name!r}, whose shape only its files tell; allowed are "
-            f"recipes on {', '.join(KNOWN_DATA)}"
+            f"--compile-for needs a data set of known shape, {one_of(KNOWN_DATA)} (got {name!r})"
         )
     shape, classes = KNOWN_DATA[name]
     train, test = PUBLISHED[name].rows if name in PUBLISHED else DIGITS_ROWS

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from flaxcnn.errors import ConfigError, near_miss
+from flaxcnn.errors import ConfigError, near_miss, one_of
 
 SPECS = Path(__file__).parent / "specs"
 # Launching a kernel takes the host about 2.5 us, and in a graph, which is launched as a whole, the
@@ -79,8 +79,8 @@ def parse(text: str) -> tuple[Target, int]:
     name, colon, count = text.partition(":")
     if name not in TARGETS:
         raise ConfigError(
-            f"--compile-for: got {text!r}; allowed are {', '.join(TARGETS)}, each also as "
-            f"NAME:CHIPS{near_miss(name, TARGETS)}"
+            f"--compile-for must be {one_of(TARGETS)}, each also as NAME:CHIPS (got {text!r})"
+            f"{near_miss(name, TARGETS)}"
         )
     target = TARGETS[name]
     chips = int(count) if count.isascii() and count.isdigit() else 0

@@ -226,14 +226,13 @@ def _sampling(
 
 
 def _conclude(summary: Mapping[str, Any], path: Path, as_json: bool) -> None:
-    if refit := summary.get("refit"):
-        say(f"\nwinner {summary['winner']}, trained on the whole training split: test accuracy "
-            f"{refit['test_accuracy']:.4f}", as_json)  # fmt: skip
-    failed = summary.get("refit_diverged")
+    from flaxcnn.records.views import refit_note
+
+    if "refit" in summary:
+        say(f"\n{refit_note(summary)}", as_json)
+    failed = refit_note(summary) if "refit_diverged" in summary else ""
     if summary["winner"] is None:
         failed = "every candidate has a run that diverged; lower learning_rate"
-    elif failed:
-        failed = f"the winner diverged on the whole training split: {failed}"
     page = report_after(path)
     say(f"search {path}\nreport {page or path / 'README.md'}", as_json)
     if as_json:

@@ -50,7 +50,11 @@ class Batch:
 
 
 def steps_per_epoch(rows: int, batch_size: int, drop_last: bool = False) -> int:
-    """Batches in one pass, with the incomplete one, unless it is dropped and others are left."""
+    """Batches in one pass, with the incomplete one, unless it is dropped and others are left.
+
+    >>> steps_per_epoch(100, 32), steps_per_epoch(100, 32, drop_last=True)
+    (4, 3)
+    """
     return max(rows // batch_size, 1) if drop_last else -(-rows // batch_size)
 
 
@@ -67,6 +71,10 @@ def shuffled(
 
 def in_order(rows: jax.Array, batch_size: int, parts: int = 1) -> tuple[jax.Array, jax.Array]:
     """Row numbers in order -> rows [S, B] int32, mask [S, B] bool; padding repeats row 0.
+
+    >>> rows, mask = in_order(jnp.arange(5), 3)
+    >>> rows.tolist(), mask.tolist()
+    ([[0, 1, 2], [3, 4, 0]], [[True, True, True], [True, True, False]])
 
     B is `batch_size`, padded to a multiple of `parts`, so that each part has as many rows.
     """

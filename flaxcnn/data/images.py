@@ -78,5 +78,9 @@ def select(image: Pixels, rows: np.ndarray) -> Pixels:
 
 
 def rows_at_once(shape: tuple[int, ...], limit: int = AT_ONCE) -> int:
-    """Number of rows of images [N, H, W, C] that fit into `limit` bytes, at least one."""
+    """Number of rows of images [N, H, W, C] that fit into `limit` bytes, at least one.
+
+    >>> rows_at_once((60_000, 28, 28, 1), limit=1_000_000)
+    1275
+    """
     return max(limit // max(math.prod(shape[1:]), 1), 1)

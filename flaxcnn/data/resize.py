@@ -40,7 +40,11 @@ def fit(image: Image.Image, resize: Resize, draws: Draws | None, row: int) -> Im
 
 
 def central(size: tuple[int, int], aspect: float) -> Box:
-    """The largest part of an image of `size` (width, height) that has `aspect`, in its middle."""
+    """The largest part of an image of `size` (width, height) that has `aspect`, in its middle.
+
+    >>> central((60, 40), aspect=1.0)
+    (10.0, 0.0, 50.0, 40.0)
+    """
     width, height = size
     inner = (min(width, height * aspect), min(height, width / aspect))
     left, upper = (width - inner[0]) / 2, (height - inner[1]) / 2

@@ -13,6 +13,10 @@ import numpy as np
 def hold_out(label: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """(kept, held out) row numbers, ascending: `count` rows held out in proportion to the classes.
 
+    >>> kept, held = hold_out(np.array([0, 0, 0, 0, 1, 1, 1, 1]), count=2, seed=0)
+    >>> kept.tolist(), held.tolist()
+    ([1, 2, 3, 4, 5, 6], [0, 7])
+
     Args:
         label: [N] integers, at least two rows of each class.
         count: rows to hold out, at least one per class, and as many left.

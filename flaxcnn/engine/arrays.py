@@ -104,8 +104,7 @@ def image_shape(
     if not sound or (shape or given) != given:
         size = f"images {shape}" if shape else f"rows of {features} features"
         raise ConfigError(
-            f"image_shape: got {asked!r}, and {size} in X; allowed is (H, W) or (H, W, C) with as "
-            "many numbers"
+            f"image_shape must be (H, W) or (H, W, C) and match the {size} in X (got {asked!r})"
         )
     return given
 
@@ -120,14 +119,13 @@ def choose(label: np.ndarray, fraction: float, seed: int) -> Rows:
     if fraction == 0:
         return Rows(rows, none, none)
     if not 0 < fraction < 1:
-        raise ConfigError(f"validation_fraction: got {fraction!r}; allowed is 0 <= x < 1")
+        raise ConfigError(f"validation_fraction must be at least 0 and below 1 (got {fraction!r})")
     count, members = max(1, round(fraction * len(label))), np.bincount(label)
     members = members[members > 0]
     if members.min() < 2 or not len(members) <= count <= len(label) - len(members):
         raise ConfigError(
-            f"validation_fraction: got {fraction!r}, {count} of {len(label)} rows, with "
-            f"{members.min()} rows of the rarest of {len(members)} classes; allowed is what leaves "
-            "each class on both sides"
+            f"validation_fraction must leave each class on both sides (got {fraction!r}, {count} "
+            f"of {len(label)} rows; the rarest of {len(members)} classes has {members.min()})"
         )
     train, held = hold_out(label, count, seed)
     return Rows(rows[train], rows[held], none)
@@ -143,7 +141,7 @@ def relative(weight: np.ndarray) -> np.ndarray | None:
         ValueError: no weights.
     """
     if not len(weight):
-        raise ValueError("sample_weight: got zeros only; allowed is at least one weight above 0")
+        raise ValueError("sample_weight must have a weight above 0 (got only zeros)")
     if (weight == weight[0]).all():
         return None
     near = weight / 2.0 ** np.round(np.log2(weight.mean()))
@@ -174,7 +172,7 @@ def make_array_job(
     """
     if devices is not None and not 1 <= devices <= jax.device_count():
         raise ConfigError(
-            f"devices: got {devices!r}; allowed is 1 to {jax.device_count()}, or None"
+            f"devices must be from 1 to {jax.device_count()}, or None (got {devices!r})"
         )
     # A larger batch would be padded, and its padding computed.
     config = dataclasses.replace(config, batch_size=min(config.batch_size, len(rows.train)))

@@ -69,8 +69,8 @@ class Checkpoints:
         remote = "://" in str(folder)
         if str(folder).startswith("s3:"):  # its asynchronous save fails, google/orbax#359
             raise WriteError(
-                f"checkpoints: {folder} cannot be used: Orbax does not write to s3://; allowed are "
-                "gs:// and folders that all processes reach"
+                f"checkpoints: {folder} cannot be used: Orbax does not write to "
+                "s3://; use gs:// or a folder that all processes can reach"
             )
         try:
             place = epath.Path(str(folder)) if remote else Path(folder).resolve()

@@ -80,13 +80,13 @@ def _check(coordinator: str | None, processes: int | None, process: int | None) 
     if len(missing) == len(given):
         return
     if coordinator is None or processes is None or process is None:
-        raise ConfigError(f"{', '.join(missing)}: missing; allowed are all of {', '.join(given)}")
+        raise ConfigError(f"{', '.join(missing)} is missing; give all of {', '.join(given)}")
     if not re.fullmatch(r"[\w.\-\[\]:]+:\d{1,5}", coordinator):
-        raise ConfigError(f"--coordinator: got {coordinator!r}; allowed is HOST:PORT")
+        raise ConfigError(f"--coordinator must be HOST:PORT (got {coordinator!r})")
     if processes < 1:
-        raise ConfigError(f"--processes: got {processes}; allowed is 1 or more")
+        raise ConfigError(f"--processes must be at least 1 (got {processes})")
     if not 0 <= process < processes:
-        raise ConfigError(f"--process: got {process}; allowed is 0 to {processes - 1}")
+        raise ConfigError(f"--process must be from 0 to {processes - 1} (got {process})")
 
 
 def _check_port(coordinator: str) -> None:
@@ -154,7 +154,7 @@ def agree(facts: Mapping[str, str]) -> None:
             for process, row in enumerate(differs)
             if row.any()
         )
-        raise ConfigError(f"{text} than process 0; allowed is the same on all processes")
+        raise ConfigError(f"{text} than process 0; all processes need the same")
 
 
 def any_of(flag: bool) -> bool:

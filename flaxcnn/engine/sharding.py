@@ -99,13 +99,13 @@ def _of_all_processes(config: Config, there: int, several: int) -> int:
     """All devices: a process without rows would have nothing to do in the others' exchanges."""
     if config.determinism == "exact" and several != there:
         raise ConfigError(
-            f"virtual_shards: got {config.virtual_shards} on {there} devices of "
-            f"{jax.process_count()} processes; allowed is a multiple of {there}"
+            f"virtual_shards must be a multiple of {there}, the devices of {jax.process_count()} "
+            f"processes (got {config.virtual_shards})"
         )
     if config.batch_size < there:
         raise ConfigError(
-            f"batch_size: got {config.batch_size} on {there} devices of {jax.process_count()} "
-            f"processes; allowed is {there} or more, so that each has a row"
+            f"batch_size must be at least {there}, so that each of the {there} devices of "
+            f"{jax.process_count()} processes has a row (got {config.batch_size})"
         )
     return there
 

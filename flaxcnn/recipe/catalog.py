@@ -109,6 +109,9 @@ def experiments() -> dict[str, Experiment]:
 def find(name: str) -> Experiment:
     """The experiment called `name`, or `path/to/file.py:name` from a file of the user's.
 
+    >>> find("digits/quickstart").config.batch_size
+    32
+
     Raises:
         ConfigError: no such experiment or file; the near miss is named.
     """
@@ -150,6 +153,10 @@ def resolve(
     environ: Mapping[str, str] = os.environ,
 ) -> tuple[Config, dict[str, str]]:
     """The Config to run and where each value came from.
+
+    >>> config, origins = resolve(find("digits/quickstart"), assignments=["epochs=3"], environ={})
+    >>> config.epochs, origins["epochs"], origins["seed"]
+    (3, 'command line', 'experiment')
 
     Precedence: defaults < experiment < --config file < FLAXCNN_* < -s and flags. The protocol is
     settled first, since it decides which of the experiment's own settings are the base.

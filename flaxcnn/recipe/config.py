@@ -117,7 +117,12 @@ class Config(Execution, Evaluation, Optimisation, Model, Data):
         return texts
 
     def values(self, role: Role) -> tuple[Any, ...]:
-        """The values of all settings that have one of the roles joined in `role`."""
+        """The values of all settings that have one of the roles joined in `role`.
+
+        >>> from flaxcnn.recipe.catalog import find
+        >>> find("digits/quickstart").config.values(Role.SEED)
+        (0,)
+        """
         return tuple(getattr(self, name) for name in names(Config, role))
 
     def to_dict(self) -> dict[str, Any]:
@@ -151,6 +156,10 @@ class Config(Execution, Evaluation, Optimisation, Model, Data):
 
 
 def decisive(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a recorded recipe that its result may depend on: all but delivery."""
+    """The settings of a recorded recipe that its result may depend on: all but delivery.
+
+    >>> decisive({"epochs": 3, "workers": 2})
+    {'epochs': 3}
+    """
     left_out = names(Config, Role.DELIVERY)
     return {key: value for key, value in plain.items() if key not in left_out}

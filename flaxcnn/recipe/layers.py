@@ -30,7 +30,11 @@ LEAKY_RELU_SLOPE = 0.3  # Keras's LeakyReLU layer; the documents use it througho
 
 
 def pair(value: Size, what: str) -> tuple[int, int]:
-    """`3` or `(3, 5)` -> `(3, 3)` or `(3, 5)`; raises ConfigError unless both are positive."""
+    """The two sides of a size; ConfigError unless both are positive.
+
+    >>> pair(3, "kernel"), pair((3, 5), "kernel")
+    ((3, 3), (3, 5))
+    """
     two = value if isinstance(value, tuple) else (value, value)
     if len(two) != 2 or not all(type(n) is int and n >= 1 for n in two):
         raise ConfigError(f"{what} must be a positive integer or a pair of them (got {value!r})")
@@ -38,7 +42,11 @@ def pair(value: Size, what: str) -> tuple[int, int]:
 
 
 def windows(shape: Shape, size: Size, stride: Size, padding: Padding, what: str) -> tuple[int, int]:
-    """Number of window positions along H and W, as Keras and XLA count them."""
+    """Number of window positions along H and W, as Keras and XLA count them.
+
+    >>> windows((28, 28, 1), 3, 2, "valid", "kernel"), windows((28, 28, 1), 3, 2, "same", "kernel")
+    ((13, 13), (14, 14))
+    """
     if len(shape) != 3:
         raise ConfigError(f"needs a map (H, W, C) as its input, got {shape}")
     out = []
@@ -338,7 +346,11 @@ def check_model(layers: tuple[Layer, ...], shape: Shape, classes: int) -> list[R
 
 
 def totals(rows: list[Row]) -> dict[str, int]:
-    """Sums over the table: parameters, multiply-adds of one image's forward pass, bytes."""
+    """Sums over the table: parameters, multiply-adds of one image's forward pass, bytes.
+
+    >>> totals(table((Flatten(), Dense(10)), (28, 28, 1)))["params"]
+    7850
+    """
     trainable = sum(row.trainable for row in rows)
     non_trainable = sum(row.non_trainable for row in rows)
     return {

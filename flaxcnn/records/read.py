@@ -335,9 +335,9 @@ def _recipe(config: dict[str, Any]) -> Config | None:
 
 
 def _arrays(path: Path, names: Sequence[str]) -> tuple[np.ndarray, ...]:
-    try:
-        import numpy as np
+    import numpy as np
 
+    try:
         with np.load(path, allow_pickle=False) as file:
             return tuple(file[name] for name in names)
     except FileNotFoundError:

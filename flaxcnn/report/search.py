@@ -6,15 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from flaxcnn.records.format import value_text
+from flaxcnn.records.format import figure, value_text
 from flaxcnn.records.read import SearchRecord
 from flaxcnn.records.tables import Cell, Table
 from flaxcnn.records.views import (
     BEST_OF_SEVERAL,
     DOCUMENT_FOLDS,
+    HONEST,
     candidates_table,
     dropped_heading,
-    protocol_note,
+    refit_note,
 )
 from flaxcnn.report import comparisons
 from flaxcnn.report.commands import of_search
@@ -54,15 +55,11 @@ def search_brief(record: SearchRecord) -> Page:
 def _head(record: SearchRecord) -> Page:
     summary = record.summary
     document = summary["protocol"] == "document"
-    text, doubtful = protocol_note({summary["protocol"]}, None)
-    if document:
-        text = DOCUMENT_FOLDS
     best = next((row for row in summary["candidates"] if row["label"] == summary["winner"]), None)
     shown, meaning = "no winner", "Every candidate has a training that diverged."
     if best is not None:
-        shown = f"{best['mean']:.4f}"
-        if best["low"] is not None:
-            shown += f" [{best['low']:.4f}, {best['high']:.4f}]"
+        ends = None if best["low"] is None else (best["low"], best["high"])
+        shown = figure(best["mean"], None, ends)
         meaning = (
             f"Accuracy of “{best['label']}” on the folds it was not trained on: mean and 95 % "
             "interval, which allows for folds sharing their training rows (Nadeau and Bengio "
@@ -80,9 +77,14 @@ def _head(record: SearchRecord) -> Page:
     if refit := summary.get("refit"):
         facts.append(("Winner on the test rows", f"{refit['test_accuracy']:.4f}"))
     return Page(
-        title=f"Search of {record.name}", figure=shown, meaning=meaning, flag=text,
-        doubtful=doubtful, facts=facts, warnings=_warnings(summary),
-    )  # fmt: skip
+        title=f"Search of {record.name}",
+        figure=shown,
+        meaning=meaning,
+        flag=DOCUMENT_FOLDS if document else HONEST,
+        doubtful=document,
+        facts=facts,
+        warnings=_warnings(summary),
+    )
 
 
 def _times(count: int) -> str:
@@ -90,9 +92,8 @@ def _times(count: int) -> str:
 
 
 def _warnings(summary: dict[str, Any]) -> list[str]:
-    failed = summary.get("refit_diverged")
     return [
-        *([f"The winner diverged on the whole training split: {failed}"] if failed else []),
+        *([refit_note(summary)] if "refit_diverged" in summary else []),
         *(f"{row['label']}: {row['diverged']} trainings diverged; it cannot win."
         for row in summary["candidates"]
         if row["diverged"]),

@@ -87,7 +87,7 @@ def _setting(record: StudyRecord, setting: dict[str, Any]) -> Side:
 
 def _warnings(sides: Sequence[Side]) -> list[str]:
     warnings = [
-        f"The {SHARED[key]} differ between them, which may explain a difference."
+        f"They differ in {SHARED[key]}, which may explain a difference."
         for key in SHARED
         if len({side.shared[key] for side in sides}) > 1
     ]

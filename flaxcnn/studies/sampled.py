@@ -56,10 +56,10 @@ def sampled_search(
         resume: take up trials that were cut short, and go on until there are enough.
         name: of the experiment, for the records.
         dataset: what `flaxcnn.data.datasets.load_for(config)` gives, if it is loaded already.
-        tell: called while the runs train, and after each trial.
+        tell: a `flaxcnn.studies.events.Listener`, called while the runs train and after trials.
 
     Returns:
-        The record of the search; None while other processes are at work: the last one concludes.
+        SearchRecord: as of `search`; None while other processes are at work: the last concludes.
 
     Raises:
         ConfigError, DataError, WriteError: the plan is wrong, or does not fit the data or folder.

@@ -99,10 +99,10 @@ def search(
         resume: keep the runs that have ended and train the others.
         name: of the experiment, for the records.
         dataset: what `flaxcnn.data.datasets.load_for(config)` gives, if it is loaded already.
-        tell: called while the runs train.
+        tell: a `flaxcnn.studies.events.Listener`, called while the runs train.
 
     Returns:
-        The record of the search: `summary` (search.json), `rows`, `path`, `to_dict()`, `to_csv()`.
+        SearchRecord: `summary` (search.json), `rows`, `path`, `to_dict()`, `to_csv()`.
 
     Raises:
         ConfigError, DataError, WriteError: the plan is wrong, or does not fit the data or folder.

@@ -188,4 +188,4 @@ def _check_value(base: Config, key: str, value: Any, kinds: Sequence[Any]) -> No
         except ConfigError as error:
             first = first or error
     assert first is not None
-    raise ConfigError(f"space.{first}")
+    raise ConfigError(f"space: {first}")

@@ -1,4 +1,4 @@
-"""One sample of a seed study: its mean with intervals, its luck, and where its spread comes from.
+"""One sample of a seed study: its mean with intervals, and where its spread comes from.
 
 A sample is one number for each seed, as a sequence or as a mapping from seed to value. Accuracies
 are shares (0 to 1). Nothing else here depends on the unit: results come in the unit of the values.
@@ -108,12 +108,10 @@ def check_share(value: float, name: str) -> None:
         raise ConfigError(f"{name}: got {value!r}; allowed is a number between 0 and 1")
 
 
-def check_count(value: int, name: str, most: int | None = None) -> None:
-    """Refuse what is not a whole number from 1 to `most`."""
-    whole = isinstance(value, Integral) and not isinstance(value, bool)
-    if not whole or value < 1 or (most is not None and value > most):
-        allowed = "1 or more" if most is None else f"1 to {most}"
-        raise ConfigError(f"{name}: got {value!r}; allowed is a whole number, {allowed}")
+def check_count(value: int, name: str) -> None:
+    """Refuse what is not a whole number of at least 1."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"{name}: got {value!r}; allowed is a whole number, 1 or more")
 
 
 # -- one sample ----------------------------------------------------------------------------------
@@ -227,27 +225,6 @@ def binomial_floor(accuracy: float, test_rows: int) -> BinomialFloor:
     p, n = float(accuracy), int(test_rows)
     # By formula, since scipy's takes whole numbers of hits and p may be a mean over seeds.
     return BinomialFloor(math.sqrt(p * (1 - p) / n), wilson(p, n))
-
-
-def expected_best_of(values: Sample, n: int, unbiased: bool = True) -> float:
-    """Expected maximum of n draws: what "best of n seeds" would report, in the unit of the values.
-
-    Unbiased: the mean over all sets of n different values (Tang et al. 2020, Showing Your Work
-    Doesn't Always Work). Otherwise draws from the empirical distribution, which repeat values and
-    so come out low (Dodge et al. 2019, Show Your Work); they allow any n.
-
-    Raises:
-        ConfigError: n below 1, or above the number of values where unbiased.
-    """
-    ordered = np.sort(read_sample(values, "values"))
-    size = len(ordered)
-    check_count(n, "n", size if unbiased else None)
-    if unbiased:  # the i-th smallest is the best of C(i - 1, n - 1) of the C(size, n) sets
-        sets = math.comb(size, n)
-        weights = [math.comb(i, n - 1) / sets for i in range(size)]
-    else:
-        weights = list(np.diff((np.arange(size + 1) / size) ** n))
-    return math.fsum(weight * value for weight, value in zip(weights, ordered, strict=True))
 
 
 # -- sources of variance -------------------------------------------------------------------------

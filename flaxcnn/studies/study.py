@@ -79,12 +79,12 @@ def study(
         resume: keep the runs that have ended and train the others.
         name: of the experiment, for the records.
         dataset: what `flaxcnn.data.datasets.load_for(config)` gives, if it is loaded already.
-        tell: called while the runs train.
+        tell: a `flaxcnn.studies.events.Listener`, called while the runs train.
         predictions: keep the class predicted for each test row, in one file `predictions-RUN.npz`
             per run (`row`, `label`, `predicted`, each [N]).
 
     Returns:
-        The record of the study: `rows`, `summary` (study.json), `path`, `to_dict()`, `to_csv()`.
+        StudyRecord: `rows`, `summary` (study.json), `path`, `to_dict()`, `to_csv()`.
 
     Raises:
         ConfigError, DataError, WriteError: the plan is wrong, or does not fit the data or folder.
@@ -159,6 +159,6 @@ def _conclude(
         counts = Counter(each.run.name for each in too_large)
         names = ", ".join(f"{name} ({count} of them)" for name, count in counts.items())
         raise OutOfMemoryError(
-            f"memory: {len(too_large)} of {len(planned)} runs do not fit ({names}); "
+            f"out of memory: {len(too_large)} of {len(planned)} runs do not fit ({names}); "
             f"{folder.path} has the others, and the same command with --resume tries these again"
         )

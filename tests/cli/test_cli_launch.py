@@ -46,7 +46,7 @@ def test_an_abort_before_an_epoch_is_not_started_again(launched, resumed, restar
     assert (done.code, starts) == (1, 1)
     (line,) = [line for line in done.err.splitlines() if line.startswith("error:")]
     assert "exit code 134" in line
-    assert "before an epoch was recorded" in line
+    assert "before its first epoch" in line
     assert "starting again" not in done.err
 
 
@@ -58,13 +58,13 @@ def test_an_exit_code_of_134_is_the_same_as_the_signal(launched):
 def test_an_abort_after_an_epoch_is_started_again(launched):
     done, starts = launched(f"{EPOCH}; {ABORT}", ABORT, "exit 0")
     assert (done.code, starts) == (0, 3)
-    assert "exit code 134: starting again from epoch 1" in done.err
+    assert "exit code 134: restarting from epoch 1" in done.err
 
 
 def test_aborts_after_an_epoch_are_still_counted(launched):
     done, starts = launched(f"{EPOCH}; {ABORT}", *[ABORT] * 9, restarts=2)
     assert (done.code, starts) == (134, 4)
-    assert "no further restart after 3 without another epoch" in done.err
+    assert "no further restart after 3 without a new epoch" in done.err
 
 
 @pytest.mark.parametrize("code", sorted({*processes.RESUMABLE} - {processes.ABORTED}))

@@ -69,7 +69,7 @@ def test_a_study_ends_the_other_runs_first(limited, home):
                               f"layers.1.units={UNITS},8", "--study-dir", "found")  # fmt: skip
     assert code == 1
     assert "run   2/4" in out
-    assert f"error: memory: 2 of 4 runs take more than there is (layers.1.units={UNITS} (2 " in said
+    assert f"error: out of memory: 2 of 4 runs do not fit (layers.1.units={UNITS} (2 " in said
     settings = json.loads((home / "found" / "study.json").read_text())["settings"]
     assert [(one["runs"], one["complete"]) for one in settings] == [(2, 0), (2, 2)]
     assert json.loads((home / "found" / "status.json").read_text())["status"] == "failed"

@@ -41,7 +41,7 @@ def test_evaluate_says_when_the_summary_is_another(flaxcnn, copied):
     summary = json.loads((copied / "summary.json").read_text())
     (copied / "summary.json").write_text(json.dumps({**summary, "test_accuracy": 1.0}))
     assert flaxcnn("evaluate", copied, "--json").json["equal"] is False
-    assert "the run's summary says" in flaxcnn("evaluate", copied).out
+    assert "the run's summary has" in flaxcnn("evaluate", copied).out
 
 
 def test_evaluate_refuses_other_data(flaxcnn, copied):
@@ -68,8 +68,8 @@ def test_evaluate_refuses_a_damaged_checkpoint(flaxcnn, copied):
     [
         (("nowhere",), 5, "nowhere: holds no finished run (no summary.json)"),
         (("recipes.py",), 5, "recipes.py: holds no finished run"),
-        (("RUN", "--split", "tset"), 2, "--split must be test, validation or "
-         "train; did you mean 'test'?"),
+        (("RUN", "--split", "tset"), 2, "--split must be test, validation or train "
+         "(got 'tset'); did you mean 'test'?"),
     ],
 )  # fmt: skip
 def test_evaluate_what_is_not_there(flaxcnn, trained, home, arguments, code, says):
@@ -124,7 +124,7 @@ BAD = {
     "16-bit": (
         "a.png",
         lambda: png(Image.fromarray(np.zeros((8, 8), np.uint16))),
-        "a.png has mode I;16, 16 bits; allowed are 8-bit grey, RGB or palette images",
+        "a.png has mode I;16, 16 bits; convert it to 8-bit grey, RGB or a palette",
     ),
     "CMYK": ("a.jpg", lambda: jpeg(Image.new("CMYK", (8, 8))), "a.jpg has mode CMYK"),
     "misnamed": ("a.jpg", lambda: png(Image.new("L", (8, 8))), "a.jpg is a PNG file"),

@@ -132,7 +132,7 @@ def test_processes_share_the_trials(flaxcnn, home):
     assert sorted(trials) == list(range(1, 12))
     found = json.loads((home / "found" / "search.json").read_text())
     assert len(found["candidates"]) + len(found["dropped"]) == 13
-    assert any("winner " in text for text in said)
+    assert any("The winner, " in text for text in said)
 
 
 @pytest.mark.slow

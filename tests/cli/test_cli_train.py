@@ -95,7 +95,10 @@ def test_toml_json_and_assignments_say_the_same(flaxcnn, home):
 def test_printed_config_names_origins_and_trains_nothing(flaxcnn, home):
     before = sorted(home.iterdir())
     done = flaxcnn("train", "recipes.py:small", "--print-config", "-s", "optimizer.momentum=0.9")
-    lines = dict(line.split(" = ", 1) for line in done.out.splitlines())
+    shown = done.out.splitlines()
+    groups = [line for line in shown if line.startswith("# ")]
+    assert groups == ["# data", "# model", "# optimisation", "# evaluation", "# execution"]
+    lines = dict(line.split(" = ", 1) for line in shown if line not in groups)
     assert set(lines) == set(Config.__dataclass_fields__)
     assert lines["epochs"] == "2  # experiment"
     assert lines["optimizer"].endswith("# experiment; optimizer.momentum from command line")
@@ -114,7 +117,7 @@ def test_a_variable_that_means_nothing_is_said(flaxcnn, monkeypatch):
     done = flaxcnn("train", "recipes.py:small", "--print-config", "--json")
     assert done.code == 0
     assert done.err == (
-        "warning: FLAXCNN_EPOCS means nothing and is ignored; did you mean 'EPOCHS'?\n"
+        "warning: ignoring unknown environment variable FLAXCNN_EPOCS; did you mean 'EPOCHS'?\n"
     )
     assert done.json["config"]["optimizer"]["momentum"] == 0.5
 
@@ -147,7 +150,7 @@ def test_the_document_protocol_is_flagged(flaxcnn):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((), "holds a run already; add --resume to go on with it"),
+        ((), "holds a run already; add --resume to continue it"),
         (("--resume", "--seed", "9"), "different recipe: seed (seed was 0, now 9)"),
         (("--resume", "-s", "epochs=2"), "which run directory"),
     ],
@@ -168,7 +171,7 @@ def test_a_run_that_is_there(flaxcnn, copied, arguments, says):
         (("--run-dir", "full"), 2, "holds thesis.tex but no run"),
         (("--run-dir", "recipes.py"), 6, "recipes.py"),
         (("--run-dir", "recipes.py/run"), 6, "recipes.py/run: Not a directory"),
-        (("--run-dir", "nothing", "--resume"), 5, "--resume: nothing holds no run"),
+        (("--run-dir", "nothing", "--resume"), 5, "--resume: there is no run in nothing"),
         (("--resume",), 5, "no run of this recipe and seed in runs/recipes/small"),
     ],
 )

@@ -185,7 +185,7 @@ def test_bad_folders(tmp_path, folder):
     refused(f"folder:{folder}/cat", "must be in a class folder")
     refused(f"folder:{tmp_path}", "two or more class")
     (tmp_path / "none").mkdir()
-    refused(f"folder:{tmp_path}/none", "no class folder")
+    refused(f"folder:{tmp_path}/none", "two or more class folders .got none")
     (folder / "empty").mkdir()
     refused(f"folder:{folder}", "empty is empty")
     (folder / "empty" / "deeper").mkdir()
@@ -199,7 +199,7 @@ def test_train_and_test_must_name_the_same_classes(tmp_path):
     refused(f"folder:{tmp_path}/b", "'owl' is in one of")
     halves(tmp_path / "c")
     (tmp_path / "c" / "val").mkdir()
-    refused(f"folder:{tmp_path}/c", "val/ beside train/")
+    refused(f"folder:{tmp_path}/c", "only test/ may stand beside train/ .got val/")
 
 
 def test_too_few_to_hold_out(folder):

@@ -122,7 +122,7 @@ def test_a_split_that_changes_its_rows_is_seen(trained):
     recorded = json.loads((trained.path / "split.json").read_text())
     from flaxcnn.data.datasets import load
 
-    rows = make_job(opened.config, load("digits")).rows
+    rows = make_job(opened.recipe, load("digits")).rows
     for field in dataclasses.fields(splits.Rows):
         np.testing.assert_array_equal(getattr(rows, field.name), recorded[field.name])
     assert splits.digest(rows) == opened.summary["split_digest"]

@@ -157,7 +157,7 @@ def test_chunks_fit_the_memory_that_is_given(digits):
 
 
 def test_a_study_refuses_what_would_be_streamed(tmp_path, digits):
-    with pytest.raises(ConfigError, match="input: a study holds its data on the device"):
+    with pytest.raises(ConfigError, match="a study holds its data on the device"):
         study(dataclasses.replace(TINY, input="stream"), range(2), study_dir=tmp_path / "study",
               dataset=digits)  # fmt: skip
     assert not (tmp_path / "study").exists()

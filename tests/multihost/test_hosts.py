@@ -244,6 +244,5 @@ def test_shards_that_the_devices_cannot_share(hosts):
     done = hosts.finish(hosts.group(2, "train", "recipes.py:plain", "-s", "determinism=exact"))
     assert {code for code, _, _ in done} == {2}
     assert (
-        "virtual_shards: got 1 on 2 devices of 2 processes; allowed is a multiple of 2"
-        in (done[0][2])
+        "virtual_shards must be a multiple of 2, the devices of 2 processes (got 1)" in (done[0][2])
     )

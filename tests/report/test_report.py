@@ -129,7 +129,7 @@ def test_several_are_put_side_by_side(tmp_path):
 def test_several_that_differ_in_data_say_so(tmp_path):
     a = made.run(tmp_path / "a")
     b = made.run(tmp_path / "b", data_digest="other")
-    assert "The data differ between them" in text(make([read(a), read(b)]))
+    assert "They differ in data, which" in text(make([read(a), read(b)]))
 
 
 # -- the file ------------------------------------------------------------------------------------

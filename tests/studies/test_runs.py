@@ -200,8 +200,8 @@ def test_every_run_is_started_once(sizes, turns):
 def test_data_too_large_for_the_device_is_refused(digits, monkeypatch):
     """Streamed jobs are of one plan and one set of rows; those of a study serve many."""
     (group,) = grouped(plan_runs(RECIPE, [0]), digits)
-    monkeypatch.setattr(studies_runs, "room", lambda: digits.nbytes - 1)
-    with pytest.raises(ConfigError, match="input: a study holds its data on the device"):
+    monkeypatch.setattr(studies_runs, "pixel_memory", lambda: digits.nbytes - 1)
+    with pytest.raises(ConfigError, match="a study holds its data on the device"):
         JobPool(digits).prepare(group)
 
 
@@ -209,18 +209,23 @@ def test_scores_alone_take_no_other_pass(digits, monkeypatch):
     """No training accuracy and no dead units; what scores a run is what it is with them."""
     (run,) = plan_runs(EXACT, [0])
     (whole,) = outcomes([run], digits)
-    ran = []
-    honest = ResidentJob.run
-    monkeypatch.setattr(
-        ResidentJob, "run", lambda self, program, state, split, *more: (
-            ran.append((program, split)) or honest(self, program, state, split, *more)
-        ),
-    )  # fmt: skip
-    found = []
+    ran, found = [], []
+
+    def noted(name):
+        honest = getattr(ResidentJob, name)
+
+        def pass_(self, state, *more):
+            ran.append((name, *(word for word in more if isinstance(word, str))))
+            return honest(self, state, *more)
+
+        monkeypatch.setattr(ResidentJob, name, pass_)
+
+    for name in ("train_epoch", "evaluate", "predict", "alive_units"):
+        noted(name)
     (group,) = grouped([run], digits)
     listener = Listener(run=lambda outcome, *_: found.append(outcome))
     train([(group, 1)], digits, listener, scores_only=True)
-    epoch = [("train_epoch", "train"), ("evaluate", "validation")]
+    epoch = [("train_epoch",), ("evaluate", "validation")]
     last = [("evaluate", "test"), ("evaluate", "validation")]
     assert ran == epoch * len(whole.history) + last
     left_out = {"train_loss", "train_accuracy", "dead_units", "dead_units_init", "dead_layers",

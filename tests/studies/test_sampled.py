@@ -140,8 +140,10 @@ def test_more_trials_go_on_from_there(digits, tmp_path):
 def test_trials_of_one_program_compile_it_once(digits, tmp_path, monkeypatch):
     """Learning rates are numbers of a program; runs in turn are spread over all devices."""
     made = []
-    honest = studies_runs.make_job
-    monkeypatch.setattr(studies_runs, "make_job", lambda *args: made.append(args) or honest(*args))
+    honest = studies_runs.make_resident_job
+    monkeypatch.setattr(
+        studies_runs, "make_resident_job", lambda *args: made.append(args) or honest(*args)
+    )
     # As many rows in each fold: that number is compiled in.
     config = dataclasses.replace(SMALL, determinism="fast", split=Ranges(700, 100, 300))
     sampled_search(config, Sampling(RATES, "tpe", 2, "median"), FOLDS, dataset=digits,
@@ -210,15 +212,15 @@ def test_what_is_too_large_is_told(digits, tmp_path):
 @pytest.mark.parametrize("pruner", ["none", "median"])
 def test_what_takes_too_much_memory_is_told(digits, tmp_path, monkeypatch, pruner):
     """And the search goes on: it must not stop at the same trial each time it is resumed."""
-    honest, tried = ResidentJob.compile, []
+    honest, tried = ResidentJob._program, []
 
-    def compile_(self, program, state, split):
+    def compile_(self, function, state):
         if self.config.batch_size == 64:
             tried.append(self.config.split.index)
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
-        return honest(self, program, state, split)
+        return honest(self, function, state)
 
-    monkeypatch.setattr(ResidentJob, "compile", compile_)
+    monkeypatch.setattr(ResidentJob, "_program", compile_)
     space = parse_space({"batch_size": [64, 300]})
     result = sampled_search(SMALL, Sampling(space, "random", 4, pruner), FOLDS, dataset=digits,
                             search_dir=tmp_path / "s", refit=False)  # fmt: skip

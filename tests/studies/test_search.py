@@ -384,14 +384,14 @@ def test_of_equals_the_smaller_wins():
 @pytest.fixture
 def small_memory(monkeypatch):
     """Programs for batches of more than 100 do not fit."""
-    honest = ResidentJob.compile
+    honest = ResidentJob._program
 
-    def compile_(self, program, state, split):
+    def compile_(self, function, state):
         if self.config.batch_size > 100:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
-        return honest(self, program, state, split)
+        return honest(self, function, state)
 
-    monkeypatch.setattr(ResidentJob, "compile", compile_)
+    monkeypatch.setattr(ResidentJob, "_program", compile_)
 
 
 @pytest.mark.parametrize("how", ["auto", "vmap"])

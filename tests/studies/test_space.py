@@ -69,13 +69,13 @@ def test_files_that_are_none(tmp_path, text):
     ("plain", "message"),
     [
         ({}, "space: is empty"),
-        ({"learning_rat": [1]}, "space.learning_rat: .*did you mean 'learning_rate'"),
-        ({"batch_size": {"low": 0, "high": 8}}, "space.batch_size: got 0"),
-        ({"seed": [1, 2]}, "seeds are what --seeds is for"),
+        ({"learning_rat": [1]}, "unknown setting learning_rat; .*did you mean 'learning_rate'"),
+        ({"batch_size": {"low": 0, "high": 8}}, "space: batch_size must be at least 1"),
+        ({"seed": [1, 2]}, "set seeds with --seeds"),
         ({"split_seed": [1, 2]}, "space.split_seed: cannot be drawn, .*the same rows"),
         ({"resize.height": [8, 9]}, "space.resize.height: cannot be drawn"),
         ({"dataset": ["digits", "mnist"]}, "space.dataset: cannot be drawn"),
-        ({"optimizer.momentum": [0.5]}, "space.optimizer.momentum"),
+        ({"optimizer.momentum": [0.5]}, "space: unknown setting optimizer.momentum"),
     ],
 )
 def test_spaces_that_do_not_fit_the_recipe(plain, message):

@@ -1,6 +1,5 @@
 """One sample: published numbers, scipy's, and the coverage that the intervals promise."""
 
-import itertools
 import math
 
 import numpy as np
@@ -15,7 +14,6 @@ from flaxcnn.studies.stats import (
     MIN_BOOTSTRAP,
     RESAMPLES,
     binomial_floor,
-    expected_best_of,
     summarize,
     variance_components,
 )
@@ -204,55 +202,6 @@ def test_wilson_interval_is_scipys(data, rows):
 def test_binomial_floor_refuses(accuracy, rows, message):
     with pytest.raises(ConfigError, match=message):
         binomial_floor(accuracy, rows)
-
-
-# -- best of n -----------------------------------------------------------------------------------
-
-
-@given(st.lists(st.integers(0, 50), min_size=1, max_size=6), st.data())
-def test_best_of_is_the_mean_maximum_over_all_draws(values, data):
-    n = data.draw(st.integers(1, min(len(values), 4)))
-    sets = [max(chosen) for chosen in itertools.combinations(values, n)]
-    draws = [max(chosen) for chosen in itertools.product(values, repeat=n)]
-    assert expected_best_of(values, n) == pytest.approx(np.mean(sets), rel=1e-12)
-    assert expected_best_of(values, n, unbiased=False) == pytest.approx(np.mean(draws), rel=1e-12)
-
-
-@given(accuracy_lists)
-def test_best_of_grows_from_the_mean_to_the_maximum(values):
-    n = len(values)
-    for unbiased in (True, False):
-        best = [expected_best_of(values, k, unbiased) for k in range(1, n + 1)]
-        assert best[0] == pytest.approx(np.mean(values), abs=1e-12)
-        assert all(later >= earlier - 1e-12 for earlier, later in itertools.pairwise(best))
-        assert best[-1] <= max(values) + 1e-12
-    assert expected_best_of(values, n) == pytest.approx(max(values), abs=1e-12)
-    # Draws that repeat values come out low (Tang et al. 2020).
-    assert expected_best_of(values, n, unbiased=False) <= expected_best_of(values, n) + 1e-12
-
-
-def test_unbiased_best_of_is_unbiased():
-    # The expected maximum of 3 standard normal values is 3 / (2 sqrt(pi)).
-    cases = 2000
-    sample = np.random.default_rng(0).normal(size=(cases, 8))
-    found = [expected_best_of(values, 3) for values in sample]
-    error = np.std(found) / math.sqrt(cases)
-    assert abs(np.mean(found) - 1.5 / math.sqrt(math.pi)) < STANDARD_ERRORS * error
-    low = np.mean([expected_best_of(values, 3, unbiased=False) for values in sample])
-    assert np.mean(found) - low > STANDARD_ERRORS * error
-
-
-def test_best_of_many_values_is_exact():
-    # 5,000 choose 2,500 is far beyond a float
-    values = np.arange(5000.0)
-    expected = 2500 * 5001 / 2501 - 1  # n (N + 1) / (n + 1) for 1..N
-    assert expected_best_of(values, 2500) == pytest.approx(expected, rel=1e-12)
-
-
-@pytest.mark.parametrize("n", [0, -1, 1.5, True, 4])
-def test_best_of_refuses(n):
-    with pytest.raises(ConfigError, match=r"n: got .*; allowed is a whole number, 1 to 3"):
-        expected_best_of([0.1, 0.2, 0.3], n)
 
 
 # -- variance components -------------------------------------------------------------------------
