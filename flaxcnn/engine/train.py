@@ -35,6 +35,7 @@ from flaxcnn.engine.step import TrainState
 from flaxcnn.errors import DivergedError, InterruptedRun, PeerLostError
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import Conv
+from flaxcnn.recipe.networks import own_sources
 from flaxcnn.records.environment import environment, other_software
 from flaxcnn.records.files import as_read, plain
 from flaxcnn.records.readme import run_readme
@@ -81,6 +82,7 @@ def fit(
         hosts.agree({
             "recipe": config.fingerprint(), "data": dataset.digest, "folder": str(run_dir)
         })  # fmt: skip
+        sources = own_sources(config)
         job = make_job(config, dataset)
         promises = of_job(job)
     speaks = hosts.primary()
@@ -95,7 +97,7 @@ def fit(
         enough_memory(),
         Checkpoints(run.checkpoint_folder(checkpoint_dir)) as checkpoints,
     ):
-        run.keep_sources(config, vars(promises) if promises else None)
+        run.keep_sources(sources, vars(promises) if promises else None)
         for text in promises.broken() if promises else ():
             on_note(f"{config.model.targets[-1]}: {text}")  # type: ignore[union-attr]
         begun = _begin(job, run, checkpoints if resume else None, name, on_note)

@@ -14,7 +14,14 @@ from typing import Any
 
 from flaxcnn.errors import ConfigError
 from flaxcnn.recipe.layers import Row, Shape
-from flaxcnn.recipe.references import Json, TakesArguments, digest, remember
+from flaxcnn.recipe.references import (
+    Json,
+    TakesArguments,
+    digest,
+    remember,
+    source_file,
+    source_text,
+)
 
 
 @dataclass(frozen=True)
@@ -96,13 +103,22 @@ def sources(model: ForeignModel) -> list[tuple[str, str]]:
     return list(zip(model.targets, model.source.split("+"), strict=False))
 
 
-def own_sources(config: Any) -> list[tuple[str, str]]:
-    """(name, SHA-256 of its file) of everything of one's own in a recipe; libraries left out."""
+def own_sources(config: Any) -> dict[str, str]:
+    """File name -> text of all code of one's own that a recipe names.
+
+    Raises:
+        ConfigError: a file has changed since the recipe was made, or is gone.
+    """
     named = sources(config.model) if config.model else []
     for spec in (config.optimizer, config.schedule):
         if isinstance(spec, TakesArguments):
             named.append((spec.factory, spec.source))  # type: ignore[attr-defined]
-    return [(name, sha) for name, sha in named if sha]
+    files = {}
+    for name, sha in named:
+        if sha:
+            path = source_file(name)
+            files[path.name if path else f"{name.partition(':')[2]}.py"] = source_text(name, sha)
+    return files
 
 
 def spec_of(model: Any) -> ForeignModel:

@@ -64,16 +64,12 @@ def remember(target: Any) -> tuple[str, str]:
 
 
 def source_text(name: str, recorded: str) -> str:
-    """The source of an object of a recipe, to be kept beside a run."""
-    if recorded in _texts:
-        return _texts[recorded]
-    if (path := source_file(name)) is None:
-        return ""
-    copies = _copies.get()
-    for candidate in (path, *([copies / path.name] if copies else [])):
-        if candidate.is_file() and _digest(candidate) == recorded:
-            return candidate.read_text()
-    return ""
+    """The source of an object of one's own, to be kept beside a run.
+
+    Raises:
+        ConfigError: the file has changed, or is gone.
+    """
+    return _texts[recorded] if recorded in _texts else located(name, recorded).read_text()
 
 
 @contextlib.contextmanager
@@ -143,9 +139,20 @@ def resolve(name: str, recorded: str) -> Any:
             name.partition(":")[0], "", attribute
         )  # fmt: skip
         return _attribute(name, _library(name, module), attribute)
-    for candidate in (path, *([_copies.get() / path.name] if _copies.get() else [])):  # type: ignore[operator]
+    return _attribute(name, _module(located(name, recorded), recorded), attribute)
+
+
+def located(name: str, recorded: str) -> Path:
+    """The file of an object, or the copy of it, that has the digest `recorded`.
+
+    Raises:
+        ConfigError: neither has.
+    """
+    path, copies = source_file(name), _copies.get()
+    assert path is not None  # libraries and notebooks have none
+    for candidate in (path, *([copies / path.name] if copies else [])):
         if candidate.is_file() and _digest(candidate) == recorded:
-            return _attribute(name, _module(candidate, recorded), attribute)
+            return candidate
     if not path.is_file():
         raise ConfigError(f"{name!r}: there is no file {path}")
     raise ConfigError(

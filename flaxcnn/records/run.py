@@ -11,9 +11,8 @@ from typing import Any
 from flaxcnn.errors import ConfigError, DataError
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.fields import Role, names
-from flaxcnn.recipe.networks import own_sources
 from flaxcnn.recipe.optimizers import spans_run
-from flaxcnn.recipe.references import SOURCES, source_file, source_text
+from flaxcnn.recipe.references import SOURCES
 from flaxcnn.records.folder import Folder
 
 ELSEWHERE = "checkpoints.json"  # names their folder, where it is not in the run directory
@@ -82,18 +81,16 @@ class RunDirectory(Folder):
             return str(self.read_json(ELSEWHERE)["folder"])
         return self.path / "checkpoints"
 
-    def keep_sources(self, config: Config, promises: Mapping[str, bool] | None) -> None:
-        """Copy the code of its own that a recipe names into source/, and write model.json.
+    def keep_sources(self, sources: Mapping[str, str], promises: Mapping[str, bool] | None) -> None:
+        """Write the code of its own that a recipe names to source/, and model.json.
 
         Args:
-            config: the recipe.
+            sources: file name -> text.
             promises: which of the package's promises its network keeps; None: all.
         """
-        for name, digest in own_sources(config):
-            if text := source_text(name, digest):
-                (self.path / SOURCES).mkdir(exist_ok=True)
-                file = (source_file(name) or Path("notebook.py")).name
-                self.write_text(f"{SOURCES}/{file}", text)
+        for name, text in sources.items():
+            (self.path / SOURCES).mkdir(exist_ok=True)
+            self.write_text(f"{SOURCES}/{name}", text)
         if promises is not None:
             self.write_json("model.json", {"keeps": dict(promises)})
 
