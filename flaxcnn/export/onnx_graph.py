@@ -103,7 +103,7 @@ class Graph:
             case spec.Conv():
                 return self.activate(layer.activation, self.convolution(name, layer, x, shape))
             case spec.Dense():
-                return self.activate(layer.activation, self.dense(name, layer, x, shape))
+                return self.activate(layer.activation, self.dense(name, layer, x))
             case spec.MaxPool():
                 return self.add("MaxPool", [x], **_windows(layer, shape))
             case spec.AvgPool():
@@ -140,15 +140,13 @@ class Graph:
         return self.add("Conv", inputs, kernel_shape=kernel, strides=stride,
                         pads=_pads(shape, kernel, stride, layer.padding))  # fmt: skip
 
-    def dense(self, name: str, layer: spec.Dense, x: str, shape: spec.Shape) -> str:
-        """A product over the channels, with its bias."""
+    def dense(self, name: str, layer: spec.Dense, x: str) -> str:
+        """A matrix product with its bias."""
         own = self.params[name]
-        image = len(shape) == 3
-        x = self.add("Transpose", [x], perm=LAST) if image else x
-        x = self.add("MatMul", [x, self.constant(name, own["kernel"])])
+        inputs = [x, self.constant(name, own["kernel"])]
         if layer.bias:
-            x = self.add("Add", [x, self.constant(name, own["bias"])])
-        return self.add("Transpose", [x], perm=FIRST) if image else x
+            inputs.append(self.constant(name, own["bias"]))
+        return self.add("Gemm", inputs)
 
     def activate(self, function: str | None, x: str) -> str:
         """The function of x; None: x itself."""

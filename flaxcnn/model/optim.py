@@ -88,9 +88,21 @@ def reduces(optimizer: spec.Optimizer) -> bool:
 def initial(
     optimizer: spec.Optimizer, rate: Scalar, numbers: dict[str, Scalar], params: Params
 ) -> Any:
-    """The optimizer's state before the first update; `rate` is the one without a schedule."""
+    """The optimizer's state before the first update; `rate` is the one without a schedule.
+
+    Raises:
+        ConfigError: as `make`; or no checkpoint can hold the state.
+    """
     with jax.numpy_dtype_promotion("standard"):
-        return make(optimizer, rate, numbers).init(params)
+        state = make(optimizer, rate, numbers).init(params)
+    if any(
+        jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(state)
+    ):
+        raise ConfigError(
+            f"optimizer: {optimizer.factory} keeps a random key in its state, which a checkpoint "  # type: ignore[union-attr]
+            "cannot hold"
+        )
+    return state
 
 
 def update(
@@ -102,7 +114,12 @@ def update(
     if not isinstance(optimizer, spec.Optax):
         return transformation.update(grads, state, params)
     with jax.numpy_dtype_promotion("standard"):
-        change, new = transformation.update(grads, state, params)
+        try:
+            change, new = transformation.update(grads, state, params)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"optimizer: {optimizer.factory} fails on gradients alone: {first_line(error)}"
+            ) from error
         # As it came: a factory that promotes would have the next step compiled anew.
         same = lambda old, now: jnp.asarray(now).astype(jnp.asarray(old).dtype)  # noqa: E731
         return jax.tree.map(same, params, change), jax.tree.map(same, state, new)

@@ -33,7 +33,7 @@ NETWORKS = {
         Conv(4, 3, padding="same"), BatchNorm(), Activation("relu6"),
         Residual((Conv(4, 3, padding="same", activation="tanh"), Conv(4, 3, padding="same")),
                  (Conv(4, 1),), activation="relu"),
-        Dense(6, activation="softmax"), GlobalAvgPool(), Dense(10),
+        Activation("softmax"), GlobalAvgPool(), Dense(10),
     ),
 }  # fmt: skip
 
