@@ -34,16 +34,16 @@ def doctor(
     findings = suite() if numerics else []  # before the checks, which report the verdict
     results = checks()
     ok = all(check.verdict != "bad" for check in results)
-    ok = ok and all(one.verdict != "failed" for one in findings)
+    ok = ok and all(finding.verdict != "failed" for finding in findings)
     if as_json:
         document = {"checks": [dataclasses.asdict(check) for check in results], "ok": ok}
         if numerics:
-            document["numerics"] = [dataclasses.asdict(one) for one in findings]
+            document["numerics"] = [dataclasses.asdict(finding) for finding in findings]
         emit_json(document)
     else:
         for check in results:
             say(f"{check.verdict:8} {check.name:22} {check.detail}")
-        for one in findings:
-            say(f"{one.verdict:8} {one.name:30} {one.line()}")
+        for finding in findings:
+            say(f"{finding.verdict:8} {finding.name:30} {finding.line()}")
     if not ok:
         raise typer.Exit(1)

@@ -91,7 +91,7 @@ def predict(
         emit_json(rows)
         return
     for row in rows:
-        likely = ", ".join(f"{one['class']} {one['probability']:.4f}" for one in row["top"])
+        likely = ", ".join(f"{each['class']} {each['probability']:.4f}" for each in row["top"])
         say(f"{row['image']}: {row['class']} ({row['probability']:.4f})  top {TOP}: {likely}")
 
 

@@ -116,7 +116,7 @@ class Folder:
         if others := sorted(p.name for p in self.path.iterdir() if not p.name.startswith(ours)):
             raise ConfigError(
                 f"{self.kind} directory {self.path}: holds {others[0]} but no {self.kind}; "
-                "allowed is a new or empty folder"
+                "use a new or empty folder"
             )
 
     # -- files -----------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ def history(run: str | Path) -> list[dict[str, Any]]:
     path = Path(run).expanduser().absolute()
     if not (path / EPOCHS).is_file():
         raise CheckpointError(
-            f"{path}: holds no {EPOCHS}; allowed is a run directory, such as `flaxcnn train` writes"
+            f"{path}: holds no {EPOCHS}; give a run directory as `flaxcnn train` writes it"
         )
     return numbers(read_lines(path / EPOCHS))
 

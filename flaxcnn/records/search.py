@@ -37,7 +37,7 @@ class SearchDirectory(StudyDirectory):
         if differ or missing or new["repeats"] < old["repeats"]:
             what = ", ".join(differ) or "fewer seeds or repeats"
             raise ConfigError(
-                f"search directory {self.path}: holds another search ({what} differ); allowed is "
+                f"search directory {self.path}: holds another search ({what} differ); resume "
                 "the same one, with the same seeds and repeats or more"
             )
 
@@ -58,8 +58,8 @@ class SampledDirectory(SearchDirectory):
         super().check(recipe)
         if recipe["trials"] < (old := self.read_json(self.proof)["trials"]):
             raise ConfigError(
-                f"--trials: got {recipe['trials']}, but search directory {self.path} was planned "
-                f"with {old}; allowed is {old} or more"
+                f"--trials must be at least {old}, which search directory {self.path} was planned "
+                f"with (got {recipe['trials']})"
             )
 
     @contextlib.contextmanager

@@ -35,7 +35,7 @@ class StudyDirectory(Folder):
             what = ", ".join(differ) or f"seeds {', '.join(map(str, missing))}"
             raise ConfigError(
                 f"study directory {self.path}: holds a study of another recipe ({what} differ); "
-                "allowed is the same one, with the same seeds or more"
+                "resume the same one, with the same seeds or more"
             )
 
     def plans(self, new: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -59,13 +59,13 @@ def make(records: Sequence[Record], dataset: Dataset | None = None) -> Rendered:
         ConfigError: none, or a search among others.
     """
     if not records:
-        raise ConfigError("report: got no folder; allowed is one run or study directory or more")
+        raise ConfigError("report needs at least one run or study directory")
     with any_name():
         if len(records) == 1:
             return render(page_of(records[0], dataset))
         sides = [record for record in records if not isinstance(record, SearchRecord)]
         if len(sides) < len(records):
-            raise ConfigError("report: got a search beside others; allowed is a search alone")
+            raise ConfigError("report shows a search only alone, not beside others")
         return render(several_page(sides))
 
 

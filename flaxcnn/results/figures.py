@@ -9,6 +9,7 @@ from typing import Any
 
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.catalog import Experiment
+from flaxcnn.records.read import SearchRecord, read_search
 from flaxcnn.results.rows import Results, stale
 from flaxcnn.results.verdicts import Judged, judge
 from flaxcnn.studies.stats import Summary, summarize
@@ -102,9 +103,10 @@ class Figures:
 
     def __init__(self, results: Results):
         self.results, self.rows = results, results.rows()
-        self._found: dict[tuple[str, str], Measured] = {}
+        self._searches: dict[Path, SearchRecord | None] = {}
+        self._measured: dict[tuple[str, str], Measured] = {}
         for row in self.rows:
-            own = self._found.setdefault((row["experiment"], row["protocol"]), Measured())
+            own = self._measured.setdefault((row["experiment"], row["protocol"]), Measured())
             if stale(row):
                 own.stale += 1
             elif row["status"] == "diverged":
@@ -114,12 +116,15 @@ class Figures:
 
     def of(self, experiment: str, protocol: str) -> Measured:
         """Empty if there are none."""
-        return self._found.get((experiment, protocol), Measured())
+        return self._measured.get((experiment, protocol), Measured())
 
-    def search(self, experiment: str, protocol: str = "honest") -> Path | None:
-        """The folder of a grid's search."""
+    def search(self, experiment: str, protocol: str = "honest") -> SearchRecord | None:
+        """The search of a grid, if there is one."""
         folder = self.results.search_folder(experiment, protocol)
-        return folder if (folder / "search.json").is_file() else None
+        if folder not in self._searches:
+            there = (folder / "search.json").is_file()
+            self._searches[folder] = read_search(folder) if there else None
+        return self._searches[folder]
 
 
 # -- what a document reports ---------------------------------------------------------------------

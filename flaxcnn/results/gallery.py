@@ -16,7 +16,6 @@ from flaxcnn.recipe.data import KNOWN_DATA
 from flaxcnn.records.files import write_atomic
 from flaxcnn.records.format import label, value_text
 from flaxcnn.records.intervals import wilson
-from flaxcnn.records.read import read_search
 from flaxcnn.records.tables import Cell, Table, count, decimal
 from flaxcnn.report import comparisons, curves, images, matrices, numbers
 from flaxcnn.report.comparisons import Point
@@ -301,12 +300,12 @@ def _own_classes(experiment: Experiment, names: Sequence[str]) -> list[Table]:
 
 def _search(page: Page, figures: Figures, experiment: Experiment) -> Section:
     """The candidates of a grid, and what the document says of it."""
-    folder = figures.search(experiment.name)
-    assert folder is not None  # of those shown
-    section = candidates(page, read_search(folder))
+    record = figures.search(experiment.name)
+    assert record is not None  # of those shown
+    section = candidates(page, record)
     section.name, section.title = _short(experiment), _short(experiment)
     document = "; ".join(_told_of_grid(key, value) for key, value in experiment.reported.items())
-    changed = changed_settings(experiment.name, folder)
+    changed = changed_settings(experiment.name, record.plan)
     notes = [
         f"{experiment.title}. {experiment.notes}",
         f"The document reports {document}." if document else "",

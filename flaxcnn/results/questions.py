@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from flaxcnn.records.files import read_json
 from flaxcnn.results.figures import Figures
 from flaxcnn.results.rows import changed_settings
 from flaxcnn.studies.contrasts import TTest, compare_paired, corrected_resampled_t, holm
@@ -211,10 +210,10 @@ def _decide(contrast: Contrast, p: float, family: int) -> None:
 
 def _steps(figures: Figures, grid: str) -> list[Contrast]:
     """Of a grid over one setting: each value against the next smaller, fold by fold."""
-    folder = figures.search(grid) if grid else None
-    if folder is None:
+    record = figures.search(grid) if grid else None
+    if record is None:
         return []
-    search = read_json(folder / "search.json")
+    search = record.summary
     ratio = 1 / (search["folds"] - 1)
     scores = {value_: _by_fold(one) for value_, one in _of_grid(search)}
     steps = []
@@ -328,11 +327,11 @@ def _ranking(figures: Figures, names: Sequence[str]) -> str:
 
 def _grid_text(figures: Figures, grid: str) -> str:
     """Best value, and in what the search differs from the grid."""
-    folder = figures.search(grid)
-    assert folder is not None  # it has contrasts
-    search = read_json(folder / "search.json")
+    record = figures.search(grid)
+    assert record is not None  # it has contrasts
+    search = record.summary
     means = ", ".join(f"{v} {one['mean']:.4f}" for v, one in sorted(_of_grid(search)))
-    changed = changed_settings(grid, folder)
+    changed = changed_settings(grid, record.plan)
     note = "".join(f" It was searched with {k}={json.dumps(new)} instead of {json.dumps(old)}."
                    for k, (old, new) in changed.items())  # fmt: skip
     return f"Accuracy over {search['folds']} folds: {means}; {search['winner']} won.{note}"

@@ -155,7 +155,9 @@ class Results:
     def has_search(self, experiment: str, protocol: str) -> bool:
         """Whether there is a complete search of a grid as it is in the catalog now."""
         folder = self.search_folder(experiment, protocol)
-        return (folder / "search.json").is_file() and not changed_settings(experiment, folder)
+        if not (folder / "search.json").is_file():
+            return False
+        return not changed_settings(experiment, read_json(folder / "plan.json"))
 
     def _file(self, experiment: str) -> Path:
         own = self.path / experiment_path(experiment)
@@ -178,11 +180,11 @@ class Results:
             raise WriteError(f"--results: {folder}: {error.strerror}") from error
 
 
-def changed_settings(experiment: str, search_dir: Path) -> dict[str, tuple[Any, Any]]:
+def changed_settings(experiment: str, plan: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Settings in which the candidates of a search differ from the grid: name -> (grid, search)."""
     known = {json.dumps(dict(point.settings)): point.config
              for point in catalog.find(experiment).candidates}  # fmt: skip
-    for candidate in read_json(search_dir / "plan.json")["candidates"]:
+    for candidate in plan["candidates"]:
         config = known.get(json.dumps(candidate["settings"]))
         if config is None:
             continue  # the hand-made model beside the grid

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.catalog import Experiment
-from flaxcnn.records.files import read_json
 from flaxcnn.records.format import figure, label
 from flaxcnn.records.tables import Cell, Table
 from flaxcnn.records.views import candidates_table, refit_note, scoring_text
@@ -286,21 +285,21 @@ def _inferred(document: Document) -> list[str]:
 
 
 def _grid_state(table: PageData, experiment: Experiment) -> str:
-    folder = table.figures.search(experiment.name)
-    if folder is None:
+    record = table.figures.search(experiment.name)
+    if record is None:
         return table.not_run(experiment, "honest")
     text = f"[{len(experiment.candidates)} candidates](#{_anchor(experiment)})"
-    if changed_settings(experiment.name, folder):
+    if changed_settings(experiment.name, record.plan):
         text += f", shortened; in full {table.not_run(experiment, 'honest')}"
     return text
 
 
 def _grid_verdict(table: PageData, experiment: Experiment) -> Judged:
     """Of the document's best point: its score against ours of the same point, and the winner."""
-    folder = table.figures.search(experiment.name)
-    if folder is None:
+    record = table.figures.search(experiment.name)
+    if record is None:
         return Judged("cannot be told", "it has not been searched")
-    search = read_json(folder / "search.json")
+    search = record.summary
     best = experiment.reported.get("best_params")
     if best is None:
         reason = f"the document never saw it finish; here {search['winner']} won"
@@ -308,7 +307,7 @@ def _grid_verdict(table: PageData, experiment: Experiment) -> Judged:
     own = next((one for one in search["candidates"] if {k: one.get(f"setting.{k}") for k in best}
                 == best), None)  # fmt: skip
     winner = f"the document's best is {label(best)}, ours {search['winner']}"
-    if changed_settings(experiment.name, folder):
+    if changed_settings(experiment.name, record.plan):
         return Judged("cannot be told", f"the search was shortened; {winner}")
     score, refit = experiment.reported.get("cv_accuracy"), search.get("refit")
     if own is None or own["mean"] is None or refit is None:
@@ -324,11 +323,11 @@ def _anchor(experiment: Experiment) -> str:
 
 def _search(table: PageData, experiment: Experiment) -> str:
     """The table of a search, and in what it differs from the grid."""
-    folder = table.figures.search(experiment.name)
-    if folder is None:
+    record = table.figures.search(experiment.name)
+    if record is None:
         return ""
-    search, env = read_json(folder / "search.json"), read_json(folder / "env.json")
-    changed = changed_settings(experiment.name, folder)
+    search, env = record.summary, record.environment
+    changed = changed_settings(experiment.name, record.plan)
     differ = ", ".join(f"`{k}={json.dumps(new)}` instead of `{json.dumps(old)}`"
                        for k, (old, new) in changed.items())  # fmt: skip
     tested = refit_note(search)

@@ -55,8 +55,8 @@ def of_grid(config: Config, grid: Grid) -> Proposals:
     """
     if not grid:
         raise ConfigError(
-            "grid: is empty; allowed is values of at least one setting, such as "
-            "--grid learning_rate=0.1,0.01"
+            "grid is empty; give values of at least one setting, such as --grid "
+            "learning_rate=0.1,0.01"
         )
     settings = settings_of(grid)
     return [({}, config), *((each, with_setting(config, each)) for each in settings)]
@@ -115,7 +115,7 @@ def make_candidate(
     """
     params = totals(config.table(dataset.shape, dataset.num_classes))["params"]
     if max_params is not None and params > max_params:
-        raise ConfigError(f"{params:,} parameters; allowed are {max_params:,}")
+        raise ConfigError(f"{params:,} parameters are more than max_params={max_params:,}")
     return Candidate(settings, config, params)
 
 

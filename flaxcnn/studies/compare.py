@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from flaxcnn.errors import ConfigError, near_miss
+from flaxcnn.errors import ConfigError, near_miss, one_of
 from flaxcnn.recipe.config import decisive
 from flaxcnn.records.format import EVERYTHING, label
 from flaxcnn.records.read import SHARED, RunRecord, read_runs
@@ -76,14 +76,13 @@ def compare(
     """
     if metric not in METRICS:
         raise ConfigError(
-            f"--metric: got {metric!r}; allowed are {', '.join(METRICS)}"
-            f"{near_miss(metric, METRICS)}"
+            f"--metric must be {one_of(METRICS)} (got {metric!r}){near_miss(metric, METRICS)}"
         )
     sides = _sides(paths, metric)
     if len(sides) < 2:
         raise ConfigError(
-            f"compare: got {len(sides)} recipe in {len(paths)} folders; allowed are two or more, "
-            "of which the others are compared with the first"
+            "compare needs two or more recipes, of which the others are compared with the first "
+            f"(got {len(sides)} in {len(paths)} folders)"
         )
     notes = [_check_shared(sides[0], side, anyway) for side in sides[1:]]
     for side in sides:
@@ -207,8 +206,7 @@ def _add(side: Side, row: dict[str, Any], metric: str) -> None:
     seed = row["seed"]
     if seed in side.values or seed in side.failed:
         raise ConfigError(
-            f"compare: seed {seed} of {side.label} is in more than one folder; "
-            "allowed is each run once"
+            f"compare: seed {seed} of {side.label} is in more than one folder; give each run once"
         )
     value = row.get(metric)
     if row.get("status") == "diverged" or value is None:

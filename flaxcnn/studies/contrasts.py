@@ -105,7 +105,7 @@ def corrected_resampled_t(
     sample = read_sample(differences, "differences", 2)
     if not 0.0 < test_fraction_ratio < math.inf:
         raise ConfigError(
-            f"test_fraction_ratio: got {test_fraction_ratio!r}; allowed is a number above 0"
+            f"test_fraction_ratio must be a number above 0 (got {test_fraction_ratio!r})"
         )
     n = len(sample)
     error2 = variance(sample) * (1 / n + test_fraction_ratio)
@@ -185,7 +185,7 @@ def holm(p_values: Sequence[float] | np.ndarray) -> list[float]:
     raw = read_sample(p_values, "p_values")
     for position, p in enumerate(raw):
         if not 0.0 <= p <= 1.0:
-            raise ConfigError(f"p_values[{position}]: got {p:g}; allowed is a number from 0 to 1")
+            raise ConfigError(f"p_values[{position}] must be from 0 to 1 (got {p:g})")
     order = np.argsort(raw, kind="stable")
     stepped = raw[order] * np.arange(len(raw), 0, -1)
     corrected = np.empty_like(raw)
@@ -218,7 +218,7 @@ def equivalence(
     """
     check_share(alpha, "alpha")
     if not 0.0 < margin < math.inf:
-        raise ConfigError(f"margin: got {margin!r}; allowed is a number above 0")
+        raise ConfigError(f"margin must be a number above 0 (got {margin!r})")
     margin = float(margin)
     test = _contrast(*_read(a, b, paired), paired)
     difference, error, df = test.difference, test.standard_error, test.df
@@ -275,7 +275,7 @@ def probability_of_superiority(
         ConfigError: gamma not between 0.5 and 1, and as for comparisons.
     """
     if not 0.5 <= gamma < 1.0:
-        raise ConfigError(f"gamma: got {gamma!r}; allowed is a number from 0.5 to below 1")
+        raise ConfigError(f"gamma must be at least 0.5 and below 1 (got {gamma!r})")
     first, second = _read(a, b, paired)
     if paired:
         wins = float(np.sum(np.sign(first - second) + 1) / 2)

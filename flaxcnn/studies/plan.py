@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast, get_args
 
-from flaxcnn.errors import ConfigError, near_miss
+from flaxcnn.errors import ConfigError, check_choice
 from flaxcnn.recipe.codec import parse_text
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.data import MAX_SEED
@@ -55,9 +55,9 @@ class Scoring:
 
     def __post_init__(self) -> None:
         if self.folds < 2:
-            raise ConfigError(f"--folds: got {self.folds}; allowed is 2 or more")
+            raise ConfigError(f"--folds must be at least 2 (got {self.folds})")
         if self.repeats < 1:
-            raise ConfigError(f"--repeats: got {self.repeats}; allowed is 1 or more")
+            raise ConfigError(f"--repeats must be at least 1 (got {self.repeats})")
         check_seeds(self.seeds)
         check_how(self.how)
 
@@ -134,7 +134,7 @@ def plan_runs(
     if twice := _first_repeated([run.key for run in runs]):
         where = [run.key for run in runs].index(twice)
         raise ConfigError(
-            f"grid: got the setting {runs[where].label} twice; allowed are distinct settings"
+            f"grid has the setting {runs[where].label} twice; settings must be distinct"
         )
     return runs
 
@@ -170,7 +170,7 @@ def settings_of(grid: Grid) -> list[dict[str, Any]]:
         if key in SEED_KEYS:
             raise ConfigError(f"grid.{key}: set seeds with --seeds or --vary")
         if not values:
-            raise ConfigError(f"grid.{key}: got no values; allowed is at least one")
+            raise ConfigError(f"grid.{key} must have at least one value")
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
@@ -185,10 +185,10 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
         key, equals, values = (part.strip() for part in text.partition("="))
         if not equals or not key or not values:
             raise ConfigError(
-                f"--grid {text}: allowed is KEY=VALUE,VALUE, such as --grid learning_rate=0.1,0.01"
+                f"--grid {text}: write it as KEY=VALUE,VALUE, as in --grid learning_rate=0.1,0.01"
             )
         if key in grid:
-            raise ConfigError(f"--grid {key}: given twice; allowed is one list of values a key")
+            raise ConfigError(f"--grid {key} is given twice; put all its values into one list")
         grid[key] = [parse_text(value.strip()) for value in _split(values)]
     return grid
 
@@ -218,12 +218,12 @@ def parse_seeds(text: str, first: int) -> list[int]:
         numbers = []
     if not numbers:
         raise ConfigError(
-            f"--seeds: got {text!r}; allowed is how many, such as 8, or a list, such as 3,5,8"
+            f"--seeds must be a number of seeds, such as 8, or a list, such as 3,5,8 (got {text!r})"
         )
     if "," in text:
         return numbers
     if not 1 <= numbers[0] <= MAX_SEEDS:
-        raise ConfigError(f"--seeds: got {numbers[0]}; allowed is 1 to {MAX_SEEDS}")
+        raise ConfigError(f"--seeds must be from 1 to {MAX_SEEDS} (got {numbers[0]})")
     return list(range(first, first + numbers[0]))
 
 
@@ -235,28 +235,26 @@ def parse_memory(text: str) -> int:
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
     if not match or not (size := int(float(match[1]) * 1024 ** UNITS[match[2].upper()])):
-        raise ConfigError(f"--max-memory: got {text!r}; allowed is a size such as 2G or 512M")
+        raise ConfigError(f"--max-memory must be a size such as 2G or 512M (got {text!r})")
     return size
 
 
 def check_how(how: str) -> How:
     """Return `how`; ConfigError unless it is one of How."""
-    if how not in (ways := get_args(How)):
-        raise ConfigError(f"how: got {how!r}; allowed are {', '.join(ways)}{near_miss(how, ways)}")
+    check_choice("how", how, get_args(How))
     return cast(How, how)
 
 
 def check_seeds(seeds: Sequence[int]) -> None:
     """ConfigError unless they are distinct and in range."""
     if not seeds:
-        raise ConfigError("seeds: got none; allowed is at least 1")
+        raise ConfigError("seeds is empty; give at least one")
     for seed in seeds:
         if type(seed) is not int or not 0 <= seed <= MAX_SEED:
-            raise ConfigError(f"seeds: got {seed!r}; allowed are integers from 0 to {MAX_SEED}")
+            raise ConfigError(f"seeds must be integers from 0 to {MAX_SEED} (got {seed!r})")
     if (twice := _first_repeated(seeds)) is not None:
         raise ConfigError(
-            f"seeds: got {twice} twice; allowed are distinct seeds, since the same seed gives "
-            "the same result"
+            f"seeds must be distinct, since the same seed gives the same result (got {twice} twice)"
         )
 
 
@@ -265,8 +263,8 @@ def check_same_data(config: Config, base: Config, what: str, role: Role = SAME_D
     for name in names(Config, role):
         if (own := getattr(config, name)) != (other := getattr(base, name)):
             raise ConfigError(
-                f"{name}: got {own!r} in {what} with {other!r}; allowed is one value in {what}, "
-                "since what it compares must see the same rows"
+                f"{name} must have one value in {what}, which compares recipes on the same rows "
+                f"(got {other!r} and {own!r})"
             )
 
 
@@ -278,18 +276,15 @@ def _first_repeated(values: Sequence[Any]) -> Any:
 def _check_vary(base: Config, vary: Sequence[str]) -> None:
     known = (*SOURCES, EVERYTHING)
     for source in vary:
-        if source not in known:
-            raise ConfigError(
-                f"vary: got {source!r}; allowed are {', '.join(known)}{near_miss(source, known)}"
-            )
+        check_choice("vary", source, known)
     if twice := _first_repeated(vary):
-        raise ConfigError(f"vary: got {twice} twice")
+        raise ConfigError(f"vary has {twice} twice")
     if vary and (fixed := [name for name in STREAMS if getattr(base, name) is not None]):
         raise ConfigError(
-            f"{fixed[0]}: got {getattr(base, fixed[0])} with vary; allowed is none, since --vary "
-            "chooses which sources the seed drives"
+            f"{fixed[0]}={getattr(base, fixed[0])} does not work with --vary, which chooses the "
+            "sources that the seed drives; leave it out"
         )
     if "augment" in vary and not base.augment:
-        raise ConfigError("vary: got 'augment', but the recipe has no augmentation")
+        raise ConfigError("vary=augment needs a recipe with augmentation")
     if "dropout" in vary and not any(dropout_rates(base.layers)):
-        raise ConfigError("vary: got 'dropout', but the recipe has no dropout")
+        raise ConfigError("vary=dropout needs a recipe with dropout")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from flaxcnn.errors import ConfigError, near_miss
+from flaxcnn.errors import ConfigError, check_choice
 from flaxcnn.recipe.config import Config
 from flaxcnn.studies.plan import How
 from flaxcnn.studies.space import Axis, Choices, Space, check_space
@@ -45,17 +45,13 @@ class Sampling:
         known: tuple[str, ...]
         for name, value, known in (("sampler", self.sampler, get_args(Sampler)),
                                    ("pruner", self.pruner, get_args(Pruner))):  # fmt: skip
-            if value not in known:
-                raise ConfigError(
-                    f"--{name}: got {value!r}; allowed are {', '.join(known)}"
-                    f"{near_miss(value, known)}"
-                )
+            check_choice(f"--{name}", value, known)
         if self.trials < 1:
-            raise ConfigError(f"--trials: got {self.trials}; allowed is 1 or more")
+            raise ConfigError(f"--trials must be at least 1 (got {self.trials})")
         if how == "vmap" and self.pruner != "none":
             raise ConfigError(
-                f"--how: got 'vmap' with pruner {self.pruner}; allowed are auto, map, or pruner "
-                "none, since pruning must not depend on which of a trial's runs is ahead"
+                f"--how vmap does not work with --pruner {self.pruner}, since pruning must not "
+                "depend on which run of a trial is ahead; use auto or map, or --pruner none"
             )
         check_space(self.space, config)
         if importlib.util.find_spec("optuna") is None:

@@ -108,11 +108,10 @@ def parse_space(plain: Mapping[str, Any]) -> dict[str, Axis]:
 def _choices(key: str, values: Any) -> Choices:
     if not isinstance(values, list | tuple) or not values:
         raise ConfigError(
-            f"space.{key}: got {values!r}; allowed is a list of choices or a table with low and "
-            "high"
+            f"space.{key} must be a list of choices or a table with low and high (got {values!r})"
         )
     if len({json.dumps(value) for value in values}) < len(values):
-        raise ConfigError(f"space.{key}: got {values!r}; allowed are distinct choices")
+        raise ConfigError(f"space.{key} must have distinct choices (got {values!r})")
     return Choices(tuple(values))
 
 
@@ -120,11 +119,12 @@ def _axis(key: str, value: Mapping[str, Any]) -> Axis:
     for name in value:
         if name not in FIELDS:
             raise ConfigError(
-                f"space.{key}.{name}: allowed are {', '.join(FIELDS)}{near_miss(name, FIELDS)}"
+                f"unknown key space.{key}.{name}; a range has {', '.join(FIELDS)}"
+                f"{near_miss(name, FIELDS)}"
             )
     if "choices" in value:
         if len(value) > 1:
-            raise ConfigError(f"space.{key}: got choices and a range; allowed is one of the two")
+            raise ConfigError(f"space.{key} must have choices or a range, not both")
         return _choices(key, value["choices"])
     low, high = (_number(f"space.{key}.{name}", value.get(name)) for name in ("low", "high"))
     step = value.get("step")
@@ -132,22 +132,23 @@ def _axis(key: str, value: Mapping[str, Any]) -> Axis:
         step = _number(f"space.{key}.step", step)
     log = value.get("log", False)
     if not low < high:
-        raise ConfigError(f"space.{key}: got low {low} and high {high}; allowed is low below high")
+        raise ConfigError(f"space.{key}: low must be below high (got {low} and {high})")
     if not isinstance(log, bool):
-        raise ConfigError(f"space.{key}.log: got {log!r}; allowed is true or false")
+        raise ConfigError(f"space.{key}.log must be true or false (got {log!r})")
     if log and (low <= 0 or step is not None):
         raise ConfigError(f"space.{key}: log = true needs low above 0 and no step")
     axis = Range(low, high, step, log)
     if step is not None and (step <= 0 or (axis.whole and not isinstance(step, int))):
-        kind = "an integer of 1 or more" if axis.whole else "a number above 0"
-        raise ConfigError(f"space.{key}.step: got {step}; allowed is {kind}")
+        kind = "an integer of at least 1" if axis.whole else "a number above 0"
+        raise ConfigError(f"space.{key}.step must be {kind} (got {step})")
     return axis
 
 
 def _number(name: str, value: Any) -> float:
     if type(value) not in (int, float) or not math.isfinite(value):
-        got = "is missing" if value is None else f"got {value!r}"
-        raise ConfigError(f"{name}: {got}; allowed is a finite number")
+        if value is None:
+            raise ConfigError(f"{name} is missing; it must be a finite number")
+        raise ConfigError(f"{name} must be a finite number (got {value!r})")
     number: float = value
     return number
 
@@ -160,7 +161,7 @@ def check_space(space: Space, base: Config) -> None:
     """
     if not space:
         raise ConfigError(
-            "space: is empty; allowed is at least one setting, such as "
+            "space is empty; give at least one setting, such as "
             "learning_rate = { low = 1e-4, high = 1e-1, log = true }"
         )
     kinds = space["optimizer"].ends() if "optimizer" in space else ()

@@ -53,10 +53,10 @@ def read_sample(values: Sample, name: str, at_least: int = 1, what: str = "numbe
     numbers = []
     for key, value in items:
         if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
-            raise ConfigError(f"{name}[{key!r}]: got {value!r}; allowed is a finite number")
+            raise ConfigError(f"{name}[{key!r}] must be a finite number (got {value!r})")
         numbers.append(float(value))
     if len(numbers) < at_least:
-        raise ConfigError(f"{name}: got {len(numbers)}; allowed is {at_least} or more {what}")
+        raise ConfigError(f"{name} must have {at_least} or more {what} (got {len(numbers)})")
     return np.array(numbers, np.float64)
 
 
@@ -70,8 +70,8 @@ def read_pairs(a: Sample, b: Sample) -> tuple[np.ndarray, np.ndarray]:
     for name, side, other in (("a", first, second), ("b", second, first)):
         if lacking := [str(seed) for seed in other if seed not in side]:
             raise ConfigError(
-                f"{name}: got no value for seed {', '.join(lacking)}; "
-                "allowed is the same seeds on both sides"
+                f"{name} has no value for seed {', '.join(lacking)}; both sides must have the same "
+                "seeds"
             )
     ordered = {seed: second[seed] for seed in first}
     return (
@@ -83,8 +83,8 @@ def read_pairs(a: Sample, b: Sample) -> tuple[np.ndarray, np.ndarray]:
 def _keyed(side: Sample, name: str) -> Mapping[Any, float]:
     if not isinstance(side, Mapping):
         raise ConfigError(
-            f"{name}: got {type(side).__name__} without seeds; "
-            "allowed is a mapping from seed to value, since pairs are made by seed"
+            f"{name} must be a mapping from seed to value, since pairs are made by seed (got "
+            f"{type(side).__name__})"
         )
     return side
 
@@ -105,13 +105,13 @@ def variance(values: np.ndarray, size: float | None = None) -> float:
 def check_share(value: float, name: str) -> None:
     """Refuse what does not lie strictly between 0 and 1 (a level, a power, a threshold)."""
     if not 0.0 < value < 1.0:
-        raise ConfigError(f"{name}: got {value!r}; allowed is a number between 0 and 1")
+        raise ConfigError(f"{name} must be a number between 0 and 1 (got {value!r})")
 
 
 def check_count(value: int, name: str) -> None:
     """Refuse what is not a whole number of at least 1."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{name}: got {value!r}; allowed is a whole number, 1 or more")
+        raise ConfigError(f"{name} must be an integer of at least 1 (got {value!r})")
 
 
 # -- one sample ----------------------------------------------------------------------------------
@@ -220,7 +220,7 @@ def binomial_floor(accuracy: float, test_rows: int) -> BinomialFloor:
         ConfigError: accuracy outside 0 to 1, or test_rows not a whole number of at least 1.
     """
     if not 0.0 <= accuracy <= 1.0:
-        raise ConfigError(f"accuracy: got {accuracy!r}; allowed is a share from 0 to 1")
+        raise ConfigError(f"accuracy must be from 0 to 1 (got {accuracy!r})")
     check_count(test_rows, "test_rows")
     p, n = float(accuracy), int(test_rows)
     # By formula, since scipy's takes whole numbers of hits and p may be a mean over seeds.
@@ -254,7 +254,7 @@ def variance_components(groups: Mapping[str, Sample]) -> list[Component]:
         ConfigError: no group, fewer than 2 values in one, or one that is not finite.
     """
     if not groups:
-        raise ConfigError("groups: got none; allowed is 1 or more sources")
+        raise ConfigError("groups must have at least one source (got none)")
     samples = {
         source: read_sample(values, f"groups[{source!r}]", 2) for source, values in groups.items()
     }

@@ -129,8 +129,8 @@ def _check_exact(how: How, planned: Sequence[PlannedRun]) -> None:
     """Refuse runs side by side that must have the bits of a run alone."""
     if how == "vmap" and any(run.config.determinism == "exact" for run in planned):
         raise ConfigError(
-            "how: got 'vmap' with determinism=exact; allowed is 'map', since the bits of stacked "
-            "runs depend on each other's number"
+            "how=vmap does not work with determinism=exact, since the bits of stacked runs depend "
+            "on how many there are; use map"
         )
 
 

@@ -142,9 +142,14 @@ class Trials:
         if twin := self._twin(trial, candidate):
             return twin[1], f"is the same recipe as {twin[0]}"
         planned = self.planned(candidate)
-        report = Pruning(trial, planned, own, self.longest)
-        listener = replace(self.campaign.listener, epoch=report)
-        self._train(planned, own, interrupt, replace(self.campaign, listener=listener))
+        listener, prune = self.campaign.listener, Pruning(trial, planned, own, self.longest)
+
+        def epoch(run: PlannedRun, metrics: dict[str, Any]) -> None:
+            listener.epoch(run, metrics)
+            prune(run, metrics)
+
+        campaign = replace(self.campaign, listener=replace(listener, epoch=epoch))
+        self._train(planned, own, interrupt, campaign)
         score = self._score(candidate, own.path.name)
         return score, "" if score is not None else "a run diverged"
 

@@ -103,10 +103,10 @@ def _check_power(difference: float, sds: dict[str, float], power: float, alpha: 
     check_share(power, "power")
     check_share(alpha, "alpha")
     if not math.isfinite(difference):
-        raise ConfigError(f"difference: got {difference!r}; allowed is a finite number")
+        raise ConfigError(f"difference must be a finite number (got {difference!r})")
     for name, sd in sds.items():
         if not 0.0 <= sd < math.inf:
-            raise ConfigError(f"{name}: got {sd!r}; allowed is a finite number, 0 or more")
+            raise ConfigError(f"{name} must be a finite number of at least 0 (got {sd!r})")
 
 
 def _unanswerable(difference: float) -> SeedsNeeded:
@@ -222,13 +222,13 @@ def _correction(p_value: float | None, p_corrected: float | None) -> float:
     if p_corrected is None:
         return 1.0
     if not 0.0 <= p_corrected <= 1.0:
-        raise ConfigError(f"p_corrected: got {p_corrected!r}; allowed is a number from 0 to 1")
+        raise ConfigError(f"p_corrected must be from 0 to 1 (got {p_corrected!r})")
     if not p_value:
         return 1.0
     if p_corrected < p_value * (1 - ROUNDING):
         raise ConfigError(
-            f"p_corrected: got {p_corrected!r}; "
-            f"allowed is {p_value!r} or more, the p value that it corrects"
+            f"p_corrected must be at least {p_value!r}, the p value that it corrects (got "
+            f"{p_corrected!r})"
         )
     return max(1.0, min(p_corrected / p_value, MAX_CORRECTION))
 

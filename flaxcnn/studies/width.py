@@ -69,8 +69,8 @@ def choose_width(group: Group, jobs: list[ResidentJob], how: How, max_memory: in
         if math.isinf(needed):
             return 1  # the runs will report it, one by one
         raise ConfigError(
-            f"max-memory: got {max_memory} bytes, but one run on each device takes {needed}; "
-            "allowed is more, or a smaller batch_size"
+            f"--max-memory must be at least {needed} bytes, one run on each device (got "
+            f"{max_memory}); give more, or use a smaller batch_size"
         )
     if how == "map" or most == 1 or group.runs[0].config.determinism == "exact":
         return 1

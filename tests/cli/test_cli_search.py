@@ -37,19 +37,28 @@ def test_a_search_says_what_it_found(flaxcnn, home):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["recipes.py:small"], "--grid: "),
-        (["digits/quickstart", "--grid", "epochs=1", "--folds", "0"], "--folds: got 0"),
+        (["recipes.py:small"], "such as --grid learning_rate=0.1,0.01"),
+        (
+            ["digits/quickstart", "--grid", "epochs=1", "--folds", "0"],
+            "--folds must be at least 2 (got 0)",
+        ),
         (["digits/quickstart", "--grid", "learning_rat=1"], "did you mean 'learning_rate'"),
-        (["digits/quickstart", "--grid", "epochs=1", "--folds", "1"], "--folds: got 1"),
+        (
+            ["digits/quickstart", "--grid", "epochs=1", "--folds", "1"],
+            "--folds must be at least 2 (got 1)",
+        ),
         (["digits/quickstart", "--grid", "epochs=1", "--protocol", "fair"], "--protocol must be"),
         (["digits/quickstart", "--grid", "epochs=1", "--how", "vmp"], "did you mean 'vmap'"),
         (["digits/quickstart", "--grid", "epochs=1", "--max-params", "5"], "no candidate is left"),
-        (["digits/quickstart", "--grid", "epochs=1", "--resume"], "which search?"),
+        (
+            ["digits/quickstart", "--grid", "epochs=1", "--resume"],
+            "--resume needs the search",
+        ),
         (
             ["digits/quickstart", "--grid", "epochs=1", "--trials", "5"],
-            "--trials: is for",
+            "--trials needs --sampler",
         ),
-        (["digits/quickstart", "--sampler", "tpe"], "draws from what?"),
+        (["digits/quickstart", "--sampler", "tpe"], "--sampler needs a search space"),
         (["digits/quickstart", "--sampler", "tpr", "--grid", "epochs=1,2"], "did you mean 'tpe'"),
         (["digits/quickstart", "--sampler", "tpe", "--space", "none.toml"], "--space none.toml"),
         (["fashion-budget/grid", "--sampler", "tpe"], "such as fashion-budget/final"),
@@ -77,7 +86,7 @@ def test_documented_grids_have_an_incumbent(name):
     from flaxcnn.recipe import catalog
 
     layer = search.Layer([], None, None)
-    wanted, incumbent = search._wanted(catalog.find(name), {}, layer, drawn=False)
+    wanted, incumbent = search._candidates(catalog.find(name), {}, layer, sampled=False)
     from flaxcnn.studies.plan import label
 
     assert incumbent in [label(settings) for settings, _ in wanted]
@@ -89,18 +98,22 @@ def test_a_grid_that_cannot_contain_the_incumbent_says_so(capsys):
     from flaxcnn.recipe import catalog
 
     layer = search.Layer([], None, None)
-    wanted, incumbent = search._wanted(catalog.find("fashion-budget/grid"), {}, layer, drawn=False)
+    wanted, incumbent = search._candidates(
+        catalog.find("fashion-budget/grid"), {}, layer, sampled=False
+    )
     said = capsys.readouterr().err
     assert "the grid cannot contain fashion-budget/final" in said
     assert "the nearest in layers; it is tried beside them" in said
     assert incumbent == 'incumbent="fashion-budget/final"'
     assert len(wanted) == 25
-    search._wanted(catalog.find("mnist-archs/grid-kernel"), {}, layer, drawn=False)
+    search._candidates(catalog.find("mnist-archs/grid-kernel"), {}, layer, sampled=False)
     assert "cannot contain" not in capsys.readouterr().err
     one = catalog.find("digits/quickstart")
-    search._wanted(one, {"learning_rate": [0.1]}, layer, drawn=False)
-    assert "no combination of --grid is the recipe as it stands" in capsys.readouterr().err
-    search._wanted(one, {"learning_rate": [0.1, one.config.learning_rate]}, layer, drawn=False)
+    search._candidates(one, {"learning_rate": [0.1]}, layer, sampled=False)
+    assert "no combination of --grid is the recipe unchanged" in capsys.readouterr().err
+    search._candidates(
+        one, {"learning_rate": [0.1, one.config.learning_rate]}, layer, sampled=False
+    )
     assert not capsys.readouterr().err
 
 

@@ -3,7 +3,9 @@
 import json
 
 import pytest
+import typer
 
+from flaxcnn.cli import train
 from flaxcnn.recipe.config import Config
 
 
@@ -90,6 +92,15 @@ def test_toml_json_and_assignments_say_the_same(flaxcnn, home):
     ]
     assert found[0] == found[1] == found[2]
     assert found[0]["optimizer"]["momentum"] == 0.9
+
+
+def test_a_command_is_a_function_with_plain_values(capsys):
+    train.train("recipes.py:small", assignments=["epochs=3"], print_config=True, as_json=True)
+    assert json.loads(capsys.readouterr().out)["config"]["epochs"] == 3
+    with pytest.raises(typer.Exit) as ended:
+        train.train("recipes.py:smal", as_json=True)
+    assert ended.value.exit_code == 2
+    assert "did you mean 'small'?" in json.loads(capsys.readouterr().out)["error"]
 
 
 def test_printed_config_names_origins_and_trains_nothing(flaxcnn, home):

@@ -54,7 +54,7 @@ def test_a_new_run_may_be_in_an_empty_folder(tmp_path):
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     for resume in (False, True):
-        with pytest.raises(ConfigError, match=r"holds thesis\.tex but no run; allowed is a new"):
+        with pytest.raises(ConfigError, match=r"holds thesis\.tex but no run; use a new"):
             RunDirectory(tmp_path).open(TINY, resume)
     assert list(content(tmp_path).values()) == [b"years of work"]
 

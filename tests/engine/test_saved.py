@@ -61,6 +61,13 @@ def test_classify_is_one_program(trained, digits, caplog):
         assert not any("_probabilities" in r.getMessage() for r in caplog.records)
 
 
+def test_what_training_returns_is_what_is_read_from_its_folder(trained):
+    opened = open_run(trained.path)
+    own, read = ({k: v for k, v in vars(run).items() if k != "state"} for run in (trained, opened))
+    assert own == read
+    jax.tree.map(np.testing.assert_array_equal, trained.state, opened.state)
+
+
 def test_a_run_that_was_moved_still_opens(trained, copy_of, monkeypatch):
     run = copy_of(trained.path)
     monkeypatch.chdir(run.parent)

@@ -276,7 +276,7 @@ def test_history_has_nan_for_null(run):
 
 def test_history_of_something_else_is_one_clear_error(tmp_path, study):
     for path in (tmp_path / "nowhere", study):
-        with pytest.raises(CheckpointError, match=r"holds no metrics\.jsonl; allowed is a run"):
+        with pytest.raises(CheckpointError, match=r"holds no metrics\.jsonl; give a run"):
             flaxcnn.history(path)
 
 

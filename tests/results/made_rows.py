@@ -51,5 +51,8 @@ def stale(made):
 def search(folder, found):
     """The records of a search that a table needs; `found` is search.json."""
     folder.mkdir(parents=True)
-    for name, value in (("search", found), ("env", ENVIRONMENT), ("plan", {"candidates": []})):
+    plan = {"experiment": "", "candidates": [], "folds": 5, "repeats": 1, "seeds": [0],
+            "document": False}  # fmt: skip
+    found = {**plan, "incumbent": None, "dropped": [], "protocol": "honest", **found}
+    for name, value in (("search", found), ("env", ENVIRONMENT), ("plan", plan)):
         (folder / f"{name}.json").write_text(json.dumps(value))

@@ -97,7 +97,7 @@ def test_what_cannot_be_tried_is_named(digits):
     found = Candidates.of(tried, digits, max_params=1000)
     assert [one.label for one in found.tried] == ["as it is"]
     assert [one.label for one in found.dropped] == ["depth=3", "wide=1"]
-    assert "parameters; allowed are 1,000" in found.dropped[1].reason
+    assert "parameters are more than max_params=1,000" in found.dropped[1].reason
     with pytest.raises(ConfigError, match=r"no candidate is left \(as it is: 650 parameters"):
         Candidates.of(wanted(), digits, max_params=10)
 
@@ -127,7 +127,11 @@ def test_a_schedule_over_all_epochs_is_not_cut_short(digits):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [((1, 1, (0,)), "--folds: got 1"), ((2, 0, (0,)), "--repeats: got 0"), ((2, 1, ()), "seeds")],
+    [
+        ((1, 1, (0,)), "--folds must be at least 2"),
+        ((2, 0, (0,)), "--repeats must be at least 1"),
+        ((2, 1, ()), "seeds"),
+    ],
 )
 def test_scorings_that_are_none(arguments, message):
     with pytest.raises(ConfigError, match=message):
@@ -231,7 +235,9 @@ def test_candidates_see_the_same_rows(digits, setting, changes):
     base = dataclasses.replace(SMALL, dataset=changes.get("dataset", SMALL.dataset))
     base = SMALL if setting == "dataset" else base
     other = dataclasses.replace(base, **changes)
-    with pytest.raises(ConfigError, match=f"{setting}: got .* in a search with .*same rows"):
+    with pytest.raises(
+        ConfigError, match=f"{setting} must have one value in a search, .*same rows"
+    ):
         Candidates.of([({}, base), ({setting: 1}, other)], digits)
 
 
@@ -242,7 +248,7 @@ def test_settings_that_make_no_difference_are_said(digits, tmp_path):
     with pytest.raises(ConfigError, match=r"validation=0\.2: is trained and scored exactly as"):
         plan_search(found, Scoring(3, document=True))
     found = Candidates.of(wanted(data_memory=[10**9]), digits).tried
-    with pytest.raises(ConfigError, match="exactly as as it is; allowed are settings that make"):
+    with pytest.raises(ConfigError, match="exactly as as it is; give settings that make"):
         plan_search(found, FOLDS)
 
 

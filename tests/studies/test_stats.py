@@ -116,15 +116,15 @@ def test_fields_are_floats_and_intervals_have_width(values):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ([], "values: got 0; allowed is 1 or more numbers"),
-        ({}, "values: got 0"),
-        ([0.9, math.nan], r"values\[1\]: got nan; allowed is a finite number"),
-        ({3: 0.9, 8: math.inf}, r"values\[8\]: got inf"),
+        ([], "values must have 1 or more numbers .got 0"),
+        ({}, "values must have 1"),
+        ([0.9, math.nan], r"values\[1\] must be a finite number \(got nan"),
+        ({3: 0.9, 8: math.inf}, r"values\[8\] must be .*got inf"),
         (np.array([0.9, -np.inf], np.float32), r"values\[1\]"),
-        ([0.9, None], r"values\[1\]: got None"),
-        (["0.9"], r"values\[0\]: got '0.9'"),
-        ([True], r"values\[0\]: got True"),
-        ([[0.9]], r"values\[0\]: got \[0.9\]"),
+        ([0.9, None], r"values\[1\] must be .*got None"),
+        (["0.9"], r"values\[0\] must be .*got '0.9'"),
+        ([True], r"values\[0\] must be .*got True"),
+        ([[0.9]], r"values\[0\] must be .*got \[0.9\]"),
     ],
 )
 def test_unusable_values_are_named(values, message):
@@ -193,10 +193,10 @@ def test_wilson_interval_is_scipys(data, rows):
 @pytest.mark.parametrize(
     ("accuracy", "rows", "message"),
     [
-        (98.1, 10_000, "accuracy: got 98.1; allowed is a share from 0 to 1"),
-        (math.nan, 10_000, "accuracy: got nan"),
-        (0.9, 0, "test_rows: got 0; allowed is a whole number, 1 or more"),
-        (0.9, 99.5, "test_rows: got 99.5"),
+        (98.1, 10_000, "accuracy must be from 0 to 1 .got 98.1"),
+        (math.nan, 10_000, "accuracy must be .*got nan"),
+        (0.9, 0, "test_rows must be an integer of at least 1 .got 0"),
+        (0.9, 99.5, "test_rows must be .*got 99.5"),
     ],
 )
 def test_binomial_floor_refuses(accuracy, rows, message):
@@ -245,9 +245,9 @@ def test_a_source_without_spread():
 @pytest.mark.parametrize(
     ("groups", "message"),
     [
-        ({}, "groups: got none"),
-        ({"init": [0.1]}, r"groups\['init'\]: got 1; allowed is 2 or more numbers"),
-        ({"init": [0.1, math.nan]}, r"groups\['init'\]\[1\]: got nan"),
+        ({}, "groups must have at least one source"),
+        ({"init": [0.1]}, r"groups\['init'\] must have 2 or more numbers \(got 1"),
+        ({"init": [0.1, math.nan]}, r"groups\['init'\]\[1\] must be .*got nan"),
     ],
 )
 def test_components_refuse(groups, message):

@@ -101,11 +101,11 @@ def test_no_number_of_seeds_will_do():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((math.nan, 1.0, 1.0), "difference: got nan"),
-        ((1.0, -1.0, 1.0), "sd_a: got -1.0"),
-        ((1.0, 1.0, math.inf), "sd_b: got inf"),
-        ((1.0, 1.0, 1.0, 1.0), "power: got 1.0; allowed is a number between 0 and 1"),
-        ((1.0, 1.0, 1.0, 0.8, 0.0), "alpha: got 0.0"),
+        ((math.nan, 1.0, 1.0), "difference must be .*got nan"),
+        ((1.0, -1.0, 1.0), "sd_a must be .*got -1.0"),
+        ((1.0, 1.0, math.inf), "sd_b must be .*got inf"),
+        ((1.0, 1.0, 1.0, 1.0), "power must be a number between 0 and 1 .got 1.0"),
+        ((1.0, 1.0, 1.0, 0.8, 0.0), "alpha must be .*got 0.0"),
     ],
 )
 def test_power_refuses(arguments, message):
@@ -157,9 +157,11 @@ def test_corrected_p_decides():
     assert lost.p_value == 0.2
     # The seeds needed are for the corrected level.
     assert lost.seeds.seeds > verdict(HIGH, LOW).seeds.seeds
-    with pytest.raises(ConfigError, match=r"p_corrected: got .*the p value that it corrects"):
+    with pytest.raises(
+        ConfigError, match=r"p_corrected must be at least .*the p value that it corrects"
+    ):
         verdict(LOW, LOW[::-1], p_corrected=0.01)
-    with pytest.raises(ConfigError, match="p_corrected: got nan"):
+    with pytest.raises(ConfigError, match=r"p_corrected must be .*got nan"):
         verdict(LOW, HIGH, p_corrected=math.nan)
 
 
@@ -254,13 +256,13 @@ def test_swapping_the_sides_swaps_the_word(a, b, margin, rows):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"a": [0.9], "b": [0.8, 0.9]}, "a: got 1; allowed is 2 or more seeds a side"),
-        ({"a": [0.9, math.nan], "b": [0.8, 0.9]}, r"a\[1\]: got nan"),
-        ({"a": [98.0, 98.1], "b": [97.0, 97.1], "test_rows": 100}, "accuracy: got"),
-        ({"a": [98.0, 98.0], "b": [97.0, 97.0], "test_rows": 100}, "accuracy: got"),
-        ({"a": LOW, "b": HIGH, "margin": 0.0}, "margin: got 0.0"),
-        ({"a": LOW, "b": HIGH, "alpha": 1.5}, "alpha: got 1.5"),
-        ({"a": LOW, "b": HIGH, "paired": True}, "a: got list without seeds"),
+        ({"a": [0.9], "b": [0.8, 0.9]}, "a must have 2 or more seeds a side .got 1"),
+        ({"a": [0.9, math.nan], "b": [0.8, 0.9]}, r"a\[1\] must be a finite number \(got nan"),
+        ({"a": [98.0, 98.1], "b": [97.0, 97.1], "test_rows": 100}, "accuracy must be from 0 to 1"),
+        ({"a": [98.0, 98.0], "b": [97.0, 97.0], "test_rows": 100}, "accuracy must be from 0 to 1"),
+        ({"a": LOW, "b": HIGH, "margin": 0.0}, "margin must be a number above 0"),
+        ({"a": LOW, "b": HIGH, "alpha": 1.5}, "alpha must be .*got 1.5"),
+        ({"a": LOW, "b": HIGH, "paired": True}, "a must be a mapping from seed to value"),
     ],
 )
 def test_verdict_refuses(arguments, message):
