@@ -36,8 +36,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # it. Within a package the order follows from the imports themselves.
 IMPORT_ORDER = (
     "errors", "recipe", "rng", "hardware", "backend", "numerics", "collectives", "data", "records",
-    "report", "model", "engine", "api", "estimator", "studies", "results", "doctor", "bench",
-    "accelerators", "cli", "__main__",
+    "report", "model", "nn", "engine", "api", "trained", "export", "estimator", "studies",
+    "results", "doctor", "bench", "accelerators", "cli", "__main__",
 )  # fmt: skip
 # A line of Args or Raises: names, and what is said of them.
 ITEM = re.compile(r"    ((?:\*{0,2}\w+|\.\.\.)(?:, (?:\*{0,2}\w+|\.\.\.))*): (.*)")

@@ -8,15 +8,29 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # for editors; when the program runs, `_LAZY` is what counts
     from flaxcnn.api import train
     from flaxcnn.estimator import FlaxCNNClassifier
+    from flaxcnn.recipe.config import Config
+    from flaxcnn.recipe.networks import NNX, Linen, Pure
+    from flaxcnn.recipe.optimizers import Optax, OptaxSchedule
     from flaxcnn.records.history import history
     from flaxcnn.studies.sampled import sampled_search
     from flaxcnn.studies.search import search
     from flaxcnn.studies.study import study
+    from flaxcnn.trained import load
 
 __version__ = "0.1.0"
-__all__ = ["FlaxCNNClassifier", "history", "sampled_search", "search", "study", "train"]
+__all__ = [
+    "NNX", "Config", "FlaxCNNClassifier", "Linen", "Optax", "OptaxSchedule", "Pure", "history",
+    "load", "sampled_search", "search", "study", "train",
+]  # fmt: skip
 # Name -> its module: imported when it is asked for, since nearly all of it brings jax along.
 _LAZY = {
+    "Config": "flaxcnn.recipe.config",
+    "Linen": "flaxcnn.recipe.networks",
+    "NNX": "flaxcnn.recipe.networks",
+    "Optax": "flaxcnn.recipe.optimizers",
+    "OptaxSchedule": "flaxcnn.recipe.optimizers",
+    "Pure": "flaxcnn.recipe.networks",
+    "load": "flaxcnn.trained",
     "FlaxCNNClassifier": "flaxcnn.estimator",
     "history": "flaxcnn.records.history",
     "sampled_search": "flaxcnn.studies.sampled",

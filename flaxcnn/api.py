@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from flaxcnn.data.datasets import load_for
 from flaxcnn.engine import hosts
 from flaxcnn.engine.saved import Result
 from flaxcnn.engine.train import fit
+from flaxcnn.errors import ConfigError, near_miss
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.networks import spec_of
 from flaxcnn.records.folder import new_run
 from flaxcnn.records.views import epoch_line
 from flaxcnn.report.tensorboard import EventFiles, require
@@ -23,13 +26,15 @@ from flaxcnn.report.tensorboard import EventFiles, require
 def train(
     recipe: Config | str = catalog.DEFAULT_EXPERIMENT,
     *,
+    model: Any = None,
     run_dir: Path | str | None = None,
     resume: bool = False,
     name: str = "",
-    dataset: Dataset | None = None,
+    dataset: Dataset | str | None = None,
     tensorboard: bool = False,
     verbose: bool = True,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    **settings: Any,
 ) -> Result:
     """Load the data, train a recipe, keep its best epoch by validation and test that once.
 
@@ -41,14 +46,19 @@ def train(
 
     Args:
         recipe: a Config, or the name of an experiment, such as "mnist-ladder/model10".
+        model: a network of your own in place of the recipe's layers: a Flax linen module, an NNX
+            module class, a pair of functions (init, apply), or one of `flaxcnn.Linen`,
+            `flaxcnn.NNX` and `flaxcnn.Pure`.
         run_dir: a new folder, or with `resume` that of an earlier start; by default
             `runs/NAME/TIME-seedN`.
         resume: go on from the newest checkpoint in `run_dir`.
         name: for the records; by default that of the experiment.
-        dataset: what `flaxcnn.data.datasets.load_for(config)` gives, if it is there already.
+        dataset: the name of another data set, or what `flaxcnn.data.datasets.load_for(config)`
+            returned.
         tensorboard: write event files to `tensorboard` in the run directory.
         verbose: print a line an epoch.
         on_epoch: called with each epoch's metrics after they are written, such as a tracker's log.
+        settings: any field of `Config`, such as `epochs=3` or `optimizer="sgd"`.
 
     Raises:
         ConfigError: the recipe is wrong, or does not fit the data or the run directory.
@@ -57,13 +67,11 @@ def train(
     """
     if tensorboard:
         require("tensorboard=True")
-    if isinstance(recipe, Config):
-        config = recipe
-    else:
-        experiment = catalog.find(recipe)
-        config, _ = catalog.resolve(experiment, environ={})
-        name = name or experiment.name
-    data = load_for(config) if dataset is None else dataset
+    if isinstance(dataset, str):
+        settings["dataset"] = dataset
+    config, named = configured(recipe, model, settings)
+    name = name or named
+    data = dataset if isinstance(dataset, Dataset) else load_for(config)
     path = Path(run_dir) if run_dir else new_run(name or "unnamed", config.seed)
     prepare()
     with contextlib.ExitStack() as watching:
@@ -78,3 +86,29 @@ def train(
                 watch(metrics)
 
         return fit(config, data, path, name=name, resume=resume, on_epoch=show)
+
+
+def configured(
+    recipe: Config | str, model: Any = None, settings: Mapping[str, Any] | None = None
+) -> tuple[Config, str]:
+    """The recipe with changes, and the name of the experiment it is; empty for a Config.
+
+    Raises:
+        ConfigError: no such experiment or setting, or a value that does not fit.
+    """
+    name = ""
+    if isinstance(recipe, Config):
+        config = recipe
+    else:
+        experiment = catalog.find(recipe)
+        config, _ = catalog.resolve(experiment, environ={})
+        name = experiment.name
+    changes = dict(settings or {})
+    for key in changes:
+        if key not in (known := Config.__dataclass_fields__):
+            raise ConfigError(f"unknown setting {key}{near_miss(key, known)}")
+    if model is not None:
+        changes["model"] = spec_of(model)
+    if "optimizer" in changes and "learning_rate" not in changes:
+        changes["learning_rate"] = None  # the new optimizer's default
+    return dataclasses.replace(config, **changes), name

@@ -75,13 +75,16 @@ class Case:
 # -- arithmetic ----------------------------------------------------------------------------------
 
 
-def flops_per_image(config: Config, shape: Shape, mode: str) -> int:
+def flops_per_image(config: Config, shape: Shape, mode: str, classes: int = 0) -> int:
     """Floating-point operations of one image of `shape` (H, W, C), from the recipe alone.
 
     A multiply-add counts as 2; only convolutions and dense layers count. Training takes three times
     the forward pass (the pass, the gradient of the weights, the gradient of the input), less the
     gradient of the images, which nobody needs.
     """
+    if config.model is not None:  # whose parts are not known one by one
+        forward = 2 * totals(config.table(shape, classes))["macs"]
+        return forward if mode == "eval" else 3 * forward
     forward = 2 * totals(table(config.layers, shape))["macs"]
     return forward if mode == "eval" else 3 * forward - 2 * _macs_on_images(config.layers, shape)
 
@@ -281,7 +284,7 @@ def measure(
     results = []
     for case, one in zip(cases, timings, strict=True):
         best = peak_rows[case.config.precision]["peak_flops_per_second"]
-        results.append(_result(case, data.shape, one, best))
+        results.append(_result(case, data, one, best))
         if profile is not None:
             _trace(one, profile / case.folder, results[-1])
     return results, list(peak_rows.values())
@@ -299,9 +302,9 @@ def _peak_maker(precision: str, seconds: float) -> Callable[[], Peak]:
 # -- results -------------------------------------------------------------------------------------
 
 
-def _result(case: Case, shape: Shape, timing: Timing, peak: float | None) -> dict[str, Any]:
+def _result(case: Case, data: Dataset, timing: Timing, peak: float | None) -> dict[str, Any]:
     """One entry of `results`; what a failed case does not have is None."""
-    flops = flops_per_image(case.config, shape, case.mode)
+    flops = flops_per_image(case.config, data.shape, case.mode, data.num_classes)
     row: dict[str, Any] = {
         "experiment": case.experiment, "mode": case.mode, "batch_size": case.batch_size,
         "dtype": case.dtype, "images_per_second": None, "spread": None, "compile_seconds": None,

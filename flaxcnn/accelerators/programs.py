@@ -97,7 +97,9 @@ def abstract_job(
     pixels = jax.ShapeDtypeStruct((count, *small.image.shape[1:]), small.image.dtype)
     held = shapes(dataclasses.replace(small, image=pixels), placement)  # type: ignore[arg-type]
     seeds = np.asarray(config.seeds(), np.uint32)
-    state = jax.eval_shape(functools.partial(init_state, plan, data.shape), seeds)
+    state = jax.eval_shape(
+        functools.partial(init_state, plan, data.shape), seeds, make_hypers(config)
+    )
     hypers = shapes(make_hypers(config), placement)
     job = ResidentJob(config, data, rows, plan, hypers, held, placement, ProgramCache())
     state = jax.tree.map(lambda x, to: x.update(sharding=to), state, job.state_placement(state))

@@ -93,3 +93,42 @@ def predict(
     for row in rows:
         likely = ", ".join(f"{each['class']} {each['probability']:.4f}" for each in row["top"])
         say(f"{row['image']}: {row['class']} ({row['probability']:.4f})  top {TOP}: {likely}")
+
+
+@command
+def export(
+    run: Run,
+    format: Annotated[
+        str, typer.Option("--format", help="safetensors, stablehlo or onnx.")
+    ] = "safetensors",
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE", help="Default: in the run directory.")
+    ] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Take images that are scaled already, not uint8 pixels.")
+    ] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Write the trained network of a run to a file for other programs.
+
+    The file is read back and compared with the run's own test logits before it is kept.
+
+    \b
+    Examples:
+      flaxcnn export RUN --format onnx --output digits.onnx
+      flaxcnn export RUN --format stablehlo
+      flaxcnn export RUN --format safetensors --json
+    """
+    from flaxcnn.backend import prepare
+    from flaxcnn.export.export import export as export_run
+
+    quiet()
+    prepare()
+    done = export_run(run, format, output, raw=raw)
+    if as_json:
+        emit_json({**vars(done), "path": str(done.path)})
+        return
+    say(
+        f"{done.path}: {done.rows} test rows give the run's logits within {done.difference:.1g} of "
+        f"the largest (at most {done.tolerance:g})"
+    )

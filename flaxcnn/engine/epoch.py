@@ -20,7 +20,6 @@ from flaxcnn.engine.devices import platform as default_platform
 from flaxcnn.engine.metrics import MetricSums, as_vector, batch_sums, from_vector
 from flaxcnn.engine.sharding import isolated, shard_batches
 from flaxcnn.engine.step import Hypers, Plan, TrainState, eval_step, train_step
-from flaxcnn.model.cnn import ALIVE
 from flaxcnn.model.layout import on_cpu
 
 # Rows that a device evaluates at once: on CPU few, so that activations stay in its cache; elsewhere
@@ -214,8 +213,7 @@ def _alive_units(plan: Plan, state: TrainState, scaling: Scaling, batch: Batch) 
     """For each layer with relu: which units [C] bool give a value above 0 for a row of `batch`."""
     image = standardize(batch.image, scaling.mean, scaling.scale)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    _, sown = plan.model.apply(variables, image, train=False, mutable=[ALIVE])
-    return {name.removeprefix(f"{ALIVE}_"): v[0] for name, v in sown.get(ALIVE, {}).items()}
+    return plan.model.alive(variables, image)
 
 
 # -- batches of an evaluation --------------------------------------------------------------------

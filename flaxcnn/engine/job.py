@@ -26,10 +26,17 @@ from flaxcnn.engine.epoch import Alive, eval_width
 from flaxcnn.engine.metrics import MetricSums, joined_sums
 from flaxcnn.engine.programs import ProgramCache
 from flaxcnn.engine.step import Hypers, Plan, TrainState, init_state
-from flaxcnn.model.cnn import CNN
+from flaxcnn.model.cnn import CNN, Network
+from flaxcnn.model.foreign import Compiled, build
+from flaxcnn.model.protocol import Model
 from flaxcnn.recipe.config import Config
-from flaxcnn.recipe.optimizers import Cosine
-from flaxcnn.recipe.traced import compiled_layers, compiled_optimizer, dropout_rates
+from flaxcnn.recipe.optimizers import spans_run
+from flaxcnn.recipe.traced import (
+    compiled_layers,
+    compiled_optimizer,
+    dropout_rates,
+    optimizer_numbers,
+)
 
 # Of activations, by `precision`; parameters and logits are float32 always.
 COMPUTED_IN = {"float32": "float32", "tensorfloat32": "float32", "bfloat16": "bfloat16"}
@@ -64,14 +71,7 @@ def make_plan(
     steps = steps_per_epoch(train_rows, config.batch_size, config.drop_last)
     batch = sharding.choose_sharding(config, devices, every)
     return Plan(
-        model=CNN(
-            compiled_layers(config.layers),
-            jnp.dtype(COMPUTED_IN[config.precision]),
-            batch.axis if config.batch_norm == "global" else None,
-            config.remat,
-            batch.platform,
-            products(config.precision, batch.platform),
-        ),
+        model=_model(config, batch),
         optimizer=compiled_optimizer(config.optimizer),
         schedule=config.schedule,
         augment=config.augment,
@@ -81,18 +81,29 @@ def make_plan(
         drop_last=config.drop_last,
         train_rows=train_rows,
         steps_per_epoch=steps,
-        total_steps=steps * config.epochs if isinstance(config.schedule, Cosine) else 0,
+        total_steps=steps * config.epochs if spans_run(config.schedule) else 0,
         exact=config.determinism == "exact",
     )
+
+
+def _model(config: Config, batch: sharding.BatchSharding) -> Model:
+    """The network of a recipe, for the devices that share its batches."""
+    dtype, axis = jnp.dtype(COMPUTED_IN[config.precision]), batch.axis
+    precision = products(config.precision, batch.platform)
+    if config.batch_norm == "per_shard":
+        axis = None
+    if config.model is not None:
+        return build(config.model, Compiled(axis, batch.platform, precision, dtype))
+    layers = compiled_layers(config.layers)
+    return Network(CNN(layers, dtype, axis, config.remat, batch.platform, precision))
 
 
 def make_hypers(config: Config) -> Hypers:
     """The traced numbers of a run."""
     return Hypers(
         learning_rate=jnp.float32(config.scaled_learning_rate()),
-        weight_decay=jnp.float32(config.optimizer.weight_decay),
+        optimizer=jax.tree.map(jnp.float32, optimizer_numbers(config.optimizer)),
         label_smoothing=jnp.float32(config.label_smoothing),
-        momentum=jnp.float32(getattr(config.optimizer, "momentum", 0.0)),
         dropout=jnp.asarray(dropout_rates(config.layers), jnp.float32),
     )
 
@@ -145,10 +156,10 @@ class Job(abc.ABC):
         make = functools.partial(init_state, self.plan, self.dataset.shape)
 
         def lower() -> jax.stages.Lowered:
-            placement = self.state_placement(jax.eval_shape(make, seeds))
-            return jax.jit(make, out_shardings=placement).lower(seeds)
+            placement = self.state_placement(jax.eval_shape(make, seeds, self.hypers))
+            return jax.jit(make, out_shardings=placement).lower(seeds, self.hypers)
 
-        state: TrainState = self.programs.get("init", lower, self.plan)(seeds)
+        state: TrainState = self.programs.get("init", lower, self.plan)(seeds, self.hypers)
         return state
 
     @abc.abstractmethod

@@ -17,12 +17,13 @@ from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.batches import Batch, Scaling
 from flaxcnn.data.datasets import load_for
 from flaxcnn.engine.checkpoint import Checkpoints
-from flaxcnn.engine.job import SplitName, make_plan
+from flaxcnn.engine.job import SplitName, make_hypers, make_plan
 from flaxcnn.engine.make_job import make_job
 from flaxcnn.engine.metrics import finalize
 from flaxcnn.engine.step import Plan, TrainState, eval_step, init_state
 from flaxcnn.errors import CheckpointError, DataError
 from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.references import SOURCES, copies_in
 from flaxcnn.records.read import RunRecord, read_run
 from flaxcnn.records.run import RunDirectory
 
@@ -54,10 +55,16 @@ def open_run(path: Path) -> Result:
             "`flaxcnn train --resume` finishes one"
         )
     record = read_run(path)
+    with copies_in(path.expanduser() / SOURCES):
+        return _opened(path, record)
+
+
+def _opened(path: Path, record: RunRecord) -> Result:
     config = Config.from_dict(record.config)
     plan = make_plan(config, record.data["rows"]["train"])
     shape, seeds = tuple(record.data["shape"]), jnp.asarray(config.seeds(), jnp.uint32)
-    like = jax.eval_shape(lambda: init_state(plan, shape, seeds))
+    hypers = make_hypers(config)
+    like = jax.eval_shape(lambda: init_state(plan, shape, seeds, hypers))
     with Checkpoints(RunDirectory(path).checkpoint_folder()) as checkpoints:
         state, _ = checkpoints.restore(record.summary["kept_epoch"], like)
     return Result(**vars(record), state=state)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +21,15 @@ import optax
 from flaxcnn.data.augment import augment, standardize
 from flaxcnn.data.batches import Batch, Scaling
 from flaxcnn.engine.metrics import MetricSums, batch_sums
-from flaxcnn.engine.sharding import ONE_DEVICE, BatchSharding, reduce_over_shards, shard_opt_state
+from flaxcnn.engine.sharding import (
+    ONE_DEVICE,
+    BatchSharding,
+    isolated,
+    reduce_over_shards,
+    shard_opt_state,
+)
 from flaxcnn.model import optim
-from flaxcnn.model.cnn import CNN
+from flaxcnn.model.protocol import Model, RowContext
 from flaxcnn.recipe.augment import Augment
 from flaxcnn.recipe.optimizers import Optimizer, Schedule
 from flaxcnn.rng import Purpose, row_keys, stream_key
@@ -34,7 +41,7 @@ Tree = Any  # a pytree of arrays
 class Plan:
     """What is compiled in: everything about a run that is not an array."""
 
-    model: CNN
+    model: Model
     optimizer: Optimizer
     schedule: Schedule
     augment: tuple[Augment, ...]
@@ -53,9 +60,8 @@ class Hypers:
     """What may differ between runs of one compiled program; each [] float32, but for `dropout`."""
 
     learning_rate: jax.Array
-    weight_decay: jax.Array
+    optimizer: dict[str, jax.Array]  # its traced numbers by name
     label_smoothing: jax.Array
-    momentum: jax.Array
     dropout: jax.Array  # [number of dropout layers]
 
 
@@ -79,18 +85,17 @@ class Sums:
     metrics: MetricSums
 
 
-def init_state(plan: Plan, shape: tuple[int, ...], seeds: jax.Array) -> TrainState:
+def init_state(plan: Plan, shape: tuple[int, ...], seeds: jax.Array, hypers: Hypers) -> TrainState:
     """A fresh state for images of `shape` (H, W, C); `seeds` is [4] uint32."""
     key = stream_key(seeds, Purpose.INIT)
-    variables = plan.model.init(key, jnp.zeros((1, *shape), jnp.float32), train=False)
+    variables = plan.model.init(key, jnp.zeros((1, *shape), jnp.float32))
     params = variables["params"]
-    zero = jnp.float32(0)
     return TrainState(
         step=jnp.int32(0),
         seeds=seeds,
         params=params,
         batch_stats=variables.get("batch_stats", {}),
-        opt_state=optim.make(plan.optimizer, zero, zero, zero).init(params),
+        opt_state=optim.initial(plan.optimizer, hypers.learning_rate, hypers.optimizer, params),
     )
 
 
@@ -101,22 +106,21 @@ def gradients(
     epoch = state.step // plan.steps_per_epoch
     keys = row_keys(stream_key(state.seeds, Purpose.AUGMENT, epoch), batch.row)
     image = standardize(augment(batch.image, keys, plan.augment), scaling.mean, scaling.scale)
-    dropout_key = row_keys(stream_key(state.seeds, Purpose.DROPOUT, state.step), batch.row)
+    key = stream_key(state.seeds, Purpose.DROPOUT, state.step)
     padded = plan.steps_per_epoch * plan.batch_size > plan.train_rows or (
         plan.batch_size % plan.sharding.parts > 0
     )
+    mask = batch.mask if padded else None
+    rows = RowContext(mask, row_keys(key, batch.row), hypers.dropout, key)
 
     def loss_fn(params: Tree) -> tuple[jax.Array, tuple[MetricSums, Tree]]:
-        logits, new = plan.model.apply(
-            {"params": params, "batch_stats": state.batch_stats}, image, train=True,
-            mask=batch.mask if padded else None, dropout_key=dropout_key,
-            dropout_rate=hypers.dropout, mutable=["batch_stats"],
-        )  # fmt: skip
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        logits, batch_stats = plan.model.apply(variables, image, train=True, rows=rows)
         smoothing = hypers.label_smoothing if plan.smooth else None
         sums = batch_sums(
             logits, batch.label, batch.mask, smoothing, batch.weight, plan.sharding.platform
         )
-        return sums.loss, (sums, new.get("batch_stats", {}))
+        return sums.loss, (sums, batch_stats)
 
     grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
     weighted = jax.tree.map(lambda s: s * metrics.count, batch_stats)
@@ -131,8 +135,10 @@ def update(plan: Plan, state: TrainState, hypers: Hypers, sums: Sums) -> TrainSt
     rate = optim.scheduled_rate(
         plan.schedule, hypers.learning_rate, state.step, plan.steps_per_epoch, plan.total_steps
     )
-    optimizer = optim.make(plan.optimizer, rate, hypers.weight_decay, hypers.momentum)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    of_params: Callable[..., Tree] = functools.partial(optim.update, plan.optimizer)
+    if optim.reduces(plan.optimizer):  # its sums over all parameters must not depend on fusions
+        of_params = isolated(plan.sharding, of_params)
+    updates, opt_state = of_params(rate, hypers.optimizer, grads, state.opt_state, state.params)
     return dataclasses.replace(
         state,
         step=state.step + 1,
@@ -155,5 +161,5 @@ def eval_step(plan: Plan, state: TrainState, scaling: Scaling, batch: Batch) -> 
     """Logits [B, K] float32 in inference mode."""
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     image = standardize(batch.image, scaling.mean, scaling.scale)
-    logits: jax.Array = plan.model.apply(variables, image, train=False)  # type: ignore[assignment]
+    logits, _ = plan.model.apply(variables, image, train=False, rows=RowContext())
     return logits

@@ -28,12 +28,14 @@ from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.job import Job
 from flaxcnn.engine.loop import Progress, check_finite, epochs
 from flaxcnn.engine.make_job import make_job
+from flaxcnn.engine.promises import of_job
 from flaxcnn.engine.saved import Result
 from flaxcnn.engine.score import Counts, conclude, count_dead, dead_layers
 from flaxcnn.engine.step import TrainState
 from flaxcnn.errors import DivergedError, InterruptedRun, PeerLostError
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import Conv
+from flaxcnn.recipe.networks import own_sources
 from flaxcnn.records.environment import environment, other_software
 from flaxcnn.records.files import as_read, plain
 from flaxcnn.records.readme import run_readme
@@ -80,7 +82,9 @@ def fit(
         hosts.agree({
             "recipe": config.fingerprint(), "data": dataset.digest, "folder": str(run_dir)
         })  # fmt: skip
+        sources = own_sources(config)
         job = make_job(config, dataset)
+        promises = of_job(job)
     speaks = hosts.primary()
     if not speaks:
         on_epoch = on_note = _silent
@@ -93,6 +97,9 @@ def fit(
         enough_memory(),
         Checkpoints(run.checkpoint_folder(checkpoint_dir)) as checkpoints,
     ):
+        run.keep_sources(sources, vars(promises) if promises else None)
+        for text in promises.broken() if promises else ():
+            on_note(f"{config.model.targets[-1]}: {text}")  # type: ignore[union-attr]
         begun = _begin(job, run, checkpoints if resume else None, name, on_note)
         ended = _train(job, run, checkpoints, begun, interrupt, on_epoch)
         return _finish(job, run, ended, name)

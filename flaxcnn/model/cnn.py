@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 from flaxcnn.model.kernels import add_bias, conv2d, flatten
 from flaxcnn.model.layout import on_cpu
 from flaxcnn.model.pooling import avg_pool2d, max_pool2d
+from flaxcnn.model.protocol import RowContext, Tree, Variables
 from flaxcnn.model.regularization import batch_norm, dropout, normalize
 from flaxcnn.recipe import layers as spec
 
@@ -152,6 +154,37 @@ class CNN(nn.Module):
                 again = nn.remat(lambda _, x, segment=segment: forward.layers(segment, x))
                 x = again(self, x)
             return x.astype(jnp.float32)
+
+
+@dataclass(frozen=True)
+class Network:
+    """The network of a recipe as the engine's `Model`."""
+
+    module: CNN
+
+    def init(self, key: jax.Array, image: jax.Array) -> Variables:
+        """Variables from a typed key, for images [1, H, W, C] float32."""
+        variables = self.module.init(key, image, train=False)
+        return {name: variables[name] for name in ("params", "batch_stats") if name in variables}
+
+    def apply(
+        self, variables: Variables, image: jax.Array, *, train: bool, rows: RowContext
+    ) -> tuple[jax.Array, Tree]:
+        """Logits [B, K] float32, and the new batch statistics."""
+        if not train:
+            logits: jax.Array = self.module.apply(variables, image, train=False)  # type: ignore[assignment]
+            return logits, variables["batch_stats"]
+        logits, changed = self.module.apply(
+            variables, image, train=True, mask=rows.mask, dropout_key=rows.keys,
+            dropout_rate=rows.rates, mutable=["batch_stats"],
+        )  # fmt: skip
+        return logits, changed.get("batch_stats", {})
+
+    def alive(self, variables: Variables, image: jax.Array) -> dict[str, jax.Array]:
+        """For each layer with relu: which units [C] bool give a value above 0 for any image."""
+        _, sown = self.module.apply(variables, image, train=False, mutable=[ALIVE])
+        alive = sown.get(ALIVE, {})
+        return {name.removeprefix(f"{ALIVE}_"): values[0] for name, values in alive.items()}
 
 
 class Forward:

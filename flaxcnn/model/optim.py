@@ -12,13 +12,16 @@ Every function may be traced: the rate is an argument of the step, not a constan
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from flaxcnn.errors import ConfigError, first_line
 from flaxcnn.recipe import optimizers as spec
+from flaxcnn.recipe.references import resolve
 
 Params = Any  # a pytree of float32 arrays
 Scalar = jax.Array  # [] float32
@@ -49,19 +52,95 @@ def scheduled_rate(
             left = max(total_steps - warmup, 1.0)
             progress = jnp.clip((now - warmup) / left, 0.0, 1.0)
             return rate * rise * (final + (1.0 - final) * 0.5 * (1.0 + jnp.cos(jnp.pi * progress)))
+        case spec.OptaxSchedule(unit=unit):
+            whole = {"updates": 1, "epochs": steps_per_epoch, "run": total_steps}[unit]
+            with jax.numpy_dtype_promotion("standard"):
+                times = _schedule(schedule)(step if unit == "updates" else now / whole)
+                return rate * jnp.asarray(times, jnp.float32)
+
+
+def _schedule(schedule: spec.OptaxSchedule) -> Callable[[jax.Array], Any]:
+    """The function that a schedule's factory returns.
+
+    Raises:
+        ConfigError: the factory refuses its arguments, or returns something else.
+    """
+    made = _made(schedule, "schedule", lambda factory: factory(**schedule.named))
+    if not callable(made):
+        raise ConfigError(f"schedule: {schedule.factory} must return a function (got {made!r})")
+    return made
+
+
+def _made(optimizer: spec.Optax | spec.OptaxSchedule, where: str, call: Callable[..., Any]) -> Any:
+    """What a factory returns; what it raises becomes one sentence."""
+    factory = resolve(optimizer.factory, optimizer.source)
+    try:
+        return call(factory)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: {optimizer.factory} refuses: {first_line(error)}") from error
+
+
+def reduces(optimizer: spec.Optimizer) -> bool:
+    """Whether an update may depend on more than its own parameter, its gradient and its state."""
+    return isinstance(optimizer, spec.Optax)
+
+
+def initial(
+    optimizer: spec.Optimizer, rate: Scalar, numbers: dict[str, Scalar], params: Params
+) -> Any:
+    """The optimizer's state before the first update; `rate` is the one without a schedule.
+
+    Raises:
+        ConfigError: as `make`; or no checkpoint can hold the state.
+    """
+    with jax.numpy_dtype_promotion("standard"):
+        state = make(optimizer, rate, numbers).init(params)
+    if any(
+        jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(state)
+    ):
+        raise ConfigError(
+            f"optimizer: {optimizer.factory} keeps a random key in its state, which a checkpoint "  # type: ignore[union-attr]
+            "cannot hold"
+        )
+    return state
+
+
+def update(
+    optimizer: spec.Optimizer, rate: Scalar, numbers: dict[str, Scalar], grads: Params, state: Any,
+    params: Params,
+) -> tuple[Params, Any]:  # fmt: skip
+    """(change of the parameters, new state) for mean gradients; `numbers` are the traced ones."""
+    transformation = make(optimizer, rate, numbers)
+    if not isinstance(optimizer, spec.Optax):
+        return transformation.update(grads, state, params)
+    with jax.numpy_dtype_promotion("standard"):
+        try:
+            change, new = transformation.update(grads, state, params)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"optimizer: {optimizer.factory} fails on gradients alone: {first_line(error)}"
+            ) from error
+        # As it came: a factory that promotes would have the next step compiled anew.
+        same = lambda old, now: jnp.asarray(now).astype(jnp.asarray(old).dtype)  # noqa: E731
+        return jax.tree.map(same, params, change), jax.tree.map(same, state, new)
 
 
 def make(
-    optimizer: spec.Optimizer, rate: Scalar, weight_decay: Scalar, momentum: Scalar
+    optimizer: spec.Optimizer, rate: Scalar, numbers: dict[str, Scalar]
 ) -> optax.GradientTransformation:
     """The transformation from mean gradients to the change of the parameters.
 
     Weight decay is decoupled, as in Keras: it subtracts rate * weight_decay * parameter. Whether
-    there is any, and any momentum, `optimizer` says; how much, the other arguments.
+    there is any, and any momentum, `optimizer` says; how much, the traced `numbers`.
+
+    Raises:
+        ConfigError: a factory cannot be imported, refuses its arguments, or returns something else.
     """
     match optimizer:
+        case spec.Optax():
+            return _optax(optimizer, rate, numbers)
         case spec.SGD():
-            step = _sgd(optimizer, rate, momentum)
+            step = _sgd(optimizer, rate, numbers["momentum"])
         case spec.Adam():
             step = _adam(optimizer, rate)
         case spec.Nadam():
@@ -69,7 +148,7 @@ def make(
         case spec.Adamax():
             step = _adamax(optimizer, rate)
         case spec.RMSprop():
-            step = _rmsprop(optimizer, rate, momentum)
+            step = _rmsprop(optimizer, rate, numbers["momentum"])
         case spec.Adagrad():
             step = _adagrad(optimizer, rate)
         case spec.Adadelta():
@@ -81,9 +160,24 @@ def make(
 
     def update(grads: Params, state: Any, params: Params | None = None) -> tuple[Params, Any]:
         updates, state = step.update(grads, state, params)
-        return jax.tree.map(lambda u, p: u - rate * weight_decay * p, updates, params), state
+        decay = numbers["weight_decay"]
+        return jax.tree.map(lambda u, p: u - rate * decay * p, updates, params), state
 
     return optax.GradientTransformation(step.init, update)
+
+
+def _optax(
+    optimizer: spec.Optax, rate: Scalar, numbers: dict[str, Scalar]
+) -> optax.GradientTransformation:
+    """What the factory of a recipe returns for this rate."""
+    given = {**optimizer.named, **numbers}
+    made = _made(optimizer, "optimizer", lambda factory: factory(rate, **given))
+    if not isinstance(made, optax.GradientTransformation):
+        raise ConfigError(
+            f"optimizer: {optimizer.factory} must return an optax.GradientTransformation "
+            f"(got {type(made).__name__})"
+        )
+    return made
 
 
 def _times(factor: Scalar) -> optax.GradientTransformation:

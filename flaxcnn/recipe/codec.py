@@ -16,12 +16,16 @@ from collections.abc import Sequence
 from typing import Any, Literal, Union
 
 from flaxcnn.errors import ConfigError, near_miss, one_of
+from flaxcnn.recipe.references import TakesArguments
 
 
 def encode(value: Any) -> Any:
     """Plain JSON value of a dataclass, tuple or scalar."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         body = {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        if isinstance(value, TakesArguments):
+            del body["arguments"]
+            body |= {name: encode(item) for name, item in value.arguments}
         return {"type": type(value).__name__.lower(), **body}
     if isinstance(value, tuple | list):  # a recipe in Python may write its layers as a list
         return [encode(item) for item in value]
@@ -129,8 +133,12 @@ def _decode_dataclass(cls: type, value: Any, path: str) -> Any:
         return value
     if not isinstance(value, dict):
         raise WrongTypeError(path, [f"a table of {', '.join(hints(cls))}"], value)
-    known, prefix = hints(cls), f"{path}." if path else ""
+    known, prefix = dict(hints(cls)), f"{path}." if path else ""
     given = {key: item for key, item in value.items() if key != "type"}
+    arguments = {}
+    if issubclass(cls, TakesArguments):
+        del known["arguments"]
+        arguments = {key: given.pop(key) for key in list(given) if key not in known}
     for key in given:
         if key not in known:
             has = ", ".join(known) or "no settings"
@@ -143,7 +151,7 @@ def _decode_dataclass(cls: type, value: Any, path: str) -> Any:
         if required and field.name not in given:
             raise ConfigError(f"{prefix}{field.name} is missing; {cls.__name__.lower()} needs it")
     decoded = {key: decode(known[key], item, f"{prefix}{key}") for key, item in given.items()}
-    return cls(**decoded)
+    return cls(**decoded, **arguments)
 
 
 def parse_text(text: str) -> Any:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flaxcnn.errors import ConfigError
+from flaxcnn.recipe import networks
 from flaxcnn.recipe.codec import decode, encode, hints
 from flaxcnn.recipe.data import KNOWN_DATA, Data
 from flaxcnn.recipe.evaluation import Evaluation
@@ -39,6 +40,8 @@ class Config(Execution, Evaluation, Optimisation, Model, Data):
     """
 
     def __post_init__(self) -> None:
+        if self.model is not None:
+            object.__setattr__(self, "layers", ())  # it stands in their place
         for name, hint in hints(Config).items():  # as strict in Python as from a file
             object.__setattr__(self, name, decode(hint, encode(getattr(self, name)), name))
         if self.learning_rate is None:
@@ -48,7 +51,9 @@ class Config(Execution, Evaluation, Optimisation, Model, Data):
         self._check_optimisation()
         self._check_execution()
         self._check_together()
-        if facts := KNOWN_DATA.get(self.dataset):
+        if not self.layers and self.model is None:
+            raise ConfigError("the network is missing: give layers, or model")
+        if self.model is None and (facts := KNOWN_DATA.get(self.dataset)):
             self.table(*facts)
 
     def _check_together(self) -> None:
@@ -86,6 +91,8 @@ class Config(Execution, Evaluation, Optimisation, Model, Data):
             ConfigError: the model cannot be built on them, or does not end in `classes` logits.
         """
         try:
+            if self.model is not None:
+                return networks.table(self.model, shape, classes)
             return check_model(self.layers, shape, classes)
         except ConfigError as error:
             size = "x".join(map(str, shape))

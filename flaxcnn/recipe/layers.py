@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from flaxcnn.errors import ConfigError
 from flaxcnn.recipe.fields import about, check_bounds, setting
@@ -289,7 +289,7 @@ class Row:
     """One line of the model's table."""
 
     name: str
-    layer: Layer
+    layer: Any  # a Layer, or a part of a network of one's own
     input: Shape
     output: Shape
     trainable: int

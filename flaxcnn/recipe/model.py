@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
-from flaxcnn.recipe.fields import about, setting
+from flaxcnn.recipe.fields import setting
 from flaxcnn.recipe.layers import BatchNorm, Layer, contains
+from flaxcnn.recipe.networks import ForeignModel
 
 
 @dataclass(frozen=True)
 class Model:
     """The network."""
 
-    layers: tuple[Layer, ...] = field(
-        metadata=about("list of layers; `layers.4.rate=0.3` changes one of them")
+    layers: tuple[Layer, ...] = setting(
+        (), "list of layers; `layers.4.rate=0.3` changes one of them"
     )
     _: KW_ONLY
+    model: ForeignModel | None = setting(
+        None,
+        'a network of your own in place of `layers`: `{"type":"linen","target":"FILE.py:Net"}`, '
+        "`nnx` or `pure`, with its arguments",
+        before=None,
+    )
     batch_norm: Literal["global", "per_shard"] = setting(
         "global",
         "batch normalisation uses the statistics of the whole batch, or of the rows of a device "

@@ -6,17 +6,21 @@ older Keras sets the fields that differed there (`epsilon_in_sqrt`, `schedule_de
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
-from flaxcnn.errors import ConfigError
+from flaxcnn.errors import ConfigError, near_miss
 from flaxcnn.recipe.fields import about, check_bounds, setting
+from flaxcnn.recipe.references import Json, TakesArguments, digest
 
 
 class _Checked:
     """Range checks of the optimizers."""
 
     default_learning_rate: ClassVar[float]
+    # Numbers that a compiled program takes as arguments, so that a grid of them shares one.
+    traced: ClassVar[tuple[str, ...]] = ("weight_decay",)
 
     def __post_init__(self) -> None:
         check_bounds(self, "optimizer.")
@@ -46,6 +50,7 @@ class SGD(_Checked):
     weight_decay: float = _weight_decay()
 
     default_learning_rate = 0.01
+    traced = ("weight_decay", "momentum")
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,7 @@ class RMSprop(_Checked):
     weight_decay: float = _weight_decay()
 
     default_learning_rate = 0.001
+    traced = ("weight_decay", "momentum")
 
 
 @dataclass(frozen=True)
@@ -124,7 +130,37 @@ class Adagrad(_Checked):
     default_learning_rate = 0.001
 
 
-Optimizer = SGD | Adam | Nadam | Adamax | RMSprop | Adadelta | Adagrad
+@dataclass(frozen=True, init=False)
+class Optax(TakesArguments):
+    """An optimizer of optax, or a factory of one's own: `factory(learning_rate, **arguments)`.
+
+    The factory returns an `optax.GradientTransformation`. It is called within the step with the
+    scheduled learning rate, as `Optax("optax.lamb", b1=0.9, weight_decay=1e-4)` or
+    `Optax("my_file.py:make", traced=("decay",), decay=0.1)`. Numbers named in `traced` are
+    arguments of the compiled program, so that studies and grids over them share one.
+    """
+
+    factory: str
+    traced: tuple[str, ...] = ()
+    source: str = ""  # SHA-256 of the file that has the factory; empty for a library's
+    arguments: tuple[tuple[str, Json], ...] = ()
+
+    default_learning_rate: ClassVar[float] = 0.001
+
+    def __init__(
+        self, factory: str, *, traced: Sequence[str] = (), source: str = "", **arguments: Any
+    ):
+        fields = {"factory": factory, "traced": tuple(traced)}
+        self._set("optimizer", {**fields, "source": source or digest(factory)}, arguments)
+        for name in self.traced:
+            if not isinstance(self.named.get(name), float | int):
+                raise ConfigError(
+                    f"optimizer.traced: {name!r} must be the name of an argument that is a number"
+                    f"{near_miss(name, self.named)}"
+                )
+
+
+Optimizer = SGD | Adam | Nadam | Adamax | RMSprop | Adadelta | Adagrad | Optax
 
 
 @dataclass(frozen=True)
@@ -153,4 +189,32 @@ class Cosine:
         check_bounds(self, "schedule.")
 
 
-Schedule = Constant | TimeDecay | Cosine
+@dataclass(frozen=True, init=False)
+class OptaxSchedule(TakesArguments):
+    """A schedule of optax, or a factory of one's own: its value times the learning rate.
+
+    `factory(**arguments)` returns a function of the time in `unit`: updates, epochs, or the share
+    of the run that is done, from 0 to 1. `OptaxSchedule("optax.linear_schedule", unit="run",
+    init_value=1.0, end_value=0.0, transition_steps=1)` goes down to 0 with the last update.
+    """
+
+    factory: str
+    unit: Literal["updates", "epochs", "run"] = "updates"
+    source: str = ""  # as of Optax
+    arguments: tuple[tuple[str, Json], ...] = ()
+
+    def __init__(
+        self, factory: str, *, unit: Literal["updates", "epochs", "run"] = "updates",
+        source: str = "", **arguments: Any,
+    ):  # fmt: skip
+        fields = {"factory": factory, "unit": unit, "source": source or digest(factory)}
+        self._set("schedule", fields, arguments)
+
+
+Schedule = Constant | TimeDecay | Cosine | OptaxSchedule
+
+
+def spans_run(schedule: Schedule) -> bool:
+    """Whether the rate at an update depends on how many there are in all."""
+    unit = schedule.unit if isinstance(schedule, OptaxSchedule) else ""
+    return isinstance(schedule, Cosine) or unit == "run"

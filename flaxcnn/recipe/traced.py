@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 from flaxcnn.recipe.layers import Dropout, Layer, Residual
-from flaxcnn.recipe.optimizers import SGD, Optimizer, RMSprop
+from flaxcnn.recipe.optimizers import SGD, Optax, Optimizer
 
-SOME = 0.5  # stands for every value above 0
+NONZERO = 0.5  # stands for every value above 0
 
 
 def compiled_layers(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
@@ -27,7 +27,7 @@ def compiled_layers(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
 def _compiled_layer(layer: Layer) -> Layer:
     match layer:
         case Dropout(rate=rate) if rate:
-            return Dropout(SOME)
+            return Dropout(NONZERO)
         case Residual():
             return replace(
                 layer, layers=compiled_layers(layer.layers),
@@ -49,10 +49,19 @@ def dropout_rates(layers: tuple[Layer, ...]) -> list[float]:
 
 
 def compiled_optimizer(optimizer: Optimizer) -> Optimizer:
-    """The optimizer with its momentum and weight decay made the same wherever they are above 0."""
-    changed: dict[str, Any] = {}
-    if optimizer.weight_decay:
-        changed["weight_decay"] = SOME
-    if isinstance(optimizer, SGD) or (isinstance(optimizer, RMSprop) and optimizer.momentum):
-        changed["momentum"] = SOME
+    """The optimizer with its traced numbers made the same wherever they are above 0."""
+    if isinstance(optimizer, Optax):
+        given = {**optimizer.named, **dict.fromkeys(optimizer.traced, NONZERO)}
+        return Optax(optimizer.factory, traced=optimizer.traced, source=optimizer.source, **given)
+    there = ("momentum",) if isinstance(optimizer, SGD) else ()
+    changed: dict[str, Any] = {
+        name: NONZERO for name in optimizer.traced if name in there or getattr(optimizer, name)
+    }
     return replace(optimizer, **changed)
+
+
+def optimizer_numbers(optimizer: Optimizer) -> dict[str, float]:
+    """The traced numbers of an optimizer by name."""
+    if isinstance(optimizer, Optax):
+        return {name: float(optimizer.named[name]) for name in optimizer.traced}
+    return {name: getattr(optimizer, name) for name in optimizer.traced}

@@ -11,6 +11,8 @@ from typing import Any
 from flaxcnn.errors import ConfigError, DataError
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.fields import Role, names
+from flaxcnn.recipe.optimizers import spans_run
+from flaxcnn.recipe.references import SOURCES
 from flaxcnn.records.folder import Folder
 
 ELSEWHERE = "checkpoints.json"  # names their folder, where it is not in the run directory
@@ -79,6 +81,19 @@ class RunDirectory(Folder):
             return str(self.read_json(ELSEWHERE)["folder"])
         return self.path / "checkpoints"
 
+    def keep_sources(self, sources: Mapping[str, str], promises: Mapping[str, bool] | None) -> None:
+        """Write the code of its own that a recipe names to source/, and model.json.
+
+        Args:
+            sources: file name -> text.
+            promises: which of the package's promises its network keeps; None: all.
+        """
+        for name, text in sources.items():
+            (self.path / SOURCES).mkdir(exist_ok=True)
+            self.write_text(f"{SOURCES}/{name}", text)
+        if promises is not None:
+            self.write_json("model.json", {"keeps": dict(promises)})
+
     def begin(self, history: list[dict[str, Any]]) -> None:
         """Write metrics.jsonl with the epochs of the checkpoint; later ones are computed again."""
         self.write_lines("metrics.jsonl", history)
@@ -104,7 +119,7 @@ def check_same(where: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> No
     """
     before = Config.from_dict(old).to_dict()  # with the fields that are newer than the record
     free = {*names(Config, Role.EXECUTION | Role.DELIVERY)}
-    free |= {"epochs"} if new["schedule"]["type"] != "cosine" else set()
+    free |= set() if spans_run(Config.from_dict(dict(new)).schedule) else {"epochs"}
     if differ := [key for key in new if before[key] != new[key] and key not in free]:
         key = differ[0]
         raise ConfigError(

@@ -13,7 +13,7 @@ from flaxcnn.report.style import INK, TEST, TRAIN, WIDTH, Picture, blank, headin
 
 STEP = 0.29  # inches a layer
 MOST = 80  # layers that a drawing holds
-SHOWN = ("filters", "units", "kernel", "size", "rate", "padding", "activation", "function")
+SHOWN = ("kind", "filters", "units", "kernel", "size", "rate", "padding", "activation", "function")
 
 
 def described(row: Row) -> str:
@@ -21,7 +21,7 @@ def described(row: Row) -> str:
     values = {key: getattr(row.layer, key, None) for key in SHOWN}
     words = []
     for key, value in values.items():
-        if value is None:
+        if value is None or value == "":
             continue
         if key in ("kernel", "size"):
             words.append("×".join(map(str, value if isinstance(value, tuple) else (value, value))))

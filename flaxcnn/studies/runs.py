@@ -39,6 +39,7 @@ from flaxcnn.engine.loop import (
     one_epoch,
 )
 from flaxcnn.engine.make_job import make_resident_job
+from flaxcnn.engine.promises import of_job
 from flaxcnn.engine.resident import ResidentJob
 from flaxcnn.engine.score import Counts, conclude, count_dead
 from flaxcnn.engine.step import Hypers, TrainState
@@ -87,8 +88,10 @@ class JobPool:
         self.jobs = []  # gives their memory back before the new ones take theirs
         if not several:
             self.jobs = [make_resident_job(config, self.dataset)]
+            of_job(self.jobs[0])
             return
         first = make_resident_job(config, self.dataset, devices[0])
+        of_job(first)
         self.jobs = [first, *(first.on(device) for device in devices[1:])]
 
     def switch(self, index: int, group: GroupQueue) -> JobCache:

@@ -21,9 +21,10 @@ import pytest
 
 from flaxcnn.data.batches import Scaling, in_order, resident, take
 from flaxcnn.engine.step import Hypers, Plan, eval_step, init_state, train_step
-from flaxcnn.model.cnn import CNN
+from flaxcnn.model.cnn import CNN, Network
 from flaxcnn.recipe.layers import BatchNorm, Conv, Dense, Flatten, MaxPool
 from flaxcnn.recipe.optimizers import SGD, Adam, Constant, Nadam, Optimizer, RMSprop
+from flaxcnn.recipe.traced import optimizer_numbers
 
 SHARED = Path(__file__).parents[3] / "shared"
 FIXTURES = SHARED / "reference" / "parity"
@@ -151,20 +152,20 @@ def replay(name, case):
     pixel = np.ones((1, 1, 1), np.float32)
     data = jax.device_put(resident([image], [label], Scaling(0 * pixel, 255 * pixel)))
     plan = Plan(
-        CNN(layers_of(meta["layers"], meta["activation"])), case.optimizer, Constant(), (),
+        Network(CNN(layers_of(meta["layers"], meta["activation"]))), case.optimizer, Constant(), (),
         smooth=False, batch_size=batch, drop_last=False, train_rows=batch * steps,
         steps_per_epoch=steps, total_steps=steps,
     )  # fmt: skip
     params, stats = weights_of(stored, meta["weights"], "init")
+    numbers = jax.tree.map(jnp.float32, optimizer_numbers(case.optimizer))
+    hypers = Hypers(jnp.float32(case.rate), numbers, jnp.float32(0), jnp.zeros(0))
     state = jax.jit(init_state, static_argnums=(0, 1))(
-        plan, image.shape[1:], jnp.zeros(4, jnp.uint32)
+        plan, image.shape[1:], jnp.zeros(4, jnp.uint32), hypers
     )
     assert jax.tree.structure((params, stats)) == jax.tree.structure(
         (state.params, state.batch_stats)
     )
     state = state.replace(params=params, batch_stats=stats)
-    momentum = getattr(case.optimizer, "momentum", 0)
-    hypers = Hypers(*(jnp.float32(value) for value in (case.rate, 0, 0, momentum)), jnp.zeros(0))
 
     @jax.jit
     def run(state, rows):

@@ -20,7 +20,7 @@ from flaxcnn.engine.checkpoint import tree_digest
 from flaxcnn.engine.devices import all_devices, devices_used, mesh, replicated
 from flaxcnn.engine.sharding import BatchSharding
 from flaxcnn.errors import ConfigError
-from flaxcnn.model.cnn import CNN
+from flaxcnn.model.cnn import CNN, Network
 from flaxcnn.recipe.layers import BatchNorm, Conv, Dense, Dropout, Flatten
 from flaxcnn.recipe.optimizers import Adam
 from flaxcnn.recipe.traced import dropout_rates
@@ -45,7 +45,7 @@ def on(how, layers, batch_size=8, per_shard=False, **settings):
     """(weights after an epoch, its sums; sums, logits and live units of an evaluation)."""
     plan = plan_of(layers, rows=len(ROWS), batch_size=batch_size, **settings)
     axis = None if per_shard else how.axis
-    plan = dataclasses.replace(plan, sharding=how, model=CNN(layers, axis=axis))
+    plan = dataclasses.replace(plan, sharding=how, model=Network(CNN(layers, axis=axis)))
     place = replicated(how.devices)
     hypers = HYPERS.replace(dropout=jnp.asarray(dropout_rates(layers), jnp.float32))
     state, data, hypers, rows = jax.device_put((start(plan), DATA, hypers, ROWS), place)
@@ -167,7 +167,7 @@ def test_large_leaves_are_exchanged_alone(large, monkeypatch):
 def test_every_device_ends_with_the_same_bits(mode):
     how = BatchSharding(4, mode)
     plan = dataclasses.replace(plan_of(NORMED, batch_size=8), sharding=how,
-                               model=CNN(NORMED, axis=how.axis))  # fmt: skip
+                               model=Network(CNN(NORMED, axis=how.axis)))  # fmt: skip
     args = jax.device_put((start(plan), HYPERS, DATA, jnp.arange(40)), replicated(4))
     after, _ = jax.jit(programs.train_epoch, static_argnums=0)(plan, *args)
     for leaf in jax.tree.leaves((after.params, after.batch_stats, after.opt_state)):

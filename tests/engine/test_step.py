@@ -15,7 +15,7 @@ from flaxcnn.engine import epoch as programs
 from flaxcnn.engine import step as heart
 from flaxcnn.engine.metrics import MetricSums, batch_sums, finalize
 from flaxcnn.engine.step import Hypers, Plan, gradients, init_state, update
-from flaxcnn.model.cnn import CNN
+from flaxcnn.model.cnn import CNN, Network
 from flaxcnn.recipe.augment import Flip, Shift
 from flaxcnn.recipe.layers import (
     Activation,
@@ -40,7 +40,8 @@ DATA = jax.device_put(resident(
     [(np.arange(40) % CLASSES).astype(np.int32)],
     Scaling(np.zeros((1, 1, 1), np.float32), np.full((1, 1, 1), 255, np.float32)),
 ))  # fmt: skip
-HYPERS = Hypers(*(jnp.float32(value) for value in (0.1, 0, 0, 0.9)), jnp.zeros(0))
+NUMBERS = {"weight_decay": jnp.float32(0), "momentum": jnp.float32(0.9)}
+HYPERS = Hypers(jnp.float32(0.1), NUMBERS, jnp.float32(0), jnp.zeros(0))
 
 
 def in_batches(plan, rows):
@@ -51,8 +52,10 @@ def in_batches(plan, rows):
 def plan_of(layers, rows=40, batch_size=8, drop_last=False, **kwargs):
     steps = steps_per_epoch(rows, batch_size, drop_last)
     settings = {"optimizer": SGD(0.9), "schedule": Constant(), "augment": (), "smooth": False}
-    return Plan(CNN(layers), **{**settings, **kwargs}, batch_size=batch_size, drop_last=drop_last,
-                train_rows=rows, steps_per_epoch=steps, total_steps=steps)  # fmt: skip
+    return Plan(
+        Network(CNN(layers)), **{**settings, **kwargs}, batch_size=batch_size,
+        drop_last=drop_last, train_rows=rows, steps_per_epoch=steps, total_steps=steps,
+    )  # fmt: skip
 
 
 def seeds(seed):
@@ -60,7 +63,7 @@ def seeds(seed):
 
 
 def start(plan, seed=0):
-    state = jax.jit(init_state, static_argnums=(0, 1))(plan, SHAPE, seeds(seed))
+    state = jax.jit(init_state, static_argnums=(0, 1))(plan, SHAPE, seeds(seed), HYPERS)
     # At once and not zero, so that the moving statistics take part in what is compared.
     return state.replace(batch_stats=jax.tree.map(lambda s: s + 0.25, state.batch_stats))
 
@@ -122,7 +125,9 @@ def test_update_divides_once_and_moves_by_the_scheduled_rate():
     plan = plan_of(PLAIN, optimizer=SGD(weight_decay=0.5), schedule=TimeDecay(1.0))
     state = start(plan).replace(step=jnp.int32(3))
     sums = compiled_gradients(plan, state, HYPERS, DATA.scaling, batch(5, 8))
-    new = compiled_update(plan, state, HYPERS.replace(weight_decay=jnp.float32(0.5)), sums)
+    new = compiled_update(
+        plan, state, HYPERS.replace(optimizer={**NUMBERS, "weight_decay": jnp.float32(0.5)}), sums
+    )
     rate = 0.1 / (1 + 3)
     expected = jax.tree.map(
         lambda p, g: p - rate * g / 5 - rate * 0.5 * p, state.params, sums.grads
@@ -197,7 +202,7 @@ def test_evaluation_in_batches_equals_the_whole(rows, size, monkeypatch):
     state, numbers = start(plan), jnp.asarray(np.arange(40)[::-1][:rows].copy(), jnp.int32)
     image = np.asarray(DATA.image)[numbers].astype(np.float32) / 255
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    logits = jax.jit(functools.partial(plan.model.apply, train=False))(variables, image)
+    logits = jax.jit(functools.partial(plan.model.module.apply, train=False))(variables, image)
     whole = finalize(batch_sums(logits, DATA.label[numbers], jnp.ones(rows, bool)))
     monkeypatch.setattr(programs, "EVAL_ROWS", {"cpu": size})
 

@@ -26,6 +26,7 @@ from flaxcnn.recipe.optimizers import (
     RMSprop,
     TimeDecay,
 )
+from flaxcnn.recipe.traced import optimizer_numbers
 
 STEPS, WIDTH = 30, 60
 # Of the length of the path so far. float32 powers cost most: 1 - 0.999 has the relative error
@@ -141,8 +142,9 @@ CASES = PLAIN | {
 }
 
 
-def momentum_of(o):
-    return jnp.float32(getattr(o, "momentum", 0))
+def numbers_of(o, decay):
+    """The traced numbers, with this weight decay."""
+    return jax.tree.map(jnp.float32, optimizer_numbers(o)) | {"weight_decay": decay}
 
 
 @functools.cache
@@ -150,14 +152,13 @@ def compiled(o, donate=False):
     """update(gradient, state, parameter, rate, weight decay) -> (change, state); all traced."""
 
     def update(g, state, p, rate, decay):
-        return optim.make(o, rate, decay, momentum_of(o)).update(g, state, p)
+        return optim.make(o, rate, numbers_of(o, decay)).update(g, state, p)
 
     return jax.jit(update, donate_argnums=1 if donate else ())
 
 
 def start(o, params):
-    zero = jnp.float32(0)
-    return optim.make(o, zero, zero, zero).init(params)
+    return optim.initial(o, jnp.float32(0.1), numbers_of(o, jnp.float32(0)), params)
 
 
 @pytest.mark.parametrize("o", CASES.values(), ids=CASES)
@@ -206,7 +207,7 @@ def test_rate_and_decay_may_differ_between_runs_of_one_program(name):
 
     def run(rate, decay):
         p = jnp.full(WIDTH, 0.3)
-        optimizer = optim.make(o, rate, decay, momentum_of(o))
+        optimizer = optim.make(o, rate, numbers_of(o, decay))
         state = optimizer.init(p)
         for g in grads:
             change, state = optimizer.update(g, state, p)

@@ -316,7 +316,10 @@ BAD_VALUES = [
     ("keep=lats", "did you mean 'last'?"),
     ("precision=bfloat", "did you mean 'bfloat16'?"),
     ("normalize=1", "normalize must be unit, per_pixel or per_channel (got 1)"),
-    ("optimizer=adm", "optimizer must be sgd, adam, nadam, adamax, rmsprop, adadelta or adagrad"),
+    (
+        "optimizer=adm",
+        "optimizer must be sgd, adam, nadam, adamax, rmsprop, adadelta, adagrad or optax",
+    ),
     ("optimizer=adm", "(got 'adm'); did you mean 'adam'?"),
     ("optimizer=3", "(got 3)"),
     (

@@ -1,0 +1,1 @@
+"""Trained networks as files that other programs read: safetensors, StableHLO, ONNX."""

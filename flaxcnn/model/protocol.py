@@ -1,0 +1,48 @@
+"""What the engine asks of a network, whoever wrote it.
+
+A model is a value: hashable, compared by what it computes, without arrays. It is part of what a
+program is compiled for. `flaxcnn.model.cnn` makes one of a recipe's layers.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import flax.struct
+import jax
+
+Tree = Any
+Variables = dict[str, Tree]  # "params", and "batch_stats" where there are any
+
+
+@flax.struct.dataclass
+class RowContext:
+    """What is known of the rows of a training batch, beside their pixels."""
+
+    # bool [B], False for padding; None: every row counts.
+    mask: jax.Array | None = None
+    # Typed keys [B], functions of row number and step: their draws are the same in any batch.
+    keys: jax.Array | None = None
+    # float32 [D], of a recipe's dropout layers in order; None: their own.
+    rates: jax.Array | None = None
+    # One typed key of the step, for modules that draw for the batch as a whole.
+    key: jax.Array | None = None
+
+
+class Model(Protocol):
+    """A network as pure functions."""
+
+    def init(self, key: jax.Array, image: jax.Array) -> Variables:
+        """Variables from a typed key, for images [1, H, W, C] float32."""
+
+    def apply(
+        self, variables: Variables, image: jax.Array, *, train: bool, rows: RowContext
+    ) -> tuple[jax.Array, Tree]:
+        """Logits [B, K] float32 of images [B, H, W, C] float32, and the new batch statistics.
+
+        With `train` those of the batch and whatever is random; otherwise moving averages, which
+        are given back as they are.
+        """
+
+    def alive(self, variables: Variables, image: jax.Array) -> dict[str, jax.Array]:
+        """For each layer with relu: which units [C] bool give a value above 0 for any image."""

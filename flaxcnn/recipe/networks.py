@@ -1,0 +1,175 @@
+"""Networks of one's own in a recipe: a linen module, an NNX module, or a pair of functions.
+
+Each names its code as `FILE.py:NAME` or `package.module:NAME`, with its arguments and the SHA-256
+of the file. `flaxcnn.model.foreign` makes a model of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from flaxcnn.errors import ConfigError
+from flaxcnn.recipe.layers import Row, Shape
+from flaxcnn.recipe.references import (
+    Json,
+    TakesArguments,
+    digest,
+    remember,
+    source_file,
+    source_text,
+)
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A part of a network of one's own, as tracing shows it."""
+
+    kind: str
+
+
+class _Named(TakesArguments):
+    """A network whose code is one object."""
+
+    target: str
+    source: str
+
+    def __init__(self, target: str, *, source: str = "", **arguments: Any):
+        fields = {"target": target, "source": source or digest(target)}
+        self._set("model", fields, arguments)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The names of its objects."""
+        return (self.target,)
+
+
+@dataclass(frozen=True, init=False)
+class Linen(_Named):
+    """A Flax linen module: `Linen("my_models.py:Net", width=64)` is `Net(width=64)`.
+
+    It is called on images [B, H, W, C] and returns logits [B, K]. It may take `train`, `training`,
+    `is_training`, `deterministic` or `use_running_average`.
+    """
+
+    target: str
+    source: str = ""
+    arguments: tuple[tuple[str, Json], ...] = ()
+
+    __init__ = _Named.__init__
+
+
+@dataclass(frozen=True, init=False)
+class NNX(_Named):
+    """A Flax NNX module: `NNX("my_models.py:Net", width=64)` is `Net(width=64, rngs=...)`."""
+
+    target: str
+    source: str = ""
+    arguments: tuple[tuple[str, Json], ...] = ()
+
+    __init__ = _Named.__init__
+
+
+@dataclass(frozen=True, init=False)
+class Pure(TakesArguments):
+    """Two functions: `init(key, image) -> params` and `apply(params, image) -> logits`.
+
+    `image` is [B, H, W, C] float32; in `init`, B is 1. Both get the arguments by name.
+    """
+
+    init: str
+    apply: str
+    source: str = ""  # SHA-256 of the file of `init`, and after a + that of `apply`
+    arguments: tuple[tuple[str, Json], ...] = ()
+
+    def __init__(self, init: str, apply: str, *, source: str = "", **arguments: Any):
+        source = source or f"{digest(init)}+{digest(apply)}"
+        self._set("model", {"init": init, "apply": apply, "source": source}, arguments)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The names of its objects."""
+        return (self.init, self.apply)
+
+
+ForeignModel = Linen | NNX | Pure
+
+
+def sources(model: ForeignModel) -> list[tuple[str, str]]:
+    """(name, SHA-256 of its file) of each object of a network."""
+    return list(zip(model.targets, model.source.split("+"), strict=False))
+
+
+def own_sources(config: Any) -> dict[str, str]:
+    """File name -> text of all code of one's own that a recipe names.
+
+    Raises:
+        ConfigError: a file has changed since the recipe was made, or is gone.
+    """
+    named = sources(config.model) if config.model else []
+    for spec in (config.optimizer, config.schedule):
+        if isinstance(spec, TakesArguments):
+            named.append((spec.factory, spec.source))  # type: ignore[attr-defined]
+    files = {}
+    for name, sha in named:
+        if sha:
+            path = source_file(name)
+            files[path.name if path else f"{name.partition(':')[2]}.py"] = source_text(name, sha)
+    return files
+
+
+def spec_of(model: Any) -> ForeignModel:
+    """The specification of a network given in Python.
+
+    Args:
+        model: one already; a linen module (an instance, or a class without required fields); an
+            NNX module class; or a pair of functions (init, apply).
+
+    Raises:
+        ConfigError: something else, or an argument that JSON cannot hold.
+    """
+    if isinstance(model, ForeignModel):
+        return model
+    if isinstance(model, tuple) and len(model) == 2 and all(map(callable, model)):
+        named = [remember(function) for function in model]
+        return Pure(*(name for name, _ in named), source="+".join(sha for _, sha in named))
+    kind = _kind(model)
+    if kind == "linen":
+        cls = model if isinstance(model, type) else type(model)
+        fields = () if isinstance(model, type) else dataclasses.fields(model)
+        given = {f.name: getattr(model, f.name) for f in fields
+                 if f.init and f.name not in ("name", "parent")}  # fmt: skip
+        name, sha = remember(cls)
+        return Linen(name, source=sha, **given)
+    if kind == "nnx" and isinstance(model, type):
+        name, sha = remember(model)
+        return NNX(name, source=sha)
+    hint = ": give the class, and its arguments by flaxcnn.NNX" if kind == "nnx" else ""
+    raise ConfigError(
+        "model must be a linen module, an NNX module class, a pair of functions (init, apply) or "
+        f"one of Linen, NNX and Pure (got {type(model).__name__}){hint}"
+    )
+
+
+def _kind(model: Any) -> str:
+    """`linen` or `nnx` for a module or class of theirs; empty for anything else."""
+    cls = model if isinstance(model, type) else type(model)
+    for base in cls.__mro__:
+        if base.__name__ == "Module" and base.__module__.startswith("flax.linen"):
+            return "linen"
+        if base.__name__ == "Module" and base.__module__.startswith("flax.nnx"):
+            return "nnx"
+    return ""
+
+
+def table(model: ForeignModel, shape: Shape, classes: int) -> list[Row]:
+    """The table of a network of one's own, by tracing it: jax is imported.
+
+    Raises:
+        ConfigError: it cannot be made or called, or its logits have another shape.
+    """
+    trace: Callable[..., list[Row]] = importlib.import_module("flaxcnn.model.traced").table
+    return trace(model, shape, classes)

@@ -1,0 +1,239 @@
+"""Python objects that a recipe names, such as `optax.lamb` or `my_models.py:Net`.
+
+A recipe stays a plain value: it holds the name, the arguments and, for code that is not of a
+library, the SHA-256 of the source file. A run keeps a copy of the file, so that it can be done
+again after the original has changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar
+
+from flaxcnn.errors import ConfigError, near_miss
+
+SOURCES = "source"  # folder of a run for the code of its own that its recipe names
+LIBRARIES = ("optax", "flax", "jax")  # env.json records their versions
+Json = None | bool | int | float | str | tuple["Json", ...]
+
+_texts: dict[str, str] = {}  # digest -> source of an object of a notebook
+_copies: contextvars.ContextVar[Path | None] = contextvars.ContextVar("copies", default=None)
+
+
+# Objects given in Python, by name and digest of their source.
+_objects: dict[tuple[str, str], Any] = {}
+
+
+def remember(target: Any) -> tuple[str, str]:
+    """The name of a class or function given in Python, and the digest of its source.
+
+    It is the name of the file, where there is one; in a notebook, that of the object alone, which
+    only this process can use again.
+
+    Raises:
+        ConfigError: it is local to a function, or its source is not known.
+    """
+    name = target.__qualname__
+    if "<" in name:
+        raise ConfigError(f"model: {name} must be defined at the top of a module or notebook cell")
+    try:
+        file = Path(inspect.getsourcefile(target) or "")
+        text = inspect.getsource(target)
+    except (OSError, TypeError):
+        raise ConfigError(
+            f"model: the source of {name} is not known; write it to a file, in a notebook with "
+            "%%writefile my_models.py"
+        ) from None
+    if file.is_file():
+        where, sha = f"{file}:{name}", _digest(file)
+    else:
+        where, sha = f"notebook:{name}", hashlib.sha256(text.encode()).hexdigest()
+        _texts[sha] = text
+    _objects[where, sha] = target
+    return where, sha
+
+
+def source_text(name: str, recorded: str) -> str:
+    """The source of an object of one's own, to be kept beside a run.
+
+    Raises:
+        ConfigError: the file has changed, or is gone.
+    """
+    return _texts[recorded] if recorded in _texts else located(name, recorded).read_text()
+
+
+@contextlib.contextmanager
+def copies_in(folder: Path) -> Iterator[None]:
+    """Files are looked for in `folder` too, where the original has changed or is gone."""
+    token = _copies.set(folder)
+    try:
+        yield
+    finally:
+        _copies.reset(token)
+
+
+def source_file(name: str) -> Path | None:
+    """The file that holds the object called `name`; None for one of a library.
+
+    Raises:
+        ConfigError: there is no such file or module.
+    """
+    place, colon, _ = name.rpartition(":")
+    if place == "notebook":
+        return None
+    if colon and place.endswith(".py"):
+        return Path(place).expanduser()
+    module = place if colon else name.rpartition(".")[0]
+    if not module:
+        raise ConfigError(
+            f"{name!r} names no Python object; write FILE.py:NAME, or package.module:NAME"
+        )
+    if module.partition(".")[0] in LIBRARIES:
+        return None
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or spec.origin is None:
+        raise ConfigError(f"{name!r}: there is no module {module}")
+    return Path(spec.origin)
+
+
+def digest(name: str) -> str:
+    """SHA-256 (hex) of the source of an object; empty for one of a library.
+
+    Raises:
+        ConfigError: there is no such file or module.
+    """
+    if (path := source_file(name)) is None:
+        return ""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ConfigError(f"{name!r}: cannot read {path} ({error.strerror})") from None
+
+
+def resolve(name: str, recorded: str) -> Any:
+    """The object called `name`, from a source with the digest `recorded`.
+
+    Raises:
+        ConfigError: it is not there, it raises when it is imported, or its source has changed.
+    """
+    if (name, recorded) in _objects:
+        return _objects[name, recorded]
+    if name.startswith("notebook:"):
+        raise ConfigError(f"{name!r}: was defined in a notebook; run the cell that defines it")
+    path, attribute = source_file(name), name.rpartition(":")[2]
+    if path is None:
+        module, _, attribute = attribute.rpartition(".") if ":" not in name else (
+            name.partition(":")[0], "", attribute
+        )  # fmt: skip
+        return _attribute(name, _library(name, module), attribute)
+    return _attribute(name, _module(located(name, recorded), recorded), attribute)
+
+
+def located(name: str, recorded: str) -> Path:
+    """The file of an object, or the copy of it, that has the digest `recorded`.
+
+    Raises:
+        ConfigError: neither has.
+    """
+    path, copies = source_file(name), _copies.get()
+    assert path is not None  # libraries and notebooks have none
+    for candidate in (path, *([copies / path.name] if copies else [])):
+        if candidate.is_file() and _digest(candidate) == recorded:
+            return candidate
+    if not path.is_file():
+        raise ConfigError(f"{name!r}: there is no file {path}")
+    raise ConfigError(
+        f"{name!r}: {path} has changed since the recipe was made (its SHA-256 was "
+        f"{recorded[:12]}..., now {_digest(path)[:12]}...); start a new run"
+    )
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _library(name: str, module: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ConfigError(f"{name!r}: {error}") from None
+
+
+def _module(path: Path, recorded: str) -> ModuleType:
+    """A file run as a module of its own, once for each content."""
+    key = f"flaxcnn_own_{path.stem}_{recorded[:16]}"
+    if key in sys.modules:
+        return sys.modules[key]
+    spec = importlib.util.spec_from_file_location(key, path)
+    assert spec is not None  # a .py path always has a spec and a loader
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[key] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[key]
+        raise ConfigError(f"{path}: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _attribute(name: str, module: ModuleType, attribute: str) -> Any:
+    if not hasattr(module, attribute):
+        known = [key for key in vars(module) if not key.startswith("_")]
+        raise ConfigError(f"{name!r}: no {attribute!r} there{near_miss(attribute, known)}")
+    return getattr(module, attribute)
+
+
+class TakesArguments:
+    """A specification with arguments of any name, beside its own fields.
+
+    Each is a JSON value: a number, a text, true, false, null, or a list of them. In JSON they stand
+    beside the fields; in Python they are keyword arguments.
+    """
+
+    arguments: tuple[tuple[str, Json], ...]
+    own: ClassVar[tuple[str, ...]] = ()  # names that are no arguments
+
+    def _set(self, where: str, fields: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+        """Set the fields of a frozen dataclass, and the arguments in the order of their names."""
+        plain = tuple((key, _plain(f"{where}.{key}", arguments[key])) for key in sorted(arguments))
+        for key, value in {**fields, "arguments": plain}.items():
+            object.__setattr__(self, key, value)
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """The arguments by name."""
+        return dict(self.arguments)
+
+
+def _plain(where: str, value: Any) -> Json:
+    """A JSON value, lists as tuples.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if isinstance(value, list | tuple):
+        return tuple(_plain(where, item) for item in value)
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        value = object
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ConfigError(
+        f"{where} must be a number, text, true, false, none or a list of them, so that a recipe "
+        "can be written down"
+    )

@@ -1,0 +1,132 @@
+"""A trained network taken out of its run: a function of images, and its weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxcnn.data.augment import standardize
+from flaxcnn.engine.job import make_plan
+from flaxcnn.engine.saved import Result, open_run
+from flaxcnn.errors import DataError
+from flaxcnn.model.protocol import Model, RowContext, Variables
+from flaxcnn.recipe.config import Config
+
+MOST_ROWS = 256  # of one call of the compiled program; more are done in parts
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedModel:
+    """A trained network: `model(images)` gives logits, `model.predict(images)` classes.
+
+    The pixels of an image are scaled as in training; nothing needs to be done to them before.
+    """
+
+    path: Path  # of the run
+    config: Config
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]  # (H, W, C) of an image
+    variables: Variables = field(repr=False)  # "params" and "batch_stats", float32 arrays
+    mean: np.ndarray = field(repr=False)  # an image is (pixels - mean) / scale
+    scale: np.ndarray = field(repr=False)
+    model: Model = field(repr=False)
+
+    def apply(self, variables: Variables, images: jax.Array) -> jax.Array:
+        """Logits [B, K] float32 as a pure function, to be traced, differentiated or compiled.
+
+        Args:
+            variables: such as `self.variables`.
+            images: [B, H, W, C], uint8 or float, pixels from 0 to 255.
+        """
+        image = standardize(images, jnp.asarray(self.mean), jnp.asarray(self.scale))
+        logits, _ = self.model.apply(variables, image, train=False, rows=RowContext())
+        return logits
+
+    def __call__(self, images: Any) -> np.ndarray:
+        """Logits [N, K] float32 of images [N, H, W, C], or [N, H, W] where C is 1.
+
+        Raises:
+            DataError: images of another shape or type.
+        """
+        array = self._checked(images)
+        parts = [self._logits(array[i : i + MOST_ROWS]) for i in range(0, len(array), MOST_ROWS)]
+        return np.concatenate(parts) if parts else np.zeros((0, len(self.classes)), np.float32)
+
+    def predict(self, images: Any) -> list[str]:
+        """The name of the most probable class of each image.
+
+        Raises:
+            DataError: images of another shape or type.
+        """
+        return [self.classes[k] for k in self(images).argmax(axis=1)]
+
+    def for_platform(self, platform: str) -> TrainedModel:
+        """The same network in the forms that are fast on "cpu", "gpu" or "tpu"."""
+        plan = make_plan(self.config, 1, devices=1)
+        return dataclasses.replace(self, model=_on(plan.model, platform))
+
+    def _logits(self, images: np.ndarray) -> np.ndarray:
+        """Of at most MOST_ROWS images, padded to a power of two: few programs for any number."""
+        count = len(images)
+        size = 1 << (count - 1).bit_length()
+        padded = np.concatenate([images, np.zeros((size - count, *self.shape), images.dtype)])
+        return np.asarray(self._compiled(self.variables, padded))[:count]
+
+    @functools.cached_property
+    def _compiled(self) -> Any:
+        return jax.jit(self.apply)
+
+    def _checked(self, images: Any) -> np.ndarray:
+        array = np.asarray(images)
+        if self.shape[2] == 1 and array.ndim == 3:
+            array = array[..., np.newaxis]
+        if array.shape[1:] != self.shape or array.ndim != 4:
+            size = ", ".join(map(str, self.shape))
+            raise DataError(f"images must be [N, {size}] (got {list(np.shape(images))})")
+        if array.dtype != np.uint8:
+            if array.dtype.kind not in "iuf":
+                raise DataError(f"images must be uint8 or float (got {array.dtype})")
+            array = array.astype(np.float32)
+        return array
+
+
+def _on(model: Any, platform: str) -> Any:
+    """A model compiled for another platform."""
+    if hasattr(model, "compiled"):
+        return dataclasses.replace(
+            model, compiled=dataclasses.replace(model.compiled, platform=platform, axis=None)
+        )
+    module = model.module.clone(platform=platform, axis=None, remat=False)
+    return dataclasses.replace(model, module=module)
+
+
+def load(run: Path | str) -> TrainedModel:
+    """The kept network of a finished run.
+
+    Args:
+        run: its directory.
+
+    Raises:
+        CheckpointError: no finished run there, or its checkpoint is damaged.
+        ConfigError: its recipe is of another version, or names code that has changed.
+    """
+    return trained(open_run(Path(run)))
+
+
+def trained(run: Result) -> TrainedModel:
+    """The kept network of a run that is read already."""
+    state = jax.device_get(run.state)
+    height, width, channels = run.data["shape"]
+    return TrainedModel(
+        run.path, run.recipe, tuple(run.data["classes"]), (height, width, channels),
+        {"params": state.params, "batch_stats": state.batch_stats},
+        np.asarray(run.data["mean"], np.float32), np.asarray(run.data["scale"], np.float32),
+        make_plan(run.recipe, 1, devices=1).model,
+    )  # fmt: skip

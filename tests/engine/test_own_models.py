@@ -1,0 +1,164 @@
+"""A network of one's own through a whole run: trained, resumed, studied, read again."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import flaxcnn
+from flaxcnn.engine.checkpoint import tree_digest
+from flaxcnn.engine.saved import evaluate_run, open_run
+from flaxcnn.errors import ConfigError
+from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.networks import NNX, Linen, Pure
+
+NETS = """
+import flax.linen as linen
+import jax
+from flax import nnx
+
+from flaxcnn import nn
+
+
+class Plain(linen.Module):
+    width: int = 4
+
+    @linen.compact
+    def __call__(self, x):
+        x = linen.relu(linen.Conv(features=self.width, kernel_size=(3, 3))(x))
+        x = linen.avg_pool(x, window_shape=(2, 2), strides=(2, 2))
+        return linen.Dense(features=10)(x.reshape((x.shape[0], -1)))
+
+
+class Dropped(linen.Module):
+    @linen.compact
+    def __call__(self, x, train: bool):
+        x = linen.Dropout(0.5, deterministic=not train)(x.reshape((x.shape[0], -1)))
+        return linen.Dense(10)(x)
+
+
+class Narrow(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        return linen.Dense(9)(x.reshape((x.shape[0], -1)))
+
+
+class Modern(nnx.Module):
+    def __init__(self, width: int = 4, *, rngs: nnx.Rngs):
+        self.conv = nnx.Conv(1, width, kernel_size=(3, 3), rngs=rngs)
+        self.linear = nnx.Linear(width, 10, rngs=rngs)
+
+    def __call__(self, x):
+        return self.linear(nnx.relu(self.conv(x)).mean(axis=(1, 2)))
+
+
+def first(key, image, scale=0.1):
+    return {"w": scale * jax.random.normal(key, (image[0].size, 10))}
+
+
+def then(params, image, scale=0.1):
+    return image.reshape(len(image), -1) @ params["w"]
+"""
+
+
+@pytest.fixture
+def nets(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nets.py").write_text(NETS)
+    return tmp_path / "nets.py"
+
+
+def config(model, **settings):
+    return Config(
+        "digits", model=model, **{"epochs": 2, "batch_size": 100, "learning_rate": 0.02, **settings}
+    )
+
+
+def digest(result):
+    return tree_digest(jax.device_get(result.state.params))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: Linen("nets.py:Plain", width=3), lambda: NNX("nets.py:Modern", width=3),
+     lambda: Pure("nets.py:first", "nets.py:then", scale=0.2)],
+    ids=["linen", "nnx", "pure"],
+)  # fmt: skip
+def test_a_run_of_it(nets, tmp_path, make):
+    recipe = config(make())
+    assert Config.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    whole = flaxcnn.train(recipe, run_dir=tmp_path / "whole", verbose=False)
+    assert whole.history[1]["train_loss"] < whole.history[0]["train_loss"]
+    assert whole.summary["params"] >= 70
+    assert (whole.path / "source" / "nets.py").read_text() == NETS
+    assert all(json.loads((whole.path / "model.json").read_text())["keeps"].values())
+    flaxcnn.train(dataclasses.replace(recipe, epochs=1), run_dir=tmp_path / "half", verbose=False)
+    resumed = flaxcnn.train(recipe, run_dir=tmp_path / "half", resume=True, verbose=False)
+    assert digest(resumed) == digest(whole)
+    nets.write_text(NETS + "\n# changed\n")  # the run has its own copy
+    opened = open_run(whole.path)
+    assert evaluate_run(opened)["accuracy"] == whole.summary["test_accuracy"]
+    with pytest.raises(ConfigError, match="has changed since the recipe was made"):
+        flaxcnn.train(recipe, run_dir=tmp_path / "new", verbose=False)
+
+
+def test_a_module_given_in_python(tmp_path, nets, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import nets as module
+
+    result = flaxcnn.train(
+        "digits/quickstart", model=module.Plain(width=5), epochs=1, run_dir=tmp_path / "run",
+        verbose=False,
+    )  # fmt: skip
+    plain = json.loads((result.path / "config.json").read_text())
+    assert plain["model"]["type"] == "linen"
+    assert plain["model"]["width"] == 5
+    assert plain["layers"] == []
+    logits = flaxcnn.load(result.path)(np.zeros((2, 8, 8, 1), np.uint8))
+    assert logits.shape == (2, 10)
+    with pytest.raises(ConfigError, match="unknown setting epoch; did you mean 'epochs'"):
+        flaxcnn.train("digits/quickstart", model=module.Plain(), epoch=1)
+
+
+def test_a_study_of_it_has_the_bits_of_single_runs(nets, tmp_path):
+    recipe = config(Linen("nets.py:Plain"), determinism="exact")
+    rows = flaxcnn.study(recipe, range(2), study_dir=tmp_path / "study", how="map").rows
+    alone = flaxcnn.train(
+        dataclasses.replace(recipe, seed=1), run_dir=tmp_path / "one", verbose=False
+    )
+    assert rows[1]["params_digest"] == alone.summary["params_digest"]
+
+
+def test_what_it_breaks_is_said_or_refused(nets, tmp_path):
+    notes = []
+    recipe = config(Linen("nets.py:Dropped"), epochs=1)
+    from flaxcnn.data.datasets import load
+    from flaxcnn.engine.train import fit
+
+    fit(recipe, load("digits"), tmp_path / "run", on_note=notes.append)
+    assert any("flaxcnn.nn.Dropout draws for each row" in note for note in notes)
+    assert not json.loads((tmp_path / "run" / "model.json").read_text())["keeps"]["order"]
+    with pytest.raises(ConfigError, match="determinism=exact cannot be kept by nets"):
+        fit(dataclasses.replace(recipe, determinism="exact"), load("digits"), tmp_path / "exact")
+    assert not (tmp_path / "exact").exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Linen("nets.py:Nett"), "no 'Nett' there"),
+        (lambda: Linen("missing.py:Net"), "cannot read missing.py"),
+        (lambda: Linen("nets.py:Plain", depth=3), "refuses its arguments: .*depth"),
+        (lambda: Linen("nets.py:Modern"), "must be a flax.linen.Module|refuses its arguments"),
+        (lambda: Linen("nets.py:Narrow"), r"must return logits \[B, 10\] \(got \['B', 9\]"),
+        (lambda: Linen("nets.py:Plain", width=object()), "model.width must be a number"),
+        (lambda: Pure("nets.py:first", "nets.py:first"), "fails on images 8x8x1"),
+    ],
+)
+def test_a_network_that_cannot_be(nets, tmp_path, make, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        flaxcnn.train(config(make()), run_dir=tmp_path / "run", verbose=False)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
