@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from flaxcnn.backend import prepare
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.datasets import load_for
+from flaxcnn.data.given import keep
 from flaxcnn.engine import hosts
 from flaxcnn.engine.saved import Result
 from flaxcnn.engine.train import fit
@@ -31,6 +32,7 @@ def train(
     resume: bool = False,
     name: str = "",
     dataset: Dataset | str | None = None,
+    data: Sequence[Any] | None = None,
     tensorboard: bool = False,
     verbose: bool = True,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
@@ -55,6 +57,9 @@ def train(
         name: for the records; by default that of the experiment.
         dataset: the name of another data set, or what `flaxcnn.data.datasets.load_for(config)`
             returned.
+        data: arrays in place of a data set: (images, labels), or (images, labels, test_images,
+            test_labels). Images are uint8 [N, H, W] or [N, H, W, C], labels integers from 0. They
+            are kept with the prepared data, so that the run can be evaluated and done again.
         tensorboard: write event files to `tensorboard` in the run directory.
         verbose: print a line an epoch.
         on_epoch: called with each epoch's metrics after they are written, such as a tracker's log.
@@ -67,11 +72,13 @@ def train(
     """
     if tensorboard:
         require("tensorboard=True")
+    if data is not None:
+        dataset = keep(data)
     if isinstance(dataset, str):
         settings["dataset"] = dataset
     config, named = configured(recipe, model, settings)
     name = name or named
-    data = dataset if isinstance(dataset, Dataset) else load_for(config)
+    rows = dataset if isinstance(dataset, Dataset) else load_for(config)
     path = Path(run_dir) if run_dir else new_run(name or "unnamed", config.seed)
     prepare()
     with contextlib.ExitStack() as watching:
@@ -85,7 +92,7 @@ def train(
             for watch in watchers:
                 watch(metrics)
 
-        return fit(config, data, path, name=name, resume=resume, on_epoch=show)
+        return fit(config, rows, path, name=name, resume=resume, on_epoch=show)
 
 
 def configured(

@@ -90,9 +90,9 @@ class Config(Execution, Evaluation, Optimisation, Model, Data):
         Raises:
             ConfigError: the model cannot be built on them, or does not end in `classes` logits.
         """
+        if self.model is not None:
+            return networks.table(self.model, shape, classes)
         try:
-            if self.model is not None:
-                return networks.table(self.model, shape, classes)
             return check_model(self.layers, shape, classes)
         except ConfigError as error:
             size = "x".join(map(str, shape))

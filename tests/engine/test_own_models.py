@@ -162,3 +162,29 @@ def test_a_network_that_cannot_be(nets, tmp_path, make, message):
         flaxcnn.train(config(make()), run_dir=tmp_path / "run", verbose=False)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_arrays_given_in_python(tmp_path, monkeypatch):
+    """They are kept, so the run is evaluated, resumed and done again like any other."""
+    from flaxcnn.data.datasets import load
+    from flaxcnn.errors import DataError
+    from flaxcnn.recipe.layers import Dense, Flatten
+
+    monkeypatch.setenv("FLAXCNN_DATA_DIR", str(tmp_path / "data"))
+    digits = load("digits")
+    arrays = (digits.train.image, digits.train.label, digits.test.image, digits.test.label)
+    recipe = Config("digits", (Flatten(), Dense(10)), epochs=1)
+    known = flaxcnn.train(recipe, run_dir=tmp_path / "known", verbose=False)
+    given = flaxcnn.train(recipe, data=arrays, run_dir=tmp_path / "given", verbose=False)
+    assert digest(given) == digest(known)
+    assert evaluate_run(open_run(given.path))["accuracy"] == known.summary["test_accuracy"]
+    flaxcnn.train(recipe, data=arrays, run_dir=tmp_path / "again", verbose=False)
+    assert len(list((tmp_path / "data" / "arrays").iterdir())) == 1
+    for wrong, message in (
+        (arrays[:3], "got 3 arrays"),
+        ((arrays[0] / 255.0, arrays[1]), "must be uint8, pixels from 0 to 255"),
+        ((arrays[0], arrays[1].astype(str)), "label must be an array of numbers"),
+        ((arrays[0], arrays[1][:5]), "must have equal lengths"),
+    ):
+        with pytest.raises(DataError, match=message):
+            flaxcnn.train(recipe, data=wrong, run_dir=tmp_path / "wrong", verbose=False)
