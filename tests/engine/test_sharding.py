@@ -292,7 +292,7 @@ def test_a_gpu_wants_a_large_part_of_a_batch(batch_size, devices):
         ({"accumulate": 101}, "accumulate must be at most batch_size=100"),
         ({"parallel": "pmpa"}, "parallel must be auto, jit, pmap or shard_map"),
         ({"shard_optimizer": True, "parallel": "pmap"}, "shard_optimizer=true does not work"),
-        ({"learning_rate_scaling": "linear"}, "without base_batch_size"),
+        ({"learning_rate_scaling": "linear"}, "needs base_batch_size"),
         ({"base_batch_size": 32}, "base_batch_size=32 has no effect"),
         ({"layers": (*NORMED[:-1], Dense(10)), "parallel": "jit", "batch_norm": "per_shard"},
          "batch_norm=per_shard does not work with parallel=jit"),
