@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +14,7 @@ from flaxcnn.errors import ConfigError, near_miss
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.data import KNOWN_DATA
 from flaxcnn.recipe.layers import totals
+from flaxcnn.recipe.references import load_file
 from flaxcnn.recipe.settings import (
     Source,
     from_assignments,
@@ -79,23 +78,12 @@ def experiments_folder() -> Path:
 
 
 def load_module(path: Path) -> ModuleType:
-    """Run a recipe file as a module of its own."""
-    name = f"flaxcnn_experiments_{path.stem}"
-    if name in sys.modules and getattr(sys.modules[name], "__file__", None) == str(path):
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None  # a .py path always has a spec and a loader
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"{path}: {type(error).__name__}: {error}") from error
-    return module
+    """Run a recipe file as a module of its own.
+
+    Raises:
+        ConfigError: it raises when it is run.
+    """
+    return load_file(path, f"flaxcnn_experiments_{path.stem}")
 
 
 @functools.cache

@@ -52,7 +52,7 @@ class Config(Execution, Evaluation, Optimisation, Model, Data):
         self._check_execution()
         self._check_together()
         if not self.layers and self.model is None:
-            raise ConfigError("the network is missing: give layers, or model")
+            raise ConfigError("layers is empty; give layers, or a model of your own")
         if self.model is None and (facts := KNOWN_DATA.get(self.dataset)):
             self.table(*facts)
 

@@ -31,11 +31,13 @@ class Traced:
     kind: str
 
 
+@dataclass(frozen=True, init=False)
 class _Named(TakesArguments):
     """A network whose code is one object."""
 
     target: str
-    source: str
+    source: str = ""  # SHA-256 of its file; empty for a library's
+    arguments: tuple[tuple[str, Json], ...] = ()
 
     def __init__(self, target: str, *, source: str = "", **arguments: Any):
         fields = {"target": target, "source": source or digest(target)}
@@ -55,22 +57,10 @@ class Linen(_Named):
     `is_training`, `deterministic` or `use_running_average`.
     """
 
-    target: str
-    source: str = ""
-    arguments: tuple[tuple[str, Json], ...] = ()
-
-    __init__ = _Named.__init__
-
 
 @dataclass(frozen=True, init=False)
 class NNX(_Named):
     """A Flax NNX module: `NNX("my_models.py:Net", width=64)` is `Net(width=64, rngs=...)`."""
-
-    target: str
-    source: str = ""
-    arguments: tuple[tuple[str, Json], ...] = ()
-
-    __init__ = _Named.__init__
 
 
 @dataclass(frozen=True, init=False)

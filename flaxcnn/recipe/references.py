@@ -133,13 +133,14 @@ def resolve(name: str, recorded: str) -> Any:
         return _objects[name, recorded]
     if name.startswith("notebook:"):
         raise ConfigError(f"{name!r}: was defined in a notebook; run the cell that defines it")
-    path, attribute = source_file(name), name.rpartition(":")[2]
-    if path is None:
-        module, _, attribute = attribute.rpartition(".") if ":" not in name else (
-            name.partition(":")[0], "", attribute
-        )  # fmt: skip
-        return _attribute(name, _library(name, module), attribute)
-    return _attribute(name, _module(located(name, recorded), recorded), attribute)
+    place, colon, attribute = name.rpartition(":")
+    if not colon:  # package.module.attribute
+        place, _, attribute = name.rpartition(".")
+    if source_file(name) is None:
+        return _attribute(name, _library(name, place), attribute)
+    file = located(name, recorded)
+    module = load_file(file, f"flaxcnn_own_{file.stem}_{recorded[:16]}")  # one for each content
+    return _attribute(name, module, attribute)
 
 
 def located(name: str, recorded: str) -> Path:
@@ -172,20 +173,25 @@ def _library(name: str, module: str) -> ModuleType:
         raise ConfigError(f"{name!r}: {error}") from None
 
 
-def _module(path: Path, recorded: str) -> ModuleType:
-    """A file run as a module of its own, once for each content."""
-    key = f"flaxcnn_own_{path.stem}_{recorded[:16]}"
-    if key in sys.modules:
-        return sys.modules[key]
-    spec = importlib.util.spec_from_file_location(key, path)
+def load_file(path: Path, name: str) -> ModuleType:
+    """A Python file run as the module `name`, unless that is loaded from it already.
+
+    Raises:
+        ConfigError: the file raises when it is run.
+    """
+    if name in sys.modules and getattr(sys.modules[name], "__file__", None) == str(path):
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None  # a .py path always has a spec and a loader
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[key] = module
+    sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        del sys.modules[key]
+        del sys.modules[name]
+        if isinstance(error, ConfigError):
+            raise
         raise ConfigError(f"{path}: {type(error).__name__}: {error}") from error
     return module
 
