@@ -19,7 +19,7 @@ from flaxcnn.studies.events import Ledger, Listener, TooLarge
 from flaxcnn.studies.groups import Group, grouped
 from flaxcnn.studies.plan import How, PlannedRun, longest
 from flaxcnn.studies.runs import JobPool, run_groups
-from flaxcnn.studies.width import alike, choose_width
+from flaxcnn.studies.width import choose_width, width_key
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class _Training:
 
     def __init__(self, campaign: Campaign, ledger: Ledger, interrupt: Interrupt, pool: JobPool):
         self.campaign, self.ledger, self.interrupt, self.pool = campaign, ledger, interrupt, pool
-        self.widths: dict[Hashable, int] = {}  # measured, of groups that are alike
+        self.widths: dict[Hashable, int] = {}  # measured, by `width_key`
 
     def train(self, groups: Sequence[Group]) -> None:
         """Train what has not ended of the groups."""
@@ -115,12 +115,12 @@ class _Training:
     def _known_width(self, group: Group) -> int | None:
         if self.campaign.max_memory is not None:  # each group has to fit
             return None
-        return self.widths.get(alike(group, self.campaign.data))
+        return self.widths.get(width_key(group, self.campaign.data))
 
     def _measured_width(self, group: Group) -> int:
         campaign = self.campaign
         width = choose_width(group, self.pool.jobs, campaign.how, campaign.max_memory)
-        self.widths[alike(group, campaign.data)] = width
+        self.widths[width_key(group, campaign.data)] = width
         return width
 
 

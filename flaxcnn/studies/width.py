@@ -95,7 +95,7 @@ def choose_width(group: Group, jobs: list[ResidentJob], how: How, max_memory: in
     return best
 
 
-def alike(group: Group, dataset: Dataset) -> Hashable:
+def width_key(group: Group, dataset: Dataset) -> Hashable:
     """Equal for groups that share a width, so that it is measured, and compiled for, once.
 
     They have as many runs of networks of the same shapes; another activation or optimizer makes
