@@ -403,7 +403,7 @@ def test_open_shows_the_page_where_there_is_a_browser(run, monkeypatch, capsys, 
         main(["report", str(run), "--open"])
     assert not ended.value.code
     assert shown == [(run / "report.html").as_uri()]
-    assert ("no browser was found" in capsys.readouterr().err) is not found
+    assert ("no browser is available" in capsys.readouterr().err) is not found
 
 
 @pytest.mark.parametrize(
