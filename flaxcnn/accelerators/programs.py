@@ -101,7 +101,7 @@ def abstract_job(
         functools.partial(init_state, plan, data.shape), seeds, make_hypers(config)
     )
     hypers = shapes(make_hypers(config), placement)
-    job = ResidentJob(config, data, rows, plan, hypers, held, placement, ProgramCache())
+    job = ResidentJob(config, data, rows, plan, hypers, held, placement, ProgramCache(), None)
     state = jax.tree.map(lambda x, to: x.update(sharding=to), state, job.state_placement(state))
     if not width:
         return job, state

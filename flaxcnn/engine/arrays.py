@@ -187,7 +187,7 @@ def make_array_job(
     return ResidentJob(
         config, Dataset(config.dataset, nothing, nothing, names, digest=""), rows, plan,
         device_put_global(make_hypers(config), placement), device_put_global(data, placement),
-        placement, ProgramCache(programs),
+        placement, ProgramCache(programs), None,
     )  # fmt: skip
 
 

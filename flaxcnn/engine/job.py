@@ -23,6 +23,7 @@ from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.batches import Resident, Scaling, steps_per_epoch
 from flaxcnn.engine import sharding
 from flaxcnn.engine.epoch import Alive, eval_width
+from flaxcnn.engine.initial import Start
 from flaxcnn.engine.metrics import MetricSums, joined_sums
 from flaxcnn.engine.programs import ProgramCache
 from flaxcnn.engine.step import Hypers, Plan, TrainState, init_state
@@ -83,6 +84,7 @@ def make_plan(
         steps_per_epoch=steps,
         total_steps=steps * config.epochs if spans_run(config.schedule) else 0,
         exact=config.determinism == "exact",
+        freeze=config.freeze,
     )
 
 
@@ -147,6 +149,7 @@ class Job(abc.ABC):
     data: Resident  # without pixels and labels where they are streamed
     placement: jax.sharding.Sharding  # of arrays that every device holds whole
     programs: ProgramCache
+    start: Start | None  # what takes the place of random weights
 
     # -- what a run does -------------------------------------------------------------------------
 
@@ -160,7 +163,7 @@ class Job(abc.ABC):
             return jax.jit(make, out_shardings=placement).lower(seeds, self.hypers)
 
         state: TrainState = self.programs.get("init", lower, self.plan)(seeds, self.hypers)
-        return state
+        return state if self.start is None else self.start.into(state)
 
     @abc.abstractmethod
     def train_epoch(

@@ -14,6 +14,7 @@ from flaxcnn.engine.job import Job, choose_rows, make_hypers, make_plan
 from flaxcnn.engine.programs import ProgramCache
 from flaxcnn.engine.resident import ResidentJob
 from flaxcnn.engine.streaming import Stream, StreamedJob
+from flaxcnn.engine.weights import start_of
 from flaxcnn.recipe.config import Config
 
 
@@ -37,7 +38,10 @@ def make_job(config: Config, dataset: Dataset) -> Job:
     host = resident([no_pixels], [np.zeros(0, np.int32)], scaling)
     hypers, data = devices.device_put_global((make_hypers(config), host), placement)
     stream = Stream(config, dataset, rows, plan, placement)
-    return StreamedJob(config, dataset, rows, plan, hypers, data, placement, ProgramCache(), stream)
+    start = start_of(config, plan, dataset.shape)
+    return StreamedJob(
+        config, dataset, rows, plan, hypers, data, placement, ProgramCache(), start, stream
+    )
 
 
 def make_resident_job(
@@ -63,4 +67,5 @@ def make_resident_job(
         scaling, flat=plan.sharding.platform == "tpu",
     )  # fmt: skip
     hypers, data = devices.device_put_global((make_hypers(config), host), placement)
-    return ResidentJob(config, dataset, rows, plan, hypers, data, placement, ProgramCache())
+    start = start_of(config, plan, dataset.shape)
+    return ResidentJob(config, dataset, rows, plan, hypers, data, placement, ProgramCache(), start)

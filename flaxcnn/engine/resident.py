@@ -25,6 +25,7 @@ from flaxcnn.engine.job import (
 from flaxcnn.engine.metrics import MetricSums
 from flaxcnn.engine.programs import ProgramCache, jitted
 from flaxcnn.engine.step import Hypers, Plan, TrainState
+from flaxcnn.engine.weights import start_of
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.fields import Role
 
@@ -127,8 +128,9 @@ class ResidentJob(Job):
     def with_config(self, config: Config) -> ResidentJob:
         """A recipe with the same programs on the same rows; its compile time starts at 0."""
         hypers = device_put_global(make_hypers(config), self.placement)
+        start = start_of(config, self.plan, self.dataset.shape)
         return dataclasses.replace(
-            self, config=config, hypers=hypers, programs=self.programs.restarted()
+            self, config=config, hypers=hypers, programs=self.programs.restarted(), start=start
         )
 
     def stacked(self, hypers: Hypers, width: int) -> ResidentJob:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,16 +17,15 @@ from flaxcnn.backend import enough_memory, prepare
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.batches import Batch, Scaling
 from flaxcnn.data.datasets import load_for
-from flaxcnn.engine.checkpoint import Checkpoints
-from flaxcnn.engine.job import SplitName, make_hypers, make_plan
+from flaxcnn.engine.job import SplitName, make_plan
 from flaxcnn.engine.make_job import make_job
 from flaxcnn.engine.metrics import finalize
-from flaxcnn.engine.step import Plan, TrainState, eval_step, init_state
+from flaxcnn.engine.step import Plan, TrainState, eval_step
+from flaxcnn.engine.weights import kept_state
 from flaxcnn.errors import CheckpointError, DataError
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.references import SOURCES, copies_in
 from flaxcnn.records.read import RunRecord, read_run
-from flaxcnn.records.run import RunDirectory
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,18 +56,7 @@ def open_run(path: Path) -> Result:
         )
     record = read_run(path)
     with copies_in(path.expanduser() / SOURCES):
-        return _opened(path, record)
-
-
-def _opened(path: Path, record: RunRecord) -> Result:
-    config = Config.from_dict(record.config)
-    plan = make_plan(config, record.data["rows"]["train"])
-    shape, seeds = tuple(record.data["shape"]), jnp.asarray(config.seeds(), jnp.uint32)
-    hypers = make_hypers(config)
-    like = jax.eval_shape(lambda: init_state(plan, shape, seeds, hypers))
-    with Checkpoints(RunDirectory(path).checkpoint_folder()) as checkpoints:
-        state, _ = checkpoints.restore(record.summary["kept_epoch"], like)
-    return Result(**vars(record), state=state)
+        return Result(**vars(record), state=kept_state(path, record))
 
 
 @enough_memory("a device with more memory")
@@ -80,7 +69,8 @@ def evaluate_run(run: Result, split: str = "test") -> dict[str, float]:
     """
     dataset = load_for(run.recipe)
     check_data(dataset, run.data["digest"])
-    with contextlib.closing(make_job(run.recipe, dataset)) as job:
+    recipe = dataclasses.replace(run.recipe, init_from=None)  # its weights are those of the run
+    with contextlib.closing(make_job(recipe, dataset)) as job:
         state = jax.device_put(run.state, job.placement)
         return finalize(jax.device_get(job.evaluate(state, cast("SplitName", split))))
 

@@ -8,6 +8,7 @@ differ in how sums are added between the halves, never in what is computed.
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ class Plan:
     total_steps: int  # of the whole run, for a schedule that spans it; 0 for the others
     sharding: BatchSharding = ONE_DEVICE
     exact: bool = False  # the back end's deterministic operations
+    freeze: tuple[str, ...] = ()  # patterns of weights that are not trained
 
 
 @flax.struct.dataclass
@@ -139,6 +141,8 @@ def update(plan: Plan, state: TrainState, hypers: Hypers, sums: Sums) -> TrainSt
     if optim.reduces(plan.optimizer):  # its sums over all parameters must not depend on fusions
         of_params = isolated(plan.sharding, of_params)
     updates, opt_state = of_params(rate, hypers.optimizer, grads, state.opt_state, state.params)
+    if plan.freeze:
+        updates = _without(plan.freeze, updates)
     return dataclasses.replace(
         state,
         step=state.step + 1,
@@ -146,6 +150,17 @@ def update(plan: Plan, state: TrainState, hypers: Hypers, sums: Sums) -> TrainSt
         batch_stats=batch_stats,
         opt_state=shard_opt_state(plan.sharding, opt_state),
     )
+
+
+def _without(frozen: tuple[str, ...], updates: Tree) -> Tree:
+    """The updates, 0 for weights that a pattern fits."""
+
+    def chosen(path: Any, update: jax.Array) -> jax.Array:
+        name = "/".join(str(getattr(key, "key", key)) for key in path)
+        fits = any(fnmatch.fnmatch(name, pattern) for pattern in frozen)
+        return jnp.zeros_like(update) if fits else update
+
+    return jax.tree_util.tree_map_with_path(chosen, updates)
 
 
 def train_step(

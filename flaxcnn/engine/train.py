@@ -152,7 +152,9 @@ def _begin(
     run.set_status("running", epoch=progress.epoch)
     env, data = _describe(job, run, name)
     padding = sharding.padding_warning(config, job.plan.sharding)
-    for text in [*config.warnings(), *([padding] if padding else []), *dead_layers(dead)]:
+    started = job.start.notes if job.start else ()
+    warnings = [*config.warnings(), *([padding] if padding else []), *dead_layers(dead), *started]
+    for text in warnings:
         on_note(text)
     return Stage(state, progress, history, dead, env, data)
 

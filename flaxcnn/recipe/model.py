@@ -8,6 +8,7 @@ from typing import Literal
 from flaxcnn.recipe.fields import setting
 from flaxcnn.recipe.layers import BatchNorm, Layer, contains
 from flaxcnn.recipe.networks import ForeignModel
+from flaxcnn.recipe.weights import Weights
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,15 @@ class Model:
         'a network of your own in place of `layers`: `{"type":"linen","target":"FILE.py:Net"}`, '
         "`nnx` or `pure`, with its arguments",
         before=None,
+    )
+    init_from: Weights | None = setting(
+        None,
+        "start from the weights of a run or file: `init_from.path=RUN`; `only` and `leave` choose "
+        "among them",
+        before=None,
+    )
+    freeze: tuple[str, ...] = setting(
+        (), "patterns of weights that are not trained, such as `conv2d*/kernel`", before=[]
     )
     batch_norm: Literal["global", "per_shard"] = setting(
         "global",

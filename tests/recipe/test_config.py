@@ -34,6 +34,7 @@ from flaxcnn.recipe.networks import Linen
 from flaxcnn.recipe.resize import Resize
 from flaxcnn.recipe.settings import Source, from_assignments, from_environment, layered
 from flaxcnn.recipe.splits import Archive, Permuted, Ranges
+from flaxcnn.recipe.weights import Weights
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 FUNCTIONS = st.none() | st.sampled_from(["relu", "leaky_relu", "gelu", "tanh", "sigmoid"])
@@ -180,7 +181,8 @@ def test_every_field_changes_the_fingerprint():
         "evaluate_train": True, "save_every": 2, "determinism": "exact", "init_seed": 0,
         "order_seed": 0, "augment_seed": 0, "dropout_seed": 0, "parallel": "jit",
         "batch_norm": "per_shard", "accumulate": 2, "remat": True, "shard_optimizer": True,
-        "model": Linen("flax.linen:Dense", features=10),
+        "model": Linen("flax.linen:Dense", features=10), "freeze": ("dense/*",),
+        "init_from": Weights("there.safetensors", digest="0" * 64),
     }  # fmt: skip
     together = {  # what is allowed with another setting only
         "virtual_shards": {"determinism": "exact", "virtual_shards": 2},

@@ -1,0 +1,129 @@
+"""Weights from elsewhere: the kept ones of a run, and those that a run starts from."""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from flaxcnn.engine.checkpoint import Checkpoints
+from flaxcnn.engine.initial import Flat, Start, flat
+from flaxcnn.engine.job import make_hypers, make_plan
+from flaxcnn.engine.step import Plan, TrainState, init_state
+from flaxcnn.errors import CheckpointError, ConfigError
+from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.weights import SUFFIX, Weights
+from flaxcnn.records.read import RunRecord, read_run
+from flaxcnn.records.run import RunDirectory
+
+
+def kept_state(path: Path, record: RunRecord) -> TrainState:
+    """The kept state of a finished run, verified.
+
+    Raises:
+        CheckpointError: its checkpoint is damaged.
+    """
+    config = Config.from_dict(record.config)
+    plan = make_plan(config, record.data["rows"]["train"])
+    like = state_like(plan, config, tuple(record.data["shape"]))
+    with Checkpoints(RunDirectory(path).checkpoint_folder()) as checkpoints:
+        state, _ = checkpoints.restore(record.summary["kept_epoch"], like)
+    return state
+
+
+def state_like(plan: Plan, config: Config, shape: tuple[int, ...]) -> TrainState:
+    """Shapes of the state of a run on images of `shape` (H, W, C)."""
+    seeds, hypers = jnp.asarray(config.seeds(), jnp.uint32), make_hypers(config)
+    like: TrainState = jax.eval_shape(lambda: init_state(plan, shape, seeds, hypers))
+    return like
+
+
+def start_of(config: Config, plan: Plan, shape: tuple[int, ...]) -> Start | None:
+    """What a run of a recipe starts from; None: from random weights.
+
+    Raises:
+        ConfigError: the weights are not there, have changed, or do not fit; or a pattern of
+            `init_from` or `freeze` fits nothing.
+    """
+    if config.init_from is None and not config.freeze:
+        return None
+    state = state_like(plan, config, shape)
+    names = list(flat({"params": state.params}))
+    for pattern in config.freeze:
+        if not fnmatch.filter(names, f"params/{pattern}"):
+            raise ConfigError(f"freeze: {pattern!r} fits no weights; they are {_listed(names)}")
+    if config.init_from is None:
+        return None
+    return _fitted(config.init_from, state)
+
+
+def _fitted(weights: Weights, state: TrainState) -> Start:
+    there = _read(weights.path, weights.digest)
+    own = flat({"params": state.params, "batch_stats": state.batch_stats})
+    wanted = [name for name in own if _selected(name, weights)]
+    head = next(reversed(state.params))  # the layer that was made last
+    taken, left = {}, []
+    for name in wanted:
+        if name not in there:
+            left.append(name)
+        elif there[name].shape == own[name].shape:
+            taken[name] = there[name]
+        elif name.split("/")[1] == head:
+            left.append(name)
+        else:
+            raise ConfigError(
+                f"init_from: {name} has shape {list(there[name].shape)} there and "
+                f"{list(own[name].shape)} here; leave it with init_from.leave"
+            )
+    if not taken:
+        raise ConfigError(
+            f"init_from: no weights of {weights.path} fit; it has {_listed(list(there))}"
+        )
+    layers = sorted({name.split("/")[1] for name in left})
+    note = f"init_from: {', '.join(layers)} stay random, since {weights.path} has none that fit"
+    return Start(taken, (note,) if left else ())
+
+
+def _selected(name: str, weights: Weights) -> bool:
+    """Whether a pattern of `only` fits, and none of `leave`."""
+    own = name.partition("/")[2]
+    fits = lambda patterns: any(fnmatch.fnmatch(own, pattern) for pattern in patterns)  # noqa: E731
+    return (not weights.only or fits(weights.only)) and not fits(weights.leave)
+
+
+@functools.lru_cache(4)
+def _read(path: str, digest: str) -> Flat:
+    """The arrays of a run or a file; `digest` is what the recipe says they have.
+
+    Raises:
+        ConfigError: they have another, or cannot be read.
+    """
+    weights = Weights(path)
+    if weights.digest != digest:
+        raise ConfigError(f"init_from: {path} has changed since the recipe was made")
+    if weights.file.suffix != SUFFIX:
+        try:
+            state = jax.device_get(kept_state(weights.file, read_run(weights.file)))
+        except CheckpointError as error:
+            raise ConfigError(f"init_from: {error}") from error
+        return flat({"params": state.params, "batch_stats": state.batch_stats})
+    try:
+        from safetensors.numpy import load_file
+    except ImportError:
+        raise ConfigError(
+            "init_from needs safetensors for such a file; pip install 'flaxcnn[export]'"
+        ) from None
+    try:
+        return dict(load_file(weights.file))
+    except Exception as error:  # of the library's own kinds
+        raise ConfigError(f"init_from: cannot read {path} ({error})") from error
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first few names, without their collection."""
+    own = [name.partition("/")[2] for name in names]
+    return ", ".join(own[:6]) + (", ..." if len(own) > 6 else "")
