@@ -24,6 +24,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "peers-cpu.json"
 CHART = RESULTS.with_suffix(".svg")
 ACCURACY = RESULTS.with_name("accuracy-model10.json")
 PARALLEL = RESULTS.with_name("parallel-cpu.json")
+REVISIONS = RESULTS.with_name("revisions-cpu.json")
 STREAMING = RESULTS.with_name("streaming-cpu.json")
 STUDIES = RESULTS.with_name("study-scaling-cpu.json")
 SEARCH = RESULTS.with_name("search-cost-cpu.json")
@@ -226,7 +227,30 @@ def parallel(document: dict[str, Any]) -> str:
     return "\n".join([*lines, "", text])
 
 
+def revisions(document: dict[str, Any]) -> str:
+    """Images per second of one revision over those of another, network by network."""
+    lines = ["| model | before | after | training | evaluation |", "|---|---|---|---:|---:|"]
+    for row in document["rows"]:
+        cells = [
+            f"{row[phase]['median']:.2f} ({row[phase]['lower_quartile']:.2f} to "
+            f"{row[phase]['upper_quartile']:.2f})"
+            for phase in ("train", "evaluate")
+        ]
+        named = (f"`{row['model']}`", row["before"], row["after"])
+        lines.append(f"| {' | '.join([*named, *cells])} |")
+    means = document["geometric_mean"]
+    lines.append(f"| geometric mean | | | {means['train']:.2f} | {means['evaluate']:.2f} |")
+    where = document["rows"][0]["environment"]
+    text = (
+        "Images per second of the later revision over those of the earlier one, in turn on one "
+        f"machine: medians with quartiles. {where['processor']}, {where['threads']} of "
+        f"{where['cores']} cores; jax {where['versions']['jax']}."
+    )
+    return "\n".join([*lines, "", text])
+
+
 BLOCKS = {
+    "revisions": (REVISIONS, revisions),
     "peers": (RESULTS, peers),
     "peers in short": (RESULTS, peers_in_short),
     "parallel": (PARALLEL, parallel),
