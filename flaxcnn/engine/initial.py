@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from flaxcnn.engine.devices import device_put_global
 from flaxcnn.engine.step import TrainState
 
 Flat = dict[str, np.ndarray]  # "params/conv2d/kernel" -> array
@@ -29,7 +30,7 @@ class Start:
                 array = self.arrays.get(f"{collection}/{_name(path)}")
                 if array is None:
                     return leaf
-                new: jax.Array = jax.device_put(array.astype(leaf.dtype), leaf.sharding)
+                new: jax.Array = device_put_global(array.astype(leaf.dtype), leaf.sharding)
                 return new
 
             return jax.tree_util.tree_map_with_path(chosen, tree)
