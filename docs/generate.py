@@ -47,6 +47,8 @@ ALIASES = {  # of types in the specifications
 }  # fmt: skip
 # What the public functions take, and what is useful beside them.
 MORE_API = {
+    "flaxcnn.nn": ("Conv", "BatchNorm", "Dropout"),
+    "flaxcnn.export.export": ("export",),
     "flaxcnn.studies.plan": ("Scoring",),
     "flaxcnn.studies.samplers": ("Sampling",),
     "flaxcnn.studies.space": ("parse_space", "read_space"),

@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # for editors; when the program runs, `_LAZY` is what counts
     from flaxcnn.recipe.config import Config
     from flaxcnn.recipe.networks import NNX, Linen, Pure
     from flaxcnn.recipe.optimizers import Optax, OptaxSchedule
+    from flaxcnn.recipe.weights import Weights
     from flaxcnn.records.history import history
     from flaxcnn.studies.sampled import sampled_search
     from flaxcnn.studies.search import search
@@ -19,8 +20,8 @@ if TYPE_CHECKING:  # for editors; when the program runs, `_LAZY` is what counts
 
 __version__ = "0.1.0"
 __all__ = [
-    "NNX", "Config", "FlaxCNNClassifier", "Linen", "Optax", "OptaxSchedule", "Pure", "history",
-    "load", "sampled_search", "search", "study", "train",
+    "NNX", "Config", "FlaxCNNClassifier", "Linen", "Optax", "OptaxSchedule", "Pure", "Weights",
+    "history", "load", "sampled_search", "search", "study", "train",
 ]  # fmt: skip
 # Name -> its module: imported when it is asked for, since nearly all of it brings jax along.
 _LAZY = {
@@ -30,6 +31,7 @@ _LAZY = {
     "Optax": "flaxcnn.recipe.optimizers",
     "OptaxSchedule": "flaxcnn.recipe.optimizers",
     "Pure": "flaxcnn.recipe.networks",
+    "Weights": "flaxcnn.recipe.weights",
     "load": "flaxcnn.trained",
     "FlaxCNNClassifier": "flaxcnn.estimator",
     "history": "flaxcnn.records.history",
