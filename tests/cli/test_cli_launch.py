@@ -47,7 +47,7 @@ def test_an_abort_before_an_epoch_is_not_started_again(launched, resumed, restar
     (line,) = [line for line in done.err.splitlines() if line.startswith("error:")]
     assert "exit code 134" in line
     assert "before its first epoch" in line
-    assert "starting again" not in done.err
+    assert "restarting" not in done.err
 
 
 def test_an_exit_code_of_134_is_the_same_as_the_signal(launched):

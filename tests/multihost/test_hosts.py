@@ -108,7 +108,7 @@ def test_launch_resumes_to_the_same_bits(hosts, home):
     victim.send_signal(signal.SIGKILL)
     ((code, out, err),) = hosts.finish([launcher])
     assert code == 0, err
-    assert "starting again from epoch" in err
+    assert "restarting from epoch" in err
     assert summary(run)["params_digest"] == summary(home / "unbroken")["params_digest"]
     assert "[Gloo]" not in out + err
 
@@ -137,7 +137,7 @@ def test_launch_does_not_restart_what_cannot_be_resumed(hosts, home):
     ((code, _, err),) = hosts.finish([started])
     assert code == 4, err
     assert "error: epoch 1" in err
-    assert "starting again" not in err
+    assert "restarting" not in err
 
 
 def test_a_finished_launch_speaks_json(hosts):

@@ -311,7 +311,7 @@ def test_a_damaged_record_is_named(run):
 
 
 def test_no_folder_is_refused():
-    with pytest.raises(ConfigError, match="got no folder"):
+    with pytest.raises(ConfigError, match="needs at least one run or study directory"):
         make([])
 
 

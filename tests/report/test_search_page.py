@@ -89,7 +89,7 @@ def test_a_damaged_search_is_named(folder):
 
 
 def test_a_search_stands_alone(folder):
-    with pytest.raises(ConfigError, match="got a search beside others"):
+    with pytest.raises(ConfigError, match="shows a search only alone"):
         make([read(folder)] * 2)
 
 

@@ -296,7 +296,7 @@ def test_a_rate_that_diverges_cannot_win(digits, tmp_path):
         ({"sampler": "tpee"}, "--sampler must be .*\\(got 'tpee'\\); did you mean 'tpe'"),
         ({"pruner": "meidan"}, "--pruner must be .*\\(got 'meidan'\\); did you mean 'median'"),
         ({"trials": 0}, "--trials must be at least 1"),
-        ({"space": {}}, "space: is empty"),
+        ({"space": {}}, "space is empty; give at least one setting"),
     ],
 )
 def test_samplings_that_are_none(changes, message):
