@@ -49,7 +49,8 @@ def plan_search(candidates: Sequence[Candidate], scoring: Scoring) -> list[Plann
         if (twin := known.setdefault(own[0].key, candidate.label)) != candidate.label:
             document = " (with protocol=document the fold that scores validates)"
             raise ConfigError(
-                f"{candidate.label} is trained and scored exactly as {twin}; give settings that "
+                f"{candidate.label} is trained and scored exactly as "
+                f"{'the recipe ' * (twin == AS_IT_IS)}{twin}; give settings that "
                 f"make a difference{document if scoring.document else ''}"
             )
         runs += own
