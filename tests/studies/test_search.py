@@ -248,7 +248,7 @@ def test_settings_that_make_no_difference_are_said(digits, tmp_path):
     with pytest.raises(ConfigError, match=r"validation=0\.2 is trained and scored exactly as"):
         plan_search(found, Scoring(3, document=True))
     found = Candidates.of(wanted(data_memory=[10**9]), digits).tried
-    with pytest.raises(ConfigError, match="exactly as as it is; give settings that make"):
+    with pytest.raises(ConfigError, match="exactly as the recipe as it is; give settings that"):
         plan_search(found, FOLDS)
 
 
