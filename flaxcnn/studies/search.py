@@ -89,6 +89,12 @@ def search(
 ) -> SearchRecord:
     """Score every combination of a grid on folds, beside the recipe as it is.
 
+    >>> from flaxcnn.recipe.layers import Dense, Flatten
+    >>> config = Config("digits", (Flatten(), Dense(10)), epochs=1)
+    >>> rates = search(config, {"learning_rate": [0.01]}, Scoring(2), search_dir="runs/rates")
+    >>> len(rates.summary["candidates"])
+    2
+
     Args:
         config: the recipe, which the others must beat.
         grid: dotted keys of Config to lists of values.

@@ -65,6 +65,12 @@ def study(
 ) -> StudyRecord:
     """Train every seed of every setting, and summarise what the seeds show.
 
+    >>> from flaxcnn.recipe.layers import Dense, Flatten
+    >>> config = Config("digits", (Flatten(), Dense(10)), epochs=1)
+    >>> seeds = study(config, range(2), study_dir="runs/seeds")
+    >>> [row["seed"] for row in seeds.rows]
+    [0, 1]
+
     Args:
         config: the recipe.
         seeds: distinct seeds, such as `range(32)`.
@@ -74,8 +80,7 @@ def study(
         how: "map" trains one run after the other on each device, "vmap" as many as fit side by
             side, "auto" whichever is faster in a few steps.
         max_memory: bytes for the arrays of runs; half of what is free by default.
-        study_dir: a new folder, or with `resume` that of an earlier start; by default
-            `runs/studies/TIME`.
+        study_dir: a new folder, or that to `resume`; by default `runs/studies/TIME`.
         resume: keep the runs that have ended and train the others.
         name: of the experiment, for the records.
         dataset: what `flaxcnn.data.datasets.load_for(config)` gives, if it is loaded already.
@@ -96,11 +101,9 @@ def study(
     _check_exact(check_how(how), planned)
     data = load_for(config) if dataset is None else dataset
     _check_data(planned, config, data)
-    plan = {
-        "experiment": name, "config": config.to_dict(), "seeds": list(seeds),
-        "grid": {key: list(values) for key, values in (grid or {}).items()},
-        "vary": list(vary), "how": how,
-    }  # fmt: skip
+    values = {key: list(values) for key, values in (grid or {}).items()}
+    plan = {"experiment": name, "config": config.to_dict(), "seeds": list(seeds), "grid": values,
+            "vary": list(vary), "how": how}  # fmt: skip
     path = Path(study_dir) if study_dir else runs_folder() / "studies" / stamp()
     campaign = Campaign(data, path, name, resume, how, max_memory, tell or Listener())
     return _carry_out(campaign, plan, planned, predictions)
