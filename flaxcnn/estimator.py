@@ -55,6 +55,11 @@ LEAST_SIDE = 8  # pixels of height and width from which on "auto" is a CNN
 class FlaxCNNClassifier(ClassifierMixin, BaseEstimator):
     """A CNN for images, or a small network for features, as a scikit-learn classifier.
 
+    >>> from sklearn.datasets import load_digits
+    >>> images, labels = load_digits(return_X_y=True)
+    >>> FlaxCNNClassifier(image_shape=(8, 8), epochs=1).fit(images, labels).n_iter_
+    1
+
     X is [N, features], [N, H, W] or [N, H, W, C], of any real numbers. Features are an image of
     one pixel with a channel for each, unless `image_shape` says otherwise; `fit` on one form takes
     the others with as many features in `predict`.
@@ -76,8 +81,7 @@ class FlaxCNNClassifier(ClassifierMixin, BaseEstimator):
             by 255), or None.
         precision: "float32", "tensorfloat32" or "bfloat16" computation with float32 weights.
         devices: that share a batch; None takes as many as do well.
-        random_state: of initial weights, order, dropout and hold-out; an integer is the `seed` of
-            `flaxcnn train`.
+        random_state: of all that is drawn; an integer is the `seed` of `flaxcnn train`.
         verbose: print a line after each epoch.
 
     Attributes:
@@ -257,19 +261,15 @@ class FlaxCNNClassifier(ClassifierMixin, BaseEstimator):
         self, image: np.ndarray, y: np.ndarray, sample_weight: Any
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """(images, class numbers [n] int32, weights [n] float32 or None) of rows that count."""
-        unknown = np.setdiff1d(y, self.classes_)
-        if len(unknown):
-            raise ValueError(
-                f"y: got label {_plain(unknown[0])!r}, which is not one of the classes"
-            )
+        if len(new := np.setdiff1d(y, self.classes_)):
+            raise ValueError(f"y: got label {_plain(new[0])!r}, which is not one of the classes")
         label = np.searchsorted(self.classes_, y).astype(np.int32)
         if sample_weight is None:
             return image, label, None
         weight = _check_sample_weight(
             sample_weight, image, dtype=np.float64, ensure_non_negative=True
         )
-        some = weight > 0
-        return image[some], label[some], relative(weight[some])
+        return image[weight > 0], label[weight > 0], relative(weight[weight > 0])
 
     # -- training ------------------------------------------------------------------------------
 

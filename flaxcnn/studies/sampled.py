@@ -44,15 +44,18 @@ def sampled_search(
 ) -> SearchRecord | None:
     """Draw recipes, score each on folds, rank them beside `config`, and test the winner once.
 
+    >>> from flaxcnn.recipe.catalog import find
+    >>> from flaxcnn.studies.space import parse_space
+    >>> rates = Sampling(parse_space({"learning_rate": [0.01, 0.1]}), trials=1)
+    >>> drawn = sampled_search(find("digits/quickstart").config, rates, Scoring(2))
+
     Args:
         config: the recipe, which the others must beat.
         sampling: what is drawn, and how.
-        scoring: how each is scored; 5 folds and the recipe's seed by default. The first seed also
-            seeds the sampler.
+        scoring: how each is scored, by default on 5 folds; its first seed seeds the sampler too.
         max_params: a recipe with more parameters is drawn but not trained.
         refit: train the winner on the whole training split, and test it, once.
-        search_dir: a new folder, or with `resume` that of an earlier start, or of a process that is
-            at work on it now: then both are.
+        search_dir: a new folder, or with `resume` one that was begun, also if it is at work now.
         resume: take up trials that were cut short, and go on until there are enough.
         name: of the experiment, for the records.
         dataset: what `flaxcnn.data.datasets.load_for(config)` gives, if it is loaded already.
@@ -70,10 +73,8 @@ def sampled_search(
     sampling.check(config, scoring.how)
     data = load_for(config) if dataset is None else dataset
     (incumbent,) = Candidates.of([({}, config)], data).tried
-    plan = {
-        "experiment": name, **scoring.to_dict(), **sampling.to_dict(), "max_params": max_params,
-        "incumbent": AS_IT_IS, "candidates": [incumbent.to_dict()],
-    }  # fmt: skip
+    about = {"max_params": max_params, "incumbent": AS_IT_IS, "candidates": [incumbent.to_dict()]}
+    plan = {"experiment": name, **scoring.to_dict(), **sampling.to_dict(), **about}
     campaign = campaign_of(scoring, data, search_dir, name=name, resume=resume, listener=tell)
     folder = SampledDirectory(campaign.path)
     _begin(folder, plan, resume)
