@@ -113,11 +113,9 @@ class ResidentJob(Job):
 
     def with_plan(self, plan: Plan, config: Config) -> ResidentJob:
         """Another recipe on the same device, with the same programs where they still apply."""
-        job = self.with_rows(config)
         same = self.config.values(Role.PROGRAM) == config.values(Role.PROGRAM)
-        if same and self.plan == plan:
-            return job
-        return dataclasses.replace(job, plan=plan, programs=ProgramCache())
+        programs = self.programs if same and self.plan == plan else ProgramCache()
+        return dataclasses.replace(self, plan=plan, programs=programs).with_rows(config)
 
     def with_rows(self, config: Config) -> ResidentJob:
         """A recipe with the same programs on the rows that it chooses."""
