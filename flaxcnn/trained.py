@@ -69,8 +69,7 @@ class TrainedModel:
 
     def for_platform(self, platform: str) -> TrainedModel:
         """The same network in the forms that are fast on "cpu", "gpu" or "tpu"."""
-        plan = make_plan(self.config, 1, devices=1)
-        return dataclasses.replace(self, model=_on(plan.model, platform))
+        return dataclasses.replace(self, model=_on(self.model, platform))
 
     def _logits(self, images: np.ndarray) -> np.ndarray:
         """Of at most MOST_ROWS images, padded to a power of two: few programs for any number."""

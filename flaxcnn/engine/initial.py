@@ -11,6 +11,7 @@ import numpy as np
 
 from flaxcnn.engine.devices import device_put_global
 from flaxcnn.engine.step import TrainState
+from flaxcnn.model.protocol import leaf_name
 
 Flat = dict[str, np.ndarray]  # "params/conv2d/kernel" -> array
 
@@ -27,7 +28,7 @@ class Start:
 
         def put(collection: str, tree: Any) -> Any:
             def chosen(path: Any, leaf: jax.Array) -> jax.Array:
-                array = self.arrays.get(f"{collection}/{_name(path)}")
+                array = self.arrays.get(f"{collection}/{leaf_name(path)}")
                 if array is None:
                     return leaf
                 new: jax.Array = device_put_global(array.astype(leaf.dtype), leaf.sharding)
@@ -43,9 +44,4 @@ class Start:
 
 def flat(tree: Any) -> Flat:
     """Leaves by path: "params/conv2d/kernel"."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {_name(path): leaf for path, leaf in leaves}
-
-
-def _name(path: Any) -> str:
-    return "/".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path)
+    return {leaf_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}

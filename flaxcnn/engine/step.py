@@ -30,7 +30,7 @@ from flaxcnn.engine.sharding import (
     shard_opt_state,
 )
 from flaxcnn.model import optim
-from flaxcnn.model.protocol import Model, RowContext
+from flaxcnn.model.protocol import Model, RowContext, leaf_name
 from flaxcnn.recipe.augment import Augment
 from flaxcnn.recipe.optimizers import Optimizer, Schedule
 from flaxcnn.rng import Purpose, row_keys, stream_key
@@ -156,8 +156,7 @@ def _without(frozen: tuple[str, ...], updates: Tree) -> Tree:
     """The updates, 0 for weights that a pattern fits."""
 
     def chosen(path: Any, update: jax.Array) -> jax.Array:
-        name = "/".join(str(getattr(key, "key", key)) for key in path)
-        fits = any(fnmatch.fnmatch(name, pattern) for pattern in frozen)
+        fits = any(fnmatch.fnmatch(leaf_name(path), pattern) for pattern in frozen)
         return jnp.zeros_like(update) if fits else update
 
     return jax.tree_util.tree_map_with_path(chosen, updates)

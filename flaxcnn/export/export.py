@@ -16,6 +16,7 @@ import numpy as np
 import flaxcnn
 from flaxcnn.data.augment import standardize
 from flaxcnn.data.datasets import load_for
+from flaxcnn.engine.initial import flat
 from flaxcnn.engine.saved import check_data, open_run
 from flaxcnn.errors import ConfigError, FlaxcnnError, WriteError, check_choice
 from flaxcnn.export.onnx_graph import onnx_model
@@ -83,12 +84,12 @@ def export(
             f"{format}: the file gives logits that differ from the run's by {difference:.2g} of "
             f"the largest (at most {tolerance:g} is rounding); nothing was written"
         )
+    exported = Exported(path, format, raw, len(images), difference, tolerance)
     try:
         write_atomic(path, content)
+        write_atomic(path.with_name(f"{path.name}.md"), card(model, exported).encode())
     except OSError as error:
         raise WriteError(f"cannot write {path} ({error.strerror})") from error
-    exported = Exported(path, format, raw, len(images), difference, tolerance)
-    write_atomic(path.with_name(f"{path.name}.md"), card(model, exported).encode())
     return exported
 
 
@@ -127,11 +128,7 @@ def _difference(ours: np.ndarray, expected: np.ndarray) -> float:
 def _write_safetensors(model: TrainedModel, raw: bool) -> bytes:
     from safetensors.numpy import save
 
-    arrays = {
-        "/".join((collection, *path)): np.ascontiguousarray(array)
-        for collection, tree in model.variables.items()
-        for path, array in _flat(tree)
-    }
+    arrays = {name: np.ascontiguousarray(array) for name, array in flat(model.variables).items()}
     arrays |= {"scaling/mean": model.mean, "scaling/scale": model.scale}
     about = {"flaxcnn": flaxcnn.__version__, "recipe": json.dumps(model.config.to_dict()),
              "classes": json.dumps(model.classes), "shape": json.dumps(model.shape)}  # fmt: skip
@@ -154,13 +151,6 @@ def _read_safetensors(content: bytes, model: TrainedModel) -> Callable[[np.ndarr
     return dataclasses.replace(
         model, variables=variables, mean=arrays["scaling/mean"], scale=arrays["scaling/scale"]
     )
-
-
-def _flat(tree: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], np.ndarray]]:
-    """(keys, array) of every leaf of nested dicts."""
-    if not isinstance(tree, dict):
-        return [(path, np.asarray(tree))]
-    return [leaf for key, inner in tree.items() for leaf in _flat(inner, (*path, str(key)))]
 
 
 # -- programs ------------------------------------------------------------------------------------

@@ -29,6 +29,12 @@ class RowContext:
     key: jax.Array | None = None
 
 
+def leaf_name(path: Any) -> str:
+    """The name of an array by its path in a tree: `conv2d/kernel`."""
+    name: str = jax.tree_util.keystr(path, simple=True, separator="/")
+    return name
+
+
 class Model(Protocol):
     """A network as pure functions."""
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from flaxcnn.errors import ConfigError, FlaxcnnError, first_line
 from flaxcnn.model.foreign import Compiled, build
-from flaxcnn.model.protocol import RowContext
+from flaxcnn.model.protocol import RowContext, leaf_name
 from flaxcnn.recipe.layers import Row, Shape
 from flaxcnn.recipe.networks import ForeignModel, Traced
 
@@ -63,8 +63,7 @@ def _sizes(tree: Any) -> dict[str, int]:
     """Number of values of each part: the path without the last key."""
     sizes: dict[str, int] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        keys = [str(getattr(key, "key", getattr(key, "idx", key))) for key in path]
-        name = "/".join(keys[:-1]) or keys[-1]
+        name = leaf_name(path[:-1] or path)
         sizes[name] = sizes.get(name, 0) + leaf.size
     return sizes
 

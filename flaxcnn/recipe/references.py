@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any
 
 from flaxcnn.errors import ConfigError, near_miss
 
@@ -118,7 +118,7 @@ def digest(name: str) -> str:
     if (path := source_file(name)) is None:
         return ""
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return _digest(path)
     except OSError as error:
         raise ConfigError(f"{name!r}: cannot read {path} ({error.strerror})") from None
 
@@ -211,7 +211,6 @@ class TakesArguments:
     """
 
     arguments: tuple[tuple[str, Json], ...]
-    own: ClassVar[tuple[str, ...]] = ()  # names that are no arguments
 
     def _set(self, where: str, fields: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
         """Set the fields of a frozen dataclass, and the arguments in the order of their names."""
