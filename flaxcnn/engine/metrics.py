@@ -36,23 +36,14 @@ def from_vector(vector: jax.Array) -> MetricSums:
 def batch_sums(
     logits: jax.Array, label: jax.Array, mask: jax.Array, label_smoothing: jax.Array | None = None,
     weight: jax.Array | None = None, platform: str | None = None,
+    target: jax.Array | None = None,
 ) -> MetricSums:  # fmt: skip
     """Softmax cross-entropy and hits: logits [B, K] float32, label [B] int32, mask [B] bool.
 
-    With label smoothing s the target is (1 - s) * one_hot + s / K (Szegedy et al. 2016). With
-    `weight` [B] float32 a row counts as often as its weight says, in all three sums. `platform` is
-    that of the devices, None for jax's default.
+    With `weight` [B] float32 a row counts as often as its weight says, in all three sums.
+    `platform` is that of the devices, None for jax's default. The rest as `cross_entropy`.
     """
-    if on_cpu(platform):
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)
-    else:
-        # To pick the label's logit out would make its gradient a scatter, which a GPU runs row by
-        # row where results must be deterministic.
-        hot = jax.nn.one_hot(label, logits.shape[-1], dtype=logits.dtype)
-        loss = optax.softmax_cross_entropy(logits, hot)
-    if label_smoothing is not None:
-        uniform = -jax.nn.log_softmax(logits).mean(axis=-1)
-        loss = (1.0 - label_smoothing) * loss + label_smoothing * uniform
+    loss = cross_entropy(logits, label, label_smoothing, platform, target)
     hits = (logits.argmax(-1).astype(jnp.int32) == label).astype(jnp.float32)
     if weight is not None:
         return MetricSums(
@@ -65,6 +56,31 @@ def batch_sums(
         hits=hits.sum(where=mask),
         count=mask.sum(dtype=jnp.float32),
     )
+
+
+def cross_entropy(
+    logits: jax.Array, label: jax.Array, label_smoothing: jax.Array | None = None,
+    platform: str | None = None, target: jax.Array | None = None,
+) -> jax.Array:  # fmt: skip
+    """Softmax cross-entropy of each row, [B] float32: -sum_k target_k * log softmax(logits)_k.
+
+    `target` [B, K] float32 is a distribution over the classes; without one it is 1 for `label` [B]
+    int32 and 0 elsewhere. With label smoothing s it becomes (1 - s) * target + s / K (Szegedy et
+    al. 2016). `platform` is that of the devices, None for jax's default.
+    """
+    if target is not None:
+        loss = optax.softmax_cross_entropy(logits, target)
+    elif on_cpu(platform):
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+    else:
+        # To pick the label's logit out would make its gradient a scatter, which a GPU runs row by
+        # row where results must be deterministic.
+        hot = jax.nn.one_hot(label, logits.shape[-1], dtype=logits.dtype)
+        loss = optax.softmax_cross_entropy(logits, hot)
+    if label_smoothing is not None:
+        uniform = -jax.nn.log_softmax(logits).mean(axis=-1)
+        loss = (1.0 - label_smoothing) * loss + label_smoothing * uniform
+    return loss
 
 
 def joined_sums(parts: Sequence[tuple[MetricSums, int]], devices: int) -> MetricSums:

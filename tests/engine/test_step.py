@@ -155,6 +155,28 @@ def test_metrics_against_numpy():
     assert smoothed == pytest.approx(float(by_optax[:7].sum()), rel=1e-6)
 
 
+def test_a_target_may_be_a_distribution():
+    """Smoothed as a label is; hits are counted against the label all the same."""
+    random = np.random.default_rng(1)
+    logits = jnp.asarray(3 * random.normal(size=(9, 5)), jnp.float32)
+    label, mask = jnp.asarray(random.integers(0, 5, 9), jnp.int32), jnp.arange(9) < 7
+    target = random.dirichlet(np.ones(5), 9)
+    log_p = special.log_softmax(np.asarray(logits, np.float64), axis=1)
+    for smoothing in (None, 0.1):
+        smooth = None if smoothing is None else jnp.float32(smoothing)
+        given = jnp.asarray(target, jnp.float32)
+        found = batch_sums(logits, label, mask, smooth, target=given)
+        smoothed = (1 - (smoothing or 0)) * target + (smoothing or 0) / 5
+        assert found.loss == pytest.approx(-(smoothed * log_p).sum(1)[mask].sum(), rel=1e-6)
+        assert float(found.hits) == int((logits.argmax(1) == label)[mask].sum())
+        # A distribution that has all its weight on the label is the label.
+        certain = batch_sums(
+            logits, label, mask, smooth, target=jax.nn.one_hot(label, 5, dtype=jnp.float32)
+        )
+        plain = batch_sums(logits, label, mask, smooth)
+        assert certain.loss == pytest.approx(float(plain.loss), rel=1e-6)
+
+
 def test_finalize_divides_the_sums_once():
     """Not the mean of batch means, which would weigh the rows of a short last batch more."""
     sums = MetricSums(np.array([8.0, 3.0]), np.array([4.0, 1.0]), np.array([8.0, 1.0]))
