@@ -26,7 +26,7 @@ import typer.main
 import flaxcnn
 from flaxcnn import errors
 from flaxcnn.cli.main import app
-from flaxcnn.recipe import augment, fields, layers, optimizers, resize, splits
+from flaxcnn.recipe import augment, fields, layers, losses, optimizers, resize, splits
 from flaxcnn.recipe.config import GROUPS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -340,6 +340,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "settings": lambda: fields.table(*GROUPS),
     "optimizers": specs(optimizers.Optimizer),
     "schedules": specs(optimizers.Schedule),
+    "losses": specs(losses.LossSpec),
+    "metrics": specs(losses.MetricSpec),
     "augmentations": specs(augment.Augment),
     "resize-spec": specs(resize.Resize),
     "splits": specs(splits.Split),

@@ -9,6 +9,7 @@ if TYPE_CHECKING:  # for editors; when the program runs, `_LAZY` is what counts
     from flaxcnn.api import train
     from flaxcnn.estimator import FlaxCNNClassifier
     from flaxcnn.recipe.config import Config
+    from flaxcnn.recipe.losses import Loss, Metric
     from flaxcnn.recipe.networks import NNX, Linen, Pure
     from flaxcnn.recipe.optimizers import Optax, OptaxSchedule
     from flaxcnn.recipe.weights import Weights
@@ -20,13 +21,15 @@ if TYPE_CHECKING:  # for editors; when the program runs, `_LAZY` is what counts
 
 __version__ = "0.1.0"
 __all__ = [
-    "NNX", "Config", "FlaxCNNClassifier", "Linen", "Optax", "OptaxSchedule", "Pure", "Weights",
-    "history", "load", "sampled_search", "search", "study", "train",
+    "NNX", "Config", "FlaxCNNClassifier", "Linen", "Loss", "Metric", "Optax", "OptaxSchedule",
+    "Pure", "Weights", "history", "load", "sampled_search", "search", "study", "train",
 ]  # fmt: skip
 # Name -> its module: imported when it is asked for, since nearly all of it brings jax along.
 _LAZY = {
     "Config": "flaxcnn.recipe.config",
     "Linen": "flaxcnn.recipe.networks",
+    "Loss": "flaxcnn.recipe.losses",
+    "Metric": "flaxcnn.recipe.losses",
     "NNX": "flaxcnn.recipe.networks",
     "Optax": "flaxcnn.recipe.optimizers",
     "OptaxSchedule": "flaxcnn.recipe.optimizers",

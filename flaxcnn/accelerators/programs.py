@@ -83,7 +83,7 @@ def abstract_job(
         ConfigError: the recipe does not fit its data or these devices.
     """
     data = dataset_like(config.dataset)
-    config.table(data.shape, data.num_classes)
+    config.check_on(data.shape, data.num_classes)
     rows = shortened(config, splits.choose(data, config), steps)
     plan = make_plan(config, len(rows.train), devices, every=True)
     placement = replicated(plan.sharding.devices)

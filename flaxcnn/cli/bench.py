@@ -251,7 +251,7 @@ def _load(recipes: Iterable[Config], synthetic: bool) -> dict[str, Dataset]:
 
 
 def _check_fits(config: Config, sizes: list[int], modes: list[str], data: Dataset) -> None:
-    config.table(data.shape, data.num_classes)
+    config.check_on(data.shape, data.num_classes)
     largest = max(sizes, default=config.batch_size)
     if "train" in modes and largest > len(data.train):
         what = "--batch-sizes" if sizes else "batch_size"

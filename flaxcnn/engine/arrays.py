@@ -177,7 +177,7 @@ def make_array_job(
     # A larger batch would be padded, and its padding computed.
     config = dataclasses.replace(config, batch_size=min(config.batch_size, len(rows.train)))
     shape = data.image.shape[1:]
-    config.table(shape, classes)
+    config.check_on(shape, classes)
     plan = make_plan(config, len(rows.train), devices)
     placement = replicated(plan.sharding.devices)
     nothing = Split(np.zeros((0, *shape), np.uint8), np.zeros(0, np.int32))  # `data` has the rows

@@ -112,7 +112,7 @@ def train_epoch(
         return state, as_vector(sums)
 
     state, sums = over_batches(plan, step, state, (hypers, data), batches, None)
-    return state, from_vector(sums)
+    return state, from_vector(sums, plan.metrics)
 
 
 def train_chunk(
@@ -127,7 +127,7 @@ def train_chunk(
         return state, as_vector(sums)
 
     state, sums = over_batches(plan, step, state, (hypers, scaling), chunk, None, count)
-    return state, from_vector(sums)
+    return state, from_vector(sums, plan.metrics)
 
 
 # -- evaluation ----------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ def evaluate(
         return None, _sums_and_logits(plan, state, data.scaling, take(data, *batch))
 
     _, (sums, logits) = over_batches(plan, step, None, (state, data), (rows, mask), (0, 1))
-    return from_vector(sums), logits
+    return from_vector(sums, plan.metrics), logits
 
 
 def evaluate_chunk(
@@ -162,7 +162,7 @@ def evaluate_chunk(
         return None, _sums_and_logits(plan, state, scaling, batch)
 
     _, (sums, logits) = over_batches(plan, step, None, (state, scaling), chunk, (0, 1), count)
-    return from_vector(sums), logits
+    return from_vector(sums, plan.metrics), logits
 
 
 def alive_units(
@@ -198,12 +198,15 @@ def alive_units_chunk(
 def _sums_and_logits(
     plan: Plan, state: TrainState, scaling: Scaling, batch: Batch
 ) -> tuple[jax.Array, jax.Array]:
-    """Loss, hits and count [3] float32 of one batch, and its logits [B, K] float32."""
+    """The sums of one batch as a vector, and its logits [B, K] float32."""
 
     def of_batch(state: TrainState, scaling: Scaling, batch: Batch) -> tuple[MetricSums, jax.Array]:
         logits = eval_step(plan, state, scaling, batch)
-        platform = plan.sharding.platform
-        return batch_sums(logits, batch.label, batch.mask, None, batch.weight, platform), logits
+        sums = batch_sums(
+            logits, batch.label, batch.mask, None, batch.weight, plan.sharding.platform,
+            loss=plan.loss, metrics=plan.metrics,
+        )  # fmt: skip
+        return sums, logits
 
     sums, logits = isolated(plan.sharding, of_batch)(state, scaling, batch)
     return as_vector(sums), logits

@@ -29,6 +29,7 @@ from flaxcnn.engine.programs import ProgramCache
 from flaxcnn.engine.step import Hypers, Plan, TrainState, init_state
 from flaxcnn.model.cnn import CNN, Network
 from flaxcnn.model.foreign import Compiled, build
+from flaxcnn.model.losses import build_loss, build_metrics
 from flaxcnn.model.protocol import Model
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.optimizers import spans_run
@@ -85,6 +86,8 @@ def make_plan(
         total_steps=steps * config.epochs if spans_run(config.schedule) else 0,
         exact=config.determinism == "exact",
         freeze=config.freeze,
+        loss=build_loss(config.loss),
+        metrics=build_metrics(config.metrics),
     )
 
 

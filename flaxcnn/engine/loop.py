@@ -36,9 +36,10 @@ class Progress:
         Without validation rows the training loss is what is monitored.
         """
         monitor = config.monitor if config.monitor in metrics else "train_loss"
-        sign = 1.0 if monitor == "val_accuracy" else -1.0
+        sign = 1.0 if monitor == config.monitor and config.rises else -1.0
         value, epoch = metrics[monitor], self.epoch + 1
-        sound = all(math.isfinite(metrics[loss]) for loss in LOSSES if loss in metrics)
+        finite = [name for name in (*LOSSES, monitor) if name in metrics]
+        sound = all(math.isfinite(metrics[name]) for name in finite)
         better = sound and (self.best is None or sign * (value - self.best) > config.min_delta)
         if better:
             return Progress(epoch, value, epoch, 0)
@@ -139,7 +140,7 @@ def epoch_metrics(
 
 def check_finite(metrics: dict[str, Any], progress: Progress, config: Config) -> None:
     """DivergedError before the weights of such an epoch can become a checkpoint."""
-    for name in LOSSES:
+    for name in (*LOSSES, config.monitor):
         if not math.isfinite(loss := metrics.get(name, 0.0)):
             raise DivergedError(
                 f"epoch {progress.epoch}: {name} is {loss}; "

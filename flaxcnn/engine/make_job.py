@@ -28,7 +28,7 @@ def make_job(config: Config, dataset: Dataset) -> Job:
         ConfigError: the model cannot be built on the data's shape, or the split does not fit.
         DataError: a class with too few rows.
     """
-    config.table(dataset.shape, dataset.num_classes)
+    config.check_on(dataset.shape, dataset.num_classes)
     if not streams(config, dataset, devices.pixel_memory()):
         return make_resident_job(config, dataset)
     rows, scaling = choose_rows(config, dataset)
@@ -53,7 +53,7 @@ def make_resident_job(
         ConfigError: as `make_job`; or the data is to be streamed, with `device` given.
         DataError: a class with too few rows.
     """
-    config.table(dataset.shape, dataset.num_classes)
+    config.check_on(dataset.shape, dataset.num_classes)
     if device is not None:
         require_resident(config, dataset, "a study")
     rows, scaling = choose_rows(config, dataset)

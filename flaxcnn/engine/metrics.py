@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -9,9 +10,10 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from flaxcnn.model.layout import on_cpu
+from flaxcnn.model.losses import RowFunction, row_loss
+
+Metrics = tuple[tuple[str, RowFunction], ...]  # those of a recipe by name, in order
 
 
 @flax.struct.dataclass
@@ -21,66 +23,47 @@ class MetricSums:
     loss: jax.Array
     hits: jax.Array
     count: jax.Array
+    own: dict[str, jax.Array] = dataclasses.field(default_factory=dict)  # of a recipe's metrics
 
 
 def as_vector(sums: MetricSums) -> jax.Array:
-    """Sums as one array [..., 3], so that a scan stacks a single array, by one copy a step."""
-    return jnp.stack([sums.loss, sums.hits, sums.count], axis=-1)
+    """Sums as one array [..., 3 + M], so that a scan stacks a single array, by one copy a step."""
+    return jnp.stack([sums.loss, sums.hits, sums.count, *sums.own.values()], axis=-1)
 
 
-def from_vector(vector: jax.Array) -> MetricSums:
-    """The reverse of `as_vector`."""
-    return MetricSums(vector[..., 0], vector[..., 1], vector[..., 2])
+def from_vector(vector: jax.Array, metrics: Metrics = ()) -> MetricSums:
+    """The reverse of `as_vector`, of sums with these metrics."""
+    own = {name: vector[..., 3 + place] for place, (name, _) in enumerate(metrics)}
+    return MetricSums(vector[..., 0], vector[..., 1], vector[..., 2], own)
 
 
 def batch_sums(
     logits: jax.Array, label: jax.Array, mask: jax.Array, label_smoothing: jax.Array | None = None,
     weight: jax.Array | None = None, platform: str | None = None,
-    target: jax.Array | None = None,
+    target: jax.Array | None = None, loss: RowFunction | None = None, metrics: Metrics = (),
 ) -> MetricSums:  # fmt: skip
-    """Softmax cross-entropy and hits: logits [B, K] float32, label [B] int32, mask [B] bool.
+    """Loss, hits and metrics: logits [B, K] float32, label [B] int32, mask [B] bool.
 
-    With `weight` [B] float32 a row counts as often as its weight says, in all three sums.
-    `platform` is that of the devices, None for jax's default. The rest as `cross_entropy`.
+    With `weight` [B] float32 a row counts as often as its weight says, in all sums. `loss` is
+    softmax cross-entropy if None. `platform` is that of the devices, None for jax's default.
+    `target` and `label_smoothing` as in `cross_entropy`; hits and metrics are those of the label.
     """
-    loss = cross_entropy(logits, label, label_smoothing, platform, target)
+    losses = row_loss(loss, logits, label, label_smoothing, weight, platform, target)
     hits = (logits.argmax(-1).astype(jnp.int32) == label).astype(jnp.float32)
+    own = {name: metric(jax.lax.stop_gradient(logits), label) for name, metric in metrics}
     if weight is not None:
         return MetricSums(
-            loss=(loss * weight).sum(where=mask),
+            loss=losses.sum(where=mask),
             hits=(hits * weight).sum(where=mask),
             count=weight.sum(where=mask),
+            own={name: (each * weight).sum(where=mask) for name, each in own.items()},
         )
     return MetricSums(
-        loss=loss.sum(where=mask),
+        loss=losses.sum(where=mask),
         hits=hits.sum(where=mask),
         count=mask.sum(dtype=jnp.float32),
+        own={name: each.sum(where=mask) for name, each in own.items()},
     )
-
-
-def cross_entropy(
-    logits: jax.Array, label: jax.Array, label_smoothing: jax.Array | None = None,
-    platform: str | None = None, target: jax.Array | None = None,
-) -> jax.Array:  # fmt: skip
-    """Softmax cross-entropy of each row, [B] float32: -sum_k target_k * log softmax(logits)_k.
-
-    `target` [B, K] float32 is a distribution over the classes; without one it is 1 for `label` [B]
-    int32 and 0 elsewhere. With label smoothing s it becomes (1 - s) * target + s / K (Szegedy et
-    al. 2016). `platform` is that of the devices, None for jax's default.
-    """
-    if target is not None:
-        loss = optax.softmax_cross_entropy(logits, target)
-    elif on_cpu(platform):
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)
-    else:
-        # To pick the label's logit out would make its gradient a scatter, which a GPU runs row by
-        # row where results must be deterministic.
-        hot = jax.nn.one_hot(label, logits.shape[-1], dtype=logits.dtype)
-        loss = optax.softmax_cross_entropy(logits, hot)
-    if label_smoothing is not None:
-        uniform = -jax.nn.log_softmax(logits).mean(axis=-1)
-        loss = (1.0 - label_smoothing) * loss + label_smoothing * uniform
-    return loss
 
 
 def joined_sums(parts: Sequence[tuple[MetricSums, int]], devices: int) -> MetricSums:
@@ -110,7 +93,7 @@ def finalize(sums: MetricSums) -> dict[str, float]:
 
     So their order, which is that of the devices, does not matter.
     """
-    loss, hits, count = (
-        math.fsum(np.ravel(value).tolist()) for value in (sums.loss, sums.hits, sums.count)
-    )
-    return {"loss": loss / count, "accuracy": hits / count}
+    total = lambda value: math.fsum(np.ravel(value).tolist())  # noqa: E731
+    count = total(sums.count)
+    own = {name: total(value) / count for name, value in sums.own.items()}
+    return {"loss": total(sums.loss) / count, "accuracy": total(sums.hits) / count, **own}

@@ -1,4 +1,4 @@
-"""What a network of one's own keeps of this package's promises, tried out before the first epoch.
+"""What code of one's own keeps of this package's promises, tried out before the first epoch.
 
 A network that draws random numbers for a batch as a whole, or takes statistics of all rows, gives
 gradients that depend on the order of rows, on padding, or on how a batch is divided over devices.
@@ -15,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxcnn.data.batches import Batch, Scaling
-from flaxcnn.engine.job import Job
+from flaxcnn.engine.job import Job, make_plan
 from flaxcnn.engine.sharding import ONE_DEVICE
 from flaxcnn.engine.step import Hypers, Plan, Sums, TrainState, gradients
 from flaxcnn.errors import ConfigError
+from flaxcnn.recipe.networks import own_code
 
 ROWS = 8  # that the trial takes; 6 of them true where there is padding
 # Of the largest gradient: float32 sums of a few rows in another order differ by less, and what is
@@ -49,19 +50,21 @@ class Promises:
 
 
 def of_job(job: Job) -> Promises | None:
-    """What the network of a job keeps; None for a recipe's own layers, which keep everything.
+    """What a job keeps; None for one without code of one's own, which keeps everything.
 
     Raises:
         ConfigError: it breaks a promise that determinism=exact relies on, or gives logits that are
             not finite.
     """
-    if job.config.model is None:
+    if not (name := own_code(job.config)):
         return None
     numbers = np.resize(job.rows.train, ROWS)  # of a tiny split, some twice
     image = np.asarray(job.dataset.train.image[numbers])
     scaling, state, hypers = jax.device_get((job.data.scaling, job.init(), job.hypers))
-    name = job.config.model.targets[-1]
-    promises = try_out(job.plan, state, hypers, scaling, image, name)
+    plan = make_plan(job.config, len(job.rows.train), devices=1)
+    promises = try_out(plan, state, hypers, scaling, image, name)
+    if job.config.has_batch_norm:  # whose statistics are those of a shard by rule
+        promises = dataclasses.replace(promises, division=True)
     if job.config.determinism == "exact" and (broken := promises.broken()):
         raise ConfigError(f"determinism=exact cannot be kept by {name}: {'; '.join(broken)}")
     return promises
@@ -101,7 +104,7 @@ def try_out(
 
     whole, few = sums(rows), sums(pick(count[: ROWS - 2]))
     if not np.isfinite(loss := float(whole.metrics.loss)):
-        raise ConfigError(f"model: the loss of {name} is {loss} before the first step")
+        raise ConfigError(f"the loss of {name} is {loss} before the first step")
     halves = [sums(pick(half)) for half in np.split(count, 2)]
     return Promises(
         order=_alike(whole, sums(pick(count[::-1]))),

@@ -21,7 +21,7 @@ import optax
 
 from flaxcnn.data.augment import augment, standardize
 from flaxcnn.data.batches import Batch, Scaling
-from flaxcnn.engine.metrics import MetricSums, batch_sums
+from flaxcnn.engine.metrics import Metrics, MetricSums, batch_sums
 from flaxcnn.engine.sharding import (
     ONE_DEVICE,
     BatchSharding,
@@ -30,6 +30,7 @@ from flaxcnn.engine.sharding import (
     shard_opt_state,
 )
 from flaxcnn.model import optim
+from flaxcnn.model.losses import RowFunction
 from flaxcnn.model.protocol import Model, RowContext, leaf_name
 from flaxcnn.recipe.augment import Augment
 from flaxcnn.recipe.optimizers import Optimizer, Schedule
@@ -55,6 +56,8 @@ class Plan:
     sharding: BatchSharding = ONE_DEVICE
     exact: bool = False  # the back end's deterministic operations
     freeze: tuple[str, ...] = ()  # patterns of weights that are not trained
+    loss: RowFunction | None = None  # None: softmax cross-entropy
+    metrics: Metrics = ()  # beside loss and accuracy
 
 
 @flax.struct.dataclass
@@ -120,8 +123,9 @@ def gradients(
         logits, batch_stats = plan.model.apply(variables, image, train=True, rows=rows)
         smoothing = hypers.label_smoothing if plan.smooth else None
         sums = batch_sums(
-            logits, batch.label, batch.mask, smoothing, batch.weight, plan.sharding.platform
-        )
+            logits, batch.label, batch.mask, smoothing, batch.weight, plan.sharding.platform,
+            loss=plan.loss, metrics=plan.metrics,
+        )  # fmt: skip
         return sums.loss, (sums, batch_stats)
 
     grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)

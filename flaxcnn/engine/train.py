@@ -35,7 +35,7 @@ from flaxcnn.engine.step import TrainState
 from flaxcnn.errors import DivergedError, InterruptedRun, PeerLostError
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import Conv
-from flaxcnn.recipe.networks import own_sources
+from flaxcnn.recipe.networks import own_code, own_sources
 from flaxcnn.records.environment import environment, other_software
 from flaxcnn.records.files import as_read, plain
 from flaxcnn.records.readme import run_readme
@@ -99,7 +99,7 @@ def fit(
     ):
         run.keep_sources(sources, vars(promises) if promises else None)
         for text in promises.broken() if promises else ():
-            on_note(f"{config.model.targets[-1]}: {text}")  # type: ignore[union-attr]
+            on_note(f"{own_code(config)}: {text}")
         begun = _begin(job, run, checkpoints if resume else None, name, on_note)
         ended = _train(job, run, checkpoints, begun, interrupt, on_epoch)
         return _finish(job, run, ended, name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,13 @@ from flaxcnn.recipe.evaluation import Evaluation
 from flaxcnn.recipe.execution import Execution
 from flaxcnn.recipe.fields import Role, check_bounds, names, settings
 from flaxcnn.recipe.layers import Row, Shape, check_model
+from flaxcnn.recipe.losses import check_functions, loss_of, metrics_of
 from flaxcnn.recipe.model import Model
 from flaxcnn.recipe.optimisation import Optimisation
 
 GROUPS = (Data, Model, Optimisation, Evaluation, Execution)
+# Settings that may be given as Python objects, and what makes specifications of them.
+GIVEN: dict[str, Callable[[Any], Any]] = {"loss": loss_of, "metrics": metrics_of}
 SUSPICIOUS_EPSILON = 1e-2
 
 
@@ -42,6 +45,8 @@ class Config(Execution, Evaluation, Optimisation, Model, Data):
     def __post_init__(self) -> None:
         if self.model is not None:
             object.__setattr__(self, "layers", ())  # it stands in their place
+        for name, spec_of in GIVEN.items():
+            object.__setattr__(self, name, spec_of(getattr(self, name)))
         for name, hint in hints(Config).items():  # as strict in Python as from a file
             object.__setattr__(self, name, decode(hint, encode(getattr(self, name)), name))
         if self.learning_rate is None:
@@ -49,6 +54,7 @@ class Config(Execution, Evaluation, Optimisation, Model, Data):
         check_bounds(self)
         self._check_data()
         self._check_optimisation()
+        self._check_evaluation()
         self._check_execution()
         self._check_together()
         if not self.layers and self.model is None:
@@ -83,6 +89,15 @@ class Config(Execution, Evaluation, Optimisation, Model, Data):
                 f"input=resident holds one form of each image, but resize.train={resize.train} "
                 f"and resize.evaluate={resize.evaluate} need two; use equal ones or input=stream"
             )
+
+    def check_on(self, shape: Shape, classes: int) -> None:
+        """Refuse a recipe that cannot be trained on images of `shape`, (H, W, C).
+
+        Raises:
+            ConfigError: as `table`, or a loss or metric of one's own does not fit `classes` logits.
+        """
+        self.table(shape, classes)
+        check_functions(self.loss, self.metrics, classes)
 
     def table(self, shape: Shape, classes: int) -> list[Row]:
         """The model's table on images of `shape`, (H, W, C).

@@ -100,15 +100,26 @@ def own_sources(config: Any) -> dict[str, str]:
         ConfigError: a file has changed since the recipe was made, or is gone.
     """
     named = sources(config.model) if config.model else []
-    for spec in (config.optimizer, config.schedule):
-        if isinstance(spec, TakesArguments):
-            named.append((spec.factory, spec.source))  # type: ignore[attr-defined]
+    named += [spec.code for spec in _own_specs(config)]
     files = {}
     for name, sha in named:
         if sha:
             path = source_file(name)
             files[path.name if path else f"{name.partition(':')[2]}.py"] = source_text(name, sha)
     return files
+
+
+def _own_specs(config: Any) -> list[TakesArguments]:
+    """All specifications of a recipe, but for the network's, that name code."""
+    specs = (config.optimizer, config.schedule, config.loss, *config.metrics)
+    return [spec for spec in specs if isinstance(spec, TakesArguments)]
+
+
+def own_code(config: Any) -> str:
+    """The names of all code of one's own that a step runs, but for optimizers; empty for none."""
+    specs = [config.loss, *config.metrics]
+    named = [spec.code[0] for spec in specs if isinstance(spec, TakesArguments)]
+    return ", ".join([*(config.model.targets[-1:] if config.model else ()), *named])
 
 
 def spec_of(model: Any) -> ForeignModel:

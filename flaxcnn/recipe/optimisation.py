@@ -8,6 +8,7 @@ from typing import Any, Literal
 from flaxcnn.errors import ConfigError
 from flaxcnn.recipe.data import MAX_SEED
 from flaxcnn.recipe.fields import Role, names, setting
+from flaxcnn.recipe.losses import CrossEntropy, LossSpec
 from flaxcnn.recipe.optimizers import Adam, Constant, Optimizer, Schedule
 
 
@@ -36,6 +37,12 @@ class Optimisation:
     )
     base_batch_size: int | None = setting(
         None, "batch size that `learning_rate` is meant for", at_least=1, before=None
+    )
+    loss: LossSpec = setting(
+        CrossEntropy(),
+        "`crossentropy`, `focal`, `poly1` or `brier`; "
+        '`{"type":"loss","function":"FILE.py:NAME"}` is one of your own, or of optax',
+        before={"type": "crossentropy"},
     )
     label_smoothing: float = setting(
         0.0, "probability taken from the label and spread over all classes", at_least=0, below=1

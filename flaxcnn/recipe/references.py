@@ -34,8 +34,8 @@ _copies: contextvars.ContextVar[Path | None] = contextvars.ContextVar("copies", 
 _objects: dict[tuple[str, str], Any] = {}
 
 
-def remember(target: Any) -> tuple[str, str]:
-    """The name of a class or function given in Python, and the digest of its source.
+def remember(target: Any, setting: str = "model") -> tuple[str, str]:
+    """The name of a class or function given in Python for a setting, and its source's digest.
 
     It is the name of the file, where there is one; in a notebook, that of the object alone, which
     only this process can use again.
@@ -45,14 +45,16 @@ def remember(target: Any) -> tuple[str, str]:
     """
     name = target.__qualname__
     if "<" in name:
-        raise ConfigError(f"model: {name} must be defined at the top of a module or notebook cell")
+        raise ConfigError(
+            f"{setting}: {name} must be defined at the top of a module or notebook cell"
+        )
     try:
         file = Path(inspect.getsourcefile(target) or "")
         text = inspect.getsource(target)
     except (OSError, TypeError):
         raise ConfigError(
-            f"model: the source of {name} is not known; write it to a file, in a notebook with "
-            "%%writefile my_models.py"
+            f"{setting}: the source of {name} is not known; write it to a file, in a notebook with "
+            "%%writefile my_code.py"
         ) from None
     if file.is_file():
         where, sha = f"{file}:{name}", _digest(file)
@@ -222,6 +224,12 @@ class TakesArguments:
     def named(self) -> dict[str, Any]:
         """The arguments by name."""
         return dict(self.arguments)
+
+    @property
+    def code(self) -> tuple[str, str]:
+        """The name of the object, which is the first field, and the SHA-256 of its source."""
+        own: Any = self
+        return getattr(own, next(iter(own.__dataclass_fields__))), own.source
 
 
 def _plain(where: str, value: Any) -> Json:

@@ -48,15 +48,18 @@ def protocol_note(protocols: Collection[str], validation: Any) -> tuple[str, boo
 def splits_table(summary: Mapping[str, Any]) -> Table:
     """Accuracy and loss of the kept weights, one row per split."""
     rows = []
+    names = (name.removeprefix("test_") for name in summary if name.startswith("test_"))
+    own = [name for name in names if name not in ("accuracy", "loss", "rows")]
     for name, key in SPLITS:
         if f"{key}_loss" not in summary:
             continue
         accuracy, size = summary[f"{key}_accuracy"], summary.get(f"{key}_rows")
         ends = wilson(accuracy, size) if size and accuracy is not None else None
         loss = decimal(summary[f"{key}_loss"])
-        rows.append([Cell(name), decimal(accuracy), interval(ends), loss, count(size)])
+        more = [decimal(summary.get(f"{key}_{metric}")) for metric in own]
+        rows.append([Cell(name), decimal(accuracy), interval(ends), loss, *more, count(size)])
     caption = "Accuracy and loss of the kept weights on each split"
-    return Table(caption, ["split", "accuracy", "95 % interval", "loss", "rows"], rows)
+    return Table(caption, ["split", "accuracy", "95 % interval", "loss", *own, "rows"], rows)
 
 
 def epochs_table(history: Sequence[Mapping[str, Any]]) -> Table:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flaxcnn.errors import ConfigError, near_miss, one_of
-from flaxcnn.recipe.config import decisive
+from flaxcnn.recipe.config import Config, decisive
 from flaxcnn.records.format import EVERYTHING, label
 from flaxcnn.records.read import SHARED, RunRecord, read_runs
 from flaxcnn.studies.contrasts import (
@@ -74,9 +74,10 @@ def compare(
         ConfigError: fewer than two sides, one seed on a side, or sides that must not be compared.
         CheckpointError: a folder holds neither, or nothing finished.
     """
-    if metric not in METRICS:
+    known = {**METRICS, **_own_metrics(paths)}
+    if metric not in known:
         raise ConfigError(
-            f"--metric must be {one_of(METRICS)} (got {metric!r}){near_miss(metric, METRICS)}"
+            f"--metric must be {one_of(known)} (got {metric!r}){near_miss(metric, known)}"
         )
     sides = _sides(paths, metric)
     if len(sides) < 2:
@@ -94,14 +95,18 @@ def compare(
                 f"compare: {'; '.join(note for note in notes if note) or side.label}: "
                 f"{side.label} is left with {len(side.values)} of the two or more seeds it takes"
             )
-    return sides, _contrasts(sides, metric, paired, margin), [note for note in notes if note]
+    return (
+        sides,
+        _contrasts(sides, metric, known[metric], paired, margin),
+        [note for note in notes if note],
+    )
 
 
 def _contrasts(
-    sides: list[Side], metric: str, paired: bool, margin: float | None
+    sides: list[Side], metric: str, rises: bool, paired: bool, margin: float | None
 ) -> list[Compared]:
     first, others = sides[0], sides[1:]
-    both = [_samples(side, first, METRICS[metric], paired) for side in others]
+    both = [_samples(side, first, rises, paired) for side in others]
     raw = [(compare_paired if paired else compare_unpaired)(*pair).p_value for pair in both]
     # A comparison without a p value (no spread) counts in the family all the same.
     corrected = holm([1.0 if p is None else p for p in raw])
@@ -111,7 +116,7 @@ def _contrasts(
         p = None if p_value is None else level
         judged = verdict(*pair, margin, p_corrected=p, paired=paired, test_rows=rows,
                          comparisons=len(others))  # fmt: skip
-        if not METRICS[metric]:
+        if not rises:
             judged = _turned(judged)
         chance = probability_of_superiority(*pair, paired)
         compared.append(Compared(side.label, first.label, judged, chance, p))
@@ -183,6 +188,17 @@ def _check_shared(first: Side, other: Side, anyway: bool) -> str | None:
     if not anyway:
         raise ConfigError(f"compare: {text}; --anyway compares them, and says so")
     return f"{text}: a difference may come from there"
+
+
+def _own_metrics(paths: Sequence[Path]) -> dict[str, bool]:
+    """The columns of metrics that the recipes of all folders have, and whether they should rise."""
+    each = []
+    for path in paths:
+        record = read_runs(path, "compare")
+        plain = record.config if isinstance(record, RunRecord) else record.plan["config"]
+        each.append(Config.from_dict(plain).measured)
+    shared = set.intersection(*map(set, each)) if each else set()
+    return {name: rises for name, rises in (each[0] if each else {}).items() if name in shared}
 
 
 def _sides(paths: Sequence[Path], metric: str) -> list[Side]:

@@ -54,7 +54,7 @@ def grouped(runs: Sequence[PlannedRun], dataset: Dataset) -> list[Group]:
     rows: dict[Any, int] = {}
     for run in runs:
         config = run.config
-        config.table(dataset.shape, dataset.num_classes)
+        config.check_on(dataset.shape, dataset.num_classes)
         if (own := rows_of(config)) not in rows:
             rows[own] = len(splits.choose(dataset, config).train)
         plan = make_plan(config, rows[own], devices=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,10 +33,7 @@ def aggregate(rows: Sequence[dict[str, Any]], planned: Sequence[PlannedRun]) -> 
             "runs": len(runs), "complete": len(complete),
             "diverged": [row["seed"] for row in ended if row["status"] == "diverged"],
             "dead": [row["seed"] for row in complete if row["dead_layers"]],
-            "metrics": {
-                metric: dataclasses.asdict(summarize([row[metric] for row in complete]))
-                for metric in (*METRICS, *EXTRA)
-            } if complete else {},
+            "metrics": _figures(complete, (*METRICS, *EXTRA, *runs[0].config.measured)),
             "params_digests": {str(row["seed"]): row["params_digest"] for row in complete},
         })  # fmt: skip
     return {
@@ -43,6 +41,16 @@ def aggregate(rows: Sequence[dict[str, Any]], planned: Sequence[PlannedRun]) -> 
         "complete": sum(s["complete"] for s in figures),
         "settings": figures,
         "variance": _variance(planned, by_key),
+    }
+
+
+def _figures(rows: Sequence[dict[str, Any]], metrics: Sequence[str]) -> dict[str, Any]:
+    """What is known of each metric over the rows; nothing of one that is not finite everywhere."""
+    values = {metric: [row.get(metric, math.nan) for row in rows] for metric in metrics}
+    return {
+        metric: dataclasses.asdict(summarize(each))
+        for metric, each in values.items()
+        if each and all(value is not None and math.isfinite(value) for value in each)
     }
 
 

@@ -30,6 +30,7 @@ from flaxcnn.recipe.layers import (
     MaxPool,
     Residual,
 )
+from flaxcnn.recipe.losses import Focal, TopK
 from flaxcnn.recipe.networks import Linen
 from flaxcnn.recipe.resize import Resize
 from flaxcnn.recipe.settings import Source, from_assignments, from_environment, layered
@@ -183,6 +184,7 @@ def test_every_field_changes_the_fingerprint():
         "batch_norm": "per_shard", "accumulate": 2, "remat": True, "shard_optimizer": True,
         "model": Linen("flax.linen:Dense", features=10), "freeze": ("dense/*",),
         "init_from": Weights("there.safetensors", digest="0" * 64),
+        "loss": Focal(), "metrics": (TopK(3),),
     }  # fmt: skip
     together = {  # what is allowed with another setting only
         "virtual_shards": {"determinism": "exact", "virtual_shards": 2},
