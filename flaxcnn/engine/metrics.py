@@ -36,14 +36,19 @@ def from_vector(vector: jax.Array) -> MetricSums:
 def batch_sums(
     logits: jax.Array, label: jax.Array, mask: jax.Array, label_smoothing: jax.Array | None = None,
     weight: jax.Array | None = None, platform: str | None = None,
-    target: jax.Array | None = None,
+    target: jax.Array | None = None, class_weight: jax.Array | None = None,
 ) -> MetricSums:  # fmt: skip
     """Softmax cross-entropy and hits: logits [B, K] float32, label [B] int32, mask [B] bool.
 
-    With `weight` [B] float32 a row counts as often as its weight says, in all three sums.
+    With `weight` [B] float32 a row counts as often as its weight says, in all three sums. With
+    `class_weight` [K] float32 its loss alone is multiplied by the weight of its class, as in Keras,
+    or by the mean weight of the classes in its target: hits and count stay those of the rows.
     `platform` is that of the devices, None for jax's default. The rest as `cross_entropy`.
     """
     loss = cross_entropy(logits, label, label_smoothing, platform, target)
+    if class_weight is not None:
+        own = class_weight[label] if target is None else (target * class_weight[None]).sum(axis=-1)
+        loss = loss * own
     hits = (logits.argmax(-1).astype(jnp.int32) == label).astype(jnp.float32)
     if weight is not None:
         return MetricSums(

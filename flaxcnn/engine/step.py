@@ -55,6 +55,7 @@ class Plan:
     sharding: BatchSharding = ONE_DEVICE
     exact: bool = False  # the back end's deterministic operations
     freeze: tuple[str, ...] = ()  # patterns of weights that are not trained
+    balanced: bool = False  # rows of an epoch are drawn evenly from the classes
 
 
 @flax.struct.dataclass
@@ -120,7 +121,13 @@ def gradients(
         logits, batch_stats = plan.model.apply(variables, image, train=True, rows=rows)
         smoothing = hypers.label_smoothing if plan.smooth else None
         sums = batch_sums(
-            logits, batch.label, batch.mask, smoothing, batch.weight, plan.sharding.platform
+            logits,
+            batch.label,
+            batch.mask,
+            smoothing,
+            batch.weight,
+            plan.sharding.platform,
+            class_weight=scaling.class_weight,
         )
         return sums.loss, (sums, batch_stats)
 
