@@ -70,6 +70,9 @@ def test_a_weight_multiplies_the_loss_of_its_class_and_nothing_else():
     plain, weighted = (batch_sums(logits, label, mask, class_weight=w) for w in (None, weight))
     assert (plain.hits, plain.count) == (weighted.hits, weighted.count)
     assert weighted.count == 5
+    hot = jax.nn.one_hot(label, 3)
+    mixed = batch_sums(logits, label, mask, target=hot, class_weight=weight)
+    np.testing.assert_allclose(mixed.loss, weighted.loss, rtol=1e-6)
 
 
 def test_the_same_bits_on_any_number_of_devices_and_in_a_study(uneven):
