@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxcnn.data.sampling import balanced
 from flaxcnn.rng import Purpose, stream_key
 
 LANES = 128  # of a TPU's vector unit
@@ -19,10 +20,11 @@ LANES = 128  # of a TPU's vector unit
 
 @flax.struct.dataclass
 class Scaling:
-    """The standardisation of pixels, x -> (x - mean) / scale."""
+    """What the training rows give: the standardisation x -> (x - mean) / scale, class weights."""
 
     mean: jax.Array  # float32, broadcasts against [H, W, C]
     scale: jax.Array
+    class_weight: jax.Array | None = None  # [K] float32, factor of a training row's loss
 
 
 @flax.struct.dataclass
@@ -44,7 +46,7 @@ class Batch:
 
     image: jax.Array  # [B, H, W, C], as in Resident
     label: jax.Array  # [B] int32
-    row: jax.Array  # [B] int32, the row's number in the data set
+    row: jax.Array  # [B] int32, the row's number in the data set, or that of a copy of it
     mask: jax.Array  # [B] bool
     weight: jax.Array | None = None  # [B] float32; without it the program is the unweighted one
 
@@ -60,10 +62,18 @@ def steps_per_epoch(rows: int, batch_size: int, drop_last: bool = False) -> int:
 
 def shuffled(
     seeds: jax.Array, epoch: jax.Array, rows: jax.Array, batch_size: int,
-    drop_last: bool = False, parts: int = 1,
+    drop_last: bool = False, parts: int = 1, label: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
-    """One epoch's row numbers in random order -> rows [S, B] int32, mask [S, B] bool."""
-    order = jax.random.permutation(stream_key(seeds, Purpose.ORDER, epoch), rows)
+    """One epoch's row numbers in random order -> rows [S, B] int32, mask [S, B] bool.
+
+    With `label` [R] int32, of all rows of the data set, as many rows are drawn from every class, as
+    `flaxcnn.data.sampling.balanced` says.
+    """
+    key = stream_key(seeds, Purpose.ORDER, epoch)
+    if label is not None:
+        key, own = jax.random.split(key)
+        rows = balanced(own, rows, label)
+    order = jax.random.permutation(key, rows)
     if drop_last:
         order = order[: steps_per_epoch(len(rows), batch_size, drop_last) * batch_size]
     return in_order(order, batch_size, parts)
@@ -88,13 +98,16 @@ def in_order(rows: jax.Array, batch_size: int, parts: int = 1) -> tuple[jax.Arra
     )
 
 
-def take(data: Resident, row: jax.Array, mask: jax.Array) -> Batch:
-    """The batch of these rows."""
+def take(data: Resident, row: jax.Array, mask: jax.Array, copies: bool = False) -> Batch:
+    """The batch of these rows; with `copies` some may be copies of rows."""
+    number = row
+    if copies:
+        row = row % len(data.label)
     weight = None if data.weight is None else data.weight[row]
     image = data.image[row]
     if data.shape is not None:
         image = image[:, : math.prod(data.shape)].reshape(-1, *data.shape)
-    return Batch(image, data.label[row], row, mask, weight)
+    return Batch(image, data.label[row], number, mask, weight)
 
 
 def resident(

@@ -22,6 +22,7 @@ class Draws(NamedTuple):
 
     seed: int  # of augmentation
     epoch: int
+    copy: int = 0  # of a row that an epoch has several times
 
 
 def fit(image: Image.Image, resize: Resize, draws: Draws | None, row: int) -> Image.Image:
@@ -52,14 +53,15 @@ def central(size: tuple[int, int], aspect: float) -> Box:
 
 
 def random_box(size: tuple[int, int], draws: Draws, row: int) -> Box:
-    """A random part in whole pixels, a function of (seed, epoch, row) alone.
+    """A random part in whole pixels, a function of (seed, epoch, copy, row) alone.
 
     As in Inception: ten tries of an area and an aspect that fit, else the largest central part of
     an allowed aspect.
     """
     # Philox is counter-based, so that any worker draws the same for a row; NumPy guarantees its raw
     # stream, but not that of its distributions.
-    source = np.random.Philox(key=[draws.seed << 32 | draws.epoch, row])
+    key = [draws.seed << 32 | draws.epoch, row]
+    source = np.random.Philox(counter=[0, draws.copy, 0, 0], key=key)
     width, height = size
     for _ in range(TRIES):
         u = (source.random_raw(4) >> np.uint64(11)).astype(np.float64) * UNIT

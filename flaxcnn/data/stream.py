@@ -60,19 +60,25 @@ def columns(rows: np.ndarray, process_index: int, process_count: int) -> np.ndar
 
 
 def read_rows(archives: Sequence[Pixels], order: Order, pixels: np.ndarray) -> None:
-    """Read rows [n], numbered through the archives, to `pixels`, uint8 [n, H, W, C]."""
-    first = 0
-    for image in archives:
-        own = (order.rows >= first) & (order.rows < first + len(image))
-        if own.any():
-            rows = order.rows[own] - first
-            if not isinstance(image, Images):
-                pixels[own] = image[rows]
-            elif own.all():
-                image.read_into(pixels, rows, order.draws)
-            else:
-                pixels[own] = image.read(rows, order.draws)
-        first += len(image)
+    """Read rows [n], numbered through the archives, to `pixels`, uint8 [n, H, W, C].
+
+    Numbers past the last row are copies, as `flaxcnn.data.sampling` has them.
+    """
+    copy, number = np.divmod(order.rows, sum(map(len, archives)))
+    for draw in np.unique(copy):
+        draws = order.draws and order.draws._replace(copy=int(draw))
+        first = 0
+        for image in archives:
+            own = (copy == draw) & (number >= first) & (number < first + len(image))
+            if own.any():
+                rows = number[own] - first
+                if not isinstance(image, Images):
+                    pixels[own] = image[rows]
+                elif own.all():
+                    image.read_into(pixels, rows, draws)
+                else:
+                    pixels[own] = image.read(rows, draws)
+            first += len(image)
 
 
 class RowReader:
@@ -191,7 +197,7 @@ class RowReader:
                 and self._ahead < self._read + AHEAD * self.workers
             ):
                 rows, draws = self._waiting.popleft()
-                head = np.array([-1, -1] if draws is None else draws, np.int64)
+                head = np.array([-1, -1] if draws is None else [draws.seed, draws.epoch], np.int64)
                 new = self._folder / f".{self._ahead}"
                 new.write_bytes(head.tobytes() + np.asarray(rows, np.int32).tobytes())
                 new.rename(self._folder / str(self._ahead))

@@ -102,13 +102,15 @@ def train_epoch(
     """One pass over `rows` [N] int32 in this epoch's order -> (state, sums [S] of its steps)."""
     epoch = state.step // plan.steps_per_epoch
     batches = shuffled(
-        state.seeds, epoch, rows, plan.batch_size, plan.drop_last, plan.sharding.parts
-    )
+        state.seeds, epoch, rows, plan.batch_size, plan.drop_last, plan.sharding.parts,
+        data.label if plan.balanced else None,
+    )  # fmt: skip
 
     def step(
         state: TrainState, hypers: Hypers, data: Resident, batch: tuple[jax.Array, jax.Array]
     ) -> tuple[TrainState, jax.Array]:
-        state, sums = train_step(plan, state, hypers, data.scaling, take(data, *batch))
+        rows = take(data, *batch, copies=plan.balanced)
+        state, sums = train_step(plan, state, hypers, data.scaling, rows)
         return state, as_vector(sums)
 
     state, sums = over_batches(plan, step, state, (hypers, data), batches, None)

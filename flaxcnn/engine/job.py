@@ -21,6 +21,7 @@ import numpy as np
 from flaxcnn.data import splits
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.batches import Resident, Scaling, steps_per_epoch
+from flaxcnn.data.sampling import check_sampling, class_weights
 from flaxcnn.engine import sharding
 from flaxcnn.engine.epoch import Alive, eval_width
 from flaxcnn.engine.initial import Start
@@ -88,6 +89,7 @@ def make_plan(
         freeze=config.freeze,
         loss=build_loss(config.loss),
         metrics=build_metrics(config.metrics),
+        balanced=config.sampling == "balanced",
     )
 
 
@@ -114,10 +116,12 @@ def make_hypers(config: Config) -> Hypers:
 
 
 def choose_rows(config: Config, dataset: Dataset) -> tuple[splits.Rows, Scaling]:
-    """The rows of a recipe, and the scaling that its training rows give, on the host."""
+    """The rows of a recipe, and what its training rows give, on the host."""
     rows = splits.choose(dataset, config)
+    check_sampling(config, dataset, rows.train)
+    weight = class_weights(config, dataset, rows.train)
     mean, scale = splits.standardisation(dataset.train.image, config.normalize, rows.train)
-    return rows, Scaling(mean, scale)  # type: ignore[arg-type]
+    return rows, Scaling(mean, scale, weight)  # type: ignore[arg-type]
 
 
 def split_rows(rows: splits.Rows, split: SplitName) -> np.ndarray:

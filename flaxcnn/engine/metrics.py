@@ -41,14 +41,23 @@ def batch_sums(
     logits: jax.Array, label: jax.Array, mask: jax.Array, label_smoothing: jax.Array | None = None,
     weight: jax.Array | None = None, platform: str | None = None,
     target: jax.Array | None = None, loss: RowFunction | None = None, metrics: Metrics = (),
+    class_weight: jax.Array | None = None,
 ) -> MetricSums:  # fmt: skip
     """Loss, hits and metrics: logits [B, K] float32, label [B] int32, mask [B] bool.
 
-    With `weight` [B] float32 a row counts as often as its weight says, in all sums. `loss` is
-    softmax cross-entropy if None. `platform` is that of the devices, None for jax's default.
-    `target` and `label_smoothing` as in `cross_entropy`; hits and metrics are those of the label.
+    With `weight` [B] float32 a row counts as often as its weight says, in all sums. With
+    `class_weight` [K] float32 its loss alone is multiplied by the weight of its class, as in Keras,
+    or by the mean weight of the classes in its target: hits and count stay those of the rows.
+    `loss` is softmax cross-entropy if None. `platform` is that of the devices, None for jax's
+    default. `target` and `label_smoothing` as in `cross_entropy`; hits and metrics are those of the
+    label.
     """
     losses = row_loss(loss, logits, label, label_smoothing, weight, platform, target)
+    if class_weight is not None:
+        own_weight = (
+            class_weight[label] if target is None else (target * class_weight[None]).sum(axis=-1)
+        )
+        losses = losses * own_weight
     hits = (logits.argmax(-1).astype(jnp.int32) == label).astype(jnp.float32)
     own = {name: metric(jax.lax.stop_gradient(logits), label) for name, metric in metrics}
     if weight is not None:

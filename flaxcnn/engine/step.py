@@ -58,6 +58,7 @@ class Plan:
     freeze: tuple[str, ...] = ()  # patterns of weights that are not trained
     loss: RowFunction | None = None  # None: softmax cross-entropy
     metrics: Metrics = ()  # beside loss and accuracy
+    balanced: bool = False  # rows of an epoch are drawn evenly from the classes
 
 
 @flax.struct.dataclass
@@ -124,7 +125,7 @@ def gradients(
         smoothing = hypers.label_smoothing if plan.smooth else None
         sums = batch_sums(
             logits, batch.label, batch.mask, smoothing, batch.weight, plan.sharding.platform,
-            loss=plan.loss, metrics=plan.metrics,
+            loss=plan.loss, metrics=plan.metrics, class_weight=scaling.class_weight,
         )  # fmt: skip
         return sums.loss, (sums, batch_stats)
 

@@ -243,7 +243,9 @@ class Stream:
             return epoch.eval_batches(rows, self.width)
         now = (np.asarray(self.seeds, np.uint32), np.int32(planned.epoch), rows)
         sizes = (plan.batch_size, plan.drop_last, plan.sharding.parts)
-        batches = self._order(*devices.device_put_global(now, self.placement), *sizes)
+        label = self.label if plan.balanced else None
+        now, label = devices.device_put_global((now, label), self.placement)
+        batches = self._order(*now, *sizes, label)
         return np.asarray(batches[0]), np.asarray(batches[1])
 
     def chunk_shape(self, split: SplitName, training: bool) -> tuple[int, int]:
@@ -260,7 +262,8 @@ class Stream:
         missing = ((0, part.length - len(part.row)), (0, 0))
         row, mask = (np.pad(columns(x, *self._share), missing) for x in (part.row, part.mask))
         along = batch_sharding(self.plan.sharding)
-        local = Batch(pixels, self.label[row], row, mask)  # type: ignore[arg-type]
+        label = self.label[row % len(self.label)]  # of copies too
+        local = Batch(pixels, label, row, mask)  # type: ignore[arg-type]
         if self._share[1] == 1:
             return jax.device_put(local, along), len(part.row)
         chunk = jax.tree.map(lambda x: jax.make_array_from_process_local_data(along, x), local)

@@ -22,6 +22,7 @@ import numpy as np
 from flaxcnn.backend import enough_memory, prepare
 from flaxcnn.data import splits
 from flaxcnn.data.arrays import Dataset
+from flaxcnn.data.sampling import class_rows, imbalance
 from flaxcnn.engine import hosts, sharding
 from flaxcnn.engine.checkpoint import Checkpoints
 from flaxcnn.engine.interrupt import Interrupt
@@ -153,7 +154,8 @@ def _begin(
     env, data = _describe(job, run, name)
     padding = sharding.padding_warning(config, job.plan.sharding)
     started = job.start.notes if job.start else ()
-    warnings = [*config.warnings(), *([padding] if padding else []), *dead_layers(dead), *started]
+    told = [text for text in (padding, data.get("imbalance")) if text]
+    warnings = [*config.warnings(), *told, *dead_layers(dead), *started]
     for text in warnings:
         on_note(text)
     return Stage(state, progress, history, dead, env, data)
@@ -221,6 +223,7 @@ def _check_continuity(run: RunDirectory, on_note: Callable[[str], None]) -> None
 def _describe(job: Job, run: RunDirectory, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Write what is known before the first step -> env.json and data.json."""
     data, scaling = job.dataset, jax.device_get(job.data.scaling)
+    uneven = imbalance(job.config, data, job.rows.train)
     env = run.write_json("env.json", environment())
     run.write_text("split.json", splits.to_json(job.rows))
     about = run.write_json("data.json", {
@@ -229,6 +232,10 @@ def _describe(job: Job, run: RunDirectory, name: str) -> tuple[dict[str, Any], d
         "split_digest": splits.digest(job.rows),
         "rows": {s: len(getattr(job.rows, s)) for s in ("train", "validation", "test")},
         "mean": scaling.mean.tolist(), "scale": scaling.scale.tolist(),
+        "class_rows": class_rows(data, job.rows.train).tolist(),
+        **({} if scaling.class_weight is None else
+           {"class_weight": scaling.class_weight.tolist()}),
+        **({"imbalance": uneven} if uneven else {}),
     })  # fmt: skip
     return env, about
 

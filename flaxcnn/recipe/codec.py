@@ -93,10 +93,14 @@ def _decode_union(members: tuple[Any, ...], value: Any, path: str) -> Any:
         if isinstance(member, type) and dataclasses.is_dataclass(member)
     }
     if specs:
+        words = [w for m in members if typing.get_origin(m) is Literal for w in typing.get_args(m)]
+        if value in words:
+            return value
         tag = _tag(value, specs)
         if tag not in specs:
             shown = value if tag is None else tag
-            raise WrongTypeError(path, list(specs), shown, near_miss(str(tag), specs))
+            allowed = [*words, *specs]
+            raise WrongTypeError(path, allowed, shown, near_miss(str(tag), allowed))
         return _decode_dataclass(specs[tag], {} if isinstance(value, str) else value, path)
     wanted: list[str] = []
     hint = ""
@@ -134,7 +138,7 @@ def _decode_dataclass(cls: type, value: Any, path: str) -> Any:
     if not isinstance(value, dict):
         raise WrongTypeError(path, [f"a table of {', '.join(hints(cls))}"], value)
     known, prefix = dict(hints(cls)), f"{path}." if path else ""
-    given = {key: item for key, item in value.items() if key != "type"}
+    given = {str(key): item for key, item in value.items() if key != "type"}
     arguments = {}
     if issubclass(cls, TakesArguments):
         del known["arguments"]

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 from flaxcnn.errors import ConfigError, near_miss, one_of
 from flaxcnn.recipe.augment import Augment
+from flaxcnn.recipe.balance import ClassWeights
 from flaxcnn.recipe.fields import Role, about, setting
 from flaxcnn.recipe.layers import Shape
 from flaxcnn.recipe.resize import Resize
@@ -82,6 +83,19 @@ class Data:
         role=Role.ROWS,
     )
 
+    sampling: Literal["balanced"] | None = setting(
+        None,
+        "`balanced` draws the training rows of an epoch so that all classes are equally frequent",
+        before=None,
+    )
+    class_weight: Literal["balanced"] | ClassWeights | None = setting(
+        None,
+        "factor of the training loss of each row: `balanced` is the number of rows over that of "
+        'its class times the number of classes; `{"cat":2}` names classes, others have 1',
+        role=Role.PROGRAM,
+        before=None,
+    )
+
     def _check_data(self) -> None:
         name, part = self.dataset, self.validation
         if name not in KNOWN_DATA and not any(
@@ -95,6 +109,11 @@ class Data:
             raise ConfigError(
                 "validation must be a fraction between 0 and 1 or a number of rows of at least 1 "
                 f"(got {part!r})"
+            )
+        if self.sampling == "balanced" and self.class_weight == "balanced":
+            raise ConfigError(
+                "sampling=balanced and class_weight=balanced both make up for rare classes, and "
+                "together they would do it twice; use one of them"
             )
         if self.resize and not name.startswith(("folder:", "tfds:")):
             raise ConfigError(

@@ -116,6 +116,8 @@ def _warnings(record: RunRecord) -> list[str]:
             "The data set has no test split of its own: a fixed fifth of its rows, the same for "
             "every run, is the test split."
         )
+    if text := record.data.get("imbalance"):
+        warnings.append(f"{text[0].upper()}{text[1:]}.")
     if record.recipe is None:
         warnings.append("The recipe is of another version of flaxcnn, so its network is not drawn.")
     return warnings + recipe_warnings(record)

@@ -185,6 +185,7 @@ def test_every_field_changes_the_fingerprint():
         "model": Linen("flax.linen:Dense", features=10), "freeze": ("dense/*",),
         "init_from": Weights("there.safetensors", digest="0" * 64),
         "loss": Focal(), "metrics": (TopK(3),),
+        "sampling": "balanced", "class_weight": {"3": 2.0},
     }  # fmt: skip
     together = {  # what is allowed with another setting only
         "virtual_shards": {"determinism": "exact", "virtual_shards": 2},
@@ -249,7 +250,9 @@ def test_roles_name_what_the_lists_of_settings_named():
     assert names(Config, Role.SEED) == ("seed",)
     assert {*names(Config, Role.PIXELS | Role.ROWS)} == {"dataset", "resize", "split", "split_seed"}
     assert names(Config, Role.HELD_OUT) == ("validation",)
-    assert {*names(Config, Role.PROGRAM)} == {"normalize", "evaluate_train", "determinism"}
+    assert {*names(Config, Role.PROGRAM)} == {
+        "normalize", "evaluate_train", "determinism", "class_weight",
+    }  # fmt: skip
     assert {*names(Config, Role.COST)} == {
         "batch_size", "epochs", "precision", "determinism", "remat", "accumulate",
     }  # fmt: skip
