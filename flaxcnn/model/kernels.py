@@ -65,11 +65,27 @@ def conv2d(
     pad = pads((x.shape[1], x.shape[2]), (w.shape[0], w.shape[1]), stride, padding)
     if on_cpu(platform):
         return _canonical_conv(x, w, stride, pad)
+    if platform == "tpu" and x.shape[-1] == 1 and x.dtype == jnp.float32:
+        return _conv_of_columns(x, w, stride, pad)
     return _conv(x, w, stride, pad)
 
 
 def _conv(x: jax.Array, w: jax.Array, stride: Pair, pad: Pads) -> jax.Array:
     return lax.conv_general_dilated(x, w, stride, pad, dimension_numbers=LAYOUT)
+
+
+def _conv_of_columns(x: jax.Array, w: jax.Array, stride: Pair, pad: Pads) -> jax.Array:
+    """As `_conv` of x [B, H, W, 1]: each column of the kernel sees a channel of its own.
+
+    A TPU's compiler takes over 8 minutes for the weight gradient of a 9x9 kernel on one channel in
+    float32, which is six products there, and half a minute for this (benchmarks/NOTES.md).
+    """
+    (height, width, _, outputs), (rows, columns) = w.shape, pad
+    x = padded(x, (0, 0), columns)
+    last = x.shape[2] - width
+    shifted = [x[:, :, first : first + last + 1 : stride[1]] for first in range(width)]
+    kernel = w.reshape(height, 1, width, outputs)
+    return _conv(jnp.concatenate(shifted, axis=-1), kernel, (stride[0], 1), (rows, (0, 0)))
 
 
 def _fast_channels(inputs: int, outputs: int) -> Pair:
