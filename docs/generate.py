@@ -26,7 +26,17 @@ import typer.main
 import flaxcnn
 from flaxcnn import errors
 from flaxcnn.cli.main import app
-from flaxcnn.recipe import augment, fields, layers, losses, optimizers, resize, splits
+from flaxcnn.recipe import (
+    augment,
+    fields,
+    layers,
+    losses,
+    optimizers,
+    resize,
+    rules,
+    schedules,
+    splits,
+)
 from flaxcnn.recipe.config import GROUPS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -339,9 +349,11 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "initialisers": choices(layers.Init),
     "settings": lambda: fields.table(*GROUPS),
     "optimizers": specs(optimizers.Optimizer),
-    "schedules": specs(optimizers.Schedule),
     "losses": specs(losses.LossSpec),
     "metrics": specs(losses.MetricSpec),
+    "schedules": specs(schedules.Schedule),
+    "clipping": specs(rules.Clip),
+    "rules": specs(rules.Rates | rules.Lookahead),
     "augmentations": specs(augment.Augment),
     "resize-spec": specs(resize.Resize),
     "splits": specs(splits.Split),

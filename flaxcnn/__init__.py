@@ -11,7 +11,8 @@ if TYPE_CHECKING:  # for editors; when the program runs, `_LAZY` is what counts
     from flaxcnn.recipe.config import Config
     from flaxcnn.recipe.losses import Loss, Metric
     from flaxcnn.recipe.networks import NNX, Linen, Pure
-    from flaxcnn.recipe.optimizers import Optax, OptaxSchedule
+    from flaxcnn.recipe.optimizers import Optax
+    from flaxcnn.recipe.schedules import OptaxSchedule
     from flaxcnn.recipe.weights import Weights
     from flaxcnn.records.history import history
     from flaxcnn.studies.sampled import sampled_search
@@ -32,7 +33,7 @@ _LAZY = {
     "Metric": "flaxcnn.recipe.losses",
     "NNX": "flaxcnn.recipe.networks",
     "Optax": "flaxcnn.recipe.optimizers",
-    "OptaxSchedule": "flaxcnn.recipe.optimizers",
+    "OptaxSchedule": "flaxcnn.recipe.schedules",
     "Pure": "flaxcnn.recipe.networks",
     "Weights": "flaxcnn.recipe.weights",
     "load": "flaxcnn.trained",

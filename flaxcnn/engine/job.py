@@ -12,7 +12,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.batches import Resident, Scaling, steps_per_epoch
 from flaxcnn.data.sampling import check_sampling, class_weights
 from flaxcnn.engine import sharding
+from flaxcnn.engine.devices import device_put_global
 from flaxcnn.engine.epoch import Alive, eval_width
 from flaxcnn.engine.initial import Start
 from flaxcnn.engine.metrics import MetricSums, joined_sums
@@ -33,12 +34,14 @@ from flaxcnn.model.foreign import Compiled, build
 from flaxcnn.model.losses import build_loss, build_metrics
 from flaxcnn.model.protocol import Model
 from flaxcnn.recipe.config import Config
-from flaxcnn.recipe.optimizers import spans_run
+from flaxcnn.recipe.schedules import spans_run
 from flaxcnn.recipe.traced import (
     compiled_layers,
     compiled_optimizer,
+    compiled_rules,
     dropout_rates,
     optimizer_numbers,
+    rule_numbers,
 )
 
 # Of activations, by `precision`; parameters and logits are float32 always.
@@ -86,10 +89,10 @@ def make_plan(
         steps_per_epoch=steps,
         total_steps=steps * config.epochs if spans_run(config.schedule) else 0,
         exact=config.determinism == "exact",
-        freeze=config.freeze,
         loss=build_loss(config.loss),
         metrics=build_metrics(config.metrics),
         balanced=config.sampling == "balanced",
+        rules=compiled_rules(config),
     )
 
 
@@ -111,6 +114,7 @@ def make_hypers(config: Config) -> Hypers:
         learning_rate=jnp.float32(config.scaled_learning_rate()),
         optimizer=jax.tree.map(jnp.float32, optimizer_numbers(config.optimizer)),
         label_smoothing=jnp.float32(config.label_smoothing),
+        rules=jax.tree.map(jnp.float32, rule_numbers(config)),
         dropout=jnp.asarray(dropout_rates(config.layers), jnp.float32),
     )
 
@@ -220,6 +224,16 @@ class Job(abc.ABC):
     @abc.abstractmethod
     def eval_program(self, state: TrainState, split: SplitName) -> jax.stages.Compiled:
         """The program behind `evaluate` and `predict`."""
+
+    def at_rate(self, factor: float) -> Self:
+        """The job with the recipe's learning rate times `factor`, by the schedule `Plateau`."""
+        if factor == 1.0:
+            return self
+        rate = np.float32(self.config.scaled_learning_rate() * factor)
+        hypers = dataclasses.replace(
+            self.hypers, learning_rate=device_put_global(rate, self.placement)
+        )
+        return dataclasses.replace(self, hypers=hypers)
 
     def compile(self, state: TrainState) -> None:
         """Have the programs of an epoch ready before a clock starts."""

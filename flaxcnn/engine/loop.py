@@ -17,18 +17,24 @@ from flaxcnn.engine.metrics import MetricSums, finalize
 from flaxcnn.engine.step import TrainState
 from flaxcnn.errors import DivergedError
 from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.schedules import Plateau, Schedule
 
 LOSSES = ("train_loss", "val_loss")  # an epoch counts only if those it has are finite
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Early stopping's state. It belongs to one run and is a value: `after` gives the next one."""
+    """What epochs so far decide of later ones. It belongs to one run; `after` gives the next."""
 
     epoch: int = 0  # epochs done
     best: float | None = None  # monitored value of the best epoch
     best_epoch: int | None = None
     wait: int = 0  # epochs since the best
+    # Of the schedule `Plateau`:
+    rate: float = 1.0  # factor of the learning rate
+    rate_best: float | None = None  # monitored value of the best epoch by its threshold
+    rate_wait: int = 0  # bad epochs since then, or since the last reduction
+    rate_rest: int = 0  # epochs of the cooldown that are left
 
     def after(self, metrics: dict[str, float], config: Config) -> Progress:
         """Progress after another epoch: strictly better wins, an epoch with a NaN loss never.
@@ -41,9 +47,23 @@ class Progress:
         finite = [name for name in (*LOSSES, monitor) if name in metrics]
         sound = all(math.isfinite(metrics[name]) for name in finite)
         better = sound and (self.best is None or sign * (value - self.best) > config.min_delta)
+        now = self._with_rate(sign, value, config.schedule)
         if better:
-            return Progress(epoch, value, epoch, 0)
-        return dataclasses.replace(self, epoch=epoch, wait=self.wait + 1)
+            return dataclasses.replace(now, epoch=epoch, best=value, best_epoch=epoch, wait=0)
+        return dataclasses.replace(now, epoch=epoch, wait=self.wait + 1)
+
+    def _with_rate(self, sign: float, value: float, schedule: Schedule) -> Progress:
+        """The rate after a monitored value, as torch's ReduceLROnPlateau has it."""
+        if not isinstance(schedule, Plateau):
+            return self
+        best, wait, rest, rate = self.rate_best, self.rate_wait + 1, self.rate_rest, self.rate
+        if best is None or sign * (value - best) > schedule.threshold:
+            best, wait = value, 0
+        if rest:
+            rest, wait = rest - 1, 0
+        if wait > schedule.patience:
+            rate, wait, rest = max(rate * schedule.factor, schedule.final), 0, schedule.cooldown
+        return dataclasses.replace(self, rate=rate, rate_best=best, rate_wait=wait, rate_rest=rest)
 
     def done(self, config: Config) -> bool:
         """Whether the run ends here, by count or by patience."""
@@ -88,7 +108,7 @@ def epochs(
     if not progress.done(config):  # compile before the first clock starts
         job.compile(state)
     while not progress.done(config):
-        state, counted = one_epoch(job, state, interrupt)
+        state, counted = one_epoch(job.at_rate(progress.rate), state, interrupt)
         metrics, progress = epoch_metrics(counted, progress, config)
         yield EpochReport(metrics, progress, state)
 
@@ -127,6 +147,8 @@ def epoch_metrics(
         for split, sums in counted.sums.items()
         for name, value in finalize(sums).items()
     }
+    if isinstance(config.schedule, Plateau):
+        metrics["learning_rate"] = config.scaled_learning_rate() * progress.rate
     progress = progress.after(metrics, config)
     return {
         "epoch": progress.epoch,

@@ -8,7 +8,6 @@ differ in how sums are added between the halves, never in what is computed.
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,11 +28,14 @@ from flaxcnn.engine.sharding import (
     reduce_over_shards,
     shard_opt_state,
 )
-from flaxcnn.model import optim
+from flaxcnn.model import rules
 from flaxcnn.model.losses import RowFunction
-from flaxcnn.model.protocol import Model, RowContext, leaf_name
+from flaxcnn.model.protocol import Model, RowContext
+from flaxcnn.model.schedules import scheduled_rate
 from flaxcnn.recipe.augment import Augment
-from flaxcnn.recipe.optimizers import Optimizer, Schedule
+from flaxcnn.recipe.optimizers import Optimizer
+from flaxcnn.recipe.rules import NO_RULES, Rules
+from flaxcnn.recipe.schedules import Schedule
 from flaxcnn.rng import Purpose, row_keys, stream_key
 
 Tree = Any  # a pytree of arrays
@@ -55,10 +57,10 @@ class Plan:
     total_steps: int  # of the whole run, for a schedule that spans it; 0 for the others
     sharding: BatchSharding = ONE_DEVICE
     exact: bool = False  # the back end's deterministic operations
-    freeze: tuple[str, ...] = ()  # patterns of weights that are not trained
     loss: RowFunction | None = None  # None: softmax cross-entropy
     metrics: Metrics = ()  # beside loss and accuracy
     balanced: bool = False  # rows of an epoch are drawn evenly from the classes
+    rules: Rules = NO_RULES  # of the update, beside the optimizer
 
 
 @flax.struct.dataclass
@@ -69,6 +71,7 @@ class Hypers:
     optimizer: dict[str, jax.Array]  # its traced numbers by name
     label_smoothing: jax.Array
     dropout: jax.Array  # [number of dropout layers]
+    rules: dict[str, jax.Array] = flax.struct.field(default_factory=dict)  # numbers of Plan.rules
 
 
 @flax.struct.dataclass
@@ -101,7 +104,9 @@ def init_state(plan: Plan, shape: tuple[int, ...], seeds: jax.Array, hypers: Hyp
         seeds=seeds,
         params=params,
         batch_stats=variables.get("batch_stats", {}),
-        opt_state=optim.initial(plan.optimizer, hypers.learning_rate, hypers.optimizer, params),
+        opt_state=rules.initial(
+            plan.optimizer, plan.rules, hypers.learning_rate, hypers.optimizer, params
+        ),
     )
 
 
@@ -139,15 +144,16 @@ def update(plan: Plan, state: TrainState, hypers: Hypers, sums: Sums) -> TrainSt
     grads, batch_stats = jax.tree.map(
         lambda x: x / sums.metrics.count, (sums.grads, sums.batch_stats)
     )
-    rate = optim.scheduled_rate(
+    rate = scheduled_rate(
         plan.schedule, hypers.learning_rate, state.step, plan.steps_per_epoch, plan.total_steps
     )
-    of_params: Callable[..., Tree] = functools.partial(optim.update, plan.optimizer)
-    if optim.reduces(plan.optimizer):  # its sums over all parameters must not depend on fusions
+    of_params: Callable[..., Tree] = functools.partial(rules.update, plan.optimizer, plan.rules)
+    # Its sums over all parameters must not depend on fusions.
+    if rules.reduces(plan.optimizer, plan.rules):
         of_params = isolated(plan.sharding, of_params)
-    updates, opt_state = of_params(rate, hypers.optimizer, grads, state.opt_state, state.params)
-    if plan.freeze:
-        updates = _without(plan.freeze, updates)
+    updates, opt_state = of_params(
+        rate, hypers.optimizer, hypers.rules, grads, state.opt_state, state.params
+    )
     return dataclasses.replace(
         state,
         step=state.step + 1,
@@ -157,23 +163,25 @@ def update(plan: Plan, state: TrainState, hypers: Hypers, sums: Sums) -> TrainSt
     )
 
 
-def _without(frozen: tuple[str, ...], updates: Tree) -> Tree:
-    """The updates, 0 for weights that a pattern fits."""
-
-    def chosen(path: Any, update: jax.Array) -> jax.Array:
-        fits = any(fnmatch.fnmatch(leaf_name(path), pattern) for pattern in frozen)
-        return jnp.zeros_like(update) if fits else update
-
-    return jax.tree_util.tree_map_with_path(chosen, updates)
-
-
 def train_step(
     plan: Plan, state: TrainState, hypers: Hypers, scaling: Scaling, batch: Batch
 ) -> tuple[TrainState, MetricSums]:
     """One update of one run; the metrics are those of the weights before it."""
     of_rows = functools.partial(gradients, plan)
     sums = reduce_over_shards(plan.sharding, of_rows, (state, hypers, scaling), batch)
+    if plan.rules.sam:  # the gradients of weights a step uphill, everything else as it was
+        uphill = _uphill(plan, state, hypers, sums)
+        again = reduce_over_shards(plan.sharding, of_rows, (uphill, hypers, scaling), batch)
+        sums = dataclasses.replace(sums, grads=again.grads)
     return update(plan, state, hypers, sums), sums.metrics
+
+
+def _uphill(plan: Plan, state: TrainState, hypers: Hypers, sums: Sums) -> TrainState:
+    """The state whose gradients SAM takes."""
+    grads = jax.tree.map(lambda g: g / sums.metrics.count, sums.grads)
+    climb = isolated(plan.sharding, functools.partial(rules.ascent, plan.rules))
+    params = climb(hypers.rules["sam"], grads, state.params)
+    return dataclasses.replace(state, params=params)
 
 
 def eval_step(plan: Plan, state: TrainState, scaling: Scaling, batch: Batch) -> jax.Array:

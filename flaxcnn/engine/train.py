@@ -146,7 +146,8 @@ def _begin(
     if checkpoints and (newest := checkpoints.restore_newest(state)):
         state, saved = newest
         check_same("checkpoint", saved["config"], config.to_dict())
-        progress = Progress(**{f.name: saved[f.name] for f in dataclasses.fields(Progress)})
+        known = [field.name for field in dataclasses.fields(Progress) if field.name in saved]
+        progress = Progress(**{name: saved[name] for name in known})
         history = saved["history"]
         _check_continuity(run, on_note)
     run.begin(history)

@@ -14,7 +14,7 @@ from flaxcnn.engine.checkpoint import Checkpoints
 from flaxcnn.engine.initial import Flat, Start, flat
 from flaxcnn.engine.job import make_hypers, make_plan
 from flaxcnn.engine.step import Plan, TrainState, init_state
-from flaxcnn.errors import CheckpointError, ConfigError
+from flaxcnn.errors import CheckpointError, ConfigError, near_miss
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.weights import SUFFIX, Weights
 from flaxcnn.records.read import RunRecord, read_run
@@ -47,18 +47,28 @@ def start_of(config: Config, plan: Plan, shape: tuple[int, ...]) -> Start | None
 
     Raises:
         ConfigError: the weights are not there, have changed, or do not fit; or a pattern of
-            `init_from` or `freeze` fits nothing.
+            `init_from`, `freeze`, `no_decay` or `rates` fits nothing.
     """
-    if config.init_from is None and not config.freeze:
+    by_name = {"freeze": config.freeze, "no_decay": config.no_decay, "rates": plan.rules.rates}
+    if config.init_from is None and not any(by_name.values()):
         return None
     state = state_like(plan, config, shape)
-    names = list(flat({"params": state.params}))
-    for pattern in config.freeze:
-        if not fnmatch.filter(names, f"params/{pattern}"):
-            raise ConfigError(f"freeze: {pattern!r} fits no weights; they are {_listed(names)}")
+    names = _plain(flat({"params": state.params}))
+    for setting, patterns in by_name.items():
+        check_patterns(setting, patterns, names)
     if config.init_from is None:
         return None
     return _fitted(config.init_from, state)
+
+
+def check_patterns(setting: str, patterns: Sequence[str], names: Sequence[str]) -> None:
+    """ConfigError for a pattern that fits none of the names of weights."""
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            raise ConfigError(
+                f"{setting}: {pattern!r} fits no weights; they are {_listed(names)}"
+                f"{near_miss(pattern, names)}"
+            )
 
 
 def _fitted(weights: Weights, state: TrainState) -> Start:
@@ -81,7 +91,7 @@ def _fitted(weights: Weights, state: TrainState) -> Start:
             )
     if not taken:
         raise ConfigError(
-            f"init_from: no weights of {weights.path} fit; it has {_listed(list(there))}"
+            f"init_from: no weights of {weights.path} fit; it has {_listed(_plain(there))}"
         )
     layers = sorted({name.split("/")[1] for name in left})
     note = f"init_from: {', '.join(layers)} stay random, since {weights.path} has none that fit"
@@ -123,7 +133,11 @@ def _read(path: str, digest: str) -> Flat:
         raise ConfigError(f"init_from: cannot read {path} ({error})") from error
 
 
+def _plain(arrays: Flat) -> list[str]:
+    """The names without their collection."""
+    return [name.partition("/")[2] for name in arrays]
+
+
 def _listed(names: Sequence[str]) -> str:
-    """The first few names, without their collection."""
-    own = [name.partition("/")[2] for name in names]
-    return ", ".join(own[:6]) + (", ..." if len(own) > 6 else "")
+    """The first few names."""
+    return ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")

@@ -1,83 +1,29 @@
-"""Optimizers with Keras's arithmetic, as optax transformations; learning-rate schedules.
+"""From gradients to changes of the parameters: the optimizers of a recipe, and those of optax.
 
-optax has the same families but not the same numbers: its Adam corrects the bias before adding
-epsilon, its momentum leaves the rate out of the velocity (which matters once the rate changes),
-its Adamax and Nadam place epsilon and the momentum schedule differently. A document that relied on
-Keras is repeated only by Keras's formulas, so they are written out here; Adadelta and Adagrad
-agree and come from optax. References: `keras/src/optimizers/*.py` of Keras 3 and, where a field of
-the specification says so, `keras/optimizers.py` of Keras 2.2.
-
-Every function may be traced: the rate is an argument of the step, not a constant of the program.
+`flaxcnn.model.keras_optimizers` has the arithmetic of the built-in ones. Everything is called
+inside the step with arrays that may be traced, so runs whose rates differ share one program.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import inspect
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from flaxcnn.errors import ConfigError, first_line
+from flaxcnn.model import keras_optimizers as keras
+from flaxcnn.model.factories import made
+from flaxcnn.model.protocol import fits
 from flaxcnn.recipe import optimizers as spec
 from flaxcnn.recipe.references import resolve
 
 Params = Any  # a pytree of float32 arrays
 Scalar = jax.Array  # [] float32
-
-
-class Moments(NamedTuple):
-    """Updates done so far ([] int32) and two trees of running values, {} where unused."""
-
-    steps: jax.Array
-    first: Params
-    second: Params
-    product: Scalar  # of Nadam's momentum schedule
-
-
-def scheduled_rate(
-    schedule: spec.Schedule, rate: Scalar, step: jax.Array, steps_per_epoch: int, total_steps: int
-) -> Scalar:
-    """Learning rate of update number `step` (from 0), [] float32."""
-    now = step.astype(jnp.float32)
-    match schedule:
-        case spec.Constant():
-            return rate
-        case spec.TimeDecay(decay=decay):
-            return rate / (1.0 + decay * now)
-        case spec.Cosine(warmup_epochs=warmup_epochs, final=final):
-            warmup = warmup_epochs * steps_per_epoch
-            rise = jnp.minimum((now + 1.0) / max(warmup, 1.0), 1.0)
-            left = max(total_steps - warmup, 1.0)
-            progress = jnp.clip((now - warmup) / left, 0.0, 1.0)
-            return rate * rise * (final + (1.0 - final) * 0.5 * (1.0 + jnp.cos(jnp.pi * progress)))
-        case spec.OptaxSchedule(unit=unit):
-            whole = {"updates": 1, "epochs": steps_per_epoch, "run": total_steps}[unit]
-            with jax.numpy_dtype_promotion("standard"):
-                times = _schedule(schedule)(step if unit == "updates" else now / whole)
-                return rate * jnp.asarray(times, jnp.float32)
-
-
-def _schedule(schedule: spec.OptaxSchedule) -> Callable[[jax.Array], Any]:
-    """The function that a schedule's factory returns.
-
-    Raises:
-        ConfigError: the factory refuses its arguments, or returns something else.
-    """
-    made = _made(schedule, "schedule", lambda factory: factory(**schedule.named))
-    if not callable(made):
-        raise ConfigError(f"schedule: {schedule.factory} must return a function (got {made!r})")
-    return made
-
-
-def _made(optimizer: spec.Optax | spec.OptaxSchedule, where: str, call: Callable[..., Any]) -> Any:
-    """What a factory returns; what it raises becomes one sentence."""
-    factory = resolve(optimizer.factory, optimizer.source)
-    try:
-        return call(factory)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{where}: {optimizer.factory} refuses: {first_line(error)}") from error
+# How the factories of optax call the tree that says which weights decay.
+MASKS = ("mask", "weight_decay_mask")
 
 
 def reduces(optimizer: spec.Optimizer) -> bool:
@@ -86,15 +32,16 @@ def reduces(optimizer: spec.Optimizer) -> bool:
 
 
 def initial(
-    optimizer: spec.Optimizer, rate: Scalar, numbers: dict[str, Scalar], params: Params
-) -> Any:
+    optimizer: spec.Optimizer, rate: Scalar, numbers: dict[str, Scalar], params: Params,
+    no_decay: tuple[str, ...] = (),
+) -> Any:  # fmt: skip
     """The optimizer's state before the first update; `rate` is the one without a schedule.
 
     Raises:
         ConfigError: as `make`; or no checkpoint can hold the state.
     """
     with jax.numpy_dtype_promotion("standard"):
-        state = make(optimizer, rate, numbers).init(params)
+        state = make(optimizer, rate, numbers, no_decay).init(params)
     if any(
         jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(state)
     ):
@@ -107,10 +54,10 @@ def initial(
 
 def update(
     optimizer: spec.Optimizer, rate: Scalar, numbers: dict[str, Scalar], grads: Params, state: Any,
-    params: Params,
+    params: Params, no_decay: tuple[str, ...] = (),
 ) -> tuple[Params, Any]:  # fmt: skip
     """(change of the parameters, new state) for mean gradients; `numbers` are the traced ones."""
-    transformation = make(optimizer, rate, numbers)
+    transformation = make(optimizer, rate, numbers, no_decay)
     if not isinstance(optimizer, spec.Optax):
         return transformation.update(grads, state, params)
     with jax.numpy_dtype_promotion("standard"):
@@ -126,208 +73,80 @@ def update(
 
 
 def make(
-    optimizer: spec.Optimizer, rate: Scalar, numbers: dict[str, Scalar]
-) -> optax.GradientTransformation:
+    optimizer: spec.Optimizer, rate: Scalar, numbers: dict[str, Scalar],
+    no_decay: tuple[str, ...] = (),
+) -> optax.GradientTransformation:  # fmt: skip
     """The transformation from mean gradients to the change of the parameters.
 
     Weight decay is decoupled, as in Keras: it subtracts rate * weight_decay * parameter. Whether
-    there is any, and any momentum, `optimizer` says; how much, the traced `numbers`.
+    there is any, and any momentum, `optimizer` says; how much, the traced `numbers`. Weights that a
+    pattern of `no_decay` fits do not decay.
 
     Raises:
         ConfigError: a factory cannot be imported, refuses its arguments, or returns something else.
     """
     match optimizer:
         case spec.Optax():
-            return _optax(optimizer, rate, numbers)
+            return _optax(optimizer, rate, numbers, no_decay)
         case spec.SGD():
-            step = _sgd(optimizer, rate, numbers["momentum"])
+            step = keras.sgd(optimizer, rate, numbers["momentum"])
         case spec.Adam():
-            step = _adam(optimizer, rate)
+            step = keras.adam(optimizer, rate)
         case spec.Nadam():
-            step = _nadam(optimizer, rate)
+            step = keras.nadam(optimizer, rate)
         case spec.Adamax():
-            step = _adamax(optimizer, rate)
+            step = keras.adamax(optimizer, rate)
         case spec.RMSprop():
-            step = _rmsprop(optimizer, rate, numbers["momentum"])
+            step = keras.rmsprop(optimizer, rate, numbers["momentum"])
         case spec.Adagrad():
-            step = _adagrad(optimizer, rate)
+            step = keras.adagrad(optimizer, rate)
         case spec.Adadelta():
-            step = optax.chain(
-                optax.scale_by_adadelta(optimizer.rho, optimizer.epsilon), _times(-rate)
-            )
+            step = keras.adadelta(optimizer, rate)
     if not optimizer.weight_decay:
         return step
 
     def update(grads: Params, state: Any, params: Params | None = None) -> tuple[Params, Any]:
         updates, state = step.update(grads, state, params)
         decay = numbers["weight_decay"]
-        return jax.tree.map(lambda u, p: u - rate * decay * p, updates, params), state
+
+        def decayed(path: Any, update: jax.Array, param: jax.Array) -> jax.Array:
+            return update if fits(no_decay, path) else update - rate * decay * param
+
+        return jax.tree_util.tree_map_with_path(decayed, updates, params), state
 
     return optax.GradientTransformation(step.init, update)
 
 
 def _optax(
-    optimizer: spec.Optax, rate: Scalar, numbers: dict[str, Scalar]
+    optimizer: spec.Optax, rate: Scalar, numbers: dict[str, Scalar], no_decay: tuple[str, ...]
 ) -> optax.GradientTransformation:
     """What the factory of a recipe returns for this rate."""
-    given = {**optimizer.named, **numbers}
-    made = _made(optimizer, "optimizer", lambda factory: factory(rate, **given))
-    if not isinstance(made, optax.GradientTransformation):
+    given = {**optimizer.named, **numbers, **_mask(optimizer, no_decay)}
+    transformation = made(optimizer, "optimizer", lambda factory: factory(rate, **given))
+    if not isinstance(transformation, optax.GradientTransformation):
         raise ConfigError(
             f"optimizer: {optimizer.factory} must return an optax.GradientTransformation "
-            f"(got {type(made).__name__})"
+            f"(got {type(transformation).__name__})"
         )
-    return made
+    return transformation
 
 
-def _times(factor: Scalar) -> optax.GradientTransformation:
-    return optax.stateless(lambda updates, _: jax.tree.map(lambda u: factor * u, updates))
+def _mask(optimizer: spec.Optax, no_decay: tuple[str, ...]) -> dict[str, Any]:
+    """The argument that tells a factory which weights decay.
 
-
-def _start(first: bool, second: bool, fill: float = 0.0) -> Any:
-    """`init` of a transformation with the moments asked for."""
-
-    def init(params: Params) -> Moments:
-        like = lambda value: jax.tree.map(lambda p: jnp.full_like(p, value), params)  # noqa: E731
-        return Moments(
-            jnp.int32(0), like(0.0) if first else {}, like(fill) if second else {}, jnp.float32(1)
+    Raises:
+        ConfigError: it has none.
+    """
+    if not no_decay:
+        return {}
+    takes = inspect.signature(resolve(optimizer.factory, optimizer.source)).parameters
+    if not (name := next((name for name in MASKS if name in takes), None)):
+        raise ConfigError(
+            f"no_decay: {optimizer.factory} has no argument `mask` or `weight_decay_mask` that "
+            "says which weights decay"
         )
 
-    return init
+    def decays(params: Params) -> Any:
+        return jax.tree_util.tree_map_with_path(lambda path, _: not fits(no_decay, path), params)
 
-
-def _average(old: Params, new: Params, beta: float) -> Params:
-    """Exponential moving average in Keras's form, old + (1 - beta) * (new - old)."""
-    return jax.tree.map(lambda o, n: o + (1.0 - beta) * (n - o), old, new)
-
-
-def _squares(grads: Params) -> Params:
-    return jax.tree.map(jnp.square, grads)
-
-
-def _sgd(o: spec.SGD, rate: Scalar, momentum: Scalar) -> optax.GradientTransformation:
-    """v <- momentum * v - rate * g;  change = v, or momentum * v - rate * g with nesterov."""
-
-    def update(
-        grads: Params, state: Moments, params: Params | None = None
-    ) -> tuple[Params, Moments]:
-        velocity = jax.tree.map(lambda v, g: momentum * v - rate * g, state.first, grads)
-        change = velocity
-        if o.nesterov:
-            change = jax.tree.map(lambda v, g: momentum * v - rate * g, velocity, grads)
-        return change, state._replace(steps=state.steps + 1, first=velocity)
-
-    return optax.GradientTransformation(_start(first=True, second=False), update)
-
-
-def _adam(o: spec.Adam, rate: Scalar) -> optax.GradientTransformation:
-    """change = -rate * sqrt(1 - beta_2^t) / (1 - beta_1^t) * m / (sqrt(v) + epsilon)."""
-
-    def update(
-        grads: Params, state: Moments, params: Params | None = None
-    ) -> tuple[Params, Moments]:
-        t = (state.steps + 1).astype(jnp.float32)
-        m = _average(state.first, grads, o.beta_1)
-        v = _average(state.second, _squares(grads), o.beta_2)
-        alpha = rate * jnp.sqrt(1.0 - o.beta_2**t) / (1.0 - o.beta_1**t)
-        change = jax.tree.map(lambda m, v: -alpha * m / (jnp.sqrt(v) + o.epsilon), m, v)
-        return change, state._replace(steps=state.steps + 1, first=m, second=v)
-
-    return optax.GradientTransformation(_start(first=True, second=True), update)
-
-
-def _nadam(o: spec.Nadam, rate: Scalar) -> optax.GradientTransformation:
-    """Adam with a nesterov step; momentum u_t = beta_1 * (1 - 0.96^(t * schedule_decay) / 2)."""
-
-    def momentum(t: Scalar) -> Scalar:
-        return o.beta_1 * (1.0 - 0.5 * 0.96 ** (t * o.schedule_decay))
-
-    def update(
-        grads: Params, state: Moments, params: Params | None = None
-    ) -> tuple[Params, Moments]:
-        t = (state.steps + 1).astype(jnp.float32)
-        now, then = momentum(t), momentum(t + 1.0)
-        product = state.product * now
-        m = _average(state.first, grads, o.beta_1)
-        v = _average(state.second, _squares(grads), o.beta_2)
-        scale_m, scale_g = then / (1.0 - product * then), (1.0 - now) / (1.0 - product)
-
-        def change(m: jax.Array, v: jax.Array, g: jax.Array) -> jax.Array:
-            root = jnp.sqrt(v / (1.0 - o.beta_2**t)) + o.epsilon
-            return -rate * (scale_m * m + scale_g * g) / root
-
-        return jax.tree.map(change, m, v, grads), Moments(state.steps + 1, m, v, product)
-
-    return optax.GradientTransformation(_start(first=True, second=True), update)
-
-
-def _adamax(o: spec.Adamax, rate: Scalar) -> optax.GradientTransformation:
-    """u <- max(beta_2 * u, |g|);  change = -rate * m / ((1 - beta_1^t) * (u + epsilon))."""
-
-    def update(
-        grads: Params, state: Moments, params: Params | None = None
-    ) -> tuple[Params, Moments]:
-        t = (state.steps + 1).astype(jnp.float32)
-        m = _average(state.first, grads, o.beta_1)
-        u = jax.tree.map(lambda u, g: jnp.maximum(o.beta_2 * u, jnp.abs(g)), state.second, grads)
-        alpha = rate / (1.0 - o.beta_1**t)
-        change = jax.tree.map(lambda m, u: -alpha * m / (u + o.epsilon), m, u)
-        return change, state._replace(steps=state.steps + 1, first=m, second=u)
-
-    return optax.GradientTransformation(_start(first=True, second=True), update)
-
-
-class RMSpropState(NamedTuple):
-    """Moving averages of g^2 and (centered only) g, and the velocity (momentum only)."""
-
-    squares: Params
-    means: Params
-    velocity: Params
-
-
-def _rmsprop(o: spec.RMSprop, rate: Scalar, momentum: Scalar) -> optax.GradientTransformation:
-    """change = -rate * g / sqrt(v + epsilon), or / (sqrt(v) + epsilon) as Keras 2 had it."""
-
-    def init(params: Params) -> RMSpropState:
-        # Arrays of their own each: a state that holds one twice cannot be donated.
-        zeros = lambda: jax.tree.map(jnp.zeros_like, params)  # noqa: E731
-        return RMSpropState(zeros(), zeros() if o.centered else {}, zeros() if o.momentum else {})
-
-    def update(
-        grads: Params, state: RMSpropState, params: Params | None = None
-    ) -> tuple[Params, RMSpropState]:
-        decay = lambda old, new: o.rho * old + (1.0 - o.rho) * new  # noqa: E731
-        squares = variance = jax.tree.map(decay, state.squares, _squares(grads))
-        means, velocity = state.means, state.velocity
-        if o.centered:
-            means = jax.tree.map(decay, means, grads)
-            # Rounding can take it below 0, where Keras gives NaN.
-            variance = jax.tree.map(lambda v, m: jnp.maximum(v - m * m, 0.0), squares, means)
-        root = _root(o.epsilon, o.epsilon_in_sqrt)
-        change = jax.tree.map(lambda g, v: -rate * g / root(v), grads, variance)
-        if o.momentum:
-            change = velocity = jax.tree.map(lambda s, c: momentum * s + c, velocity, change)
-        return change, RMSpropState(squares, means, velocity)
-
-    return optax.GradientTransformation(init, update)
-
-
-def _adagrad(o: spec.Adagrad, rate: Scalar) -> optax.GradientTransformation:
-    """v <- v + g^2;  change = -rate * g / sqrt(v + epsilon), or / (sqrt(v) + epsilon)."""
-
-    def update(
-        grads: Params, state: Moments, params: Params | None = None
-    ) -> tuple[Params, Moments]:
-        total = jax.tree.map(jnp.add, state.second, _squares(grads))
-        root = _root(o.epsilon, o.epsilon_in_sqrt)
-        change = jax.tree.map(lambda g, v: -rate * g / root(v), grads, total)
-        return change, state._replace(steps=state.steps + 1, second=total)
-
-    start = _start(first=False, second=True, fill=o.initial_accumulator)
-    return optax.GradientTransformation(start, update)
-
-
-def _root(epsilon: float, inside: bool) -> Any:
-    if inside:
-        return lambda v: jnp.sqrt(v + epsilon)
-    return lambda v: jnp.sqrt(v) + epsilon
+    return {name: decays}

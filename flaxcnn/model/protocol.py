@@ -6,6 +6,8 @@ program is compiled for. `flaxcnn.model.cnn` makes one of a recipe's layers.
 
 from __future__ import annotations
 
+import fnmatch
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import flax.struct
@@ -33,6 +35,11 @@ def leaf_name(path: Any) -> str:
     """The name of an array by its path in a tree: `conv2d/kernel`."""
     name: str = jax.tree_util.keystr(path, simple=True, separator="/")
     return name
+
+
+def fits(patterns: Sequence[str], path: Any) -> bool:
+    """Whether a pattern, such as `*/bias`, fits the name of an array."""
+    return any(fnmatch.fnmatchcase(leaf_name(path), pattern) for pattern in patterns)
 
 
 class Model(Protocol):

@@ -9,7 +9,9 @@ from flaxcnn.errors import ConfigError
 from flaxcnn.recipe.data import MAX_SEED
 from flaxcnn.recipe.fields import Role, names, setting
 from flaxcnn.recipe.losses import CrossEntropy, LossSpec
-from flaxcnn.recipe.optimizers import Adam, Constant, Optimizer, Schedule
+from flaxcnn.recipe.optimizers import Adam, Optimizer
+from flaxcnn.recipe.rules import Clip, Lookahead, Rates
+from flaxcnn.recipe.schedules import Constant, Schedule
 
 
 def _seed(default: int | None, sentence: str, role: Role = Role.STREAM) -> Any:
@@ -28,7 +30,31 @@ class Optimisation:
     )
     learning_rate: float | None = setting(None, "without one, the optimizer's default", above=0)
     schedule: Schedule = setting(
-        Constant(), '`constant`, `{"type":"timedecay","decay":1e-6}` or `cosine`'
+        Constant(), '`constant`, `cosine`, `onecycle`, `{"type":"step","step_size":30}` and others'
+    )
+    no_decay: tuple[str, ...] = setting(
+        (), "patterns of weights without weight decay, such as `*/bias`, `*/scale`", before=[]
+    )
+    rates: Rates | None = setting(
+        None,
+        'factors of the learning rate by patterns of weights: `{"conv2d*":0.1}`; where several '
+        "fit, their product",
+        before=None,
+    )
+    clip: Clip | None = setting(
+        None,
+        'clip mean gradients before the optimizer: `{"type":"norm","value":1.0}`, `value` or '
+        "`adaptive`",
+        before=None,
+    )
+    sam: float = setting(
+        0.0,
+        "radius rho of sharpness-aware minimisation; above 0 an update takes two gradients",
+        at_least=0,
+        before=0.0,
+    )
+    lookahead: Lookahead | None = setting(
+        None, "slow weights that follow: `lookahead`, with `steps` and `alpha`", before=None
     )
     learning_rate_scaling: Literal["none", "linear", "sqrt"] = setting(
         "none",

@@ -1,4 +1,4 @@
-"""Specifications of optimizers and schedules; `flaxcnn.model.optim` implements them.
+"""Specifications of optimizers; `flaxcnn.model.optim` implements them.
 
 Defaults are those of Keras 3 unless a field says otherwise; an experiment whose document used an
 older Keras sets the fields that differed there (`epsilon_in_sqrt`, `schedule_decay`).
@@ -7,12 +7,17 @@ older Keras sets the fields that differed there (`epsilon_in_sqrt`, `schedule_de
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from flaxcnn.errors import ConfigError, near_miss
-from flaxcnn.recipe.fields import about, check_bounds, setting
+from flaxcnn.recipe.fields import check_bounds, setting
 from flaxcnn.recipe.references import Json, TakesArguments, digest
+
+# Recipes may take these from here too.
+from flaxcnn.recipe.schedules import Constant as Constant
+from flaxcnn.recipe.schedules import Cosine as Cosine
+from flaxcnn.recipe.schedules import TimeDecay as TimeDecay
 
 
 class _Checked:
@@ -161,60 +166,3 @@ class Optax(TakesArguments):
 
 
 Optimizer = SGD | Adam | Nadam | Adamax | RMSprop | Adadelta | Adagrad | Optax
-
-
-@dataclass(frozen=True)
-class Constant:
-    """The learning rate unchanged."""
-
-
-@dataclass(frozen=True)
-class TimeDecay:
-    """Keras 2's `decay`: rate / (1 + decay * step), step counted in updates from 0."""
-
-    decay: float = field(metadata=about("decay per update", at_least=0))
-
-    def __post_init__(self) -> None:
-        check_bounds(self, "schedule.")
-
-
-@dataclass(frozen=True)
-class Cosine:
-    """Linear warm-up, then half a cosine to `final` times the rate just after the last step."""
-
-    warmup_epochs: float = setting(0.0, "epochs of linear warm-up", at_least=0)
-    final: float = setting(0.0, "share of the rate after the last step", at_least=0, at_most=1)
-
-    def __post_init__(self) -> None:
-        check_bounds(self, "schedule.")
-
-
-@dataclass(frozen=True, init=False)
-class OptaxSchedule(TakesArguments):
-    """A schedule of optax, or a factory of one's own: its value times the learning rate.
-
-    `factory(**arguments)` returns a function of the time in `unit`: updates, epochs, or the share
-    of the run that is done, from 0 to 1. `OptaxSchedule("optax.linear_schedule", unit="run",
-    init_value=1.0, end_value=0.0, transition_steps=1)` goes down to 0 with the last update.
-    """
-
-    factory: str
-    unit: Literal["updates", "epochs", "run"] = "updates"
-    source: str = ""  # as of Optax
-    arguments: tuple[tuple[str, Json], ...] = ()
-
-    def __init__(
-        self, factory: str, *, unit: Literal["updates", "epochs", "run"] = "updates",
-        source: str = "", **arguments: Any,
-    ):  # fmt: skip
-        fields = {"factory": factory, "unit": unit, "source": source or digest(factory)}
-        self._set("schedule", fields, arguments)
-
-
-Schedule = Constant | TimeDecay | Cosine | OptaxSchedule
-
-
-def spans_run(schedule: Schedule) -> bool:
-    """Whether the rate at an update depends on how many there are in all."""
-    unit = schedule.unit if isinstance(schedule, OptaxSchedule) else ""
-    return isinstance(schedule, Cosine) or unit == "run"

@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import Dropout, Layer, Residual
 from flaxcnn.recipe.optimizers import SGD, Optax, Optimizer
+from flaxcnn.recipe.rules import Rules
 
 NONZERO = 0.5  # stands for every value above 0
 
@@ -65,3 +67,29 @@ def optimizer_numbers(optimizer: Optimizer) -> dict[str, float]:
     if isinstance(optimizer, Optax):
         return {name: float(optimizer.named[name]) for name in optimizer.traced}
     return {name: getattr(optimizer, name) for name in optimizer.traced}
+
+
+def compiled_rules(config: Config) -> Rules:
+    """What an update does beside the optimizer, its numbers made the same."""
+    return Rules(
+        freeze=config.freeze,
+        no_decay=config.no_decay,
+        rates=tuple(config.rates.named) if config.rates else (),
+        clip=replace(config.clip, value=NONZERO) if config.clip else None,
+        sam=config.sam > 0,
+        lookahead=replace(config.lookahead, alpha=NONZERO) if config.lookahead else None,
+    )
+
+
+def rule_numbers(config: Config) -> dict[str, float]:
+    """The numbers of these rules by name."""
+    numbers: dict[str, float] = {}
+    if config.rates:
+        numbers |= {f"rates.{name}": float(factor) for name, factor in config.rates.named.items()}
+    if config.clip:
+        numbers["clip"] = config.clip.value
+    if config.sam:
+        numbers["sam"] = config.sam
+    if config.lookahead:
+        numbers["lookahead"] = config.lookahead.alpha
+    return numbers

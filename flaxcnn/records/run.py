@@ -11,8 +11,8 @@ from typing import Any
 from flaxcnn.errors import ConfigError, DataError
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.fields import Role, names
-from flaxcnn.recipe.optimizers import spans_run
 from flaxcnn.recipe.references import SOURCES
+from flaxcnn.recipe.schedules import spans_run
 from flaxcnn.records.folder import Folder
 
 ELSEWHERE = "checkpoints.json"  # names their folder, where it is not in the run directory

@@ -16,7 +16,7 @@ from flaxcnn.recipe.codec import parse_text
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.data import MAX_SEED
 from flaxcnn.recipe.fields import Role, names
-from flaxcnn.recipe.optimizers import spans_run
+from flaxcnn.recipe.schedules import spans_run
 from flaxcnn.recipe.settings import Source, layered
 from flaxcnn.recipe.traced import dropout_rates
 from flaxcnn.records.format import AS_IT_IS, EVERYTHING, label

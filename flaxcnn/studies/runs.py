@@ -279,12 +279,15 @@ def _train_stack(
         for index, slot in enumerate(slots):
             if slot is None:
                 continue
-            own = _own_sums(sums, index, running)
-            metrics, progress = epoch_metrics(own, slot.progress, slot.job.config)
+            own, before = _own_sums(sums, index, running), slot.progress
+            metrics, progress = epoch_metrics(own, before, slot.job.config)
             keep = functools.partial(_picked, states, jnp.int32(index))
             for outcome in slot.after(metrics, progress, keep):
                 ledger.add(outcome)
             if not (slot.diverged or progress.done(slot.job.config)):
+                if progress.rate != before.rate:
+                    reduced = slot.job.at_rate(progress.rate).hypers
+                    hypers = _replaced(hypers, reduced, jnp.int32(index))
                 continue
             slots[index] = None
             if begun := start():

@@ -12,6 +12,7 @@ from small_runs import TINY
 from flaxcnn.data.arrays import Dataset, Split
 from flaxcnn.engine.loop import Progress
 from flaxcnn.engine.train import fit
+from flaxcnn.recipe.schedules import Plateau
 from flaxcnn.records.run import RunDirectory
 
 NAN = math.nan
@@ -126,3 +127,34 @@ def test_a_second_worse_fit_restores_its_own_best_epoch(trained, digits, tmp_pat
     assert max(curve) < trained.summary["val_accuracy"]
     assert second.summary["best_epoch"] == 1 + int(np.argmax(curve))
     assert second.summary["val_accuracy"] == max(curve)
+
+
+def torch_plateau(values, factor, patience, threshold, cooldown, final):
+    """Factors of the rate in each epoch: torch's ReduceLROnPlateau, mode "max", "abs", restated."""
+    best, bad, rest, rate, rates = -math.inf, 0, 0, 1.0, []
+    for value in values:
+        rates.append(rate)
+        if value > best + threshold:
+            best, bad = value, 0
+        else:
+            bad += 1
+        if rest > 0:
+            rest, bad = rest - 1, 0
+        if bad > patience:
+            rate, rest, bad = max(rate * factor, final), cooldown, 0
+    return rates
+
+
+@given(
+    st.lists(st.floats(0, 1), min_size=1, max_size=30), st.integers(0, 3), st.integers(0, 3),
+    st.sampled_from([0.0, 0.1]),
+)  # fmt: skip
+def test_the_rate_falls_on_a_plateau_as_torch_has_it(values, patience, cooldown, threshold):
+    schedule = Plateau(0.5, patience, threshold, cooldown, final=0.2)
+    recipe, progress, rates = config(schedule=schedule), Progress(), []
+    for value in values:
+        rates.append(progress.rate)
+        metrics = {"train_loss": 1.0, "val_loss": 1.0, "val_accuracy": value}
+        progress = progress.after(metrics, recipe)
+    expected = torch_plateau(values, 0.5, patience, threshold, cooldown, 0.2)
+    assert rates == expected

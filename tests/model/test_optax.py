@@ -10,11 +10,12 @@ import pytest
 from optax_table import OPTIMIZERS
 
 from flaxcnn.errors import ConfigError
-from flaxcnn.model import optim
+from flaxcnn.model import optim, schedules
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import Dense, Flatten
-from flaxcnn.recipe.optimizers import Optax, OptaxSchedule
+from flaxcnn.recipe.optimizers import Optax
 from flaxcnn.recipe.references import copies_in
+from flaxcnn.recipe.schedules import OptaxSchedule
 from flaxcnn.recipe.traced import compiled_optimizer, optimizer_numbers
 
 PARAMS = {"dense": {"kernel": jnp.linspace(-1.0, 1.0, 12).reshape(4, 3), "bias": jnp.ones(3)}}
@@ -159,7 +160,7 @@ def test_optimizers_that_need_more_than_gradients(name):
 )  # fmt: skip
 def test_schedules_in_three_units(schedule, expected):
     rates = [
-        float(optim.scheduled_rate(schedule, jnp.float32(0.1), jnp.int32(step), 8, 40))
+        float(schedules.scheduled_rate(schedule, jnp.float32(0.1), jnp.int32(step), 8, 40))
         for step in range(0, 41, 4)
     ]
     np.testing.assert_allclose(rates, [0.1 * expected(s) for s in range(0, 41, 4)], atol=1e-7)
@@ -167,14 +168,14 @@ def test_schedules_in_three_units(schedule, expected):
 
 def test_a_schedule_of_ones_own_and_wrong_ones(factory):
     schedule = OptaxSchedule(f"{factory}:wave", height=2.0)
-    rate = optim.scheduled_rate(schedule, jnp.float32(0.1), jnp.int32(3), 8, 40)
+    rate = schedules.scheduled_rate(schedule, jnp.float32(0.1), jnp.int32(3), 8, 40)
     assert float(rate) == pytest.approx(0.6)
     for wrong, message in (
         (OptaxSchedule("optax.linear_schedule", wrong=1), "refuses: "),
         (OptaxSchedule(f"{factory}:number", rate=1), "must return a function"),
     ):
         with pytest.raises(ConfigError, match=message):
-            optim.scheduled_rate(wrong, jnp.float32(0.1), jnp.int32(3), 8, 40)
+            schedules.scheduled_rate(wrong, jnp.float32(0.1), jnp.int32(3), 8, 40)
 
 
 def test_a_recipe_with_them_is_json_and_has_a_name_of_its_own():

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxcnn.model import optim
+from flaxcnn.model import optim, schedules
 from flaxcnn.recipe.optimizers import (
     SGD,
     Adadelta,
@@ -240,7 +240,7 @@ def test_centered_rmsprop_survives_constant_gradients(inside):
 
 
 def rate_at(schedule, step, per_epoch=10, total=50):
-    function = jax.jit(optim.scheduled_rate, static_argnums=(0, 3, 4))
+    function = jax.jit(schedules.scheduled_rate, static_argnums=(0, 3, 4))
     rate = function(schedule, jnp.float32(0.2), jnp.int32(step), per_epoch, total)
     assert rate.dtype == jnp.float32
     assert rate.shape == ()

@@ -33,6 +33,7 @@ from flaxcnn.recipe.layers import (
 from flaxcnn.recipe.losses import Focal, TopK
 from flaxcnn.recipe.networks import Linen
 from flaxcnn.recipe.resize import Resize
+from flaxcnn.recipe.rules import Lookahead, Norm, Rates
 from flaxcnn.recipe.settings import Source, from_assignments, from_environment, layered
 from flaxcnn.recipe.splits import Archive, Permuted, Ranges
 from flaxcnn.recipe.weights import Weights
@@ -183,9 +184,11 @@ def test_every_field_changes_the_fingerprint():
         "order_seed": 0, "augment_seed": 0, "dropout_seed": 0, "parallel": "jit",
         "batch_norm": "per_shard", "accumulate": 2, "remat": True, "shard_optimizer": True,
         "model": Linen("flax.linen:Dense", features=10), "freeze": ("dense/*",),
-        "init_from": Weights("there.safetensors", digest="0" * 64),
         "loss": Focal(), "metrics": (TopK(3),),
         "sampling": "balanced", "class_weight": {"3": 2.0},
+        "init_from": Weights("there.safetensors", digest="0" * 64), "no_decay": ("*/bias",),
+        "rates": Rates(**{"*/bias": 0.1}), "clip": Norm(1.0), "sam": 0.05,
+        "lookahead": Lookahead(),
     }  # fmt: skip
     together = {  # what is allowed with another setting only
         "virtual_shards": {"determinism": "exact", "virtual_shards": 2},

@@ -1,0 +1,95 @@
+"""What an update does beside the optimizer: clipping, and rules over the names of weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from flaxcnn.errors import ConfigError
+from flaxcnn.recipe.fields import about, check_bounds, setting
+from flaxcnn.recipe.references import Json, TakesArguments
+
+
+class _Clip:
+    """Range checks of the ways to clip."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self, "clip.")
+
+
+@dataclass(frozen=True)
+class Norm(_Clip):
+    """All gradients scaled together where their Euclidean norm is above `value` (Pascanu 2013)."""
+
+    value: float = field(metadata=about("largest norm of all gradients as one vector", above=0))
+
+
+@dataclass(frozen=True)
+class Value(_Clip):
+    """Each number of a gradient brought to between -`value` and `value`."""
+
+    value: float = field(metadata=about("largest absolute value", above=0))
+
+
+@dataclass(frozen=True)
+class Adaptive(_Clip):
+    """Each unit's gradient scaled to at most `value` times the norm of the unit's weights.
+
+    Brock et al. 2021 (arXiv:2102.06171), as `optax.adaptive_grad_clip`: a unit is an output channel
+    of a kernel, or a whole bias; norms of weights count as at least 0.001.
+    """
+
+    value: float = field(metadata=about("largest norm, of that of the weights", above=0))
+
+
+Clip = Norm | Value | Adaptive
+
+
+@dataclass(frozen=True)
+class Lookahead:
+    """Zhang et al. 2019 (arXiv:1907.08610): slow weights follow the fast ones from time to time.
+
+    After every `steps` updates slow <- slow + alpha * (fast - slow), and the fast go on from there.
+    """
+
+    steps: int = setting(5, "updates from one to the next", at_least=1, whole=True)
+    alpha: float = setting(0.5, "share of the way that is gone", above=0, at_most=1)
+
+    def __post_init__(self) -> None:
+        check_bounds(self, "lookahead.")
+
+
+@dataclass(frozen=True, init=False)
+class Rates(TakesArguments):
+    """Factors of the learning rate by patterns of names: `{"conv2d*": 0.1, "dense/*": 2}`.
+
+    The change of a weight is multiplied by the factors of all patterns that fit its name.
+    """
+
+    arguments: tuple[tuple[str, Json], ...] = ()
+
+    def __init__(self, **arguments: Any):
+        self._set("rates", {}, arguments)
+        if not self.arguments:
+            raise ConfigError('rates is empty; write patterns and factors, as {"conv2d*": 0.1}')
+        for pattern, factor in self.arguments:
+            number = isinstance(factor, int | float) and not isinstance(factor, bool)
+            if not number or not factor >= 0:  # type: ignore[operator]
+                raise ConfigError(
+                    f"rates.{pattern} must be a number of at least 0 (got {factor!r})"
+                )
+
+
+@dataclass(frozen=True)
+class Rules:
+    """All of these as they are compiled in; their numbers are arguments of the program."""
+
+    freeze: tuple[str, ...] = ()
+    no_decay: tuple[str, ...] = ()
+    rates: tuple[str, ...] = ()  # patterns
+    clip: Clip | None = None
+    sam: bool = False
+    lookahead: Lookahead | None = None
+
+
+NO_RULES = Rules()
