@@ -72,7 +72,8 @@ class Data:
     )
     validation: float | int | Literal["test"] = setting(
         0.1,
-        "training rows held out for validation: a fraction or a number",
+        "training rows held out for validation, a fraction or a number, where the data has no "
+        "validation split of its own",
         role=Role.HELD_OUT,
     )
     split_seed: int = setting(
