@@ -96,7 +96,8 @@ class Dataset:
 def content_digest(train: Split, test: Split, validation: int = 0) -> str:
     """SHA-256 (64 hex digits) of the shapes, image bytes and label bytes of both splits.
 
-    The number of `validation` rows at the end of train is part of it where there are any. For undecoded images, their own digest stands in place of their bytes.
+    For undecoded images, their own digest stands in place of their bytes. The number of
+    `validation` rows at the end of train is part of it, where there are any.
     """
     hashed = hashlib.sha256()
     for split in (train, test):

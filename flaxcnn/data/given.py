@@ -110,11 +110,11 @@ def _pixels(key: str, array: np.ndarray) -> np.ndarray:
     if array.dtype == np.uint8 or not array.size:
         return array
     low, high = array.min(), array.max()
-    if array.dtype.kind in "iu" and 0 <= low and high <= 255:
+    if array.dtype.kind in "iu" and low >= 0 and high <= 255:
         return array.astype(np.uint8)
     if array.dtype.kind == "b":
         return array.astype(np.uint8) * np.uint8(255)
-    if array.dtype.kind == "f" and 0 <= low and high <= 255:  # NaN is in no such range
+    if array.dtype.kind == "f" and low >= 0 and high <= 255:  # NaN is in no such range
         # Division by 255 rounds a pixel by half an epsilon; anything else is not one.
         scale = 255 if high <= 1 else 1
         near = np.rint(array.astype(np.float64) * scale)

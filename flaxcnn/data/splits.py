@@ -88,7 +88,8 @@ def _archive(dataset: Dataset, config: Config) -> Rows:
                 f"validation={config.validation} would hold rows out of train, but {dataset.name} "
                 f"has a validation split of its own ({dataset.validation} rows); leave it out"
             )
-        return Rows(*np.split(every, [rows - dataset.validation]), test)
+        train, validation = np.split(every, [rows - dataset.validation])
+        return Rows(train, validation, test)
     train, validation = _held_out(dataset, config, every)
     return Rows(train, validation, test)
 

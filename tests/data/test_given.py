@@ -73,7 +73,7 @@ def test_a_validation_split_of_ones_own_validates(test):
     assert len(rows.train) == (18 if test else 14)
     assert len(rows.test) == (6 if test else 4)
     assert set(rows.train) | set(rows.validation) == set(range(len(data.train)))
-    with pytest.raises(ConfigError, match="has a validation split of its own .6 rows.; leave it"):
+    with pytest.raises(ConfigError, match=r"has a validation split of its own \(6 rows\); leave"):
         splits.choose(data, dataclasses.replace(config, validation=0.2))
     fold = splits.choose(data, dataclasses.replace(config, split=Fold(0, 2), validation=3))
     assert sorted(np.concatenate([fold.train, fold.validation, fold.test])) == list(
