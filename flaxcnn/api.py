@@ -32,7 +32,7 @@ def train(
     resume: bool = False,
     name: str = "",
     dataset: Dataset | str | None = None,
-    data: Sequence[Any] | None = None,
+    data: Sequence[Any] | Mapping[str, Any] | None = None,
     tensorboard: bool = False,
     verbose: bool = True,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
@@ -58,8 +58,9 @@ def train(
         dataset: the name of another data set, or what `flaxcnn.data.datasets.load_for(config)`
             returned.
         data: arrays in place of a data set: (images, labels), or (images, labels, test_images,
-            test_labels). Images are uint8 [N, H, W] or [N, H, W, C], labels integers from 0. They
-            are kept with the prepared data, so that the run can be evaluated and done again.
+            test_labels), or a dict of pairs for train, validation and test. Images are [N, H, W] or
+            [N, H, W, C], pixels from 0 to 255 or those divided by 255; labels integers or text.
+            They are kept with the prepared data, so that the run can be evaluated and done again.
         tensorboard: write event files to `tensorboard` in the run directory.
         verbose: print a line an epoch.
         on_epoch: called with each epoch's metrics after they are written, such as a tracker's log.

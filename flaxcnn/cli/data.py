@@ -14,7 +14,8 @@ app = typer.Typer(help="List, prepare and verify data sets.", rich_markup_mode=N
 Name = Annotated[
     str,
     typer.Argument(
-        help="digits, mnist, fashion_mnist, cifar10, tfds:NAME, folder:PATH or npz:PATH."
+        help="digits, mnist, fashion_mnist, cifar10, folder:PATH, csv:PATH, npz:PATH, tfds:NAME "
+        "or hf:NAME."
     ),
 ]
 

@@ -56,7 +56,7 @@ def evaluate(
 @command
 def predict(
     run: Run,
-    images: Annotated[list[Path], typer.Argument(help="PNG or JPEG files.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files: PNG, JPEG, WebP, BMP or GIF.")],
     resize: Annotated[
         bool, typer.Option("--resize", help="Resize images to the size of the model's input.")
     ] = False,
@@ -71,7 +71,7 @@ def predict(
       flaxcnn predict RUN *.png --resize --json
     """
     from flaxcnn.backend import prepare
-    from flaxcnn.data.folders import read_for
+    from flaxcnn.data.decode import read_for
     from flaxcnn.engine.saved import classify, open_run
 
     quiet()

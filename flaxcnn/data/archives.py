@@ -89,7 +89,7 @@ def require_network(name: str) -> None:
         DataError: it does not; the message names every way to get the data.
     """
     url = PUBLISHED[name].url
-    if not _reachable(url):
+    if not reachable(url):
         setting = os.environ.get("FLAXCNN_ARCHIVES")
         archives = (
             f"FLAXCNN_ARCHIVES={setting} lacks it" if setting else "FLAXCNN_ARCHIVES is not set"
@@ -101,7 +101,8 @@ def require_network(name: str) -> None:
         )
 
 
-def _reachable(url: str) -> bool:
+def reachable(url: str) -> bool:
+    """Whether the host of `url`, or the proxy on the way, answers; takes under a second."""
     parts = urlsplit(url)
     proxy = urllib.request.getproxies().get(parts.scheme)
     if proxy and parts.hostname and not urllib.request.proxy_bypass(parts.hostname):

@@ -112,6 +112,8 @@ def store(data: Dataset, final: Path, work: Path, sources: Mapping[str, str],
         "digest": data.digest,
         "classes": list(data.classes),
         "test_origin": data.test_origin,
+        **({"validation": data.validation} if data.validation else {}),
+        **({"source": dict(data.source)} if data.source else {}),
         "arrays": described,
         "sources": dict(sources),
         "versions": {
@@ -145,6 +147,8 @@ def _meta(final: Path, name: str) -> dict[str, Any] | None:
             raise ValueError("digests and classes must be text")
         if meta["test_origin"] not in ("archive", "held out"):
             raise ValueError(f"test_origin {meta['test_origin']!r}")
+        if type(meta.setdefault("validation", 0)) is not int:
+            raise ValueError(f"validation {meta['validation']!r}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _broken(name, file, str(error)) from None
     return meta
@@ -179,7 +183,10 @@ def read(final: Path, name: str) -> Dataset | None:
     for file, split in (("train_label.npy", train), ("test_label.npy", test)):
         if np.any((split.label < 0) | (split.label >= len(meta["classes"]))):
             raise _broken(name, final / file, "labels out of range")
-    return Dataset(name, train, test, tuple(meta["classes"]), meta["digest"], meta["test_origin"])
+    return Dataset(
+        name, train, test, tuple(meta["classes"]), meta["digest"], meta["test_origin"],
+        meta["validation"], meta.get("source", {}),
+    )  # fmt: skip
 
 
 def check(final: Path, name: str) -> dict[str, Any] | None:
@@ -198,7 +205,7 @@ def check(final: Path, name: str) -> dict[str, Any] | None:
             reason = f"SHA-256 is {actual[:16]}..., recorded {recorded[:16]}..."
             raise _broken(name, final / file, reason)
         files.append({"file": file, "sha256": actual, "ok": True})
-    if (actual := content_digest(data.train, data.test)) != data.digest:
+    if (actual := content_digest(data.train, data.test, data.validation)) != data.digest:
         reason = f"digest is {actual[:16]}..., recorded {data.digest[:16]}..."
         raise _broken(name, final / "meta.json", reason)
     return {"name": name, "path": str(final), "digest": data.digest, "files": files,

@@ -1,8 +1,8 @@
-"""Data sets by name: digits, mnist, fashion_mnist, cifar10, tfds:NAME, folder:PATH and npz:PATH.
+"""Data sets by name: the built-in ones, and those of one's own by a scheme, such as folder:PATH.
 
-Sets prepared by tfds are decoded once to memory-mapped .npy files, in the archive's own order, in
-FLAXCNN_DATA_DIR (default: the user's cache folder). A set larger than a recipe's `data_memory` is
-decoded on demand instead, from its original files.
+Sets prepared by tfds and those of Hugging Face are decoded once to memory-mapped .npy files, in the
+archive's own order, in FLAXCNN_DATA_DIR (default: the user's cache folder). A set larger than a
+recipe's `data_memory` is decoded on demand instead, from its original files.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from typing import Any
 from flaxcnn.data import cache
 from flaxcnn.data.archives import PUBLISHED, downloads, local, require_network
 from flaxcnn.data.arrays import Dataset, Split, dataset
+from flaxcnn.data.decode import Form
 from flaxcnn.data.folders import folder
 from flaxcnn.data.sources import digits, npz
+from flaxcnn.data.tables import csv_file
 from flaxcnn.errors import ConfigError, DataError, near_miss
 from flaxcnn.recipe.config import Config
-from flaxcnn.recipe.data import DATA_SCHEMES, KNOWN_DATA, known_data
+from flaxcnn.recipe.data import DATA_SCHEMES, KNOWN_DATA, Channels, known_data
 from flaxcnn.recipe.resize import Resize
 
 __all__ = ["Dataset", "Split", "cache_path", "listing", "load", "load_for", "prepare",
@@ -39,7 +41,7 @@ def load_for(config: Config) -> Dataset:
     most = {"resident": None, "stream": 0, "auto": config.data_memory}[config.input]
     if config.resize and config.resize.train != config.resize.evaluate:
         most = 0  # a row has two forms, and an array holds one
-    return load(config.dataset, config.resize, most)
+    return load(config.dataset, config.resize, most, config.channels)
 
 
 def streams(config: Config, dataset: Dataset, room: int | None = None) -> bool:
@@ -68,14 +70,17 @@ def require_resident(config: Config, dataset: Dataset, what: str, room: int | No
         )
 
 
-def load(name: str, resize: Resize | None = None, most: int | None = None) -> Dataset:
+def load(
+    name: str, resize: Resize | None = None, most: int | None = None, channels: Channels = "auto"
+) -> Dataset:
     """Load a data set by name, and prepare it first where that is needed.
 
     Args:
-        name: a built-in set, folder:PATH, npz:PATH or tfds:NAME.
-        resize: brings images of folder: and tfds: to one size.
-        most: bytes of pixels of folder: and tfds: to decode now; a larger set is decoded on
-            demand. None: decode all.
+        name: a built-in set, or folder:PATH, csv:PATH, npz:PATH, tfds:NAME or hf:NAME.
+        resize: brings images to one size; not those of built-in sets and npz:.
+        most: bytes of pixels of such images to decode now; a larger set is decoded on demand.
+            None: decode all.
+        channels: of images of folder:, csv: and hf:, as in `flaxcnn.data.decode.Form`.
 
     Images of prepared sets are memory-mapped, read-only. Sets without a test split of their own
     (digits; a folder or .npz without test) have a fixed stratified fifth held out as one: the same
@@ -88,10 +93,15 @@ def load(name: str, resize: Resize | None = None, most: int | None = None) -> Da
     scheme, rest = _parse(name)
     if name == "digits":
         return digits()
+    form = Form(resize, channels)
     if scheme == "folder:":
-        return folder(Path(rest), resize, most)
+        return folder(Path(rest), form, most)
+    if scheme == "csv:":
+        return csv_file(Path(rest), form, most)
     if scheme == "npz:":
         return npz(Path(rest))
+    if scheme == "hf:":
+        return _of_hub(rest, form, most)
     if scheme == "tfds:" and (resize is not None or most is not None):
         from flaxcnn.data import prepared
 
@@ -109,7 +119,7 @@ def prepare(name: str, archives: Path | None = None) -> Path:
 
     The archives of mnist, fashion_mnist and cifar10 come from `archives`, else from
     FLAXCNN_ARCHIVES, else from earlier downloads, else from the publisher. A damaged cache is
-    rebuilt. digits, folder: and npz: need no preparation: they are read once, as a check.
+    rebuilt. digits, folder:, csv: and npz: need no preparation: they are read once, as a check.
 
     Raises:
         DataError: no archives, wrong or damaged archives, no network.
@@ -119,7 +129,7 @@ def prepare(name: str, archives: Path | None = None) -> Path:
     final = cache_path(name)
     if not _cached(name):
         load(name)
-        return final
+        return cache_path(name)
     try:
         if cache.check(final, name) is not None:
             return final
@@ -160,6 +170,10 @@ def cache_path(name: str) -> Path:
         from flaxcnn.data import prepared
 
         return cache.root() / "decoded" / prepared.key(prepared.find(rest))
+    if scheme == "hf:":
+        from flaxcnn.data import hub
+
+        return cache.root() / "decoded" / hub.find(rest).key
     return Path(rest).expanduser().absolute() if scheme else cache.root() / name
 
 
@@ -188,6 +202,26 @@ def _on_demand(name: str, builder: Any, resize: Resize | None, most: int | None)
         train = Split(train.image[:], train.label)
         test = None if test is None else Split(test.image[:], test.label)
     return dataset(name, train, test, classes)
+
+
+def _of_hub(rest: str, form: Form, most: int | None) -> Dataset:
+    """A set of Hugging Face: on demand where it is large, else from its decoded copy."""
+    from flaxcnn.data import hub
+
+    found = hub.find(rest)
+    final = cache.root() / "decoded" / found.key
+    plain = form == Form()
+    kept = cache.read(final, found.where) if plain else None
+    if kept and (most is None or kept.nbytes <= most):
+        return kept
+    lazy = hub.undecoded(found, form)
+    if most is not None and lazy.nbytes > most:
+        return lazy
+    data = hub.decoded(lazy)
+    if plain:
+        with cache.construction("hf") as work:
+            cache.store(data, final, work, dict(found.source), replace=False)
+    return data
 
 
 def _cached(name: str) -> bool:

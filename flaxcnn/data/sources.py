@@ -22,9 +22,12 @@ UNREADABLE = (
     OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, MemoryError,
 )  # fmt: skip
 NPZ_KEYS = (
-    {"image": "image", "label": "label", "test_image": "test_image", "test_label": "test_label"},
-    {"image": "x_train", "label": "y_train", "test_image": "x_test", "test_label": "y_test"},
-)
+    {"image": "image", "label": "label", "test_image": "test_image", "test_label": "test_label",
+     "validation_image": "validation_image", "validation_label": "validation_label",
+     "classes": "classes"},
+    {"image": "x_train", "label": "y_train", "test_image": "x_test", "test_label": "y_test",
+     "validation_image": "x_val", "validation_label": "y_val", "classes": "classes"},
+)  # fmt: skip
 
 
 def digits() -> Dataset:
@@ -46,6 +49,8 @@ def npz(path: Path) -> Dataset:
 
     Images are uint8 [N, H, W] or [N, H, W, C] with 1 to 4 channels, labels integers [N] or [N, 1]
     from 0 to K-1. Without test rows, a fixed stratified fifth of the rows is held out for test.
+    validation_image and validation_label, or x_val and y_val, may give rows to validate, and
+    `classes`, text [K], the names of the classes.
     No pickle is ever read, and no array whose header does not match its size in the file.
 
     Raises:
@@ -57,12 +62,46 @@ def npz(path: Path) -> Dataset:
             arrays = _arrays(path, archive)
     except (OSError, zipfile.BadZipFile) as error:
         raise DataError(f"npz:{path}: cannot be read as an .npz file ({error})") from None
+    where = f"npz:{path}"
     train = _split(path, arrays["image"], arrays["label"])
-    test = None
-    if "test_image" in arrays:
-        test = _split(path, arrays["test_image"], arrays["test_label"])
-    count = check_labels(f"npz:{path}", train.label, None if test is None else test.label)
-    return dataset(f"npz:{path}", train, test, [str(i) for i in range(count)])
+    test, held = (
+        _split(path, arrays[f"{split}_image"], arrays[f"{split}_label"])
+        if f"{split}_image" in arrays
+        else None
+        for split in ("test", "validation")
+    )
+    count = check_labels(
+        where, train.label, None if test is None else test.label,
+        None if held is None else held.label,
+    )  # fmt: skip
+    classes = [str(i) for i in range(count)]
+    if "classes" in arrays:
+        classes = _class_names(where, arrays["classes"].array.tolist(), count)
+    if held is None:
+        return dataset(where, train, test, classes)
+    return dataset(where, joined(where, train, held), test, classes, len(held))
+
+
+def joined(where: str, train: Split, validation: Split) -> Split:
+    """The rows of train, then those of validation, which must have images of the same shape."""
+    if train.image.shape[1:] != validation.image.shape[1:]:
+        raise DataError(
+            f"{where}: train images {list(train.image.shape[1:])} and validation images "
+            f"{list(validation.image.shape[1:])} must have one shape [H, W, C]"
+        )
+    return Split(
+        np.concatenate([train.image, validation.image]),
+        np.concatenate([train.label, validation.label]),
+    )
+
+
+def _class_names(where: str, names: list[str], count: int) -> list[str]:
+    if len(names) != count or len(set(names)) != count:
+        raise DataError(
+            f"{where}: classes must be {count} different names, one for each label (got "
+            f"{len(names)}, {len(set(names))} of them different)"
+        )
+    return names
 
 
 class _Member(NamedTuple):
@@ -83,11 +122,12 @@ def _keys(path: Path, members: list[str]) -> Mapping[str, str]:
     styles = [k for k in NPZ_KEYS if k["image"] in members or k["label"] in members]
     if len(styles) != 1 or len(set(members)) != len(members):
         raise DataError(
-            f"npz:{path}: the keys must be one of the sets {allowed}, each key once and the last "
-            f"two optional (got {', '.join(sorted(members)) or 'none'})"
+            f"npz:{path}: the keys must be one of the sets {allowed}, each key once and those "
+            f"after the second optional (got {', '.join(sorted(members)) or 'none'})"
         )
     keys = {role: key for role, key in styles[0].items() if key in members}
-    for pair in (("image", "label"), ("test_image", "test_label")):
+    for part in ("", "test_", "validation_"):
+        pair = (f"{part}image", f"{part}label")
         if len(missing := [styles[0][r] for r in pair if r not in keys]) == 1:
             raise DataError(f"npz:{path}: key {missing[0]} is missing; images need labels")
     return keys
@@ -121,8 +161,10 @@ def _read(path: Path, archive: zipfile.ZipFile, key: str) -> np.ndarray:
 
 
 def _check_type(where: str, key: str, dtype: np.dtype, shape: tuple[int, ...]) -> None:
-    image = key in ("image", "test_image", "x_train", "x_test")
-    if image:
+    if key == "classes":
+        fits = dtype.kind == "U" and len(shape) == 1
+        allowed = "text [K], the name of each class"
+    elif key.endswith("image") or key.startswith("x_"):
         fits = dtype == np.uint8 and (len(shape) == 3 or (len(shape) == 4 and 1 <= shape[3] <= 4))
         allowed = "uint8 [N, H, W] or [N, H, W, C] with 1 to 4 channels, pixels 0..255"
     else:

@@ -21,6 +21,8 @@ from flaxcnn.errors import ConfigError, DataError
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.splits import Archive, Fold, Permuted
 
+SHARE = 0.1  # of `validation` where a recipe does not say
+
 
 @dataclass(frozen=True, eq=False)
 class Rows:
@@ -35,7 +37,8 @@ def choose(dataset: Dataset, config: Config) -> Rows:
     """The rows that `config` (split, validation, split_seed) picks from `dataset`.
 
     Archive: `validation` rows (or that fraction, rounded) are held out of train, stratified by
-    class; rows ascend. With validation="test" the test rows serve as both. Permuted and Ranges
+    class; rows ascend. Where the data set has a validation split of its own, that is taken. With
+    validation="test" the test rows serve as both. Permuted and Ranges
     take rows of the train archive alone, in the order that their documents give. Fold scores one
     fold of their training and validation rows in place of the test rows.
 
@@ -79,12 +82,21 @@ def _archive(dataset: Dataset, config: Config) -> Rows:
     test = np.arange(rows, rows + len(dataset.test), dtype=np.int32)
     if config.validation == "test":
         return Rows(every, test, test)
+    if dataset.validation:
+        if config.validation != SHARE:
+            raise ConfigError(
+                f"validation={config.validation} would hold rows out of train, but {dataset.name} "
+                f"has a validation split of its own ({dataset.validation} rows); leave it out"
+            )
+        train, validation = np.split(every, [rows - dataset.validation])
+        return Rows(train, validation, test)
     train, validation = _held_out(dataset, config, every)
     return Rows(train, validation, test)
 
 
 def _fold(dataset: Dataset, config: Config, split: Fold) -> Rows:
-    whole = dataclasses.replace(config, split=split.of, validation=_some(config.validation))
+    some = SHARE if dataset.validation else _some(config.validation)
+    whole = dataclasses.replace(config, split=split.of, validation=some)
     rows = choose(dataset, whole)
     pool = np.sort(np.concatenate([rows.train, rows.validation]))
     others, scored = folds(dataset.train.label[pool], split.folds, split.seed)[split.index]
@@ -96,7 +108,7 @@ def _fold(dataset: Dataset, config: Config, split: Fold) -> Rows:
 
 def _some(validation: float | int | str) -> float | int:
     """A hold-out that fits; its rows do not matter, since both sides are pooled."""
-    return 0.1 if isinstance(validation, str) else validation
+    return SHARE if isinstance(validation, str) else validation
 
 
 def _held_out(dataset: Dataset, config: Config, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

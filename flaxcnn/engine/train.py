@@ -35,6 +35,7 @@ from flaxcnn.engine.score import Counts, conclude, count_dead, dead_layers
 from flaxcnn.engine.step import TrainState
 from flaxcnn.errors import DivergedError, InterruptedRun, PeerLostError
 from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.data import KNOWN_DATA
 from flaxcnn.recipe.layers import Conv
 from flaxcnn.recipe.networks import own_code, own_sources
 from flaxcnn.records.environment import environment, other_software
@@ -155,7 +156,7 @@ def _begin(
     env, data = _describe(job, run, name)
     padding = sharding.padding_warning(config, job.plan.sharding)
     started = job.start.notes if job.start else ()
-    told = [text for text in (padding, data.get("imbalance")) if text]
+    told = [text for text in (padding, _own_test(job), data.get("imbalance")) if text]
     warnings = [*config.warnings(), *told, *dead_layers(dead), *started]
     for text in warnings:
         on_note(text)
@@ -210,6 +211,17 @@ def _finish(job: Job, run: RunDirectory, ended: Stage, name: str) -> Result:
     )
 
 
+def _own_test(job: Job) -> str | None:
+    """A sentence, where a person's own data has no test split."""
+    data = job.dataset
+    if data.test_origin == "archive" or data.name in KNOWN_DATA:
+        return None
+    return (
+        f"the data has no test split: a fixed fifth of its rows ({len(data.test):,}), the same for "
+        "every run, is the test split"
+    )
+
+
 def _silent(_: Any) -> None:
     """Of several processes, one speaks."""
 
@@ -230,6 +242,8 @@ def _describe(job: Job, run: RunDirectory, name: str) -> tuple[dict[str, Any], d
     about = run.write_json("data.json", {
         "experiment": name, "name": data.name, "digest": data.digest, "shape": list(data.shape),
         "classes": list(data.classes), "test_origin": data.test_origin,
+        **({"validation_origin": "archive"} if data.validation else {}),
+        **({"source": dict(data.source)} if data.source else {}),
         "split_digest": splits.digest(job.rows),
         "rows": {s: len(getattr(job.rows, s)) for s in ("train", "validation", "test")},
         "mean": scaling.mean.tolist(), "scale": scaling.scale.tolist(),

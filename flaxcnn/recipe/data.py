@@ -29,12 +29,15 @@ KNOWN_DATA = {
     "fashion_mnist": DataFacts((28, 28, 1), 10),
     "cifar10": DataFacts((32, 32, 3), 10),
 }
-DATA_SCHEMES = ("folder:", "npz:", "tfds:")
+DATA_SCHEMES = ("folder:", "csv:", "npz:", "tfds:", "hf:")
+NAMED = ("tfds:", "hf:")  # by a name, not a path
+FILES = ("folder:", "csv:", "hf:")  # encoded images of any size and channels
+Channels = Literal["auto", "rgb", "grey"]
 
 
 def known_data() -> str:
     """What a data set may be called, in words."""
-    schemes = (f"{scheme}{'NAME' if scheme == 'tfds:' else 'PATH'}" for scheme in DATA_SCHEMES)
+    schemes = (f"{scheme}{'NAME' if scheme in NAMED else 'PATH'}" for scheme in DATA_SCHEMES)
     return one_of([*KNOWN_DATA, *schemes])
 
 
@@ -44,8 +47,8 @@ class Data:
 
     dataset: str = field(
         metadata=about(
-            "`digits`, `mnist`, `fashion_mnist`, `cifar10`, `folder:PATH`, `npz:PATH` or "
-            "`tfds:NAME`",
+            "`digits`, `mnist`, `fashion_mnist`, `cifar10`, `folder:PATH`, `csv:PATH`, `npz:PATH`, "
+            "`tfds:NAME` or `hf:NAME`",
             role=Role.PIXELS,
         )
     )
@@ -56,6 +59,13 @@ class Data:
         "`center_crop` or `random_crop`, `resize.evaluate` one of the first two",
         role=Role.PIXELS,
         before=None,
+    )
+    channels: Channels = setting(
+        "auto",
+        "of image files: `rgb` or `grey` brings all to it; `auto` keeps those of the first file, "
+        "and makes grey ones among colour ones RGB",
+        role=Role.PIXELS,
+        before="auto",
     )
     normalize: Literal["unit", "per_pixel", "per_channel"] = setting(
         "unit",
@@ -72,7 +82,8 @@ class Data:
     )
     validation: float | int | Literal["test"] = setting(
         0.1,
-        "training rows held out for validation: a fraction or a number",
+        "training rows held out for validation, a fraction or a number, where the data has no "
+        "validation split of its own",
         role=Role.HELD_OUT,
     )
     split_seed: int = setting(
@@ -115,8 +126,13 @@ class Data:
                 "sampling=balanced and class_weight=balanced both make up for rare classes, and "
                 "together they would do it twice; use one of them"
             )
-        if self.resize and not name.startswith(("folder:", "tfds:")):
+        if self.resize and not name.startswith((*FILES, "tfds:")):
             raise ConfigError(
                 f"resize: the images of {name} have one size already; resize applies to "
-                "folder:PATH and tfds:NAME"
+                f"{one_of((*FILES, 'tfds:'))}"
+            )
+        if self.channels != "auto" and not name.startswith(FILES):
+            raise ConfigError(
+                f"channels={self.channels} applies to {one_of(FILES)}, whose images are files (got "
+                f"dataset={name})"
             )

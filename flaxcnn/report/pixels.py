@@ -8,13 +8,15 @@ from flaxcnn.data import datasets
 from flaxcnn.data.archives import PUBLISHED
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.errors import DataError, FlaxcnnError
+from flaxcnn.recipe.data import FILES
 from flaxcnn.records.read import RunRecord
 
 
 def load_images(record: RunRecord) -> Dataset:
     """The data of a run, if it is prepared: nothing is downloaded.
 
-    Folders and tfds data sets are opened undecoded, so that only the images shown are read.
+    Data sets of image files, and those of tfds, are opened undecoded, so that only the images shown
+    are read.
 
     Raises:
         DataError: it is not prepared, or is not what the run was trained on.
@@ -22,10 +24,11 @@ def load_images(record: RunRecord) -> Dataset:
     name = str(record.config["dataset"])
     if name in PUBLISHED and not (datasets.cache_path(name) / "meta.json").is_file():
         raise DataError(f"{name} is not prepared here; `flaxcnn data prepare {name}` does that")
-    on_demand = name.startswith(("folder:", "tfds:"))
-    resize = record.recipe.resize if record.recipe else None
+    on_demand = name.startswith((*FILES, "tfds:"))
+    recipe = record.recipe
+    resize, channels = (recipe.resize, recipe.channels) if recipe else (None, "auto")
     try:
-        dataset = datasets.load(name, resize, 0 if on_demand else None)
+        dataset = datasets.load(name, resize, 0 if on_demand else None, channels)
     except FlaxcnnError as error:
         raise DataError(str(error)) from error
     if not on_demand and dataset.digest != record.data["digest"]:

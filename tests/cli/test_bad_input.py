@@ -234,8 +234,8 @@ PICTURES = {
     "16-bit": (sixteen_bit, "cat/3.png has mode I;16"),
     "CMYK": (cmyk, "cat/x.jpg has mode CMYK"),
     "text": (
-        lambda p: (p / "cat" / "notes.txt").write_text(""),
-        "must hold only .* \\(got cat/notes.txt\\)",
+        lambda p: (p / "cat" / "film.mp4").write_text(""),
+        "must hold only .* \\(got cat/film.mp4\\)",
     ),
     "empty class": (lambda p: (p / "emu").mkdir(), "class folder emu is empty"),
 }

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 
 @pytest.fixture
@@ -84,3 +85,52 @@ def test_neither_archives_nor_network(flaxcnn, monkeypatch):
         assert "set FLAXCNN_ARCHIVES=DIR or run `flaxcnn data prepare mnist --from DIR`" in error
         assert "or go online" in error
     assert not Path("runs").exists()
+
+
+@pytest.fixture
+def table(home):
+    """csv: 24 cats and 6 dogs, grey images of 8x8, and a dog as a transparent WebP."""
+    random, lines = np.random.default_rng(0), ["path,label"]
+    for i in range(30):
+        name = "dog" if i % 5 == 0 else "cat"
+        pixels = random.integers(0, 100, (8, 8), np.uint8) + (100 if name == "dog" else 0)
+        Image.fromarray(pixels.astype(np.uint8)).save(home / f"{i}.png")
+        lines.append(f"{i}.png,{name}")
+    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(home / "white.webp", lossless=True)
+    (home / "pets.csv").write_text("\n".join(lines))
+    return "dataset=csv:pets.csv"
+
+
+def test_a_table_is_trained_on_evenly_and_a_file_classified(flaxcnn, home, table):
+    two = ("train", "recipes.py:small", "-s", table, "-s", "layers.1.units=2", "-s", "validation=6")
+    done = flaxcnn(*two, "--run-dir", "plain")
+    assert done.code == 0, done.err
+    assert "classes are imbalanced: 'dog' has 4 training rows, 'cat' 14; class_weight=" in done.err
+    assert "the data has no test split: a fixed fifth of its rows (6)" in done.err
+    page = (home / "plain" / "report.html").read_text()
+    assert "Classes are imbalanced" in page
+    done = flaxcnn(*two, "-s", "sampling=balanced", "-s", "class_weight.dog=2", "--run-dir", "even")
+    assert done.code == 0, done.err
+    assert "imbalanced" not in done.err
+    config = json.loads((home / "even" / "config.json").read_text())
+    assert config["class_weight"] == {"type": "classweights", "dog": 2.0}
+    found = flaxcnn("predict", "even", "white.webp", "--json").json
+    assert found[0]["class"] in ("cat", "dog")
+
+
+@pytest.mark.parametrize(("settings", "says", "code"), [
+    (("class_weight.cow=2",), "csv:pets.csv has no class 'cow'", 2),
+    (("class_weight=balanced", "sampling=balanced"), "use one of them", 2),
+    (("dataset=csv:pet.csv",), "csv:pet.csv: there is no such file", 3),
+    (("dataset=hf:/nowhere",), "hf:/nowhere: there is no folder /nowhere", 3),
+    (("dataset=digits", "channels=rgb"), "channels=rgb applies to folder:, csv: or hf:", 2),
+])  # fmt: skip
+def test_what_does_not_fit_is_one_line(flaxcnn, home, table, settings, says, code):
+    options = [
+        word for setting in (table, "layers.1.units=2", *settings) for word in ("-s", setting)
+    ]
+    done = flaxcnn("train", "recipes.py:small", *options, "--run-dir", "none")
+    assert done.code == code
+    assert says in done.err
+    assert done.err.count("\n") == 1
+    assert not (home / "none").exists()

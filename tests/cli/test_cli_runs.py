@@ -119,19 +119,19 @@ def jpeg(image):
 
 BAD = {
     "missing": ("a.png", None, "image a.png: there is no such file"),
-    "text": ("a.png", lambda: b"not an image", "a.png cannot be read as PNG or JPEG"),
-    "empty": ("a.png", lambda: b"", "a.png cannot be read as PNG or JPEG"),
+    "text": ("a.png", lambda: b"not an image", "a.png cannot be read as PNG, JPEG"),
+    "empty": ("a.png", lambda: b"", "a.png cannot be read as PNG, JPEG"),
     "16-bit": (
         "a.png",
         lambda: png(Image.fromarray(np.zeros((8, 8), np.uint16))),
-        "a.png has mode I;16, 16 bits; convert it to 8-bit grey, RGB or a palette",
+        "a.png has mode I;16, 16 bits; convert it to 8-bit grey or RGB",
     ),
     "CMYK": ("a.jpg", lambda: jpeg(Image.new("CMYK", (8, 8))), "a.jpg has mode CMYK"),
     "misnamed": ("a.jpg", lambda: png(Image.new("L", (8, 8))), "a.jpg is a PNG file"),
     "other suffix": (
-        "a.gif",
+        "a.tif",
         lambda: png(Image.new("L", (8, 8))),
-        "a.gif: the name must be *.png, *.jpg or *.jpeg (got .gif extension)",
+        "*.webp, *.bmp or *.gif (got .tif extension)",
     ),
 }
 

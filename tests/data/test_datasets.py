@@ -175,7 +175,7 @@ def test_wrong_archive_leaves_the_published_checksums_alone(tmp_path):
 
 
 def test_no_archives_and_no_network(monkeypatch):
-    monkeypatch.setattr(archives, "_reachable", lambda url: False)
+    monkeypatch.setattr(archives, "reachable", lambda url: False)
 
     def forbidden(*args):
         pytest.fail("a download was attempted")
@@ -193,11 +193,11 @@ def test_no_archives_and_no_network(monkeypatch):
 
 def test_unreachable_host_is_noticed(monkeypatch):
     monkeypatch.setattr(archives.urllib.request, "getproxies", dict)
-    assert not archives._reachable("http://127.0.0.1:9/")  # discard: nobody listens
+    assert not archives.reachable("http://127.0.0.1:9/")  # discard: nobody listens
     monkeypatch.setattr(
         archives.urllib.request, "getproxies", lambda: {"https": "http://127.0.0.1:9"}
     )
-    assert not archives._reachable("https://example.invalid/")
+    assert not archives.reachable("https://example.invalid/")
 
 
 def test_downloads_come_through_tfds(tiny_mnist, monkeypatch, data_dir):

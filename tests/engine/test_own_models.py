@@ -182,8 +182,8 @@ def test_arrays_given_in_python(tmp_path, monkeypatch):
     assert len(list((tmp_path / "data" / "arrays").iterdir())) == 1
     for wrong, message in (
         (arrays[:3], "got 3 arrays"),
-        ((arrays[0] / 255.0, arrays[1]), "must be uint8, pixels from 0 to 255"),
-        ((arrays[0], arrays[1].astype(str)), "label must be an array of numbers"),
+        ((arrays[0] - 0.5, arrays[1]), "must be pixels, integers from 0 to 255"),
+        ((arrays[0], arrays[1] + 0.5), "label must be all integers or all text"),
         ((arrays[0], arrays[1][:5]), "must have equal lengths"),
     ):
         with pytest.raises(DataError, match=message):

@@ -196,7 +196,9 @@ def test_every_field_changes_the_fingerprint():
         "base_batch_size": {"learning_rate_scaling": "sqrt", "base_batch_size": 64},
     }
     delivery = {"input": "stream", "workers": 3, "data_memory": 1}  # which no bit depends on
-    assert {*changed, *together, *delivery, "resize"} == {field.name for field in fields(Config)}
+    assert {*changed, *together, *delivery, "resize", "channels"} == {
+        field.name for field in fields(Config)
+    }
     assert set(delivery) == set(names(Config, Role.DELIVERY))
     ways = [{name: value} for name, value in changed.items()] + list(together.values())
     prints = {replace(BASE, **way).fingerprint() for way in ways}
@@ -206,6 +208,8 @@ def test_every_field_changes_the_fingerprint():
     files = replace(BASE, dataset="folder:there")
     sizes = (None, Resize(8, 8), Resize(8, 9), Resize(8, 8, "random_crop"))
     assert len({replace(files, resize=size).fingerprint() for size in sizes}) == len(sizes)
+    kinds = ("auto", "rgb", "grey")
+    assert len({replace(files, channels=kind).fingerprint() for kind in kinds}) == len(kinds)
 
 
 def test_fingerprints_of_earlier_records_stand():
@@ -251,7 +255,9 @@ def test_roles_name_what_the_lists_of_settings_named():
     }  # fmt: skip
     assert names(Config, Role.STREAM) == ("init_seed", "order_seed", "augment_seed", "dropout_seed")
     assert names(Config, Role.SEED) == ("seed",)
-    assert {*names(Config, Role.PIXELS | Role.ROWS)} == {"dataset", "resize", "split", "split_seed"}
+    assert {*names(Config, Role.PIXELS | Role.ROWS)} == {
+        "dataset", "resize", "channels", "split", "split_seed",
+    }  # fmt: skip
     assert names(Config, Role.HELD_OUT) == ("validation",)
     assert {*names(Config, Role.PROGRAM)} == {
         "normalize", "evaluate_train", "determinism", "class_weight",
@@ -364,7 +370,7 @@ BAD_VALUES = [
     ("layers.0.activation=rellu", "did you mean 'relu'?"),
     ("layers=[]", "layers is empty"),
     ("dataset=minst", "did you mean 'mnist'?"),
-    ("dataset=folder:", "folder:PATH, npz:PATH or tfds:NAME (got 'folder:')"),
+    ("dataset=folder:", "tfds:NAME or hf:NAME (got 'folder:')"),
     ("epoch=3", "unknown setting epoch; config has dataset, "),
     ("epoch=3", "did you mean 'epochs'?"),
     ("=3", "write it as KEY=VALUE"),
