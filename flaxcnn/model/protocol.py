@@ -6,7 +6,7 @@ program is compiled for. `flaxcnn.model.cnn` makes one of a recipe's layers.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import flax.struct
 import jax
@@ -52,3 +52,6 @@ class Model(Protocol):
 
     def alive(self, variables: Variables, image: jax.Array) -> dict[str, jax.Array]:
         """For each layer with relu: which units [C] bool give a value above 0 for any image."""
+
+    def for_platform(self, platform: str) -> Self:
+        """The same network on one device of another kind: "cpu", "gpu" or "tpu"."""
