@@ -89,7 +89,15 @@ def source_text(name: str, recorded: str) -> str:
     Raises:
         ConfigError: the file has changed, or is gone.
     """
-    return _texts[recorded] if recorded in _texts else located(name, recorded).read_text()
+    if in_notebook(name):
+        if recorded not in _texts:
+            raise _not_here(name)
+        return _texts[recorded]
+    return located(name, recorded).read_text()
+
+
+def _not_here(name: str) -> ConfigError:
+    return ConfigError(f"{name!r}: was defined in a notebook; run the cell that defines it")
 
 
 @contextlib.contextmanager
@@ -152,7 +160,7 @@ def resolve(name: str, recorded: str) -> Any:
     if (name, recorded) in _objects:
         return _objects[name, recorded]
     if in_notebook(name):
-        raise ConfigError(f"{name!r}: was defined in a notebook; run the cell that defines it")
+        raise _not_here(name)
     place, colon, attribute = name.rpartition(":")
     if not colon:  # package.module.attribute
         place, _, attribute = name.rpartition(".")
