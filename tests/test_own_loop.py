@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import flaxcnn
+from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.layers import Dense, Dropout, Flatten
 
 PAGE = (Path(__file__).parents[1] / "docs" / "howto" / "own-loop.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)
