@@ -46,7 +46,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # it. Within a package the order follows from the imports themselves.
 IMPORT_ORDER = (
     "errors", "recipe", "rng", "hardware", "backend", "numerics", "collectives", "data", "records",
-    "report", "model", "nn", "engine", "api", "trained", "export", "estimator", "studies",
+    "reports", "model", "nn", "engine", "trained", "export", "estimator", "studies", "api",
     "results", "doctor", "bench", "accelerators", "cli", "__main__",
 )  # fmt: skip
 # A line of Args or Raises: names, and what is said of them.
@@ -59,9 +59,8 @@ ALIASES = {  # of types in the specifications
 MORE_API = {
     "flaxcnn.nn": ("Conv", "BatchNorm", "Dropout"),
     "flaxcnn.export.export": ("export",),
-    "flaxcnn.studies.plan": ("Scoring",),
-    "flaxcnn.studies.samplers": ("Sampling",),
-    "flaxcnn.studies.space": ("parse_space", "read_space"),
+    "flaxcnn.api.epochs": ("Epoch", "Epochs"),
+    "flaxcnn.studies.compare": ("Comparison",),
     "flaxcnn.engine.saved": ("open_run", "classify", "evaluate_run"),
 }
 

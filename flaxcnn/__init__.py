@@ -6,8 +6,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for editors; when the program runs, `_LAZY` is what counts
-    from flaxcnn.api import train
+    from flaxcnn.api.epochs import epochs
+    from flaxcnn.api.search import search
+    from flaxcnn.api.study import study
+    from flaxcnn.api.train import train
     from flaxcnn.estimator import FlaxCNNClassifier
+    from flaxcnn.recipe import layers
     from flaxcnn.recipe.config import Config
     from flaxcnn.recipe.losses import Loss, Metric
     from flaxcnn.recipe.networks import NNX, Linen, Pure
@@ -15,15 +19,16 @@ if TYPE_CHECKING:  # for editors; when the program runs, `_LAZY` is what counts
     from flaxcnn.recipe.schedules import OptaxSchedule
     from flaxcnn.recipe.weights import Weights
     from flaxcnn.records.history import history
-    from flaxcnn.studies.sampled import sampled_search
-    from flaxcnn.studies.search import search
-    from flaxcnn.studies.study import study
+    from flaxcnn.reports.report import report
+    from flaxcnn.studies.compare import compare
+    from flaxcnn.studies.reproduce import reproduce
     from flaxcnn.trained import load
 
 __version__ = "0.1.0"
 __all__ = [
     "NNX", "Config", "FlaxCNNClassifier", "Linen", "Loss", "Metric", "Optax", "OptaxSchedule",
-    "Pure", "Weights", "history", "load", "sampled_search", "search", "study", "train",
+    "Pure", "Weights", "compare", "epochs", "history", "layers", "load", "report", "reproduce",
+    "search", "study", "train",
 ]  # fmt: skip
 # Name -> its module: imported when it is asked for, since nearly all of it brings jax along.
 _LAZY = {
@@ -36,25 +41,40 @@ _LAZY = {
     "OptaxSchedule": "flaxcnn.recipe.schedules",
     "Pure": "flaxcnn.recipe.networks",
     "Weights": "flaxcnn.recipe.weights",
-    "load": "flaxcnn.trained",
     "FlaxCNNClassifier": "flaxcnn.estimator",
+    "compare": "flaxcnn.studies.compare",
+    "epochs": "flaxcnn.api.epochs",
     "history": "flaxcnn.records.history",
-    "sampled_search": "flaxcnn.studies.sampled",
-    "search": "flaxcnn.studies.search",
-    "study": "flaxcnn.studies.study",
-    "train": "flaxcnn.api",
+    "load": "flaxcnn.trained",
+    "report": "flaxcnn.reports.report",
+    "reproduce": "flaxcnn.studies.reproduce",
+    "search": "flaxcnn.api.search",
+    "study": "flaxcnn.api.study",
+    "train": "flaxcnn.api.train",
 }
+
+
+_MODULES = {"layers": "flaxcnn.recipe.layers"}
 
 
 def _notebook_html(record: Any) -> str | None:
     """How a notebook shows a record; drawing is imported when something is to be seen."""
-    from flaxcnn.report.report import fragment
+    from flaxcnn.reports.report import fragment
 
     return fragment(record)
 
 
+def _learning_curves(record: Any, metric: str) -> Any:
+    """The picture of a run's epochs."""
+    from flaxcnn.reports.curves import learning
+
+    return learning(record.history, metric, record.summary["best_epoch"])
+
+
 def __getattr__(name: str) -> Any:
     """What `_LAZY` tells of."""
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
     if name not in _LAZY:
         raise AttributeError(f"module 'flaxcnn' has no attribute {name!r}")
     return getattr(importlib.import_module(_LAZY[name]), name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from flaxcnn.data.augment import standardize
 from flaxcnn.engine.job import make_plan
 from flaxcnn.engine.saved import Result, open_run
+from flaxcnn.engine.step import TrainState
 from flaxcnn.errors import DataError
 from flaxcnn.model.protocol import Model, RowContext, Variables
 from flaxcnn.recipe.config import Config
@@ -69,7 +71,7 @@ class TrainedModel:
 
     def for_platform(self, platform: str) -> TrainedModel:
         """The same network in the forms that are fast on "cpu", "gpu" or "tpu"."""
-        return dataclasses.replace(self, model=_on(self.model, platform))
+        return dataclasses.replace(self, model=self.model.for_platform(platform))
 
     def _logits(self, images: np.ndarray) -> np.ndarray:
         """Of at most MOST_ROWS images, padded to a power of two: few programs for any number."""
@@ -96,36 +98,34 @@ class TrainedModel:
         return array
 
 
-def _on(model: Any, platform: str) -> Any:
-    """A model compiled for another platform."""
-    if hasattr(model, "compiled"):
-        return dataclasses.replace(
-            model, compiled=dataclasses.replace(model.compiled, platform=platform, axis=None)
-        )
-    module = model.module.clone(platform=platform, axis=None, remat=False)
-    return dataclasses.replace(model, module=module)
-
-
-def load(run: Path | str) -> TrainedModel:
+def load(run: Path | str | Result) -> TrainedModel:
     """The kept network of a finished run.
 
     Args:
-        run: its directory.
+        run: its directory, or what `flaxcnn.train` returned.
 
     Raises:
         CheckpointError: no finished run there, or its checkpoint is damaged.
         ConfigError: its recipe is of another version, or names code that has changed.
     """
-    return trained(open_run(Path(run)))
+    run = run if isinstance(run, Result) else open_run(Path(run))
+    return trained(run.path, run.recipe, run.data, run.state)
 
 
-def trained(run: Result) -> TrainedModel:
-    """The kept network of a run that is read already."""
-    state = jax.device_get(run.state)
-    height, width, channels = run.data["shape"]
+def trained(path: Path, config: Config, data: Mapping[str, Any], state: TrainState) -> TrainedModel:
+    """The network of a state.
+
+    Args:
+        path: of its run.
+        config: the recipe.
+        data: data.json of the run: classes, shape and scaling of an image.
+        state: its arrays are copied.
+    """
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    height, width, channels = data["shape"]
     return TrainedModel(
-        run.path, run.recipe, tuple(run.data["classes"]), (height, width, channels),
-        {"params": state.params, "batch_stats": state.batch_stats},
-        np.asarray(run.data["mean"], np.float32), np.asarray(run.data["scale"], np.float32),
-        make_plan(run.recipe, 1, devices=1).model,
+        path, config, tuple(data["classes"]), (height, width, channels),
+        jax.tree.map(np.array, jax.device_get(variables)),  # a copy: training donates the arrays
+        np.asarray(data["mean"], np.float32), np.asarray(data["scale"], np.float32),
+        make_plan(config, 1, devices=1).model,
     )  # fmt: skip

@@ -36,7 +36,7 @@ PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in (
     *sorted(DOCS.rglob("*.md")), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md",
                                                             "cloud/README.md")))}  # fmt: skip
 COMMANDS = dict(generate.commands())
-TRAINING = {flaxcnn._LAZY[name] for name in flaxcnn.__all__ if name != "history"}  # modules
+TRAINING = {module for name, module in flaxcnn._LAZY.items() if name != "history"}
 LONGEST_README = 180  # lines that a newcomer reads to the end
 GROUPS = "list|show|run|table|gallery|prepare|verify|path"
 COMMAND = re.compile(rf"flaxcnn [a-z]+(?: (?:{GROUPS})\b)?")
@@ -292,9 +292,11 @@ def test_import_is_light():
 
 
 def test_every_public_name_is_there():
-    assert sorted(flaxcnn._LAZY) == sorted(flaxcnn.__all__)
+    assert sorted([*flaxcnn._LAZY, *flaxcnn._MODULES]) == sorted(flaxcnn.__all__)
+    assert set(flaxcnn.__all__) <= set(dir(flaxcnn))
     for name in flaxcnn.__all__:
-        assert callable(getattr(flaxcnn, name)), name
         assert getattr(flaxcnn, name).__doc__, name
+        assert callable(getattr(flaxcnn, name)) or name in flaxcnn._MODULES, name
+    assert flaxcnn.layers.Conv.__module__ == "flaxcnn.recipe.layers"
     with pytest.raises(AttributeError, match="no attribute 'tarin'"):
         flaxcnn.tarin  # noqa: B018

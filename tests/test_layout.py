@@ -28,7 +28,7 @@ def test_imports_go_in_one_direction(path):
         assert not later, f"{path} imports {target}, which comes later in IMPORT_ORDER"
 
 
-@pytest.mark.parametrize(("one", "other"), [("report", "engine"), ("report", "model")])
+@pytest.mark.parametrize(("one", "other"), [("reports", "engine"), ("reports", "model")])
 def test_neighbours_do_not_know_each_other(one, other):
     """Both stand on `records/`: a page is made from records alone, and training draws nothing."""
     for path in FILES:

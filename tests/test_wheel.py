@@ -57,7 +57,7 @@ def test_it_holds_the_package_the_recipes_and_nothing_else(wheel):
     recipes = {f"flaxcnn/experiments/{p.name}" for p in (ROOT / "experiments").glob("*.py")}
     modules = {str(p.relative_to(ROOT)) for p in (ROOT / "flaxcnn").rglob("*.py")}
     assert recipes
-    page = {f"flaxcnn/report/{name}" for name in ("page.html", "page.js", "fragment.html")}
+    page = {f"flaxcnn/reports/{name}" for name in ("page.html", "page.js", "fragment.html")}
     assert recipes | modules | page | {"flaxcnn/py.typed"} <= set(names)
     outside = [n for n in names if not n.startswith("flaxcnn/") and ".dist-info/" not in n]
     assert not outside

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -48,62 +48,15 @@ def compare(
       flaxcnn compare runs/grid --metric val_accuracy --paired
       flaxcnn compare runs/study-a runs/study-b --alive
     """
-    from flaxcnn.studies import compare as comparisons
+    from flaxcnn.studies.compare import compare
 
-    sides, results, notes = comparisons.compare(
-        paths, metric, paired=paired, margin=margin, anyway=anyway, alive=alive
-    )
-    for text in notes:
+    found = compare(*paths, metric=metric, paired=paired, margin=margin, anyway=anyway, alive=alive)
+    for text in found.notes:
         note(text)
-    _show(sides, results, metric, as_json)
+    table(found.table().lines(), as_json)
+    say("\n" + "\n".join(found.sentences()), as_json)
     if as_json:
-        emit_json({
-            "metric": metric, "paired": paired, "alive": alive, "notes": notes,
-            "sides": [
-                {"label": s.label, "values": s.values, "diverged": sorted(s.failed),
-                 "dead": sorted(s.dead)}
-                for s in sides
-            ],
-            "comparisons": [
-                {"label": c.label, "against": c.against, "p_corrected": c.p_corrected,
-                 "superiority": dataclasses.asdict(c.superiority),
-                 **dataclasses.asdict(c.verdict)}
-                for c in results
-            ],
-        })  # fmt: skip
-
-
-def _show(sides: list[Any], results: list[Any], metric: str, as_json: bool) -> None:
-    """A table: the first side, and the others against it."""
-    from flaxcnn.studies.stats import summarize
-
-    lines = [["", "seeds", metric, "difference [95 %]", "p", "P(better) [95 %]", "verdict"]]
-    for side, compared in zip(sides, [None, *results], strict=True):
-        figures = summarize(list(side.values.values()))
-        cells = [side.label, str(figures.n), f"{figures.mean:.4f} ± {figures.sd or 0:.4f}"]
-        if compared is None:
-            lines.append([*cells, "", "", "", "(the others are compared with this)"])
-            continue
-        own, chance = compared.verdict, compared.superiority
-        test = own.comparison
-        lines.append([
-            *cells,
-            f"{test.difference:+.4f}"
-            + (f" [{test.interval[0]:+.4f}, {test.interval[1]:+.4f}]" if test.interval else ""),
-            "-" if own.p_value is None else f"{own.p_value:.2g}",
-            f"{chance.probability:.2f} [{chance.interval[0]:.2f}, {chance.interval[1]:.2f}]",
-            own.verdict,
-        ])  # fmt: skip
-    table(lines, as_json)
-    say("", as_json)
-    for compared in results:
-        own = compared.verdict
-        text = f"{compared.label} against {compared.against}: {own.verdict} ({own.reason})"
-        if own.more_seeds is not None:
-            text += f"; about {own.more_seeds} more seeds a side would settle it"
-        elif own.verdict == "not shown" and own.seeds.reason:
-            text += f"; {own.seeds.reason}"
-        say(text, as_json)
+        emit_json(found.to_dict())
 
 
 @command
@@ -132,6 +85,8 @@ def reproduce(
         where = "the final weights" if each["epoch"] is None else f"epoch {each['epoch']}"
         label = f" ({each['label']})" if each["label"] else ""
         say(f"seed {each['seed']}{label} differs from {where} on", as_json)
+    for text in outcome.code:
+        say(f"code: {text}", as_json)
     for text in outcome.fields:
         say(f"environment: {text}", as_json)
     if as_json:

@@ -13,7 +13,7 @@ from flaxcnn.cli.output import note
 from flaxcnn.errors import CheckpointError, ConfigError, near_miss
 from flaxcnn.recipe.config import GROUPS, Config
 from flaxcnn.recipe.fields import settings
-from flaxcnn.records.folder import runs_folder, stamp
+from flaxcnn.records.folder import new_plan
 
 # FLAXCNN_* in the environment that are not settings
 VARIABLES = (
@@ -144,7 +144,7 @@ def plan_folder(kind: str, name: str, chosen: Path | None, resume: bool) -> Path
     if chosen is None:
         if resume:
             raise ConfigError(f"--resume needs the {kind} to resume: give --{kind}-dir")
-        return runs_folder() / name / f"{kind}-{stamp()}"
+        return new_plan(kind, name)
     if resume and not (chosen.expanduser() / "plan.json").is_file():
         raise CheckpointError(f"--resume: there is no {kind} in {chosen}")
     return chosen

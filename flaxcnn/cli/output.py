@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TypeVar
 import typer
 
 from flaxcnn.errors import FlaxcnnError, InterruptedRun
+from flaxcnn.records.tables import aligned
 
 Command = TypeVar("Command", bound=Callable[..., None])
 SIGINT_EXIT = 130
@@ -34,10 +35,8 @@ def say(text: str, as_json: bool = False) -> None:
 
 def table(lines: list[list[str]], as_json: bool = False) -> None:
     """Cells in aligned columns."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for cells in lines:
-        padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
-        say("  ".join(padded).rstrip(), as_json)
+    for line in aligned(lines):
+        say(line, as_json)
 
 
 def note(text: str) -> None:

@@ -13,7 +13,7 @@ import typer
 from flaxcnn.cli import options
 from flaxcnn.cli.output import command, emit_json, note, say
 from flaxcnn.errors import ConfigError
-from flaxcnn.report.tensorboard import convert, require
+from flaxcnn.reports.tensorboard import convert, require
 
 if TYPE_CHECKING:
     from flaxcnn.data.arrays import Dataset
@@ -58,7 +58,7 @@ def report(
         raise ConfigError(f"--output: {output} is a folder; give a file, such as report.html")
     if tensorboard:
         require("--tensorboard")
-    from flaxcnn.report.report import write
+    from flaxcnn.reports.report import write
 
     target, made = write(paths, output)
     events = [convert(path) for path in paths] if tensorboard else []
@@ -83,7 +83,7 @@ def report(
 def report_after(path: Path, dataset: Dataset | None = None) -> Path | None:
     """Write the page of a finished run, study or search; an error here is only a warning."""
     try:
-        from flaxcnn.report.report import write
+        from flaxcnn.reports.report import write
 
         return write([path], dataset=dataset)[0]
     except Exception as error:

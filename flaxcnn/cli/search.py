@@ -129,6 +129,7 @@ class Plan(NamedTuple):
 
     def listener(self) -> Listener:
         """Prints a line per run and per trial."""
+        from flaxcnn.records.views import fold_line
         from flaxcnn.studies.events import Listener
 
         def tell_run(outcome: Outcome, ended: int, planned: int) -> None:
@@ -136,8 +137,7 @@ class Plan(NamedTuple):
             if row["status"] == "diverged":
                 note(f"{name} seed {row['seed']}: {row['reason']}")
                 return
-            say(f"run {ended:>3}/{planned}  {name}  seed {row['seed']}  "
-                f"fold accuracy {row['test_accuracy']:.4f}", self.as_json)  # fmt: skip
+            say(fold_line(row, name, ended, planned), self.as_json)
 
         return Listener(note=note, run=tell_run, trial=lambda text: say(text, self.as_json))
 

@@ -108,7 +108,7 @@ def _run(name: str, config: Config, plan: Plan, cache: bool, as_json: bool) -> N
     dataset = load_for(config)  # before jax is imported, so that missing data is an error at once
     from flaxcnn.backend import prepare
     from flaxcnn.engine.resident import ResidentJob
-    from flaxcnn.records.views import seeds_table, variance_table
+    from flaxcnn.records.views import run_line, seeds_table, variance_table
     from flaxcnn.studies.events import Listener, Outcome
     from flaxcnn.studies.groups import Group
     from flaxcnn.studies.study import study
@@ -131,10 +131,7 @@ def _run(name: str, config: Config, plan: Plan, cache: bool, as_json: bool) -> N
         if row["status"] == "diverged":
             note(f"seed {row['seed']} {label}: {row['reason']}")
             return
-        say(f"run {ended:>3}/{planned}  seed {row['seed']:<4} {label + '  ' if label else ''}"
-            f"test {row['test_accuracy']:.4f}  validation {row['val_accuracy']:.4f}  "
-            f"epoch {row['kept_epoch']} of {row['epochs_run']}"
-            + ("  dead" if row["dead_layers"] else ""), as_json)  # fmt: skip
+        say(run_line(row, label, ended, planned), as_json)
 
     settings = f"grid {', '.join(plan.grid)}, " if plan.grid else ""
     say(f"{name}: {settings}{len(plan.seeds)} seeds on {config.dataset}, "

@@ -23,7 +23,7 @@ from flaxcnn.recipe.fields import settings
 from flaxcnn.recipe.layers import totals
 from flaxcnn.records.folder import new_run, runs_folder
 from flaxcnn.records.views import epoch_line
-from flaxcnn.report.tensorboard import EventFiles, require
+from flaxcnn.reports.tensorboard import EventFiles, require
 
 Seed = Annotated[
     int | None,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -36,8 +38,19 @@ class Interrupt:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+            self._before.clear()
+
+    @contextlib.contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Inside, signals have their usual effect: other code than ours is at work."""
+        self.__exit__()
+        try:
+            yield
+        finally:
+            self.__enter__()
 
     def _note(self, number: int, _: FrameType | None) -> None:
         if self.received is not None:

@@ -7,12 +7,13 @@ import dataclasses
 import functools
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+import flaxcnn
 from flaxcnn.backend import enough_memory, prepare
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.batches import Batch, Scaling
@@ -39,6 +40,16 @@ class Result(RunRecord):
     def plan(self) -> Plan:
         """What its programs are compiled from."""
         return make_plan(self.recipe, self.data["rows"]["train"])
+
+    def predict(self, images: Any) -> list[str]:
+        """The name of the most probable class of each image, uint8 or float [N, H, W, C].
+
+        For more than one call, `flaxcnn.load(result)` keeps its compiled program.
+
+        Raises:
+            DataError: images of another shape or type.
+        """
+        return flaxcnn.load(self).predict(images)
 
 
 def open_run(path: Path) -> Result:

@@ -1,5 +1,6 @@
 """One run: `fit` trains epoch by epoch, records, checkpoints, and tests what it kept.
 
+`training` opens the run; `fit` and the loop in a user's own hands, `flaxcnn.epochs`, go through it.
 The order within an epoch is fixed: train, validate, compare with the best so far, write the
 metrics line, write the checkpoint. So a checkpoint has the lines of all its epochs, and a kill
 between any two leaves a run that resumes to the same bits and records: lines after the last
@@ -27,9 +28,9 @@ from flaxcnn.engine import hosts, sharding
 from flaxcnn.engine.checkpoint import Checkpoints
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.job import Job
-from flaxcnn.engine.loop import Progress, check_finite, epochs
+from flaxcnn.engine.loop import EpochReport, Progress, check_finite, epochs
 from flaxcnn.engine.make_job import make_job
-from flaxcnn.engine.promises import of_job
+from flaxcnn.engine.promises import Promises, of_job
 from flaxcnn.engine.saved import Result
 from flaxcnn.engine.score import Counts, conclude, count_dead, dead_layers
 from flaxcnn.engine.step import TrainState
@@ -37,7 +38,7 @@ from flaxcnn.errors import DivergedError, InterruptedRun, PeerLostError
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.data import KNOWN_DATA
 from flaxcnn.recipe.layers import Conv
-from flaxcnn.recipe.networks import own_code, own_sources
+from flaxcnn.recipe.networks import only_here, own_code, own_sources
 from flaxcnn.records.environment import environment, other_software
 from flaxcnn.records.files import as_read, plain
 from flaxcnn.records.readme import run_readme
@@ -79,6 +80,32 @@ def fit(
         InterruptedRun: SIGTERM or SIGINT, after the last checkpoint was written.
         PeerLostError: another process of the run is gone.
     """
+    with training(
+        config, dataset, run_dir, name=name, resume=resume, checkpoint_dir=checkpoint_dir,
+        on_epoch=on_epoch, on_note=on_note,
+    ) as run:  # fmt: skip
+        for _ in run.epochs():
+            pass
+        return run.finish()
+
+
+@contextlib.contextmanager
+def training(
+    config: Config,
+    dataset: Dataset,
+    run_dir: Path,
+    *,
+    name: str = "",
+    resume: bool = False,
+    checkpoint_dir: str | Path | None = None,
+    on_epoch: Callable[[dict[str, Any]], None] = lambda metrics: None,
+    on_note: Callable[[str], None] = log.warning,
+) -> Iterator[Training]:
+    """A run, opened to be trained; arguments and errors are those of `fit`.
+
+    However the block is left, the run can be resumed: its folder has all epochs that ended, and
+    signals have their usual effect again.
+    """
     prepare()
     with hosts.lost_peers(), enough_memory():
         hosts.agree({
@@ -99,12 +126,11 @@ def fit(
         enough_memory(),
         Checkpoints(run.checkpoint_folder(checkpoint_dir)) as checkpoints,
     ):
-        run.keep_sources(sources, vars(promises) if promises else None)
-        for text in promises.broken() if promises else ():
-            on_note(f"{own_code(config)}: {text}")
+        run.keep_sources(sources)
+        for text in _own_code(run, config, promises):
+            on_note(text)
         begun = _begin(job, run, checkpoints if resume else None, name, on_note)
-        ended = _train(job, run, checkpoints, begun, interrupt, on_epoch)
-        return _finish(job, run, ended, name)
+        yield Training(job, run, checkpoints, interrupt, name, on_epoch, begun)
 
 
 @contextlib.contextmanager
@@ -117,6 +143,9 @@ def _status(run: RunDirectory) -> Iterator[None]:
         raise
     except DivergedError as error:
         run.set_status("diverged", reason=str(error))
+        raise
+    except GeneratorExit:  # a loop of the user's own ends here
+        run.set_status("interrupted", reason="left before its last epoch")
         raise
     except Exception as error:
         run.set_status("failed", reason=f"{type(error).__name__}: {error}")
@@ -133,6 +162,58 @@ class Stage:
     dead: Counts  # relu units at initialisation
     environment: dict[str, Any]  # env.json
     data: dict[str, Any]  # data.json
+
+
+@dataclass
+class Training:
+    """A run under way: its epochs, one after the other, and then its end."""
+
+    job: Job
+    run: RunDirectory
+    checkpoints: Checkpoints
+    interrupt: Interrupt
+    name: str  # of the experiment
+    on_epoch: Callable[[dict[str, Any]], None]
+    stage: Stage
+
+    def epochs(self) -> Iterator[EpochReport]:
+        """The epochs that are left, each yielded when its line and its checkpoint are written."""
+        config, run, history = self.job.config, self.run, self.stage.history
+        for report in epochs(self.job, self.stage.state, self.stage.progress, self.interrupt):
+            state, progress = report.state, report.progress
+            self.stage = dataclasses.replace(self.stage, state=state, progress=progress)
+            history.append(plain(report.metrics))
+            run.add_epoch(history)
+            self.on_epoch(report.metrics)
+            check_finite(report.metrics, progress, config)
+            stopping = hosts.several() and self.interrupt.coming()
+            best, due = progress.best_epoch, progress.epoch % config.save_every == 0
+            if progress.done(config) or stopping or best == progress.epoch or due:
+                record = {
+                    **dataclasses.asdict(progress), "config": config.to_dict(), "history": history,
+                }  # fmt: skip
+                self.checkpoints.save(progress.epoch, sharding.gather(state), record, best)
+            if stopping and not progress.done(config):
+                self.interrupt.stop()
+            yield report
+
+    def finish(self) -> Result:
+        """Test the kept weights, once, and write what is known at the end."""
+        job, run, stage = self.job, self.run, self.stage
+        kept = stage.progress.kept(job.config)
+        state, _ = self.checkpoints.restore(kept, stage.state)
+        dead = count_dead(job, state)
+        summary = conclude(job, state, stage.progress, stage.history, self.name, (stage.dead, dead))
+        _write_predictions(job, run, state)
+        _write_filters(job, run, state)
+        config = as_read(job.config.to_dict())
+        run.write_text("README.md", run_readme(config, summary, stage.history, dead))
+        run.write_json("summary.json", summary)
+        status = run.set_status("complete", epoch=stage.progress.epoch)
+        return Result(
+            run.path, summary, stage.environment, config=config, recipe=job.config,
+            history=stage.history, data=stage.data, status=status, state=state,
+        )  # fmt: skip
 
 
 def _begin(
@@ -163,52 +244,14 @@ def _begin(
     return Stage(state, progress, history, dead, env, data)
 
 
-def _train(
-    job: Job, run: RunDirectory, checkpoints: Checkpoints, begun: Stage, interrupt: Interrupt,
-    on_epoch: Callable[[dict[str, Any]], None],
-) -> Stage:  # fmt: skip
-    """Epochs until the run is done; its kept state."""
-    config, state, progress, history = job.config, begun.state, begun.progress, begun.history
-    for report in epochs(job, state, progress, interrupt):
-        state, progress = report.state, report.progress
-        history.append(plain(report.metrics))
-        run.add_epoch(history)
-        on_epoch(report.metrics)
-        check_finite(report.metrics, progress, config)
-        stopping = hosts.several() and interrupt.coming()
-        best, due = progress.best_epoch, progress.epoch % config.save_every == 0
-        if progress.done(config) or stopping or best == progress.epoch or due:
-            record = {
-                **dataclasses.asdict(progress), "config": config.to_dict(), "history": history,
-            }  # fmt: skip
-            checkpoints.save(progress.epoch, sharding.gather(state), record, best)
-        if stopping and not progress.done(config):
-            interrupt.stop()
-    state, _ = checkpoints.restore(progress.kept(config), state)
-    return dataclasses.replace(begun, state=state, progress=progress)
-
-
-def _finish(job: Job, run: RunDirectory, ended: Stage, name: str) -> Result:
-    """Test the kept weights and write what is known at the end."""
-    state, dead = ended.state, count_dead(job, ended.state)
-    summary = conclude(job, state, ended.progress, ended.history, name, (ended.dead, dead))
-    _write_predictions(job, run, state)
-    _write_filters(job, run, state)
-    config = as_read(job.config.to_dict())
-    run.write_text("README.md", run_readme(config, summary, ended.history, dead))
-    run.write_json("summary.json", summary)
-    status = run.set_status("complete", epoch=ended.progress.epoch)
-    return Result(
-        run.path,
-        summary,
-        ended.environment,
-        config=config,
-        recipe=job.config,
-        history=ended.history,
-        data=ended.data,
-        status=status,
-        state=state,
-    )
+def _own_code(run: RunDirectory, config: Config, promises: Promises | None) -> list[str]:
+    """Write model.json of a network of one's own -> what a person should know of its code."""
+    here = only_here(config)
+    notes = [here] if here else []
+    if promises is None:
+        return notes
+    run.write_json("model.json", {"keeps": vars(promises), "elsewhere": here is None})
+    return notes + [f"{own_code(config)}: {text}" for text in promises.broken()]
 
 
 def _own_test(job: Job) -> str | None:

@@ -21,7 +21,7 @@ from flaxcnn.engine.saved import check_data, open_run
 from flaxcnn.errors import ConfigError, FlaxcnnError, WriteError, check_choice
 from flaxcnn.export.onnx_graph import onnx_model
 from flaxcnn.records.files import write_atomic
-from flaxcnn.trained import TrainedModel, trained
+from flaxcnn.trained import TrainedModel, load
 
 FORMATS = {"safetensors": "safetensors", "stablehlo": "", "onnx": "onnx"}  # and what they need
 SUFFIXES = {"safetensors": ".safetensors", "stablehlo": ".stablehlo", "onnx": ".onnx"}
@@ -65,7 +65,7 @@ def export(
     check_choice("--format", format, FORMATS)
     _require(format)
     opened = open_run(Path(run))
-    model = trained(opened)
+    model = load(opened)
     path = Path(output) if output else opened.path / f"model{SUFFIXES[format]}"
     if raw and format == "safetensors":
         raise ConfigError("--raw has no effect on safetensors, which holds weights and no program")

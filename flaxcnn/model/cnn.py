@@ -186,6 +186,10 @@ class Network:
         alive = sown.get(ALIVE, {})
         return {name.removeprefix(f"{ALIVE}_"): values[0] for name, values in alive.items()}
 
+    def for_platform(self, platform: str) -> Network:
+        """The same network on one device of another kind."""
+        return Network(self.module.clone(platform=platform, axis=None, remat=False))
+
 
 class Forward:
     """One pass through the layers of a model, from within its call. Arguments as there."""

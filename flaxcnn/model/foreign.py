@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import flax.linen as nn
 import jax
@@ -94,8 +95,16 @@ def _logits(output: Any) -> jax.Array:
     return jnp.asarray(output).astype(jnp.float32)
 
 
+@dataclass(frozen=True, kw_only=True)
 class _Foreign:
     """What the three kinds share."""
+
+    compiled: Compiled = Compiled()
+
+    def for_platform(self, platform: str) -> Self:
+        """The same network on one device of another kind."""
+        there = dataclasses.replace(self.compiled, platform=platform, axis=None)
+        return dataclasses.replace(self, compiled=there)
 
     def alive(self, variables: Variables, image: jax.Array) -> dict[str, jax.Array]:
         """Nothing: which of its units are relu, only the network knows."""
@@ -107,7 +116,6 @@ class LinenModel(_Foreign):
     """A linen module, called on images alone or with one of the flags in TRAIN_FLAGS."""
 
     module: nn.Module
-    compiled: Compiled = Compiled()
 
     def init(self, key: jax.Array, image: jax.Array) -> Variables:
         """Variables from a typed key, for images [1, H, W, C] float32."""
@@ -140,7 +148,6 @@ class NNXModel(_Foreign):
 
     cls: Callable[..., nnx.Module]
     arguments: tuple[tuple[str, Any], ...] = ()
-    compiled: Compiled = Compiled()
 
     def init(self, key: jax.Array, image: jax.Array) -> Variables:
         """Variables from a typed key; the image is not needed."""
@@ -198,7 +205,6 @@ class PureModel(_Foreign):
     first: Callable[..., Tree]
     then: Callable[..., jax.Array]
     arguments: tuple[tuple[str, Any], ...] = ()
-    compiled: Compiled = Compiled()
 
     def init(self, key: jax.Array, image: jax.Array) -> Variables:
         """Variables from a typed key, for images [1, H, W, C] float32."""
@@ -226,11 +232,11 @@ def build(spec: ForeignModel, compiled: Compiled) -> Model:
     targets = [resolve(name, sha) for name, sha in sources(spec)]
     if isinstance(spec, Linen):
         module = _module(spec.target, targets[0], spec.named)
-        return LinenModel(module, compiled)
+        return LinenModel(module, compiled=compiled)
     if isinstance(spec, NNX):
-        return NNXModel(targets[0], spec.arguments, compiled)
+        return NNXModel(targets[0], spec.arguments, compiled=compiled)
     first, then = targets
-    return PureModel(first, then, spec.arguments, compiled)
+    return PureModel(first, then, spec.arguments, compiled=compiled)
 
 
 def _module(name: str, target: Any, arguments: dict[str, Any]) -> nn.Module:

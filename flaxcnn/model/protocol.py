@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import flax.struct
 import jax
@@ -59,3 +59,6 @@ class Model(Protocol):
 
     def alive(self, variables: Variables, image: jax.Array) -> dict[str, jax.Array]:
         """For each layer with relu: which units [C] bool give a value above 0 for any image."""
+
+    def for_platform(self, platform: str) -> Self:
+        """The same network on one device of another kind: "cpu", "gpu" or "tpu"."""

@@ -17,7 +17,9 @@ from flaxcnn.recipe.layers import Row, Shape
 from flaxcnn.recipe.references import (
     Json,
     TakesArguments,
+    copy_name,
     digest,
+    in_notebook,
     remember,
     source_file,
     source_text,
@@ -93,19 +95,26 @@ def sources(model: ForeignModel) -> list[tuple[str, str]]:
     return list(zip(model.targets, model.source.split("+"), strict=False))
 
 
-def own_sources(config: Any) -> dict[str, str]:
-    """File name -> text of all code of one's own that a recipe names.
+def own_objects(*configs: Any) -> list[tuple[str, str]]:
+    """(name, SHA-256 of its file) of all code of one's own that recipes name."""
+    named: list[tuple[str, str]] = []
+    for config in configs:
+        named += sources(config.model) if config.model else []
+        named += [spec.code for spec in _own_specs(config)]
+    return [each for each in dict.fromkeys(named) if each[1]]
+
+
+def own_sources(*configs: Any) -> dict[str, str]:
+    """File name -> text of all code of one's own that recipes name.
 
     Raises:
         ConfigError: a file has changed since the recipe was made, or is gone.
     """
-    named = sources(config.model) if config.model else []
-    named += [spec.code for spec in _own_specs(config)]
-    files = {}
-    for name, sha in named:
-        if sha:
-            path = source_file(name)
-            files[path.name if path else f"{name.partition(':')[2]}.py"] = source_text(name, sha)
+    files: dict[str, str] = {}
+    for name, sha in own_objects(*configs):
+        path, text = source_file(name), source_text(name, sha)
+        file = path.name if path else f"{name.partition(':')[2]}.py"
+        files[file if files.get(file, text) == text else copy_name(file, sha)] = text
     return files
 
 
@@ -120,6 +129,17 @@ def own_code(config: Any) -> str:
     specs = [config.loss, *config.metrics]
     named = [spec.code[0] for spec in specs if isinstance(spec, TakesArguments)]
     return ", ".join([*(config.model.targets[-1:] if config.model else ()), *named])
+
+
+def only_here(config: Any) -> str | None:
+    """A warning where a recipe names what was defined in a notebook."""
+    for name, _ in own_objects(config):
+        if in_notebook(name):
+            return (
+                f"{name.partition(':')[2]} was defined in a notebook, so only this process can "
+                "resume or load the run; write it to a file with %%writefile my_models.py"
+            )
+    return None
 
 
 def spec_of(model: Any) -> ForeignModel:

@@ -14,6 +14,7 @@ import importlib
 import importlib.util
 import inspect
 import json
+import linecache
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Any
 
 from flaxcnn.errors import ConfigError, near_miss
 
+NOTEBOOK = "notebook"  # stands in the place of a file
 SOURCES = "source"  # folder of a run for the code of its own that its recipe names
 LIBRARIES = ("optax", "flax", "jax")  # env.json records their versions
 Json = None | bool | int | float | str | tuple["Json", ...]
@@ -48,21 +50,37 @@ def remember(target: Any, setting: str = "model") -> tuple[str, str]:
         raise ConfigError(
             f"{setting}: {name} must be defined at the top of a module or notebook cell"
         )
-    try:
-        file = Path(inspect.getsourcefile(target) or "")
-        text = inspect.getsource(target)
-    except (OSError, TypeError):
+    file = _defined_in(target)
+    if file and Path(file).is_file():
+        where, sha = f"{Path(file)}:{name}", _digest(Path(file))
+    elif file and (text := "".join(linecache.getlines(file))):  # a notebook keeps its cells there
+        where, sha = f"{NOTEBOOK}:{name}", hashlib.sha256(text.encode()).hexdigest()
+        _texts[sha] = text
+    else:
         raise ConfigError(
             f"{setting}: the source of {name} is not known; write it to a file, in a notebook with "
             "%%writefile my_code.py"
-        ) from None
-    if file.is_file():
-        where, sha = f"{file}:{name}", _digest(file)
-    else:
-        where, sha = f"notebook:{name}", hashlib.sha256(text.encode()).hexdigest()
-        _texts[sha] = text
+        )
     _objects[where, sha] = target
     return where, sha
+
+
+def _defined_in(target: Any) -> str | None:
+    """The file, or the name of the notebook cell, whose code defines a class or function."""
+    own = list(vars(target).values()) if isinstance(target, type) else [target]
+    for function in map(inspect.unwrap, filter(callable, own)):
+        code = getattr(function, "__code__", None)
+        # What a decorator such as dataclass has made is defined elsewhere
+        if code and function.__module__ == target.__module__ and code.co_filename[:1] != "<":
+            return str(code.co_filename)
+        if code and linecache.getlines(code.co_filename):
+            return str(code.co_filename)
+    return None
+
+
+def in_notebook(name: str) -> bool:
+    """Whether an object was defined in a notebook: only its process can use it."""
+    return name.startswith(f"{NOTEBOOK}:")
 
 
 def source_text(name: str, recorded: str) -> str:
@@ -71,7 +89,15 @@ def source_text(name: str, recorded: str) -> str:
     Raises:
         ConfigError: the file has changed, or is gone.
     """
-    return _texts[recorded] if recorded in _texts else located(name, recorded).read_text()
+    if in_notebook(name):
+        if recorded not in _texts:
+            raise _not_here(name)
+        return _texts[recorded]
+    return located(name, recorded).read_text()
+
+
+def _not_here(name: str) -> ConfigError:
+    return ConfigError(f"{name!r}: was defined in a notebook; run the cell that defines it")
 
 
 @contextlib.contextmanager
@@ -91,7 +117,7 @@ def source_file(name: str) -> Path | None:
         ConfigError: there is no such file or module.
     """
     place, colon, _ = name.rpartition(":")
-    if place == "notebook":
+    if place == NOTEBOOK:
         return None
     if colon and place.endswith(".py"):
         return Path(place).expanduser()
@@ -133,8 +159,8 @@ def resolve(name: str, recorded: str) -> Any:
     """
     if (name, recorded) in _objects:
         return _objects[name, recorded]
-    if name.startswith("notebook:"):
-        raise ConfigError(f"{name!r}: was defined in a notebook; run the cell that defines it")
+    if in_notebook(name):
+        raise _not_here(name)
     place, colon, attribute = name.rpartition(":")
     if not colon:  # package.module.attribute
         place, _, attribute = name.rpartition(".")
@@ -153,7 +179,8 @@ def located(name: str, recorded: str) -> Path:
     """
     path, copies = source_file(name), _copies.get()
     assert path is not None  # libraries and notebooks have none
-    for candidate in (path, *([copies / path.name] if copies else [])):
+    beside = [copies / path.name, copies / copy_name(path.name, recorded)] if copies else []
+    for candidate in (path, *beside):
         if candidate.is_file() and _digest(candidate) == recorded:
             return candidate
     if not path.is_file():
@@ -161,6 +188,28 @@ def located(name: str, recorded: str) -> Path:
     raise ConfigError(
         f"{name!r}: {path} has changed since the recipe was made (its SHA-256 was "
         f"{recorded[:12]}..., now {_digest(path)[:12]}...); start a new run"
+    )
+
+
+def copy_name(name: str, recorded: str) -> str:
+    """The name of the copy of a file where another copy has its own: `nets-1a2b3c4d.py`."""
+    path = Path(name)
+    return f"{path.stem}-{recorded[:8]}{path.suffix}"
+
+
+def since_recorded(name: str, recorded: str) -> str:
+    """Whether the source of an object is what a recipe was made with, in one sentence."""
+    if in_notebook(name):
+        return f"{name.partition(':')[2]} was defined in a notebook (SHA-256 {recorded[:12]}...)"
+    path = source_file(name)
+    assert path is not None  # libraries have no digest
+    if not path.is_file():
+        return f"{path} is gone; the copy with SHA-256 {recorded[:12]}... in the record is used"
+    if (now := _digest(path)) == recorded:
+        return f"{path} is as recorded (SHA-256 {recorded[:12]}...)"
+    return (
+        f"{path} has changed (SHA-256 then {recorded[:12]}..., now {now[:12]}...); the copy in the "
+        "record is used"
     )
 
 

@@ -7,11 +7,13 @@ import io
 import json
 import os
 import socket
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, Self
 
 from flaxcnn.errors import ConfigError, FolderInUseError, WriteError
+from flaxcnn.recipe.references import SOURCES
 from flaxcnn.records.files import as_read, plain, read_json, read_lines, write_atomic
 
 
@@ -27,10 +29,19 @@ def stamp() -> str:
 
 def new_run(name: str, seed: int) -> Path:
     """The default folder of a new run: runs/NAME/20261120-101500-seed0, or with -2 after it."""
-    own = f"{stamp()}-seed{seed}"
-    path, number = runs_folder() / name / own, 2
+    return _unused(runs_folder() / name / f"{stamp()}-seed{seed}")
+
+
+def new_plan(kind: str, name: str) -> Path:
+    """The default folder of a new "study" or "search": runs/NAME/study-20261120-101500."""
+    return _unused(runs_folder() / name / f"{kind}-{stamp()}")
+
+
+def _unused(path: Path) -> Path:
+    """The path, or with -2, -3, ... after it where there is something already."""
+    own, number = path, 2
     while path.exists():
-        path = path.with_name(f"{own}-{number}")
+        path = own.with_name(f"{own.name}-{number}")
         number += 1
     return path
 
@@ -166,6 +177,13 @@ class Folder:
                 os.fsync(file.fileno())
         except OSError as error:
             raise WriteError(f"{self.path / name}: {error.strerror}") from error
+
+    def keep_sources(self, sources: Mapping[str, str]) -> None:
+        """Write code of one's own, file name -> text, to source/."""
+        for name, text in sources.items():
+            if self.writes:
+                (self.path / SOURCES).mkdir(exist_ok=True)
+            self.write_text(f"{SOURCES}/{name}", text)
 
     def set_status(self, status: str, **more: Any) -> dict[str, Any]:
         """Write status.json: running, complete, interrupted, diverged or failed."""

@@ -19,7 +19,7 @@ from flaxcnn.recipe.config import Config
 from flaxcnn.records.files import read_json, read_lines
 from flaxcnn.records.format import candidate_label
 from flaxcnn.records.study import predictions_file
-from flaxcnn.records.tables import candidate_columns, csv_text, run_columns
+from flaxcnn.records.tables import candidate_columns, columns, csv_text, run_columns
 
 if TYPE_CHECKING:  # a tenth of a second, which `--help` need not wait for
     import numpy as np
@@ -84,6 +84,18 @@ class RunRecord(Record):
     history: list[dict[str, Any]] = field(repr=False)
     data: dict[str, Any] = field(repr=False)
     status: dict[str, Any] = field(repr=False)
+
+    def to_dict(self) -> dict[str, list[Any]]:
+        """Column -> one value per epoch: `pandas.DataFrame(result.to_dict())`."""
+        return columns(self.history)
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write the table as a CSV file."""
+        Path(path).write_text(csv_text(self.to_dict()), encoding="utf-8")
+
+    def plot(self, metric: Literal["accuracy", "loss"] = "accuracy") -> Any:
+        """The learning curves, which a notebook shows; `.figure` is matplotlib's."""
+        return flaxcnn._learning_curves(self, metric)
 
     def predictions(self) -> Predictions:
         """Its predictions.npz.

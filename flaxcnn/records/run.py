@@ -11,7 +11,6 @@ from typing import Any
 from flaxcnn.errors import ConfigError, DataError
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.fields import Role, names
-from flaxcnn.recipe.references import SOURCES
 from flaxcnn.recipe.schedules import spans_run
 from flaxcnn.records.folder import Folder
 
@@ -80,19 +79,6 @@ class RunDirectory(Folder):
         if (self.path / ELSEWHERE).is_file():
             return str(self.read_json(ELSEWHERE)["folder"])
         return self.path / "checkpoints"
-
-    def keep_sources(self, sources: Mapping[str, str], promises: Mapping[str, bool] | None) -> None:
-        """Write the code of its own that a recipe names to source/, and model.json.
-
-        Args:
-            sources: file name -> text.
-            promises: which of the package's promises its network keeps; None: all.
-        """
-        for name, text in sources.items():
-            (self.path / SOURCES).mkdir(exist_ok=True)
-            self.write_text(f"{SOURCES}/{name}", text)
-        if promises is not None:
-            self.write_json("model.json", {"keeps": dict(promises)})
 
     def begin(self, history: list[dict[str, Any]]) -> None:
         """Write metrics.jsonl with the epochs of the checkpoint; later ones are computed again."""

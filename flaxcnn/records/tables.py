@@ -1,6 +1,6 @@
 """A table is made once, of a header and cells, and rendered as text, Markdown or HTML.
 
-Text and Markdown are here; HTML is the template of `flaxcnn.report.page`.
+Text and Markdown are here; HTML is the template of `flaxcnn.reports.page`.
 """
 
 from __future__ import annotations
@@ -61,10 +61,27 @@ class Table:
         """The header and the rows as text."""
         return [list(self.header), *([cell.text for cell in row] for row in self.rows)]
 
+    def text(self) -> list[str]:
+        """Lines with aligned columns."""
+        return aligned(self.lines())
+
     def markdown(self) -> str:
         """As a Markdown table."""
         header, *rows = (f"| {' | '.join(cells)} |" for cells in self.lines())
         return "\n".join([header, f"| {' | '.join(['---'] * len(self.header))} |", *rows])
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Cells as lines with aligned columns.
+
+    >>> aligned([["split", "rows"], ["test", "360"]])
+    ['split  rows', 'test   360']
+    """
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+        for cells in lines
+    ]
 
 
 # -- records as columns --------------------------------------------------------------------------

@@ -101,6 +101,25 @@ def epoch_line(metrics: Mapping[str, Any], epochs: int) -> str:
 # -- a study -------------------------------------------------------------------------------------
 
 
+def run_line(row: Mapping[str, Any], label: str, ended: int, planned: int) -> str:
+    """One line for a terminal, of a run of a study that has ended."""
+    head = f"run {ended:>3}/{planned}  seed {row['seed']:<4} {label + '  ' if label else ''}"
+    if row["status"] == "diverged":
+        return f"{head}diverged: {row['reason']}"
+    return (
+        f"{head}test {row['test_accuracy']:.4f}  validation {row['val_accuracy']:.4f}  "
+        f"epoch {row['kept_epoch']} of {row['epochs_run']}{'  dead' * bool(row['dead_layers'])}"
+    )
+
+
+def fold_line(row: Mapping[str, Any], label: str, ended: int, planned: int) -> str:
+    """One line for a terminal, of a run of a search that has ended."""
+    head = f"run {ended:>3}/{planned}  {label}  seed {row['seed']}  "
+    if row["status"] == "diverged":
+        return f"{head}diverged: {row['reason']}"
+    return f"{head}fold accuracy {row['test_accuracy']:.4f}"
+
+
 def seeds_table(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Table:
     """One row per setting, over its seeds.
 

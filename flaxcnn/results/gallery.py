@@ -17,12 +17,12 @@ from flaxcnn.records.files import write_atomic
 from flaxcnn.records.format import label, value_text
 from flaxcnn.records.intervals import wilson
 from flaxcnn.records.tables import Cell, Table, count, decimal
-from flaxcnn.report import comparisons, curves, images, matrices, numbers
-from flaxcnn.report.comparisons import Point
-from flaxcnn.report.page import Page, Rendered, Section, render
-from flaxcnn.report.report import any_name
-from flaxcnn.report.run import class_table
-from flaxcnn.report.search import candidates
+from flaxcnn.reports import comparisons, curves, images, matrices, numbers
+from flaxcnn.reports.comparisons import Point
+from flaxcnn.reports.page import Page, Rendered, Section, render
+from flaxcnn.reports.report import any_name
+from flaxcnn.reports.run import class_table
+from flaxcnn.reports.search import candidates
 from flaxcnn.results.figures import (
     Document,
     Figures,

@@ -264,7 +264,7 @@ def make_row(
         label, predicted: [N] classes of the test rows, in their order.
         classes: how many there are.
     """
-    from flaxcnn.report.numbers import confusion
+    from flaxcnn.reports.numbers import confusion
 
     first = {"label": label[:FIRST].tolist(), "predicted": predicted[:FIRST].tolist()}
     matrix = confusion(label, predicted, classes).tolist() if classes <= MOST_CLASSES else None

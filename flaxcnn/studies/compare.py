@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from flaxcnn.errors import ConfigError, near_miss, one_of
 from flaxcnn.recipe.config import Config, decisive
 from flaxcnn.records.format import EVERYTHING, label
-from flaxcnn.records.read import SHARED, RunRecord, read_runs
+from flaxcnn.records.read import SHARED, Record, RunRecord, read_runs
+from flaxcnn.records.tables import Cell, Table
 from flaxcnn.studies.contrasts import (
     Superiority,
     compare_paired,
@@ -20,7 +21,7 @@ from flaxcnn.studies.contrasts import (
     holm,
     probability_of_superiority,
 )
-from flaxcnn.studies.stats import METRICS, Interval
+from flaxcnn.studies.stats import METRICS, Interval, summarize
 from flaxcnn.studies.verdict import Verdict, verdict
 
 
@@ -49,17 +50,95 @@ class Compared:
     p_corrected: float | None  # Holm's, over all comparisons of the call
 
 
-def compare(
-    paths: Sequence[Path], metric: str = "test_accuracy", *, paired: bool = False,
-    margin: float | None = None, anyway: bool = False, alive: bool = False,
-) -> tuple[list[Side], list[Compared], list[str]]:  # fmt: skip
-    """Compare every recipe in the folders with the first one.
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """The sides, and every other one against the first; `print` shows it as a table."""
 
-    Run directories of one recipe are one side; so is each setting of a study.
+    metric: str
+    paired: bool
+    alive: bool
+    sides: list[Side]
+    compared: list[Compared]  # one for each side but the first
+    notes: list[str]  # for the reader
+
+    def table(self) -> Table:
+        """A row for each side: its figure, and what it is against the first."""
+        header = ["", "seeds", self.metric, "difference [95 %]", "p", "P(better) [95 %]", "verdict"]
+        rows = [
+            [Cell(text) for text in _cells(side, compared)]
+            for side, compared in zip(self.sides, [None, *self.compared], strict=True)
+        ]
+        return Table(f"{self.metric} over seeds, against the first", header, rows)
+
+    def sentences(self) -> list[str]:
+        """Each verdict with its reason, and how many seeds would settle what is open."""
+        return [_sentence(compared) for compared in self.compared]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as `flaxcnn compare --json` prints them."""
+        return {
+            "metric": self.metric, "paired": self.paired, "alive": self.alive, "notes": self.notes,
+            "sides": [
+                {"label": s.label, "values": s.values, "diverged": sorted(s.failed),
+                 "dead": sorted(s.dead)}
+                for s in self.sides
+            ],
+            "comparisons": [
+                {"label": c.label, "against": c.against, "p_corrected": c.p_corrected,
+                 "superiority": asdict(c.superiority), **asdict(c.verdict)}
+                for c in self.compared
+            ],
+        }  # fmt: skip
+
+    def __str__(self) -> str:
+        return "\n".join([*self.table().text(), "", *self.sentences(), *self.notes])
+
+    def _repr_markdown_(self) -> str:
+        """How a notebook shows it."""
+        return "\n\n".join([self.table().markdown(), *self.sentences(), *self.notes])
+
+
+def _cells(side: Side, compared: Compared | None) -> list[str]:
+    figures = summarize(list(side.values.values()))
+    cells = [side.label, str(figures.n), f"{figures.mean:.4f} ± {figures.sd or 0:.4f}"]
+    if compared is None:
+        return [*cells, "", "", "", "(the others are compared with this)"]
+    own, chance, test = compared.verdict, compared.superiority, compared.verdict.comparison
+    ends = f" [{test.interval[0]:+.4f}, {test.interval[1]:+.4f}]" if test.interval else ""
+    p = "-" if own.p_value is None else f"{own.p_value:.2g}"
+    return [
+        *cells, f"{test.difference:+.4f}{ends}", p,
+        f"{chance.probability:.2f} [{chance.interval[0]:.2f}, {chance.interval[1]:.2f}]",
+        own.verdict,
+    ]  # fmt: skip
+
+
+def _sentence(compared: Compared) -> str:
+    own = compared.verdict
+    text = f"{compared.label} against {compared.against}: {own.verdict} ({own.reason})"
+    if own.more_seeds is not None:
+        return f"{text}; about {own.more_seeds} more seeds a side would settle it"
+    if own.verdict == "not shown" and own.seeds.reason:
+        return f"{text}; {own.seeds.reason}"
+    return text
+
+
+def compare(
+    *runs: Path | str | Record, metric: str = "test_accuracy", paired: bool = False,
+    margin: float | None = None, anyway: bool = False, alive: bool = False,
+) -> Comparison:  # fmt: skip
+    """Compare every recipe in the runs and studies with the first one.
+
+    Runs of one recipe are one side; so is each setting of a study.
+
+    >>> from flaxcnn import study
+    >>> rates = study(seeds=2, epochs=1, grid={"learning_rate": [0.01, 0.1]}, verbose=False)
+    >>> [each.verdict.verdict for each in compare(rates).compared]  # two seeds show nothing
+    ['not shown']
 
     Args:
-        paths: of run and study directories.
-        metric: of a run's row.
+        runs: directories of runs and studies, or what `flaxcnn.train` and `study` returned.
+        metric: of a run's row, such as "val_accuracy" or "test_loss".
         paired: equal seeds make pairs.
         margin: largest difference of no interest; by default the binomial standard error of the
             mean accuracy on the test rows, and none for a loss: equivalence is not tested then.
@@ -67,13 +146,11 @@ def compare(
         alive: leave out dead networks, those with a relu layer that is never active; with pairs,
             the whole pair. This compares only the networks that learn at all.
 
-    Returns:
-        the sides, a comparison for each but the first, and notes for the reader.
-
     Raises:
         ConfigError: fewer than two sides, one seed on a side, or sides that must not be compared.
         CheckpointError: a folder holds neither, or nothing finished.
     """
+    paths = [run.path if isinstance(run, Record) else Path(run) for run in runs]
     known = {**METRICS, **_own_metrics(paths)}
     if metric not in known:
         raise ConfigError(
@@ -95,11 +172,8 @@ def compare(
                 f"compare: {'; '.join(note for note in notes if note) or side.label}: "
                 f"{side.label} is left with {len(side.values)} of the two or more seeds it takes"
             )
-    return (
-        sides,
-        _contrasts(sides, metric, known[metric], paired, margin),
-        [note for note in notes if note],
-    )
+    compared = _contrasts(sides, metric, known[metric], paired, margin)
+    return Comparison(metric, paired, alive, sides, compared, [note for note in notes if note])
 
 
 def _contrasts(

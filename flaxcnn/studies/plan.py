@@ -222,9 +222,14 @@ def parse_seeds(text: str, first: int) -> list[int]:
         )
     if "," in text:
         return numbers
-    if not 1 <= numbers[0] <= MAX_SEEDS:
-        raise ConfigError(f"--seeds must be from 1 to {MAX_SEEDS} (got {numbers[0]})")
-    return list(range(first, first + numbers[0]))
+    return list(range(first, first + check_count(numbers[0], "--seeds")))
+
+
+def check_count(number: int, name: str = "seeds") -> int:
+    """Return a number of seeds; ConfigError unless it is one."""
+    if not 1 <= number <= MAX_SEEDS:
+        raise ConfigError(f"{name} must be from 1 to {MAX_SEEDS} (got {number})")
+    return number
 
 
 def parse_memory(text: str) -> int:

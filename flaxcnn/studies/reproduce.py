@@ -14,10 +14,12 @@ from flaxcnn.engine.saved import check_data
 from flaxcnn.engine.train import fit
 from flaxcnn.errors import CheckpointError, InterruptedRun
 from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.networks import own_objects
+from flaxcnn.recipe.references import SOURCES, copies_in, since_recorded
 from flaxcnn.records.environment import DECIDES_NOTHING, environment
 from flaxcnn.records.files import flat
 from flaxcnn.records.format import label
-from flaxcnn.records.read import RunRecord, StudyRecord, read_runs
+from flaxcnn.records.read import Record, RunRecord, StudyRecord, read_runs
 from flaxcnn.studies.events import Listener
 from flaxcnn.studies.plan import plan_runs
 from flaxcnn.studies.study import study
@@ -34,6 +36,7 @@ class Reproduction:
     epochs: int  # in the record, all of which were compared
     differ: list[dict[str, Any]]  # seed, label and first epoch (None: the final weights) of each
     fields: list[str]  # of env.json that have changed since
+    code: list[str]  # of one's own: whether each file is still as recorded
 
     @property
     def same(self) -> bool:
@@ -42,12 +45,18 @@ class Reproduction:
 
 
 def reproduce(
-    path: Path, on_run: Callable[[int, int], None] = lambda ended, planned: None
+    run: Path | str | Record, on_run: Callable[[int, int], None] = lambda ended, planned: None
 ) -> Reproduction:
     """Train it again in a temporary folder; compare every recorded epoch and the final weights.
 
+    >>> from flaxcnn import train
+    >>> reproduce(train("digits/quickstart", epochs=1, verbose=False)).same
+    True
+
+    Code of one's own is taken from the copy in the record; `code` tells whether it has changed.
+
     Args:
-        path: of a run or study directory.
+        run: directory of a run or study, or what `flaxcnn.train` or `study` returned.
         on_run: called after each run of a study with how many have ended, and of how many.
 
     Raises:
@@ -56,9 +65,10 @@ def reproduce(
         InterruptedRun: SIGTERM or SIGINT.
     """
     prepare()
-    record = read_runs(path.expanduser(), "reproduce")
+    path = run.path if isinstance(run, Record) else Path(run).expanduser()
+    record = read_runs(path, "reproduce")
     try:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, copies_in(path / SOURCES):
             if isinstance(record, RunRecord):
                 differ = _run_again(record, Path(folder) / "run")
                 runs, epochs = 1, len(record.history)
@@ -68,7 +78,16 @@ def reproduce(
     except InterruptedRun as error:
         text = "stopped before everything was trained again; nothing was changed"
         raise InterruptedRun(error.signal, text, error.exit_code) from None
-    return Reproduction(runs, epochs, differ, _changed(record.environment))
+    code = [since_recorded(*each) for each in own_objects(*_recipes(record))]
+    return Reproduction(runs, epochs, differ, _changed(record.environment), code)
+
+
+def _recipes(record: RunRecord | StudyRecord) -> list[Config]:
+    """Each recipe of a record; the seeds of a study share theirs."""
+    if isinstance(record, RunRecord):
+        return [Config.from_dict(record.config)]
+    plan, base = record.plan, Config.from_dict(record.plan["config"])
+    return [run.config for run in plan_runs(base, plan["seeds"][:1], plan["grid"], plan["vary"])]
 
 
 def _run_again(old: RunRecord, folder: Path) -> list[dict[str, Any]]:

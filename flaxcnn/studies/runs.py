@@ -11,6 +11,7 @@ run stops early, the next one takes its slot; slots idle only at the very end.
 
 from __future__ import annotations
 
+import contextvars
 import dataclasses
 import functools
 import math
@@ -149,7 +150,11 @@ def run_groups(
             raise
 
     with ThreadPoolExecutor(len(pool.jobs)) as threads:
-        futures = [threads.submit(work, index) for index in range(len(pool.jobs))]
+        # Each thread sees what was set for the one that calls, such as where copies of code are.
+        futures = [
+            threads.submit(contextvars.copy_context().run, work, index)
+            for index in range(len(pool.jobs))
+        ]
         # Python handles a signal in its main thread only, and only when that wakes up.
         while wait(futures, POLL_SECONDS).not_done:
             pass

@@ -15,6 +15,7 @@ from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.datasets import load_for
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.networks import own_sources
 from flaxcnn.records.environment import environment
 from flaxcnn.records.format import AS_IT_IS
 from flaxcnn.records.read import SearchRecord, read_search
@@ -43,11 +44,6 @@ def sampled_search(
     tell: Listener | None = None,
 ) -> SearchRecord | None:
     """Draw recipes, score each on folds, rank them beside `config`, and test the winner once.
-
-    >>> from flaxcnn.recipe.catalog import find
-    >>> from flaxcnn.studies.space import parse_space
-    >>> rates = Sampling(parse_space({"learning_rate": [0.01, 0.1]}), trials=1)
-    >>> drawn = sampled_search(find("digits/quickstart").config, rates, Scoring(2))
 
     Args:
         config: the recipe, which the others must beat.
@@ -78,6 +74,7 @@ def sampled_search(
     campaign = campaign_of(scoring, data, search_dir, name=name, resume=resume, listener=tell)
     folder = SampledDirectory(campaign.path)
     _begin(folder, plan, resume)
+    folder.keep_sources(own_sources(config))
     trials = Trials(incumbent, sampling, scoring, max_params, campaign, folder)
     with status_of(folder, trials.ended), Interrupt() as interrupt:
         trials.score_incumbent(interrupt)

@@ -14,13 +14,13 @@ from typing import Any
 
 from flaxcnn.backend import prepare
 from flaxcnn.data.arrays import Dataset
-from flaxcnn.data.datasets import load_for
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.train import fit
 from flaxcnn.errors import ConfigError, DivergedError, OutOfMemoryError
 from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.networks import own_sources
 from flaxcnn.recipe.splits import Archive, Fold
-from flaxcnn.records.folder import runs_folder, stamp
+from flaxcnn.records.folder import new_plan
 from flaxcnn.records.format import AS_IT_IS, EVERYTHING, candidate_label
 from flaxcnn.records.read import SearchRecord, read_search
 from flaxcnn.records.readme import search_readme
@@ -28,9 +28,9 @@ from flaxcnn.records.run import RunDirectory
 from flaxcnn.records.search import SearchDirectory
 from flaxcnn.records.tables import candidate_columns, csv_text
 from flaxcnn.studies.campaign import Campaign, status_of
-from flaxcnn.studies.candidates import Candidate, Candidates, Dropped, of_grid
+from flaxcnn.studies.candidates import Candidate, Candidates, Dropped
 from flaxcnn.studies.events import Listener, TooLarge
-from flaxcnn.studies.plan import Grid, PlannedRun, Scoring, longest
+from flaxcnn.studies.plan import PlannedRun, Scoring, longest
 from flaxcnn.studies.ranking import Scored, rank
 
 REFIT = "refit"  # folder of the winner's run
@@ -74,62 +74,12 @@ def _plan_candidate(candidate: Candidate, scoring: Scoring) -> list[PlannedRun]:
     return runs
 
 
-def search(
-    config: Config,
-    grid: Grid,
-    scoring: Scoring | None = None,
-    *,
-    max_params: int | None = None,
-    refit: bool = True,
-    search_dir: Path | str | None = None,
-    resume: bool = False,
-    name: str = "",
-    dataset: Dataset | None = None,
-    tell: Listener | None = None,
-) -> SearchRecord:
-    """Score every combination of a grid on folds, beside the recipe as it is.
-
-    >>> from flaxcnn.recipe.layers import Dense, Flatten
-    >>> config = Config("digits", (Flatten(), Dense(10)), epochs=1)
-    >>> rates = search(config, {"learning_rate": [0.01]}, Scoring(2), search_dir="runs/rates")
-    >>> len(rates.summary["candidates"])
-    2
-
-    Args:
-        config: the recipe, which the others must beat.
-        grid: dotted keys of Config to lists of values.
-        scoring: how each is scored; 5 folds and the recipe's seed by default.
-        max_params: candidates with more parameters are dropped.
-        refit: train the winner on the whole training split, and test it, once.
-        search_dir: a new folder, or with `resume` that of an earlier start; by default
-            `runs/searches/TIME`.
-        resume: keep the runs that have ended and train the others.
-        name: of the experiment, for the records.
-        dataset: what `flaxcnn.data.datasets.load_for(config)` gives, if it is loaded already.
-        tell: a `flaxcnn.studies.events.Listener`, called while the runs train.
-
-    Returns:
-        SearchRecord: `summary` (search.json), `rows`, `path`, `to_dict()`, `to_csv()`.
-
-    Raises:
-        ConfigError, DataError, WriteError: the plan is wrong, or does not fit the data or folder.
-        OutOfMemoryError: no candidate fits in memory.
-        InterruptedRun: SIGTERM or SIGINT; the runs that had ended are kept.
-    """
-    proposals = of_grid(config, grid)
-    data = load_for(config) if dataset is None else dataset
-    candidates = Candidates.of(proposals, data, max_params, incumbent=AS_IT_IS)
-    scoring = scoring or Scoring(seeds=(config.seed,))
-    campaign = campaign_of(scoring, data, search_dir, name=name, resume=resume, listener=tell)
-    return search_candidates(candidates, scoring, campaign, refit)
-
-
 def campaign_of(
-    scoring: Scoring, data: Dataset, search_dir: Path | str | None, *, name: str = "",
+    scoring: Scoring, data: Dataset, search_dir: Path | str | None = None, name: str = "",
     resume: bool = False, listener: Listener | None = None,
 ) -> Campaign:  # fmt: skip
-    """The campaign of a search; by default in `runs/searches/TIME`."""
-    path = Path(search_dir or runs_folder() / "searches" / stamp())
+    """The campaign of a search; by default in `runs/NAME/search-TIME`."""
+    path = Path(search_dir or new_plan("search", name or "unnamed"))
     return Campaign(
         data, path, name, resume, scoring.how, scoring.max_memory, listener or Listener()
     )
@@ -154,11 +104,13 @@ def search_candidates(
     prepare()
     planned = plan_search(candidates.tried, scoring)
     _note_unshared_epochs(candidates.tried, planned, campaign.listener)
+    sources = own_sources(*(candidate.config for candidate in candidates.tried))
     folder = SearchDirectory(campaign.path)
     plan = {"experiment": campaign.name, **scoring.to_dict(), **candidates.to_dict()}
     ended = lambda: f"{len(folder.rows())} of {len(planned)} runs"  # noqa: E731
     with folder.take(plan, campaign.resume), status_of(folder, ended):
         began = time.perf_counter()
+        folder.keep_sources(sources)
         (folder.path / "search.json").unlink(missing_ok=True)
         with Interrupt() as interrupt:
             too_large = campaign.train(planned, folder, interrupt)

@@ -30,7 +30,8 @@ from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.errors import ConfigError, OutOfMemoryError
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.fields import Role
-from flaxcnn.records.folder import runs_folder, stamp
+from flaxcnn.recipe.networks import own_sources
+from flaxcnn.records.folder import new_plan
 from flaxcnn.records.read import StudyRecord, read_study
 from flaxcnn.records.readme import study_readme
 from flaxcnn.records.study import StudyDirectory
@@ -65,36 +66,16 @@ def study(
 ) -> StudyRecord:
     """Train every seed of every setting, and summarise what the seeds show.
 
-    >>> from flaxcnn.recipe.layers import Dense, Flatten
-    >>> config = Config("digits", (Flatten(), Dense(10)), epochs=1)
-    >>> seeds = study(config, range(2), study_dir="runs/seeds")
-    >>> [row["seed"] for row in seeds.rows]
-    [0, 1]
-
     Args:
         config: the recipe.
         seeds: distinct seeds, such as `range(32)`.
-        grid: dotted keys of Config to lists of values; all combinations are run.
-        vary: which sources of randomness the seed drives, one at a time: of "init", "order",
-            "augment", "dropout", "all". None of them: all together.
-        how: "map" trains one run after the other on each device, "vmap" as many as fit side by
-            side, "auto" whichever is faster in a few steps.
-        max_memory: bytes for the arrays of runs; half of what is free by default.
-        study_dir: a new folder, or that to `resume`; by default `runs/studies/TIME`.
-        resume: keep the runs that have ended and train the others.
-        name: of the experiment, for the records.
         dataset: what `flaxcnn.data.datasets.load_for(config)` gives, if it is loaded already.
-        tell: a `flaxcnn.studies.events.Listener`, called while the runs train.
+        grid, vary, how, max_memory, study_dir, resume, name, tell: as of `flaxcnn.study`.
         predictions: keep the class predicted for each test row, in one file `predictions-RUN.npz`
             per run (`row`, `label`, `predicted`, each [N]).
 
-    Returns:
-        StudyRecord: `rows`, `summary` (study.json), `path`, `to_dict()`, `to_csv()`.
-
     Raises:
-        ConfigError, DataError, WriteError: the plan is wrong, or does not fit the data or folder.
-        OutOfMemoryError: some runs do not fit in memory; the others are kept.
-        InterruptedRun: SIGTERM or SIGINT; the runs that had ended are kept.
+        ConfigError, DataError, ...: as `flaxcnn.study`.
     """
     prepare()
     planned = plan_runs(config, list(seeds), grid, vary)
@@ -104,7 +85,7 @@ def study(
     values = {key: list(values) for key, values in (grid or {}).items()}
     plan = {"experiment": name, "config": config.to_dict(), "seeds": list(seeds), "grid": values,
             "vary": list(vary), "how": how}  # fmt: skip
-    path = Path(study_dir) if study_dir else runs_folder() / "studies" / stamp()
+    path = Path(study_dir) if study_dir else new_plan("study", name or "unnamed")
     campaign = Campaign(data, path, name, resume, how, max_memory, tell or Listener())
     return _carry_out(campaign, plan, planned, predictions)
 
@@ -112,6 +93,7 @@ def study(
 def _carry_out(
     campaign: Campaign, plan: dict[str, Any], planned: Sequence[PlannedRun], predictions: bool
 ) -> StudyRecord:
+    sources = own_sources(*(run.config for run in planned))
     folder = StudyDirectory(campaign.path)
     folder.predictions = predictions
     ended = lambda: f"{len(folder.rows())} of {len(planned)} runs"  # noqa: E731
@@ -121,6 +103,7 @@ def _carry_out(
         status_of(folder, ended),
     ):
         began = time.perf_counter()
+        folder.keep_sources(sources)
         (folder.path / "study.json").unlink(missing_ok=True)  # of fewer seeds
         too_large = campaign.train(planned, folder, interrupt)
         _conclude(folder, planned, too_large, campaign.name)

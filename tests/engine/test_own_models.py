@@ -1,6 +1,7 @@
 """A network of one's own through a whole run: trained, resumed, studied, read again."""
 
 import dataclasses
+import hashlib
 import json
 
 import jax
@@ -11,8 +12,10 @@ import flaxcnn
 from flaxcnn.engine.checkpoint import tree_digest
 from flaxcnn.engine.saved import evaluate_run, open_run
 from flaxcnn.errors import ConfigError
+from flaxcnn.model.foreign import build
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.networks import NNX, Linen, Pure
+from flaxcnn.recipe.optimizers import Optax
 
 NETS = """
 import flax.linen as linen
@@ -129,6 +132,44 @@ def test_a_study_of_it_has_the_bits_of_single_runs(nets, tmp_path):
         dataclasses.replace(recipe, seed=1), run_dir=tmp_path / "one", verbose=False
     )
     assert rows[1]["params_digest"] == alone.summary["params_digest"]
+
+
+def test_it_is_done_again_from_the_copy_in_the_record(nets, tmp_path):
+    """A run and a study, whose original has changed, or is gone: it is said, and made again."""
+    recipe = config(Linen("nets.py:Plain"), determinism="exact", epochs=1)
+    run = flaxcnn.train(recipe, run_dir=tmp_path / "run", verbose=False)
+    study = flaxcnn.study(recipe, 2, how="map", study_dir=tmp_path / "study", verbose=False)
+    (as_it_was,) = flaxcnn.reproduce(run).code
+    assert as_it_was.startswith("nets.py is as recorded (SHA-256 ")
+    then, now = recipe.model.source[:12], hashlib.sha256((NETS + "\n").encode()).hexdigest()[:12]
+    nets.write_text(NETS + "\n")
+    build.cache_clear()  # as in a process of its own
+    again = flaxcnn.reproduce(study.path)
+    assert again.same
+    assert again.runs == 2
+    digests = f"(SHA-256 then {then}..., now {now}...)"
+    assert again.code == [f"nets.py has changed {digests}; the copy in the record is used"]
+    nets.unlink()
+    build.cache_clear()
+    again = flaxcnn.reproduce(run.path)
+    assert again.same
+    assert again.code[0].startswith("nets.py is gone; the copy with SHA-256 ")
+
+
+def test_files_of_one_name_keep_their_copies_apart(nets, tmp_path):
+    (tmp_path / "sub").mkdir()
+    other = tmp_path / "sub" / "nets.py"
+    other.write_text("import optax\n\n\ndef slow(learning_rate):\n"
+                     "    return optax.sgd(learning_rate / 2)\n")  # fmt: skip
+    recipe = config(Linen("nets.py:Plain"), optimizer=Optax("sub/nets.py:slow"), epochs=1)
+    run = flaxcnn.train(recipe, run_dir=tmp_path / "run", verbose=False)
+    copies = {path.name: path.read_text() for path in (run.path / "source").iterdir()}
+    apart = f"nets-{recipe.optimizer.source[:8]}.py"
+    assert copies == {"nets.py": NETS, apart: other.read_text()}
+    other.unlink()
+    nets.unlink()
+    build.cache_clear()
+    assert flaxcnn.reproduce(run.path).same
 
 
 def test_what_it_breaks_is_said_or_refused(nets, tmp_path):

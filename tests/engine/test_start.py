@@ -8,7 +8,7 @@ from small_runs import TINY
 
 import flaxcnn
 from flaxcnn.errors import ConfigError
-from flaxcnn.report import tensorboard
+from flaxcnn.reports import tensorboard
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 SHORT = dataclasses.replace(TINY, epochs=2)
@@ -27,7 +27,7 @@ def test_it_is_the_run_of_fit(trained, tmp_path, capsys):
 
 
 def test_an_experiment_by_name_has_a_folder_of_its_own_each_time(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr("flaxcnn.api.fit", lambda config, data, path, **more: (
+    monkeypatch.setattr("flaxcnn.api.train.fit", lambda config, data, path, **more: (
         path.mkdir(parents=True), config, more["name"]))  # fmt: skip
     found = [flaxcnn.train("digits/quickstart", verbose=False) for _ in range(3)]
     assert {name for _, _, name in found} == {"digits/quickstart"}

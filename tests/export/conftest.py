@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from flaxcnn.api import train
+from flaxcnn import train
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import (
     Activation,

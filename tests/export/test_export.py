@@ -84,7 +84,7 @@ def test_weights_and_scaling_as_safetensors(run, tmp_path):
 
 def test_a_file_that_differs_is_not_written(run, tmp_path, monkeypatch):
     """The check can fail: weights that were changed on the way are found."""
-    honest = exporting.trained
+    honest = exporting.load
 
     def other(opened):
         model = honest(opened)
@@ -92,7 +92,7 @@ def test_a_file_that_differs_is_not_written(run, tmp_path, monkeypatch):
         params["conv2d"] = {**params["conv2d"], "kernel": params["conv2d"]["kernel"] * 1.01}
         return dataclasses.replace(model, variables={**model.variables, "params": params})
 
-    monkeypatch.setattr(exporting, "trained", other)
+    monkeypatch.setattr(exporting, "load", other)
     with pytest.raises(FlaxcnnError, match="nothing was written"):
         export(run.path, "onnx", tmp_path / "file.onnx")
     assert not list(tmp_path.iterdir())

@@ -36,27 +36,32 @@ def runs(folder, batch_size, accuracies):
     return [folder / f"{batch_size}-{seed}" for seed in accuracies]
 
 
+def compared(paths, **more):
+    found = compare(*paths, **more)
+    return found.sides, found.compared, found.notes
+
+
 @pytest.fixture
 def folders(tmp_path):
     return [*runs(tmp_path, 100, GOOD), *runs(tmp_path, 200, LESS)]
 
 
 def test_runs_of_a_recipe_are_a_side(folders):
-    sides, found, _ = compare(folders)
+    sides, found, _ = compared(folders)
     assert [(side.label, side.values) for side in sides] == [("batch100", GOOD), ("batch200", LESS)]
     expected = np.mean([*LESS.values()]) - np.mean([*GOOD.values()])
     np.testing.assert_allclose(found[0].verdict.comparison.difference, expected)
 
 
 def test_dead_networks_count_and_are_counted(folders):
-    _, found, notes = compare(folders)
+    _, found, notes = compared(folders)
     assert "batch100: 2 of 5 networks are dead and count like any other" in notes[0]
     assert "batch200: 1 of 5 networks are dead" in notes[1]
     assert found[0].verdict.verdict == "not shown"
 
 
 def test_without_the_dead(folders):
-    sides, found, notes = compare(folders, alive=True)
+    sides, found, notes = compared(folders, alive=True)
     assert [set(side.values) for side in sides] == [{0, 1, 3}, {0, 1, 2, 4}]
     assert "left out" in notes[0]
     test = found[0].verdict.comparison
@@ -66,7 +71,7 @@ def test_without_the_dead(folders):
 
 def test_pairs_without_the_dead_are_whole(folders):
     """Only seeds 0 and 1 live on both sides."""
-    _, found, _ = compare(folders, paired=True, alive=True)
+    _, found, _ = compared(folders, paired=True, alive=True)
     assert found[0].verdict.comparison.n_a == 2
     np.testing.assert_allclose(found[0].verdict.comparison.difference, -0.02)
 
@@ -75,7 +80,7 @@ def test_rows_on_other_data_are_a_side_of_their_own(folders):
     summary = json.loads((folders[0] / "summary.json").read_text()) | {"data_digest": "other"}
     (folders[0] / "summary.json").write_text(json.dumps(summary))
     with pytest.raises(ConfigError, match="differ in data_digest"):
-        compare(folders)
+        compared(folders)
 
 
 def test_a_pinned_source_is_another_recipe(tmp_path):
@@ -83,13 +88,13 @@ def test_a_pinned_source_is_another_recipe(tmp_path):
     config = json.loads((folders[0] / "config.json").read_text()) | {"init_seed": 3}
     (folders[0] / "config.json").write_text(json.dumps(config))
     with pytest.raises(ConfigError, match="left with 1"):
-        compare(folders)
+        compared(folders)
 
 
 def test_pairs_of_which_one_diverged_do_not_count(folders):
     summary = json.loads((folders[0] / "summary.json").read_text()) | {"test_accuracy": None}
     (folders[0] / "summary.json").write_text(json.dumps(summary))
-    sides, found, notes = compare(folders, paired=True)
+    sides, found, notes = compared(folders, paired=True)
     assert sides[0].failed == {0}
     assert found[0].verdict.comparison.n_a == 4
     assert "batch100: 1 of 5 runs diverged and do not count" in notes
@@ -98,11 +103,11 @@ def test_pairs_of_which_one_diverged_do_not_count(folders):
 def test_many_sides_without_spread_are_corrected(tmp_path):
     """One of eight is no finding, though it would be one alone."""
     first = runs(tmp_path, 100, dict.fromkeys(range(8), 0.9270))
-    alone = compare([*first, *runs(tmp_path, 200, dict.fromkeys(range(8), 0.9345))])[1]
+    alone = compared([*first, *runs(tmp_path, 200, dict.fromkeys(range(8), 0.9345))])[1]
     assert 0.01 < alone[0].verdict.p_value < 0.05
     for size in range(201, 208):
         runs(tmp_path, size, dict.fromkeys(range(8), 0.9345))
-    many = compare([*first, *sorted(tmp_path.glob("20*"))])[1]
+    many = compared([*first, *sorted(tmp_path.glob("20*"))])[1]
     assert {one.verdict.verdict for one in many} == {"not shown"}
     np.testing.assert_allclose(many[0].verdict.p_value, 8 * alone[0].verdict.p_value)
 
@@ -110,4 +115,4 @@ def test_many_sides_without_spread_are_corrected(tmp_path):
 def test_too_few_alive_is_said(tmp_path):
     folders = [*runs(tmp_path, 100, {0: 0.9, 1: DEAD}), *runs(tmp_path, 200, LESS)]
     with pytest.raises(ConfigError, match="batch100 is left with 1 of the two or more seeds"):
-        compare(folders, alive=True)
+        compared(folders, alive=True)

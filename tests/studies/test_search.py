@@ -23,7 +23,7 @@ from flaxcnn.recipe.layers import Conv, Dense, Flatten, MaxPool
 from flaxcnn.recipe.optimizers import Cosine
 from flaxcnn.recipe.resize import Resize
 from flaxcnn.recipe.splits import Archive, Fold, Ranges
-from flaxcnn.report.report import make, read
+from flaxcnn.reports.report import make, read
 from flaxcnn.studies import ranking
 from flaxcnn.studies import search as studies_search
 from flaxcnn.studies.candidates import Candidates

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.patches import FancyBboxPatch
 
 from flaxcnn.recipe.layers import Row, totals
-from flaxcnn.report.style import INK, TEST, TRAIN, WIDTH, Picture, blank, heading, short, styled
+from flaxcnn.reports.style import INK, TEST, TRAIN, WIDTH, Picture, blank, heading, short, styled
 
 STEP = 0.29  # inches a layer
 MOST = 80  # layers that a drawing holds

@@ -15,8 +15,8 @@ from events import events, files, scalars
 import flaxcnn
 from flaxcnn.cli.main import main
 from flaxcnn.errors import CheckpointError, ConfigError
-from flaxcnn.report import tensorboard
-from flaxcnn.report.tensorboard import EventFiles, convert
+from flaxcnn.reports import tensorboard
+from flaxcnn.reports.tensorboard import EventFiles, convert
 
 SAFETY_NET = 300  # seconds after which a child process hangs for certain
 TAGS = {"val": "validation", "train": "train"}
@@ -206,7 +206,7 @@ def test_without_tensorboardx_nothing_is_started(run, monkeypatch, capsys):
 
 def test_it_is_imported_only_where_it_is_asked_for(run):
     code = (
-        "import pathlib, sys, flaxcnn.cli.main, flaxcnn.report.report as report; "
+        "import pathlib, sys, flaxcnn.cli.main, flaxcnn.reports.report as report; "
         f"report.write([pathlib.Path({str(run)!r})]); print('tensorboardX' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

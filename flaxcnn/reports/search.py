@@ -17,12 +17,12 @@ from flaxcnn.records.views import (
     dropped_heading,
     refit_note,
 )
-from flaxcnn.report import comparisons
-from flaxcnn.report.commands import of_search
-from flaxcnn.report.comparisons import Point
-from flaxcnn.report.grids import layout
-from flaxcnn.report.page import Page, Section
-from flaxcnn.report.run import environment_table, settings_table
+from flaxcnn.reports import comparisons
+from flaxcnn.reports.commands import of_search
+from flaxcnn.reports.comparisons import Point
+from flaxcnn.reports.grids import layout
+from flaxcnn.reports.page import Page, Section
+from flaxcnn.reports.run import environment_table, settings_table
 
 SPLIT = "held-out"  # what accuracies are taken on
 MOST_OF_A_LABEL = 48  # letters of one in a picture

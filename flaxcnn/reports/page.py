@@ -18,9 +18,9 @@ from markupsafe import Markup
 
 import flaxcnn
 from flaxcnn.records.tables import Table
-from flaxcnn.report import style
-from flaxcnn.report.commands import shell_path
-from flaxcnn.report.style import Picture
+from flaxcnn.reports import style
+from flaxcnn.reports.commands import shell_path
+from flaxcnn.reports.style import Picture
 
 TEMPLATE = Path(__file__).with_name("page.html")
 SCRIPT = Path(__file__).with_name("page.js")

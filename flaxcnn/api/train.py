@@ -1,27 +1,23 @@
-"""`flaxcnn.train`: what the command does, from Python and in one call."""
+"""`flaxcnn.train`: one run."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flaxcnn.api.arguments import asked
 from flaxcnn.backend import prepare
 from flaxcnn.data.arrays import Dataset
-from flaxcnn.data.datasets import load_for
-from flaxcnn.data.given import keep
 from flaxcnn.engine import hosts
 from flaxcnn.engine.saved import Result
 from flaxcnn.engine.train import fit
-from flaxcnn.errors import ConfigError, near_miss
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
-from flaxcnn.recipe.networks import spec_of
 from flaxcnn.records.folder import new_run
 from flaxcnn.records.views import epoch_line
-from flaxcnn.report.tensorboard import EventFiles, require
+from flaxcnn.reports.tensorboard import EventFiles, require
 
 
 def train(
@@ -73,14 +69,9 @@ def train(
     """
     if tensorboard:
         require("tensorboard=True")
-    if data is not None:
-        dataset = keep(data)
-    if isinstance(dataset, str):
-        settings["dataset"] = dataset
-    config, named = configured(recipe, model, settings)
-    name = name or named
-    rows = dataset if isinstance(dataset, Dataset) else load_for(config)
-    path = Path(run_dir) if run_dir else new_run(name or "unnamed", config.seed)
+    ask = asked(recipe, name, model, dataset, data, settings)
+    config, rows = ask.config, ask.data()
+    path = Path(run_dir) if run_dir else new_run(ask.name or "unnamed", config.seed)
     prepare()
     with contextlib.ExitStack() as watching:
         watchers = [on_epoch] if on_epoch else []
@@ -93,30 +84,4 @@ def train(
             for watch in watchers:
                 watch(metrics)
 
-        return fit(config, rows, path, name=name, resume=resume, on_epoch=show)
-
-
-def configured(
-    recipe: Config | str, model: Any = None, settings: Mapping[str, Any] | None = None
-) -> tuple[Config, str]:
-    """The recipe with changes, and the name of the experiment it is; empty for a Config.
-
-    Raises:
-        ConfigError: no such experiment or setting, or a value that does not fit.
-    """
-    name = ""
-    if isinstance(recipe, Config):
-        config = recipe
-    else:
-        experiment = catalog.find(recipe)
-        config, _ = catalog.resolve(experiment, environ={})
-        name = experiment.name
-    changes = dict(settings or {})
-    for key in changes:
-        if key not in (known := Config.__dataclass_fields__):
-            raise ConfigError(f"unknown setting {key}{near_miss(key, known)}")
-    if model is not None:
-        changes["model"] = spec_of(model)
-    if "optimizer" in changes and "learning_rate" not in changes:
-        changes["learning_rate"] = None  # the new optimizer's default
-    return dataclasses.replace(config, **changes), name
+        return fit(config, rows, path, name=ask.name, resume=resume, on_epoch=show)

@@ -23,11 +23,11 @@ from flaxcnn.records.views import (
     protocol_note,
     splits_table,
 )
-from flaxcnn.report import curves, images, matrices, numbers
-from flaxcnn.report.architecture import architecture, described, size
-from flaxcnn.report.commands import of_run
-from flaxcnn.report.page import Page, Section
-from flaxcnn.report.pixels import load_images, pixels
+from flaxcnn.reports import curves, images, matrices, numbers
+from flaxcnn.reports.architecture import architecture, described, size
+from flaxcnn.reports.commands import of_run
+from flaxcnn.reports.page import Page, Section
+from flaxcnn.reports.pixels import load_images, pixels
 
 FIRST = 100  # test rows whose predictions are shown
 GALLERY = 24  # mistakes

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from flaxcnn.report.style import (
+from flaxcnn.reports.style import (
     INK,
     SHADES,
     TEST,

@@ -11,10 +11,10 @@ import pytest
 
 from flaxcnn.errors import CheckpointError, ConfigError
 from flaxcnn.recipe import catalog
-from flaxcnn.report.commands import of_search
-from flaxcnn.report.grids import layout
-from flaxcnn.report.report import make, read, write
-from flaxcnn.report.search import _name, _places
+from flaxcnn.reports.commands import of_search
+from flaxcnn.reports.grids import layout
+from flaxcnn.reports.report import make, read, write
+from flaxcnn.reports.search import _name, _places
 from flaxcnn.studies.candidates import of_grid
 from flaxcnn.studies.plan import parse_grid
 

@@ -8,9 +8,9 @@ import matplotlib.colors
 import numpy as np
 import pytest
 
-from flaxcnn.report import comparisons, curves, images, matrices, numbers, style
-from flaxcnn.report.architecture import architecture
-from flaxcnn.report.comparisons import Point
+from flaxcnn.reports import comparisons, curves, images, matrices, numbers, style
+from flaxcnn.reports.architecture import architecture
+from flaxcnn.reports.comparisons import Point
 
 HOSTILE = ["<script>alert(1)</script>", "a & b \"c\" 'd'", "$x^2$ _y", "bell\x07\x00", "名前",
            "x" * 200, "", "]]>", "&lt;", "ok"]  # fmt: skip

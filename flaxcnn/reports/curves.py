@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from flaxcnn.report.style import (
+from flaxcnn.reports.style import (
     CLEAN_TRAIN,
     INK,
     LINES,

@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flaxcnn.report.grids import MOST_COLUMNS, _cut, layout
+from flaxcnn.reports.grids import MOST_COLUMNS, _cut, layout
 
 
 def points_of(grid):

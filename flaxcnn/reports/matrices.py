@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 
-from flaxcnn.report.numbers import Calibration, ClassFigures, error_rates
-from flaxcnn.report.style import (
+from flaxcnn.reports.numbers import Calibration, ClassFigures, error_rates
+from flaxcnn.reports.style import (
     INK,
     SHADES,
     TEST,

@@ -4,7 +4,7 @@ import made
 import pytest
 from browser import browser, program
 
-from flaxcnn.report.report import write
+from flaxcnn.reports.report import write
 
 pytestmark = [
     pytest.mark.slow,

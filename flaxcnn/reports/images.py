@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from flaxcnn.report.style import (
+from flaxcnn.reports.style import (
     ERROR,
     INK,
     WIDTH,

@@ -104,7 +104,7 @@ def test_a_result_needs_its_folder_no_more(tmp_path):
 
 
 def test_a_picture_shows_itself(run):
-    from flaxcnn.report import curves
+    from flaxcnn.reports import curves
 
     picture = curves.learning(made.history(), "loss", 4)
     assert "<svg" in picture._repr_svg_()

@@ -66,7 +66,7 @@ def test_a_table_is_one_in_text_and_markdown():
 
 def test_the_same_figures_are_in_readme_report_and_terminal(tmp_path, study):
     from flaxcnn.records.readme import search_readme, study_readme
-    from flaxcnn.report.report import make
+    from flaxcnn.reports.report import make
 
     record = read(study)
     search = read(made.search(tmp_path / "search"))

@@ -11,7 +11,7 @@ from flaxcnn.data.datasets import load
 from flaxcnn.data.splits import choose
 from flaxcnn.recipe import catalog
 from flaxcnn.records.intervals import wilson
-from flaxcnn.report import numbers
+from flaxcnn.reports import numbers
 from flaxcnn.studies.stats import binomial_floor
 
 ARCHIVES = os.environ.get("FLAXCNN_ARCHIVES")

@@ -10,10 +10,10 @@ from flaxcnn.records.intervals import wilson
 from flaxcnn.records.read import SHARED, RunRecord, StudyRecord
 from flaxcnn.records.tables import Cell, Table, count, decimal, interval
 from flaxcnn.records.views import CHOSEN_BY, protocol_note
-from flaxcnn.report import comparisons, curves, study
-from flaxcnn.report.commands import shell_path
-from flaxcnn.report.comparisons import Point
-from flaxcnn.report.page import Page, Section
+from flaxcnn.reports import comparisons, curves, study
+from flaxcnn.reports.commands import shell_path
+from flaxcnn.reports.comparisons import Point
+from flaxcnn.reports.page import Page, Section
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ from flaxcnn.data.splits import choose, to_json
 from flaxcnn.errors import CheckpointError, ConfigError, DataError
 from flaxcnn.recipe import catalog
 from flaxcnn.records.read import read_run
-from flaxcnn.report import commands, curves
-from flaxcnn.report.pixels import load_images
-from flaxcnn.report.report import make, read, write
+from flaxcnn.reports import commands, curves
+from flaxcnn.reports.pixels import load_images
+from flaxcnn.reports.report import make, read, write
 
 HOSTILE = ["<script>alert(1)</script>", "a & b", "$x^2$", *map(str, range(7))]
 
@@ -323,7 +323,7 @@ def test_nothing_of_a_report_can_fail_what_it_is_about(run, monkeypatch, capsys)
     assert report_after(run) is None
     assert "no report was written (WriteError: " in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    for name in [name for name in sys.modules if name.startswith("flaxcnn.report")]:
+    for name in [name for name in sys.modules if name.startswith("flaxcnn.reports")]:
         monkeypatch.delitem(sys.modules, name)
     assert report_after(run) is None
     assert "import of matplotlib halted" in capsys.readouterr().err

@@ -18,12 +18,12 @@ from flaxcnn.records.views import (
     seeds_table,
     variance_table,
 )
-from flaxcnn.report import comparisons, curves
-from flaxcnn.report.commands import of_study
-from flaxcnn.report.comparisons import Point
-from flaxcnn.report.grids import layout
-from flaxcnn.report.page import Page, Section
-from flaxcnn.report.run import environment_table, network, recipe_warnings, settings_table
+from flaxcnn.reports import comparisons, curves
+from flaxcnn.reports.commands import of_study
+from flaxcnn.reports.comparisons import Point
+from flaxcnn.reports.grids import layout
+from flaxcnn.reports.page import Page, Section
+from flaxcnn.reports.run import environment_table, network, recipe_warnings, settings_table
 
 LISTED = 5  # runs that a warning names
 

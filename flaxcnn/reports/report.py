@@ -11,11 +11,11 @@ from flaxcnn.data.arrays import Dataset
 from flaxcnn.errors import ConfigError, WriteError
 from flaxcnn.records.files import write_atomic
 from flaxcnn.records.read import RunRecord, SearchRecord, StudyRecord, read
-from flaxcnn.report.page import Page, Rendered, render, render_fragment
-from flaxcnn.report.run import run_brief, run_page
-from flaxcnn.report.search import search_brief, search_page
-from flaxcnn.report.several import several_page
-from flaxcnn.report.study import study_brief, study_page
+from flaxcnn.reports.page import Page, Rendered, render, render_fragment
+from flaxcnn.reports.run import run_brief, run_page
+from flaxcnn.reports.search import search_brief, search_page
+from flaxcnn.reports.several import several_page
+from flaxcnn.reports.study import study_brief, study_page
 
 NAME = "report.html"
 PICTURES = "plots"
@@ -67,6 +67,31 @@ def make(records: Sequence[Record], dataset: Dataset | None = None) -> Rendered:
         if len(sides) < len(records):
             raise ConfigError("report shows a search only alone, not beside others")
         return render(several_page(sides))
+
+
+def report(
+    *runs: Path | str | Record, output: Path | str | None = None, dataset: Dataset | None = None
+) -> Path:
+    """Write tables and figures of runs, studies or a search to one HTML file.
+
+    >>> from flaxcnn import study
+    >>> report(study(seeds=2, epochs=1, study_dir="runs/two", verbose=False)).name
+    'report.html'
+
+    Args:
+        runs: directories, or what `flaxcnn.train`, `study` and `search` returned. Several are
+            shown side by side.
+        output: the file; by default report.html, in the folder if there is only one, else in the
+            current folder.
+        dataset: of a run, if it is loaded already.
+
+    Raises:
+        CheckpointError: a folder holds nothing finished.
+        ConfigError: no folder, or a search among others.
+        WriteError: the file cannot be written.
+    """
+    paths = [Path(run) if isinstance(run, Path | str) else run.path for run in runs]
+    return write(paths, None if output is None else Path(output), dataset)[0]
 
 
 def write(
