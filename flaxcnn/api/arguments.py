@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.datasets import load_for
-from flaxcnn.data.given import keep
+from flaxcnn.data.given import Arrays, keep
 from flaxcnn.errors import ConfigError, near_miss
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.catalog import Experiment
@@ -37,7 +37,7 @@ class Asked:
 
 def asked(
     recipe: Config | Experiment | str, name: str, model: Any, dataset: Dataset | str | None,
-    data: Sequence[Any] | None, settings: Mapping[str, Any],
+    data: Arrays | None, settings: Mapping[str, Any],
 ) -> Asked:  # fmt: skip
     """What the arguments that `train`, `epochs`, `study` and `search` share ask for.
 
@@ -57,7 +57,7 @@ def asked(
 
 
 def _changes(
-    model: Any, dataset: Dataset | str | None, data: Sequence[Any] | None,
+    model: Any, dataset: Dataset | str | None, data: Arrays | None,
     settings: Mapping[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """Fields of Config that differ from the recipe's."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -14,6 +14,7 @@ import jax
 from flaxcnn.api.arguments import asked
 from flaxcnn.backend import prepare
 from flaxcnn.data.arrays import Dataset
+from flaxcnn.data.given import Arrays
 from flaxcnn.engine.metrics import finalize
 from flaxcnn.engine.saved import Result
 from flaxcnn.engine.step import TrainState
@@ -107,7 +108,7 @@ def epochs(
     resume: bool = False,
     name: str = "",
     dataset: Dataset | str | None = None,
-    data: Sequence[Any] | None = None,
+    data: Arrays | None = None,
     **settings: Any,
 ) -> Epochs:
     """Train a recipe in a loop of your own: the run of `flaxcnn.train`, with the same bits.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from flaxcnn.api.arguments import Asked, asked, bytes_of, seed_list, speaking
 from flaxcnn.data.arrays import Dataset
+from flaxcnn.data.given import Arrays
 from flaxcnn.errors import ConfigError
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
@@ -31,7 +32,7 @@ def search(
     space: Mapping[str, Any] | None = None, trials: int = 50, sampler: Sampler = "tpe",
     pruner: Pruner = "median", folds: int = 5, repeats: int = 1, seeds: int | Iterable[int] = 1,
     max_params: int | None = None, refit: bool = True, model: Any = None,
-    dataset: Dataset | str | None = None, data: Sequence[Any] | None = None,
+    dataset: Dataset | str | None = None, data: Arrays | None = None,
     search_dir: Path | str | None = None, resume: bool = False, name: str = "", how: How = "auto",
     max_memory: int | str | None = None, verbose: bool = True, tell: Listener | None = None,
     **settings: Any,

@@ -8,6 +8,7 @@ from typing import Any
 
 from flaxcnn.api.arguments import asked, bytes_of, seed_list, speaking
 from flaxcnn.data.arrays import Dataset
+from flaxcnn.data.given import Arrays
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
 from flaxcnn.records.folder import new_plan
@@ -23,7 +24,7 @@ def study(
     seeds: int | Iterable[int] = 8,
     *,
     grid: Grid | None = None, vary: Sequence[str] = (), model: Any = None,
-    dataset: Dataset | str | None = None, data: Sequence[Any] | None = None,
+    dataset: Dataset | str | None = None, data: Arrays | None = None,
     study_dir: Path | str | None = None, resume: bool = False, name: str = "", how: How = "auto",
     max_memory: int | str | None = None, predictions: bool = False, verbose: bool = True,
     tell: Listener | None = None, **settings: Any,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from flaxcnn.api.arguments import asked
 from flaxcnn.backend import prepare
 from flaxcnn.data.arrays import Dataset
+from flaxcnn.data.given import Arrays
 from flaxcnn.engine import hosts
 from flaxcnn.engine.saved import Result
 from flaxcnn.engine.train import fit
@@ -28,7 +29,7 @@ def train(
     resume: bool = False,
     name: str = "",
     dataset: Dataset | str | None = None,
-    data: Sequence[Any] | Mapping[str, Any] | None = None,
+    data: Arrays | None = None,
     tensorboard: bool = False,
     verbose: bool = True,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,

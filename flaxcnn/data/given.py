@@ -17,10 +17,10 @@ FORMS = (
     "(images, labels), (images, labels, test_images, test_labels), or a dict of pairs (images, "
     "labels) for train, and maybe validation and test"
 )
-Data = Sequence[Any] | Mapping[str, Any]
+Arrays = Sequence[Any] | Mapping[str, Any]
 
 
-def keep(data: Data) -> str:
+def keep(data: Arrays) -> str:
     """The name of a data set made of arrays.
 
     The arrays go to `arrays/SHA-256.npz` in the folder of prepared data, unless they are there.
@@ -63,7 +63,7 @@ def keep(data: Data) -> str:
     return f"npz:{path}"
 
 
-def _pairs(data: Data) -> dict[str, Sequence[Any]]:
+def _pairs(data: Arrays) -> dict[str, Sequence[Any]]:
     """(images, labels) by split, train first."""
     if isinstance(data, Mapping):
         for key in data:
