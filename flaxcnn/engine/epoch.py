@@ -102,11 +102,7 @@ def train_epoch(
     plan: Plan, state: TrainState, hypers: Hypers, data: Resident, rows: jax.Array
 ) -> tuple[TrainState, MetricSums]:
     """One pass over `rows` [N] int32 in this epoch's order -> (state, sums [S] of its steps)."""
-    epoch = state.step // plan.steps_per_epoch
-    batches = shuffled(
-        state.seeds, epoch, rows, plan.batch_size, plan.drop_last, plan.sharding.parts,
-        data.label if plan.balanced else None,
-    )  # fmt: skip
+    batches = _batches(plan, state.seeds, state.step // plan.steps_per_epoch, data, rows)
 
     def step(
         state: TrainState, hypers: Hypers, data: Resident, batch: tuple[jax.Array, jax.Array]
@@ -117,6 +113,16 @@ def train_epoch(
 
     state, sums = over_batches(plan, step, state, (hypers, data), batches, None)
     return state, from_vector(sums, plan.metrics)
+
+
+def _batches(
+    plan: Plan, seeds: jax.Array, epoch: jax.Array, data: Resident, rows: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Row numbers and mask [S, B] of the batches of an epoch over `rows` [N] int32."""
+    return shuffled(
+        seeds, epoch, rows, plan.batch_size, plan.drop_last, plan.sharding.parts,
+        data.label if plan.balanced else None,
+    )  # fmt: skip
 
 
 def train_chunk(
@@ -143,10 +149,7 @@ def estimate(
     m * old + (1 - m) * those of the batch; from 0 and from OLD, one batch tells m.
     """
     begin = (state.step // plan.steps_per_epoch - 1) * plan.steps_per_epoch
-    number, mask = shuffled(
-        state.seeds, begin // plan.steps_per_epoch, rows, plan.batch_size, plan.drop_last,
-        plan.sharding.parts,
-    )  # fmt: skip
+    number, mask = _batches(plan, state.seeds, begin // plan.steps_per_epoch, data, rows)
     state = dataclasses.replace(state, params=state.average["params"], average={})
 
     def of_rows(*args: Tree) -> tuple[Tree, jax.Array]:
@@ -158,7 +161,8 @@ def estimate(
         batch: tuple[jax.Array, jax.Array],
     ) -> tuple[jax.Array, Tree]:  # fmt: skip
         whole = (dataclasses.replace(state, step=now), hypers, data.scaling)
-        return now + 1, reduce_over_shards(plan.sharding, of_rows, whole, take(data, *batch))
+        rows = take(data, *batch, copies=plan.balanced)
+        return now + 1, reduce_over_shards(plan.sharding, of_rows, whole, rows)
 
     def sums_from(old: float, batches: tuple[jax.Array, jax.Array]) -> Tree:
         stats = jax.tree.map(lambda s: jnp.full_like(s, old), state.batch_stats)
