@@ -29,7 +29,6 @@ from flaxcnn.engine.weights import start_of
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.fields import Role
 
-OF_TRAINING = (epoch.train_epoch, epoch.estimate)  # programs over the training rows
 Tree = Any
 
 
@@ -106,7 +105,7 @@ class ResidentJob(Job):
         return self._program(epoch.evaluate, state)
 
     def _program(self, function: Callable[..., object], state: TrainState) -> jax.stages.Compiled:
-        shape = (len(self.rows.train),) if function in OF_TRAINING else self.eval_shape()
+        shape = (len(self.rows.train),) if _of_training(function) else self.eval_shape()
         key = (function, shape, self.width)
         return self.programs.get(key, lambda: self.traced(function, state).lower(), self.plan)
 
@@ -114,7 +113,7 @@ class ResidentJob(Job):
         """`train_epoch`, `evaluate` or `alive_units` of this job, before it is lowered."""
         each = output_sharding(self.placement)
         trains = function is epoch.train_epoch
-        if function in OF_TRAINING:
+        if _of_training(function):
             shapes = [jax.ShapeDtypeStruct((len(self.rows.train),), jnp.int32)]
             own: tuple[Tree, ...] = (state, self.hypers)
             out: Tree = (self.state_placement(state), each) if trains else each
@@ -158,3 +157,8 @@ class ResidentJob(Job):
     def stacked(self, hypers: Hypers, width: int) -> ResidentJob:
         """The job for `width` runs, whose hypers are stacked."""
         return dataclasses.replace(self, hypers=hypers, width=width)
+
+
+def _of_training(function: Callable[..., object]) -> bool:
+    """Whether a program goes over the training rows, in the order of an epoch."""
+    return function in (epoch.train_epoch, epoch.estimate)
