@@ -339,7 +339,7 @@ BAD_VALUES = [
     ("normalize=1", "normalize must be unit, per_pixel or per_channel (got 1)"),
     (
         "optimizer=adm",
-        "optimizer must be sgd, adam, nadam, adamax, rmsprop, adadelta, adagrad or optax",
+        "optimizer must be sgd, adam, nadam, adamax, rmsprop, adadelta, adagrad, muon or optax",
     ),
     ("optimizer=adm", "(got 'adm'); did you mean 'adam'?"),
     ("optimizer=3", "(got 3)"),
