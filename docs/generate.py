@@ -37,6 +37,7 @@ from flaxcnn.recipe import (
     rules,
     schedules,
     splits,
+    views,
 )
 from flaxcnn.recipe.config import GROUPS
 
@@ -353,6 +354,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "metrics": specs(losses.MetricSpec),
     "schedules": specs(schedules.Schedule),
     "clipping": specs(rules.Clip),
+    "views": specs(views.Views),
     "averages": specs(averages.Average),
     "rules": specs(rules.Rates | rules.Lookahead),
     "augmentations": specs(augment.Augment),

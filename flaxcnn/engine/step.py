@@ -32,11 +32,13 @@ from flaxcnn.model import averages, rules
 from flaxcnn.model.losses import RowFunction
 from flaxcnn.model.protocol import Model, RowContext
 from flaxcnn.model.schedules import scheduled_rate
+from flaxcnn.model.views import logits_of
 from flaxcnn.recipe.augment import Augment
 from flaxcnn.recipe.averages import Average
 from flaxcnn.recipe.optimizers import Optimizer
 from flaxcnn.recipe.rules import NO_RULES, Rules
 from flaxcnn.recipe.schedules import Schedule
+from flaxcnn.recipe.views import Views
 from flaxcnn.rng import Purpose, row_keys, stream_key
 
 Tree = Any  # a pytree of arrays
@@ -62,6 +64,7 @@ class Plan:
     metrics: Metrics = ()  # beside loss and accuracy
     balanced: bool = False  # rows of an epoch are drawn evenly from the classes
     rules: Rules = NO_RULES  # of the update, beside the optimizer
+    tta: Views | None = None  # of an image that is evaluated
 
 
 @flax.struct.dataclass
@@ -203,5 +206,8 @@ def eval_step(plan: Plan, state: TrainState, scaling: Scaling, batch: Batch) -> 
     """Logits [B, K] float32 in inference mode."""
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     image = standardize(batch.image, scaling.mean, scaling.scale)
-    logits, _ = plan.model.apply(variables, image, train=False, rows=RowContext())
-    return logits
+
+    def forward(image: jax.Array) -> jax.Array:
+        return plan.model.apply(variables, image, train=False, rows=RowContext())[0]
+
+    return logits_of(forward, image, plan.tta)

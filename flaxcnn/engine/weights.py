@@ -50,7 +50,8 @@ def start_of(config: Config, plan: Plan, shape: tuple[int, ...]) -> Start | None
         ConfigError: the weights are not there, have changed, or do not fit; or a pattern of
             `init_from`, `freeze`, `no_decay` or `rates` fits nothing.
     """
-    by_name = {"freeze": config.freeze, "no_decay": config.no_decay, "rates": plan.rules.rates}
+    by_name = {"freeze": config.freeze, "no_decay": config.no_decay, "rates": plan.rules.rates,
+               "optimizer.weights": getattr(config.optimizer, "weights", ())}  # fmt: skip
     if config.init_from is None and not any(by_name.values()):
         return None
     state = state_like(plan, config, shape)

@@ -180,6 +180,11 @@ def _write_onnx(model: TrainedModel, raw: bool) -> bytes:
             "--format onnx writes the layers of a recipe, and this network is one of your own; "
             "use --format stablehlo"
         )
+    if model.config.tta is not None:
+        raise ConfigError(
+            "--format onnx writes the layers of a recipe without its tta, and would not give the "
+            "run's logits; use --format stablehlo"
+        )
     content: bytes = onnx_model(model, raw).SerializeToString()
     return content
 
