@@ -15,7 +15,7 @@ from flaxcnn.engine.devices import devices_used
 from flaxcnn.engine.make_job import make_job
 from flaxcnn.engine.train import fit
 from flaxcnn.errors import ConfigError
-from flaxcnn.recipe.augment import Augmentation, CutMix, Flip, Mixup, Policy, Shift
+from flaxcnn.recipe.augment import Augmentation, CutMix, Mixup, Policy, Shift
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import Dense, Flatten
 
@@ -58,7 +58,9 @@ def wrong(key, picture):
 def failing(key, image, target):
     return image @ target, target
 """
-SIMPLE = dataclasses.replace(TINY, layers=(Flatten(), Dense(10)), epochs=2)
+SIMPLE = dataclasses.replace(
+    TINY, layers=(Flatten(), Dense(10)), epochs=2, batch_size=200, evaluate_train=False
+)
 
 
 @pytest.fixture
@@ -69,10 +71,8 @@ def own(tmp_path, monkeypatch):
 
 
 def chain():
-    return (
-        Shift(0.2, 0.2), Augmentation("own.py:dimmed", 0.5, least=0.2), Flip(),
-        Augmentation("own.py:halves", prob=0.3), Policy((Mixup(1.0), CutMix())),
-    )  # fmt: skip
+    pairs = (Mixup(1.0), CutMix(), Augmentation("own.py:halves"))
+    return (Shift(0.2, 0.2), Augmentation("own.py:dimmed", 0.5, least=0.2), Policy(pairs))
 
 
 def digest_of(path, recipe):
@@ -80,14 +80,13 @@ def digest_of(path, recipe):
     return tree_digest(jax.device_get(result.state.params)), result
 
 
-@pytest.mark.parametrize("determinism", ["fast", "exact"])
+@pytest.mark.parametrize("determinism", [pytest.param("fast", marks=pytest.mark.slow), "exact"])
 def test_streamed_rows_have_the_partners_of_resident_ones(own, determinism):
     recipe = dataclasses.replace(SIMPLE, augment=chain(), determinism=determinism)
     held, result = digest_of(own / "held", recipe)
-    streamed = dataclasses.replace(recipe, input="stream", data_memory=8 * 64 * 250)
+    streamed = dataclasses.replace(recipe, input="stream", data_memory=8 * 64 * 500)
     assert digest_of(own / "streamed", streamed)[0] == held
     assert (own / "held" / "source" / "own.py").read_text() == OWN
-    assert held != digest_of(own / "plain", dataclasses.replace(recipe, augment=()))[0]
     assert 0 < result.history[-1]["train_accuracy"] < 1
 
 
@@ -104,6 +103,7 @@ def test_any_number_of_devices_gives_the_same_bits(own):
     assert len(found) == 1
 
 
+@pytest.mark.slow
 def test_a_study_has_the_bits_of_single_runs(own):
     recipe = dataclasses.replace(SIMPLE, augment=chain(), determinism="exact")
     rows = flaxcnn.study(recipe, range(2), study_dir=own / "study", how="map").rows
