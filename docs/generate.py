@@ -48,8 +48,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # it. Within a package the order follows from the imports themselves.
 IMPORT_ORDER = (
     "errors", "recipe", "rng", "hardware", "backend", "numerics", "collectives", "data", "records",
-    "reports", "model", "nn", "engine", "trained", "export", "estimator", "studies", "api",
-    "results", "doctor", "bench", "accelerators", "cli", "__main__",
+    "reports", "model", "augment", "nn", "engine", "trained", "export", "estimator", "studies",
+    "api", "results", "doctor", "bench", "accelerators", "cli", "__main__",
 )  # fmt: skip
 # A line of Args or Raises: names, and what is said of them.
 ITEM = re.compile(r"    ((?:\*{0,2}\w+|\.\.\.)(?:, (?:\*{0,2}\w+|\.\.\.))*): (.*)")

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxcnn.data.augment import standardize
+from flaxcnn.data.standardize import standardize
 from flaxcnn.engine.job import make_plan
 from flaxcnn.engine.saved import Result, open_run
 from flaxcnn.engine.step import TrainState

@@ -18,8 +18,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from flaxcnn.data.augment import augment, standardize
+from flaxcnn.augment.chain import augment, softens
 from flaxcnn.data.batches import Batch, Scaling
+from flaxcnn.data.standardize import standardize
 from flaxcnn.engine.metrics import Metrics, MetricSums, batch_sums
 from flaxcnn.engine.sharding import (
     ONE_DEVICE,
@@ -122,8 +123,11 @@ def gradients(
 ) -> Sums:
     """First half: the sums of one batch, or of a part of it."""
     epoch = state.step // plan.steps_per_epoch
-    keys = row_keys(stream_key(state.seeds, Purpose.AUGMENT, epoch), batch.row)
-    image = standardize(augment(batch.image, keys, plan.augment), scaling.mean, scaling.scale)
+    classes = _classes(plan, state, batch.image) if softens(plan.augment) else 0
+    pixels, target = augment(
+        plan.augment, state.seeds, epoch, batch, scaling.mean, classes, plan.sharding.platform
+    )
+    image = standardize(pixels, scaling.mean, scaling.scale)
     key = stream_key(state.seeds, Purpose.DROPOUT, state.step)
     padded = plan.steps_per_epoch * plan.batch_size > plan.train_rows or (
         plan.batch_size % plan.sharding.parts > 0
@@ -137,13 +141,21 @@ def gradients(
         smoothing = hypers.label_smoothing if plan.smooth else None
         sums = batch_sums(
             logits, batch.label, batch.mask, smoothing, batch.weight, plan.sharding.platform,
-            loss=plan.loss, metrics=plan.metrics, class_weight=scaling.class_weight,
+            target, plan.loss, plan.metrics, scaling.class_weight,
         )  # fmt: skip
         return sums.loss, (sums, batch_stats)
 
     grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
     weighted = jax.tree.map(lambda s: s * metrics.count, batch_stats)
     return Sums(grads, weighted, metrics)
+
+
+def _classes(plan: Plan, state: TrainState, image: jax.Array) -> int:
+    """How many classes the network tells apart."""
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    like = jax.ShapeDtypeStruct(image.shape, jnp.float32)
+    apply = functools.partial(plan.model.apply, train=False, rows=RowContext())
+    return int(jax.eval_shape(apply, variables, like)[0].shape[-1])
 
 
 def update(plan: Plan, state: TrainState, hypers: Hypers, sums: Sums) -> TrainState:

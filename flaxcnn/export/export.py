@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import flaxcnn
-from flaxcnn.data.augment import standardize
 from flaxcnn.data.datasets import load_for
+from flaxcnn.data.standardize import standardize
 from flaxcnn.engine.initial import flat
 from flaxcnn.engine.saved import check_data, open_run
 from flaxcnn.errors import ConfigError, FlaxcnnError, WriteError, check_choice

@@ -10,6 +10,7 @@ from typing import Any
 
 from flaxcnn.errors import ConfigError
 from flaxcnn.recipe import networks
+from flaxcnn.recipe.augment import check_chain
 from flaxcnn.recipe.codec import decode, encode, hints
 from flaxcnn.recipe.data import KNOWN_DATA, Data
 from flaxcnn.recipe.evaluation import Evaluation
@@ -115,6 +116,7 @@ class Config(Execution, Evaluation, Optimisation, Model, Data):
         Raises:
             ConfigError: the model cannot be built on them, or does not end in `classes` logits.
         """
+        check_chain(self.augment, shape)
         if self.model is not None:
             return networks.table(self.model, shape, classes)
         try:
