@@ -23,7 +23,7 @@ LUMA = (0.2989, 0.587, 0.114)  # of red, green and blue in grey, as in torchvisi
 
 
 @transform.register
-def _(kind: Colour, rows: Rows, partner: Rows | None) -> Rows:  # type: ignore[misc]
+def _(kind: Colour, rows: Rows, partner: Rows | None) -> Rows:
     image, white = as_float(rows.image), rows.white
     match kind:
         case Brightness(amount=most):

@@ -68,7 +68,7 @@ def _groups(run: list[Step]) -> Iterator[tuple[Step, ...]]:
 
 
 @transform.register
-def _(kind: Geometry, rows: Rows, partner: Rows | None) -> Rows:  # type: ignore[misc]
+def _(kind: Geometry, rows: Rows, partner: Rows | None) -> Rows:
     return rows.with_image(moved([(kind, rows)], rows))
 
 
@@ -83,7 +83,7 @@ def moved(steps: Sequence[tuple[Geometry, Rows]], rows: Rows) -> jax.Array:
                 return _mirrored(rows.image, _alternating(own))
             case Shift() | Crop():
                 return _by_pixels(rows, _pixels(kind, own), kind.fill)
-    size = rows.image.shape[1:3]
+    size = rows.image.shape[1], rows.image.shape[2]
     total = Map()
     for kind, own in steps:
         total = total.after(source_of(kind, own, size))

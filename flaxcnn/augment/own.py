@@ -40,7 +40,7 @@ def function_of(kind: Augmentation) -> Callable[..., Any]:
             f"{' and '.join(PARTNER)}, and one for each argument of the recipe "
             f"({', '.join(kind.named) or 'which has none'}): {first_line(error)}"
         ) from None
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def _called_with(parameters: Iterable[str]) -> tuple[str, ...]:

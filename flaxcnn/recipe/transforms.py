@@ -7,7 +7,7 @@ says otherwise, so that 0.2 is here what it is there.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from flaxcnn.errors import ConfigError
 from flaxcnn.recipe.fields import check_bounds, setting
@@ -44,7 +44,7 @@ class Shift(Checked):
     height: float = setting(0.1, "largest vertical shift, as a fraction", at_least=0, below=1)
     width: float = setting(0.1, "largest horizontal shift, as a fraction", at_least=0, below=1)
 
-    fill = "nearest"
+    fill: ClassVar[Fill] = "nearest"
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class RandomResizedCrop(Checked):
         check_range("scale", self.scale, 0, 1)
         check_range("ratio", self.ratio, 0)
 
-    fill = "reflect"  # nothing is outside but half a pixel
+    fill: ClassVar[Fill] = "reflect"  # nothing is outside but half a pixel
 
 
 @dataclass(frozen=True)
