@@ -67,4 +67,5 @@ def _batch(dataset: Dataset, row: np.ndarray) -> Batch:
     pixels = np.empty((len(row), *dataset.shape), np.uint8)
     read_rows([archive.image for archive in archives], Order(row, None), pixels)
     label = np.concatenate([archive.label for archive in archives])[row]
-    return Batch(*map(jnp.asarray, (pixels, label, row, np.ones(len(row), bool))))
+    every = jnp.ones(len(row), bool)
+    return Batch(jnp.asarray(pixels), jnp.asarray(label), jnp.asarray(row), every)
