@@ -40,15 +40,22 @@ def _default(context: typer.Context) -> None:
 
 @app.command("list")
 @command
-def list_(as_json: options.Json = False) -> None:
+def list_(
+    zoo: Annotated[
+        bool, typer.Option("--zoo", help="List networks of papers instead, with a plain recipe.")
+    ] = False,
+    as_json: options.Json = False,
+) -> None:
     """List all experiments with data set, parameters and what their document reported.
 
     \b
     Examples:
       flaxcnn experiments list
+      flaxcnn experiments list --zoo
       flaxcnn experiments list --json
     """
-    entries = [catalog.summary(e) for e in catalog.experiments().values()]
+    listed = catalog.zoo() if zoo else catalog.experiments()
+    entries = [catalog.summary(e) for e in listed.values()]
     if as_json:
         emit_json(entries)
         return

@@ -67,7 +67,7 @@ def optimizer_numbers(optimizer: Optimizer) -> dict[str, float]:
 def compiled_rules(config: Config) -> Rules:
     """What an update does beside the optimizer, its numbers made the same."""
     return Rules(
-        freeze=config.freeze,
+        freeze=config.frozen,
         no_decay=config.no_decay,
         rates=tuple(config.rates.named) if config.rates else (),
         clip=replace(config.clip, value=NONZERO) if config.clip else None,
