@@ -166,10 +166,11 @@ class NNXModel(_Foreign):
             nnx.replace_by_pure_dict(stats, variables[STATS])
             module: Any = nnx.merge(graph, params, stats, _reseeded(draws, _key(rows)))
             (module.train if train else module.eval)()
-            output = module(
-                image.astype(self.compiled.dtype),
-                **arguments_for(type(module).__call__, train, rows),
-            )
+            call = type(module).__call__
+            given = arguments_for(call, train, rows)
+            if "rngs" in inspect.signature(call).parameters:  # in place of keys of its own
+                given["rngs"] = nnx.Rngs(_key(rows))
+            output = module(image.astype(self.compiled.dtype), **given)
             changed = nnx.to_pure_dict(_parts(module)[2])
         return _logits(output), changed if train else variables[STATS]
 

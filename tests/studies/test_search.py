@@ -408,7 +408,8 @@ def test_what_does_not_fit_is_left_out_with_what_is_read_off_it(
     grid = {"batch_size": [50, 200], "epochs": [1, 2]}
     notes = []
     result = flaxcnn.search(base, grid, folds=3, how=how, dataset=digits,
-                            search_dir=tmp_path / "s", refit=False, tell=Listener(note=notes.append))  # fmt: skip
+                            search_dir=tmp_path / "s", refit=False,
+                            tell=Listener(note=notes.append))  # fmt: skip
     dropped = {one["label"]: one["reason"] for one in result.summary["dropped"]}
     assert set(dropped) == {"batch_size=200, epochs=1", "batch_size=200, epochs=2"}
     assert all("out of memory (" in why for why in dropped.values())
