@@ -38,7 +38,7 @@ def make_job(config: Config, dataset: Dataset) -> Job:
     host = resident([no_pixels], [np.zeros(0, np.int32)], scaling)
     hypers, data = devices.device_put_global((make_hypers(config), host), placement)
     stream = Stream(config, dataset, rows, plan, placement)
-    start = start_of(config, plan, dataset.shape)
+    start = start_of(config, plan, dataset.shape, dataset.num_classes)
     return StreamedJob(
         config, dataset, rows, plan, hypers, data, placement, ProgramCache(), start, stream
     )
@@ -67,5 +67,5 @@ def make_resident_job(
         scaling, flat=plan.sharding.platform == "tpu",
     )  # fmt: skip
     hypers, data = devices.device_put_global((make_hypers(config), host), placement)
-    start = start_of(config, plan, dataset.shape)
+    start = start_of(config, plan, dataset.shape, dataset.num_classes)
     return ResidentJob(config, dataset, rows, plan, hypers, data, placement, ProgramCache(), start)

@@ -126,7 +126,7 @@ class ResidentJob(Job):
     def with_config(self, config: Config) -> ResidentJob:
         """A recipe with the same programs on the same rows; its compile time starts at 0."""
         hypers = device_put_global(make_hypers(config), self.placement)
-        start = start_of(config, self.plan, self.dataset.shape)
+        start = start_of(config, self.plan, self.dataset.shape, self.dataset.num_classes)
         return dataclasses.replace(
             self, config=config, hypers=hypers, programs=self.programs.restarted(), start=start
         )

@@ -42,8 +42,12 @@ def state_like(plan: Plan, config: Config, shape: tuple[int, ...]) -> TrainState
     return like
 
 
-def start_of(config: Config, plan: Plan, shape: tuple[int, ...]) -> Start | None:
+def start_of(config: Config, plan: Plan, shape: tuple[int, ...], classes: int) -> Start | None:
     """What a run of a recipe starts from; None: from random weights.
+
+    Args:
+        config, plan: of the run.
+        shape, classes: of its images, (H, W, C), and of its labels.
 
     Raises:
         ConfigError: the weights are not there, have changed, or do not fit; or a pattern of
@@ -58,7 +62,7 @@ def start_of(config: Config, plan: Plan, shape: tuple[int, ...]) -> Start | None
         check_patterns(setting, patterns, names)
     if config.init_from is None:
         return None
-    return _fitted(config.init_from, state)
+    return _fitted(config.init_from, state, classes)
 
 
 def check_patterns(setting: str, patterns: Sequence[str], names: Sequence[str]) -> None:
@@ -71,18 +75,17 @@ def check_patterns(setting: str, patterns: Sequence[str], names: Sequence[str]) 
             )
 
 
-def _fitted(weights: Weights, state: TrainState) -> Start:
+def _fitted(weights: Weights, state: TrainState, classes: int) -> Start:
     there = _read(weights.path, weights.digest)
     own = flat({"params": state.params, "batch_stats": state.batch_stats})
     wanted = [name for name in own if _selected(name, weights)]
-    head = next(reversed(state.params))  # the layer that was made last
     taken, left = {}, []
     for name in wanted:
         if name not in there:
             left.append(name)
         elif there[name].shape == own[name].shape:
             taken[name] = there[name]
-        elif name.split("/")[1] == head:
+        elif _of_classes(own[name].shape, there[name].shape, classes):
             left.append(name)
         else:
             raise ConfigError(
@@ -96,6 +99,11 @@ def _fitted(weights: Weights, state: TrainState) -> Start:
     layers = sorted({name.split("/")[1] for name in left})
     note = f"init_from: {', '.join(layers)} stay random, since {weights.path} has none that fit"
     return Start(taken, (note,) if left else ())
+
+
+def _of_classes(own: tuple[int, ...], there: tuple[int, ...], classes: int) -> bool:
+    """Whether two arrays have a value for each class in their last axis, and only those differ."""
+    return own[-1:] == (classes,) and own[:-1] == there[:-1] and len(own) == len(there)
 
 
 def _selected(name: str, weights: Weights) -> bool:

@@ -92,7 +92,9 @@ def _key(rows: RowContext) -> jax.Array:
 
 def _logits(output: Any) -> jax.Array:
     """Whatever the network computes in, logits are float32."""
-    return jnp.asarray(output).astype(jnp.float32)
+    if not isinstance(output, jax.Array):
+        raise TypeError(f"it must return logits [B, K], not a {type(output).__name__}")
+    return output.astype(jnp.float32)
 
 
 @dataclass(frozen=True, kw_only=True)

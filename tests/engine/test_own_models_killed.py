@@ -116,7 +116,9 @@ def test_it_is_evaluated_used_and_exported(child, quiet, large, tmp_path):
     said = done(child, "predict", whole, tmp_path / "digit.png").stdout
     assert str(logits[0].argmax()) in said
     for kind in ("stablehlo", "safetensors"):
-        assert "give the run's logits within" in done(child, "export", whole, "--format", kind).stdout
+        assert (
+            "give the run's logits within" in done(child, "export", whole, "--format", kind).stdout
+        )
     if name == "linen":
         again = json.loads(done(child, "reproduce", whole, "--json").stdout)
         assert again["same"]
