@@ -161,6 +161,7 @@ class NNXModel(_Foreign):
         self, variables: Variables, image: jax.Array, *, train: bool, rows: RowContext
     ) -> tuple[jax.Array, Tree]:
         """Logits [B, K] float32, and the new batch statistics."""
+        variables = jax.tree.map(jnp.asarray, variables)  # NNX would write into NumPy's arrays
         with _applying(Applied(rows, train, self.compiled)):
             shapes = nnx.eval_shape(lambda: self._made(jax.random.key(0)))
             graph, params, stats, draws = _parts(shapes)

@@ -82,7 +82,9 @@ def test_a_head_is_what_has_a_value_for_each_class(tmp_path, monkeypatch, caplog
     deep = dataclasses.replace(BASE, layers=(Flatten(), *[Dense(8)] * 10, Dense(10)))
     parent = flaxcnn.train(deep, run_dir=tmp_path / "parent", verbose=False)
     config = dataclasses.replace(
-        deep, layers=(*deep.layers[:-1], Dense(7)), dataset="npz:later",
+        deep,
+        layers=(*deep.layers[:-1], Dense(7)),
+        dataset="npz:later",
         init_from=Weights(str(parent.path)),
     )
     data = (digits.image[few], digits.label[few])
