@@ -28,6 +28,7 @@ from flaxcnn import errors
 from flaxcnn.cli.main import app
 from flaxcnn.recipe import (
     augment,
+    averages,
     fields,
     layers,
     losses,
@@ -352,6 +353,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "metrics": specs(losses.MetricSpec),
     "schedules": specs(schedules.Schedule),
     "clipping": specs(rules.Clip),
+    "averages": specs(averages.Average),
     "rules": specs(rules.Rates | rules.Lookahead),
     "augmentations": specs(augment.Augment),
     "resize-spec": specs(resize.Resize),

@@ -38,7 +38,7 @@ PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in (
 COMMANDS = dict(generate.commands())
 TRAINING = {module for name, module in flaxcnn._LAZY.items() if name != "history"}
 LONGEST_README = 180  # lines that a newcomer reads to the end
-GROUPS = "list|show|run|table|gallery|prepare|verify|path"
+GROUPS = "list|show|run|table|gallery|prepare|verify|path|check"
 COMMAND = re.compile(rf"flaxcnn [a-z]+(?: (?:{GROUPS})\b)?")
 
 

@@ -1,16 +1,21 @@
-"""`flaxcnn data`: data sets listed, prepared and verified."""
+"""`flaxcnn data`: data sets listed, prepared, verified and looked through."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flaxcnn.cli import options
 from flaxcnn.cli.output import command, emit_json, say
 
-app = typer.Typer(help="List, prepare and verify data sets.", rich_markup_mode=None)
+if TYPE_CHECKING:
+    from flaxcnn.data.check import Findings
+
+SHOWN = 5  # of many things of a kind
+app = typer.Typer(help="List, prepare, verify and check data sets.", rich_markup_mode=None)
 Name = Annotated[
     str,
     typer.Argument(
@@ -108,3 +113,65 @@ def path(name: Name, as_json: options.Json = False) -> None:
 
     target = str(cache_path(name))
     emit_json({"name": name, "path": target}) if as_json else say(target)
+
+
+@app.command()
+@command
+def check(name: Name, as_json: options.Json = False) -> None:
+    """Look at every image: classes, sizes, bad files, imbalance, exact and near duplicates.
+
+    \b
+    Examples:
+      flaxcnn data check folder:pets
+      flaxcnn data check mnist --json
+    """
+    from dataclasses import asdict
+
+    from flaxcnn.data.check import check as look
+
+    found = look(name)
+    if as_json:
+        emit_json({**asdict(found), "imbalanced": found.imbalanced, "ok": not found.wrong})
+        return
+    for line in _lines(found):
+        say(line)
+
+
+def _lines(found: Findings) -> Iterator[str]:
+    """What was found, as text."""
+    splits = list(found.rows)
+    total = {split: sum(rows) for split, rows in found.rows.items()}
+    yield f"{found.name}: {sum(total.values()):,} images of {len(found.classes)} classes"
+    yield f"{'class':20} " + " ".join(f"{split:>10}" for split in splits)
+    for number, name in enumerate(found.classes):
+        yield f"{name[:20]:20} " + " ".join(f"{found.rows[s][number]:>10,}" for s in splits)
+    yield f"{'all':20} " + " ".join(f"{total[split]:>10,}" for split in splits)
+    for what, counts in (("height x width", found.sizes), ("channels", found.kinds)):
+        shown = ", ".join(f"{key} ({count:,})" for key, count in list(counts.items())[:SHOWN])
+        yield f"{what}: {shown}{_more(len(counts))}"
+    if found.imbalanced:
+        yield "classes are imbalanced: see class_weight and sampling in `flaxcnn train --help`"
+    for what, texts in (("passed over", found.passed_over), ("cannot be used", found.wrong)):
+        if texts:
+            yield f"{what}: {len(texts):,}"
+            yield from (f"  {text}" for text in texts)
+    for what, groups in (("exact duplicates", found.exact), ("near duplicates", found.near)):
+        several = sum(len(group["splits"]) > 1 for group in groups)
+        torn = sum(len(group["classes"]) > 1 for group in groups)
+        yield (
+            f"{what}: {len(groups):,} groups"
+            + (f", {several:,} across splits, {torn:,} with different classes" if groups else "")
+        )
+        for group in groups[:SHOWN]:
+            marks = ["across splits"] if len(group["splits"]) > 1 else []
+            if len(group["classes"]) > 1:
+                marks.append(f"classes {', '.join(group['classes'])}")
+            shown = " = ".join(group["images"][:SHOWN]) + _more(len(group["images"]))
+            yield f"  {shown}{' (' + '; '.join(marks) + ')' if marks else ''}"
+        if len(groups) > SHOWN:
+            yield f"  and {len(groups) - SHOWN:,} more; --json lists all"
+    yield from found.notes
+
+
+def _more(count: int) -> str:
+    return f" and {count - SHOWN:,} more" if count > SHOWN else ""

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from flaxcnn.data.resize import Draws, fit
 from flaxcnn.errors import DataError, first_line, one_of
-from flaxcnn.recipe.data import Channels
+from flaxcnn.recipe.data import FILES, Channels
 from flaxcnn.recipe.resize import Resize
 
 MAX_PIXELS = 64 * 2**20  # of one image, by its header: a few KB of PNG can expand to gigabytes
@@ -82,8 +82,9 @@ def decode(
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise DataError(_too_large(where, name)) from None
     except Exception as error:  # damaged files raise anything: SyntaxError, struct.error, ...
+        many = f"; `flaxcnn data check {where}` lists all such" if where.startswith(FILES) else ""
         raise DataError(
-            f"{where}: {name} cannot be read as {one_of(READ)} ({first_line(error)})"
+            f"{where}: {name} cannot be read as {one_of(READ)} ({first_line(error)}){many}"
         ) from None
     return pixels if pixels.ndim == 3 else pixels[..., None]
 

@@ -33,6 +33,17 @@ class Labelled(NamedTuple):
     label: np.ndarray  # int32 [N]
 
 
+class Listing(NamedTuple):
+    """Image files before any is opened."""
+
+    where: str  # folder:PATH, for messages
+    root: Path
+    classes: Sequence[str]
+    parts: dict[str, Labelled]  # by split, train first
+    junk: tuple[str, ...] = ()  # what is passed over
+    wrong: tuple[str, ...] = ()  # a sentence for each file that cannot be there
+
+
 @dataclass(frozen=True, eq=False)
 class FolderImages(Images):
     """Image files of a folder, decoded on demand."""
@@ -85,6 +96,20 @@ def folder(path: Path, form: Form = Form(), most: int | None = None) -> Dataset:
             larger than 64 megapixels or outside PATH. The pixels of files decoded on demand are
             checked when they are read.
     """
+    found = listing(path)
+    if found.wrong:
+        raise DataError(f"{found.where}: {found.wrong[0]}")
+    if found.junk:
+        _passed_over(found.where, found.junk)
+    return labelled(found, form, most)
+
+
+def listing(path: Path) -> Listing:
+    """The files of a folder, as `folder` takes them.
+
+    Raises:
+        DataError: no such folder, or no classes in it.
+    """
     root = path.expanduser()
     where = f"folder:{path}"
     if not root.is_dir():
@@ -92,22 +117,19 @@ def folder(path: Path, form: Form = Form(), most: int | None = None) -> Dataset:
     root = root.resolve()
     classes, parts = _layout(where, root)
     junk: list[str] = []
+    wrong: list[str] = []
     found = {}
     for split, part in parts.items():
-        listed = [_images(where, root, part / name, junk) for name in classes]
+        listed = [_images(root, part / name, junk, wrong) for name in classes]
         label = np.repeat(np.arange(len(classes), dtype=np.int32), [len(files) for files in listed])
         names = tuple(str(file.relative_to(root)) for files in listed for file in files)
         found[split] = Labelled(names, label)
-    if junk:
-        _passed_over(where, tuple(junk))
-    return labelled(where, root, found, classes, form, most)
+    return Listing(where, root, classes, found, tuple(junk), tuple(wrong))
 
 
-def labelled(
-    where: str, root: Path, parts: dict[str, Labelled], classes: Sequence[str], form: Form,
-    most: int | None,
-) -> Dataset:  # fmt: skip
-    """The data set of image files in `root`, by split; the rest as in `folder`."""
+def labelled(listed: Listing, form: Form, most: int | None) -> Dataset:
+    """The data set of image files; `form` and `most` as in `folder`."""
+    where, root, classes, parts, *_ = listed
     first = parts["train"].files[0]
     with no_bombs():
         pixels = decode(where, first, f"{root}/{first}", form)
@@ -177,23 +199,20 @@ def _classes(where: str, root: Path, part: Path) -> list[str]:
     return names
 
 
-def _images(where: str, root: Path, folder: Path, junk: list[str]) -> list[Path]:
-    """Image files of one class, sorted by name; what is no image is added to `junk`."""
+def _images(root: Path, folder: Path, junk: list[str], wrong: list[str]) -> list[Path]:
+    """Image files of one class, sorted by name; what is none is added to `junk` or `wrong`."""
     files = []
     for file in _visible(folder):
+        name = file.relative_to(root)
         if file.suffix.lower() in JUNK and file.is_file():
-            junk.append(str(file.relative_to(root)))
-            continue
-        if not file.resolve().is_relative_to(root):
-            raise DataError(
-                f"{where}: {file.relative_to(root)} is a link to a file outside the folder"
-            )
-        if not file.is_file() or file.suffix.lower() not in FORMATS:
-            raise DataError(
-                f"{where}: a class folder must hold only "
-                f"{one_of('*' + suffix for suffix in FORMATS)} (got {file.relative_to(root)})"
-            )
-        files.append(file)
-    if not files:
-        raise DataError(f"{where}: class folder {folder.relative_to(root)} is empty")
+            junk.append(str(name))
+        elif not file.resolve().is_relative_to(root):
+            wrong.append(f"{name} is a link to a file outside the folder")
+        elif not file.is_file() or file.suffix.lower() not in FORMATS:
+            kinds = one_of("*" + suffix for suffix in FORMATS)
+            wrong.append(f"a class folder must hold only {kinds} (got {name})")
+        else:
+            files.append(file)
+    if not files and not wrong:
+        wrong.append(f"class folder {folder.relative_to(root)} is empty")
     return files

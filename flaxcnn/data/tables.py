@@ -10,7 +10,7 @@ import numpy as np
 
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.decode import FORMATS, Form
-from flaxcnn.data.folders import SPLITS, Labelled, labelled
+from flaxcnn.data.folders import SPLITS, Labelled, Listing, labelled
 from flaxcnn.errors import DataError, near_miss, one_of
 
 NEEDED = ("path", "label")
@@ -32,6 +32,15 @@ def csv_file(file: Path, form: Form = Form(), most: int | None = None) -> Datase
     Raises:
         DataError: no such file or column, lines that do not fit (with their numbers), or images
             that cannot be read as one data set.
+    """
+    return labelled(listing(file), form, most)
+
+
+def listing(file: Path) -> Listing:
+    """The files that a table names.
+
+    Raises:
+        DataError: no such file or column, or lines that do not fit (with their numbers).
     """
     where = f"csv:{file}"
     path = file.expanduser()
@@ -59,7 +68,7 @@ def csv_file(file: Path, form: Form = Form(), most: int | None = None) -> Datase
         )
         for name, rows in parts.items()
     }
-    return labelled(where, root, split, classes, form, most)
+    return Listing(where, root, classes, split)
 
 
 Row = tuple[int, str, str]  # line, path, label

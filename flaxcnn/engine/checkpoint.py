@@ -8,6 +8,7 @@ are given at restore, and a SHA-256 of every leaf finds the flipped bit that no 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 import logging
 from collections.abc import Sequence
@@ -36,6 +37,29 @@ def tree_digest(tree: Tree) -> str:
         digest.update(f"{path} {array.dtype.str} {array.shape}\n".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
+
+
+def _written(state: Tree) -> Tree:
+    """The fields of a state by name, without those that may be left out and hold nothing.
+
+    So a checkpoint from before such a field existed is read as one that holds nothing there.
+    """
+    if not dataclasses.is_dataclass(state):
+        return state
+    values = {field: getattr(state, field.name) for field in dataclasses.fields(state)}
+    optional = lambda field: field.default_factory is not dataclasses.MISSING  # noqa: E731
+    return {
+        field.name: value
+        for field, value in values.items()
+        if jax.tree.leaves(value) or not optional(field)
+    }
+
+
+def _read_back(fields: Tree, like: Tree) -> Tree:
+    """The state of which `_written` made `fields`; `like` has its class."""
+    if not dataclasses.is_dataclass(like):
+        return fields
+    return dataclasses.replace(like, **fields)  # type: ignore[type-var]
 
 
 class _BestAndLatest(preservation.PreservationPolicy):
@@ -110,7 +134,7 @@ class Checkpoints:
             saved = self._manager.save(
                 epoch,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(host), progress=ocp.args.JsonSave(record)
+                    state=ocp.args.StandardSave(_written(host)), progress=ocp.args.JsonSave(record)
                 ),
             )
         except Exception as error:  # Orbax raises its own, OSError and ValueError alike
@@ -131,7 +155,8 @@ class Checkpoints:
         """
         first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         abstract = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or first), like
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or first),
+            _written(like),
         )
         self._wait()
         try:
@@ -147,11 +172,12 @@ class Checkpoints:
         except Exception as error:
             cause = str(error).partition("\n")[0][:200]
             raise CheckpointError(f"checkpoint of epoch {epoch} cannot be read: {cause}") from error
-        if tree_digest(jax.device_get(restored.state)) != restored.progress["digest"]:
+        state = _read_back(restored.state, like)
+        if tree_digest(jax.device_get(state)) != restored.progress["digest"]:
             raise CheckpointError(
                 f"checkpoint of epoch {epoch} is damaged: its arrays are not those that were saved"
             )
-        return restored.state, restored.progress
+        return state, restored.progress
 
     def restore_newest(self, like: Tree) -> tuple[Tree, dict[str, Any]] | None:
         """The newest checkpoint that is whole; None where none was ever written.

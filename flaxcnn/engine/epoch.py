@@ -7,6 +7,7 @@ them are one scan, `over_batches`.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,13 +19,14 @@ from flaxcnn.data.augment import standardize
 from flaxcnn.data.batches import Batch, Resident, Scaling, shuffled, take
 from flaxcnn.engine.devices import platform as default_platform
 from flaxcnn.engine.metrics import MetricSums, as_vector, batch_sums, from_vector
-from flaxcnn.engine.sharding import isolated, shard_batches
-from flaxcnn.engine.step import Hypers, Plan, TrainState, eval_step, train_step
+from flaxcnn.engine.sharding import isolated, reduce_over_shards, shard_batches
+from flaxcnn.engine.step import Hypers, Plan, TrainState, eval_step, gradients, train_step
 from flaxcnn.model.layout import on_cpu
 
 # Rows that a device evaluates at once: on CPU few, so that activations stay in its cache; elsewhere
 # a multiple of the 128 lanes of a TPU.
 EVAL_ROWS = {"cpu": 32, "gpu": 1024, "tpu": 1024}
+OLD = 2.0**20  # moving statistics that those of a batch are small beside
 Tree = Any
 Alive = dict[str, jax.Array]  # layer name -> which of its units, bool [C]
 
@@ -100,11 +102,7 @@ def train_epoch(
     plan: Plan, state: TrainState, hypers: Hypers, data: Resident, rows: jax.Array
 ) -> tuple[TrainState, MetricSums]:
     """One pass over `rows` [N] int32 in this epoch's order -> (state, sums [S] of its steps)."""
-    epoch = state.step // plan.steps_per_epoch
-    batches = shuffled(
-        state.seeds, epoch, rows, plan.batch_size, plan.drop_last, plan.sharding.parts,
-        data.label if plan.balanced else None,
-    )  # fmt: skip
+    batches = _batches(plan, state.seeds, state.step // plan.steps_per_epoch, data, rows)
 
     def step(
         state: TrainState, hypers: Hypers, data: Resident, batch: tuple[jax.Array, jax.Array]
@@ -115,6 +113,16 @@ def train_epoch(
 
     state, sums = over_batches(plan, step, state, (hypers, data), batches, None)
     return state, from_vector(sums, plan.metrics)
+
+
+def _batches(
+    plan: Plan, seeds: jax.Array, epoch: jax.Array, data: Resident, rows: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Row numbers and mask [S, B] of the batches of an epoch over `rows` [N] int32."""
+    return shuffled(
+        seeds, epoch, rows, plan.batch_size, plan.drop_last, plan.sharding.parts,
+        data.label if plan.balanced else None,
+    )  # fmt: skip
 
 
 def train_chunk(
@@ -130,6 +138,45 @@ def train_chunk(
 
     state, sums = over_batches(plan, step, state, (hypers, scaling), chunk, None, count)
     return state, from_vector(sums, plan.metrics)
+
+
+def estimate(
+    plan: Plan, state: TrainState, hypers: Hypers, data: Resident, rows: jax.Array
+) -> Tree:
+    """Batch statistics of the averaged weights: their means over the batches of the last epoch.
+
+    As torch's `update_bn`, on images augmented as in that epoch. Moving statistics are
+    m * old + (1 - m) * those of the batch; from 0 and from OLD, one batch tells m.
+    """
+    begin = (state.step // plan.steps_per_epoch - 1) * plan.steps_per_epoch
+    number, mask = _batches(plan, state.seeds, begin // plan.steps_per_epoch, data, rows)
+    state = dataclasses.replace(state, params=state.average["params"], average={})
+
+    def of_rows(*args: Tree) -> tuple[Tree, jax.Array]:
+        sums = gradients(plan, *args)  # the gradients themselves are not computed: nobody uses them
+        return sums.batch_stats, sums.metrics.count
+
+    def step(
+        now: jax.Array, state: TrainState, hypers: Hypers, data: Resident,
+        batch: tuple[jax.Array, jax.Array],
+    ) -> tuple[jax.Array, Tree]:  # fmt: skip
+        whole = (dataclasses.replace(state, step=now), hypers, data.scaling)
+        rows = take(data, *batch, copies=plan.balanced)
+        return now + 1, reduce_over_shards(plan.sharding, of_rows, whole, rows)
+
+    def sums_from(old: float, batches: tuple[jax.Array, jax.Array]) -> Tree:
+        stats = jax.tree.map(lambda s: jnp.full_like(s, old), state.batch_stats)
+        from_old = dataclasses.replace(state, batch_stats=stats)
+        return over_batches(plan, step, begin, (from_old, hypers, data), batches, None)[1]
+
+    def means(sums: jax.Array, probe: jax.Array, count: jax.Array) -> jax.Array:
+        kept = (probe[0] - sums[0]) / count[0] / OLD
+        return sums.sum(axis=0) / count.sum() / (1.0 - kept.mean())
+
+    sums, count = sums_from(0.0, (number, mask))
+    probe, _ = sums_from(OLD, (number[:1], mask[:1]))
+    of_all = lambda *trees: jax.tree.map(lambda s, p: means(s, p, trees[2]), *trees[:2])  # noqa: E731
+    return isolated(plan.sharding, of_all)(sums, probe, count)
 
 
 # -- evaluation ----------------------------------------------------------------------------------

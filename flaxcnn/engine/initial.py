@@ -39,6 +39,7 @@ class Start:
         return dataclasses.replace(
             state, params=put("params", state.params),
             batch_stats=put("batch_stats", state.batch_stats),
+            average={name: put(name, tree) for name, tree in state.average.items()},
         )  # fmt: skip
 
 

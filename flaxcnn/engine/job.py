@@ -182,6 +182,10 @@ class Job(abc.ABC):
     ) -> tuple[TrainState, MetricSums]:
         """One epoch -> (state, sums [S] of its steps); donates `state`."""
 
+    def settled(self, state: TrainState) -> TrainState:
+        """The state after an epoch, with batch statistics estimated for its average if need be."""
+        return state
+
     def evaluate(self, state: TrainState, split: SplitName, check: Check = no_check) -> MetricSums:
         """Sums [S] over the batches of a split, in no order to rely on."""
         parts = [(sums, count) for (sums, _), count in self._evaluate(state, split, check)]
@@ -267,5 +271,7 @@ class Job(abc.ABC):
         whole = jax.tree.map(lambda _: self.placement, state)
         if not self.plan.sharding.shard_optimizer:
             return whole
-        parts = sharding.opt_state_sharding(self.plan.sharding, state.opt_state)
-        return dataclasses.replace(whole, opt_state=parts)
+        parts = functools.partial(sharding.opt_state_sharding, self.plan.sharding)
+        return dataclasses.replace(
+            whole, opt_state=parts(state.opt_state), average=parts(state.average)
+        )

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from flaxcnn.engine.average import averaged
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.job import Job
 from flaxcnn.engine.metrics import MetricSums, finalize
@@ -41,8 +42,8 @@ class Progress:
 
         Without validation rows the training loss is what is monitored.
         """
-        monitor = config.monitor if config.monitor in metrics else "train_loss"
-        sign = 1.0 if monitor == config.monitor and config.rises else -1.0
+        monitor = config.monitored if config.monitored in metrics else "train_loss"
+        sign = 1.0 if monitor == config.monitored and config.rises else -1.0
         value, epoch = metrics[monitor], self.epoch + 1
         finite = [name for name in (*LOSSES, monitor) if name in metrics]
         sound = all(math.isfinite(metrics[name]) for name in finite)
@@ -126,9 +127,13 @@ def one_epoch(job: Job, state: TrainState, interrupt: Interrupt) -> tuple[TrainS
     state, train = job.train_epoch(state, interrupt.check)
     interrupt.wait(train)
     trained = time.perf_counter()
-    sums = {"train": train}
+    sums, state = {"train": train}, job.settled(state)
     if len(job.rows.validation):
         sums["val"] = job.evaluate(state, "validation", interrupt.check)
+        if average := job.config.average:
+            interrupt.wait(sums)
+            held = job.evaluate(averaged(state), "validation", interrupt.check)
+            sums[f"{average.name}_val"] = held
     if job.config.evaluate_train:
         interrupt.wait(sums)  # two programs that exchange at once could wait for one another
         sums["clean_train"] = job.evaluate(state, "train", interrupt.check)
@@ -162,7 +167,7 @@ def epoch_metrics(
 
 def check_finite(metrics: dict[str, Any], progress: Progress, config: Config) -> None:
     """DivergedError before the weights of such an epoch can become a checkpoint."""
-    for name in (*LOSSES, config.monitor):
+    for name in (*LOSSES, config.monitor, config.monitored):
         if not math.isfinite(loss := metrics.get(name, 0.0)):
             raise DivergedError(
                 f"epoch {progress.epoch}: {name} is {loss}; "

@@ -15,6 +15,7 @@ from flaxcnn.engine.programs import ProgramCache
 from flaxcnn.engine.resident import ResidentJob
 from flaxcnn.engine.streaming import Stream, StreamedJob
 from flaxcnn.engine.weights import start_of
+from flaxcnn.errors import ConfigError
 from flaxcnn.recipe.config import Config
 
 
@@ -31,6 +32,11 @@ def make_job(config: Config, dataset: Dataset) -> Job:
     config.check_on(dataset.shape, dataset.num_classes)
     if not streams(config, dataset, devices.pixel_memory()):
         return make_resident_job(config, dataset)
+    if config.average and config.average.batch_stats == "estimate" and config.may_have_batch_norm:
+        raise ConfigError(
+            "average.batch_stats=estimate takes a second pass over rows on the device, and these "
+            "are streamed; use average.batch_stats=average"
+        )
     rows, scaling = choose_rows(config, dataset)
     plan = make_plan(config, len(rows.train))
     placement = devices.replicated(plan.sharding.devices)

@@ -51,6 +51,29 @@ class ResidentJob(Job):
         )
         return result
 
+    def settled(self, state: TrainState) -> TrainState:
+        """As of a job; a pass over the training rows where `average.batch_stats=estimate`."""
+        if not self._estimates(state):
+            return state
+        rows = device_put_global(self.rows.train, self.placement)
+        program = self._program(epoch.estimate, state)
+        stats = program(state, self.hypers, self.data, rows)
+        if self.plan.sharding.shard_optimizer:  # where training expects it
+            place = self.state_placement(state).average["batch_stats"]
+            stats = jax.device_put(stats, place)
+        return dataclasses.replace(state, average={**state.average, "batch_stats": stats})
+
+    def compile(self, state: TrainState) -> None:
+        """Have the programs of an epoch ready before a clock starts."""
+        super().compile(state)
+        if self._estimates(state):
+            self._program(epoch.estimate, state)
+
+    def _estimates(self, state: TrainState) -> bool:
+        average = self.plan.rules.average
+        wanted = average is not None and average.batch_stats == "estimate"
+        return wanted and bool(jax.tree.leaves(state.batch_stats))
+
     def _evaluate(
         self, state: TrainState, split: SplitName, check: Check
     ) -> Iterator[tuple[tuple[MetricSums, jax.Array], int]]:
@@ -82,7 +105,7 @@ class ResidentJob(Job):
         return self._program(epoch.evaluate, state)
 
     def _program(self, function: Callable[..., object], state: TrainState) -> jax.stages.Compiled:
-        shape = (len(self.rows.train),) if function is epoch.train_epoch else self.eval_shape()
+        shape = (len(self.rows.train),) if _of_training(function) else self.eval_shape()
         key = (function, shape, self.width)
         return self.programs.get(key, lambda: self.traced(function, state).lower(), self.plan)
 
@@ -90,10 +113,10 @@ class ResidentJob(Job):
         """`train_epoch`, `evaluate` or `alive_units` of this job, before it is lowered."""
         each = output_sharding(self.placement)
         trains = function is epoch.train_epoch
-        if trains:
+        if _of_training(function):
             shapes = [jax.ShapeDtypeStruct((len(self.rows.train),), jnp.int32)]
             own: tuple[Tree, ...] = (state, self.hypers)
-            out: Tree = (self.state_placement(state), each)
+            out: Tree = (self.state_placement(state), each) if trains else each
         else:
             shapes = [jax.ShapeDtypeStruct(self.eval_shape(), kind) for kind in (jnp.int32, bool)]
             own, out = (state,), each
@@ -134,3 +157,8 @@ class ResidentJob(Job):
     def stacked(self, hypers: Hypers, width: int) -> ResidentJob:
         """The job for `width` runs, whose hypers are stacked."""
         return dataclasses.replace(self, hypers=hypers, width=width)
+
+
+def _of_training(function: Callable[..., object]) -> bool:
+    """Whether a program goes over the training rows, in the order of an epoch."""
+    return function in (epoch.train_epoch, epoch.estimate)

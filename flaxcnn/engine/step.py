@@ -28,11 +28,12 @@ from flaxcnn.engine.sharding import (
     reduce_over_shards,
     shard_opt_state,
 )
-from flaxcnn.model import rules
+from flaxcnn.model import averages, rules
 from flaxcnn.model.losses import RowFunction
 from flaxcnn.model.protocol import Model, RowContext
 from flaxcnn.model.schedules import scheduled_rate
 from flaxcnn.recipe.augment import Augment
+from flaxcnn.recipe.averages import Average
 from flaxcnn.recipe.optimizers import Optimizer
 from flaxcnn.recipe.rules import NO_RULES, Rules
 from flaxcnn.recipe.schedules import Schedule
@@ -83,6 +84,7 @@ class TrainState:
     params: Tree
     batch_stats: Tree  # {} for a model without batch normalisation
     opt_state: Tree
+    average: Tree = flax.struct.field(default_factory=dict)  # of weights; {} where there is none
 
 
 @flax.struct.dataclass
@@ -98,15 +100,17 @@ def init_state(plan: Plan, shape: tuple[int, ...], seeds: jax.Array, hypers: Hyp
     """A fresh state for images of `shape` (H, W, C); `seeds` is [4] uint32."""
     key = stream_key(seeds, Purpose.INIT)
     variables = plan.model.init(key, jnp.zeros((1, *shape), jnp.float32))
-    params = variables["params"]
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    opt_state = rules.initial(
+        plan.optimizer, plan.rules, hypers.learning_rate, hypers.optimizer, params
+    )
     return TrainState(
         step=jnp.int32(0),
         seeds=seeds,
         params=params,
-        batch_stats=variables.get("batch_stats", {}),
-        opt_state=rules.initial(
-            plan.optimizer, plan.rules, hypers.learning_rate, hypers.optimizer, params
-        ),
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+        average=averages.initial(plan.rules.average, params, batch_stats, opt_state),
     )
 
 
@@ -154,13 +158,24 @@ def update(plan: Plan, state: TrainState, hypers: Hypers, sums: Sums) -> TrainSt
     updates, opt_state = of_params(
         rate, hypers.optimizer, hypers.rules, grads, state.opt_state, state.params
     )
-    return dataclasses.replace(
+    new = dataclasses.replace(
         state,
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
         batch_stats=batch_stats,
         opt_state=shard_opt_state(plan.sharding, opt_state),
     )
+    return new if plan.rules.average is None else _averaging(plan, hypers, plan.rules.average, new)
+
+
+def _averaging(plan: Plan, hypers: Hypers, average: Average, state: TrainState) -> TrainState:
+    """The state after an update with its average."""
+    new = averages.after(
+        average, hypers.rules.get("average"), state.average,
+        {"params": state.params, "batch_stats": state.batch_stats}, state.opt_state, state.step,
+        plan.steps_per_epoch,
+    )  # fmt: skip
+    return dataclasses.replace(state, average=shard_opt_state(plan.sharding, new))
 
 
 def train_step(

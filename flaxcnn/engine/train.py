@@ -25,6 +25,7 @@ from flaxcnn.data import splits
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.sampling import class_rows, imbalance
 from flaxcnn.engine import hosts, sharding
+from flaxcnn.engine.average import chosen
 from flaxcnn.engine.checkpoint import Checkpoints
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.job import Job
@@ -201,7 +202,7 @@ class Training:
         """Test the kept weights, once, and write what is known at the end."""
         job, run, stage = self.job, self.run, self.stage
         kept = stage.progress.kept(job.config)
-        state, _ = self.checkpoints.restore(kept, stage.state)
+        state = chosen(job.config, self.checkpoints.restore(kept, stage.state)[0])
         dead = count_dead(job, state)
         summary = conclude(job, state, stage.progress, stage.history, self.name, (stage.dead, dead))
         _write_predictions(job, run, state)

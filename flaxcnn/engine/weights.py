@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from flaxcnn.engine.average import chosen
 from flaxcnn.engine.checkpoint import Checkpoints
 from flaxcnn.engine.initial import Flat, Start, flat
 from flaxcnn.engine.job import make_hypers, make_plan
@@ -32,7 +33,7 @@ def kept_state(path: Path, record: RunRecord) -> TrainState:
     like = state_like(plan, config, tuple(record.data["shape"]))
     with Checkpoints(RunDirectory(path).checkpoint_folder()) as checkpoints:
         state, _ = checkpoints.restore(record.summary["kept_epoch"], like)
-    return state
+    return chosen(config, state)
 
 
 def state_like(plan: Plan, config: Config, shape: tuple[int, ...]) -> TrainState:

@@ -131,6 +131,12 @@ class Config(Execution, Evaluation, Optimisation, Model, Data):
                          "so every accuracy of this run is optimistic")  # fmt: skip
         return texts
 
+    @property
+    def monitored(self) -> str:
+        """The metric that decides: `monitor`, of the average where that is kept."""
+        kept = self.average and self.average.keep
+        return f"{self.average.name}_{self.monitor}" if self.average and kept else self.monitor
+
     def values(self, role: Role) -> tuple[Any, ...]:
         """The values of all settings that have one of the roles joined in `role`.
 

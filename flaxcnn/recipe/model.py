@@ -42,6 +42,11 @@ class Model:
     )
 
     @property
+    def may_have_batch_norm(self) -> bool:
+        """The same; also for a network of one's own, which may."""
+        return self.model is not None or self.has_batch_norm
+
+    @property
     def has_batch_norm(self) -> bool:
         """Whether any layer normalises by the batch."""
         return contains(self.layers, BatchNorm)

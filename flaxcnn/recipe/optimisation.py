@@ -6,6 +6,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
 from flaxcnn.errors import ConfigError
+from flaxcnn.recipe.averages import Average
 from flaxcnn.recipe.data import MAX_SEED
 from flaxcnn.recipe.fields import Role, names, setting
 from flaxcnn.recipe.losses import CrossEntropy, LossSpec
@@ -55,6 +56,12 @@ class Optimisation:
     )
     lookahead: Lookahead | None = setting(
         None, "slow weights that follow: `lookahead`, with `steps` and `alpha`", before=None
+    )
+    average: Average | None = setting(
+        None,
+        'an average of the weights: `ema`, `{"type":"swa","start":8}` or `schedulefree`; '
+        "`average.keep=false` only evaluates it beside them",
+        before=None,
     )
     learning_rate_scaling: Literal["none", "linear", "sqrt"] = setting(
         "none",

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flaxcnn.errors import ConfigError
+from flaxcnn.recipe.averages import Average
 from flaxcnn.recipe.fields import about, check_bounds, setting
 from flaxcnn.recipe.references import Json, TakesArguments
 
@@ -82,7 +83,7 @@ class Rates(TakesArguments):
 
 @dataclass(frozen=True)
 class Rules:
-    """All of these as they are compiled in; their numbers are arguments of the program."""
+    """All of these, and an average, as compiled in; their numbers are arguments of the program."""
 
     freeze: tuple[str, ...] = ()
     no_decay: tuple[str, ...] = ()
@@ -90,6 +91,7 @@ class Rules:
     clip: Clip | None = None
     sam: bool = False
     lookahead: Lookahead | None = None
+    average: Average | None = None
 
 
 NO_RULES = Rules()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from flaxcnn.recipe.averages import EMA, Average
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import Dropout, Layer, Residual
 from flaxcnn.recipe.optimizers import SGD, Optax, Optimizer
@@ -78,7 +79,15 @@ def compiled_rules(config: Config) -> Rules:
         clip=replace(config.clip, value=NONZERO) if config.clip else None,
         sam=config.sam > 0,
         lookahead=replace(config.lookahead, alpha=NONZERO) if config.lookahead else None,
+        average=_compiled_average(config.average),
     )
+
+
+def _compiled_average(average: Average | None) -> Average | None:
+    """The average with its numbers made the same; what is kept at the end is compiled nowhere."""
+    if isinstance(average, EMA):
+        return replace(average, keep=True, decay=NONZERO)
+    return replace(average, keep=True) if average else None
 
 
 def rule_numbers(config: Config) -> dict[str, float]:
@@ -92,4 +101,6 @@ def rule_numbers(config: Config) -> dict[str, float]:
         numbers["sam"] = config.sam
     if config.lookahead:
         numbers["lookahead"] = config.lookahead.alpha
+    if isinstance(config.average, EMA):
+        numbers["average"] = config.average.decay
     return numbers

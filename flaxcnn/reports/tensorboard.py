@@ -17,9 +17,10 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from flaxcnn.errors import ConfigError, WriteError
+from flaxcnn.recipe.averages import Average
 from flaxcnn.records.format import label
 from flaxcnn.records.history import history, numbers
 from flaxcnn.records.read import histories, kind_of, run_rows
@@ -27,7 +28,10 @@ from flaxcnn.records.read import histories, kind_of, run_rows
 log = logging.getLogger(__name__)
 FOLDER = "tensorboard"
 # Prefix in metrics.jsonl -> folder, which TensorBoard calls a run.
-SPLITS = {"train_": "train", "val_": "validation", "clean_train_": "clean_train"}
+SPLITS = {
+    "train_": "train", "val_": "validation", "clean_train_": "clean_train",
+    **{f"{average.name}_val_": f"{average.name}_validation" for average in get_args(Average)},
+}  # fmt: skip
 OF_TRAINING = ("images_per_second", "stall")
 LONGEST = 100  # characters of a folder's name
 _files = itertools.count()  # of this process

@@ -28,6 +28,7 @@ from flaxcnn.backend import enough_memory
 from flaxcnn.data import splits
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.datasets import require_resident
+from flaxcnn.engine.average import chosen
 from flaxcnn.engine.devices import pixel_memory
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.job import make_plan
@@ -219,7 +220,7 @@ class Slot:
             late = [run for run in waiting if run.config.epochs >= progress.epoch]
             return [self._diverged(run, error) for run in late]
         if progress.kept(config) == progress.epoch:
-            self.kept = keep()
+            self.kept = chosen(config, keep())
         if progress.done(config):  # by patience, for longer ones too
             ended = [run for run in waiting if run.config.epochs >= progress.epoch]
         else:

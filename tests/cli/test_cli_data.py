@@ -134,3 +134,22 @@ def test_what_does_not_fit_is_one_line(flaxcnn, home, table, settings, says, cod
     assert says in done.err
     assert done.err.count("\n") == 1
     assert not (home / "none").exists()
+
+
+def test_check_says_what_is_wrong(flaxcnn, home, table):
+    for name, files in (("cat", (1, 2, 3)), ("dog", (0, 5, 10, 15))):
+        (home / "pets" / name).mkdir(parents=True)
+        for i in files:
+            (home / "pets" / name / f"{i}.png").write_bytes((home / f"{i}.png").read_bytes())
+    (home / "pets" / "cat" / "5.png").write_bytes((home / "5.png").read_bytes())
+    (home / "pets" / "dog" / "bad.png").write_text("no image")
+    done = flaxcnn("data", "check", "folder:pets")
+    assert (done.code, done.err) == (0, "")
+    lines = done.out.splitlines()
+    assert lines[0] == "folder:pets: 8 images of 2 classes"
+    assert lines[2].split() == ["cat", "4"]
+    assert "cannot be used: 1" in lines
+    assert "  cat/5.png = dog/5.png (classes cat, dog)" in lines
+    found = flaxcnn("data", "check", "folder:pets", "--json").json
+    assert found["ok"] is False
+    assert found["exact"][0]["images"] == ["cat/5.png", "dog/5.png"]

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from flaxcnn.errors import ConfigError
 from flaxcnn.recipe import catalog, optimizers
 from flaxcnn.recipe.augment import Flip, Shift
+from flaxcnn.recipe.averages import EMA
 from flaxcnn.recipe.config import GROUPS, Config
 from flaxcnn.recipe.data import KNOWN_DATA, MAX_SEED
 from flaxcnn.recipe.fields import ALWAYS_THERE, Role, names, settings
@@ -188,7 +189,7 @@ def test_every_field_changes_the_fingerprint():
         "sampling": "balanced", "class_weight": {"3": 2.0},
         "init_from": Weights("there.safetensors", digest="0" * 64), "no_decay": ("*/bias",),
         "rates": Rates(**{"*/bias": 0.1}), "clip": Norm(1.0), "sam": 0.05,
-        "lookahead": Lookahead(),
+        "lookahead": Lookahead(), "average": EMA(0.9),
     }  # fmt: skip
     together = {  # what is allowed with another setting only
         "virtual_shards": {"determinism": "exact", "virtual_shards": 2},

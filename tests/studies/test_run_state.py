@@ -8,17 +8,18 @@ import pytest
 from test_runs import CLOSE, outcomes, steady
 
 from flaxcnn.engine.train import fit
+from flaxcnn.recipe.averages import SWA
 from flaxcnn.recipe.config import Config
-from flaxcnn.recipe.layers import Dense, Flatten
+from flaxcnn.recipe.layers import BatchNorm, Dense, Flatten
 from flaxcnn.recipe.optimizers import SGD
 from flaxcnn.recipe.schedules import Plateau
 from flaxcnn.studies.plan import plan_runs
 
 # A rate so high that accuracies go up and down: rates fall in different epochs.
 BASE = Config(
-    "digits", (Flatten(), Dense(10)), optimizer=SGD(0.9), learning_rate=2.0, batch_size=100,
-    epochs=6, validation=200, determinism="exact",
-    schedule=Plateau(0.5, patience=0, threshold=0.0),
+    "digits", (Flatten(), BatchNorm(), Dense(10)), optimizer=SGD(0.9), learning_rate=2.0,
+    batch_size=100, epochs=6, validation=200, determinism="exact", average=SWA(2),
+    schedule=Plateau(0.5, patience=0, threshold=0.02),
 )  # fmt: skip
 
 
@@ -31,6 +32,13 @@ def test_each_seed_has_rates_of_its_own(in_turn):
     rates = [[line["learning_rate"] for line in outcome.history] for outcome in in_turn]
     assert all(each[0] == 2.0 and each[-1] < 2.0 for each in rates)
     assert len({tuple(each) for each in rates}) > 1
+
+
+def test_each_keeps_its_average(in_turn):
+    for outcome in in_turn:
+        kept = outcome.history[outcome.row["kept_epoch"] - 1]
+        assert outcome.row["val_accuracy"] == kept["swa_val_accuracy"]
+        assert any(line["swa_val_loss"] != line["val_loss"] for line in outcome.history)
 
 
 def test_side_by_side_they_fall_as_alone(in_turn, digits):
