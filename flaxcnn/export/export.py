@@ -170,7 +170,7 @@ def _write_stablehlo(model: TrainedModel, raw: bool) -> bytes:
     )(like)
     try:
         return bytes(export(forward).serialize())
-    except TypeError:  # code that wants the number of images as a number, such as `len(x)`
+    except Exception:  # code that needs the number of images as a number, such as `len(x)`
         return bytes(export(jax.vmap(lambda image: forward(image[None])[0])).serialize())
 
 

@@ -105,8 +105,9 @@ def test_settings_of_a_grid_start_from_the_same_weights(parent, tmp_path):
     rows = flaxcnn.study(config, [1], grid={"batch_size": [100, 60], "learning_rate": [0.01]},
                          how="map", study_dir=tmp_path / "study", verbose=False).rows  # fmt: skip
     for row in rows:
-        alone = flaxcnn.train(config, seed=1, batch_size=row["setting"]["batch_size"],
-                              run_dir=tmp_path / str(len(rows)) / row["run"], verbose=False)  # fmt: skip
+        batch = row["setting"]["batch_size"]
+        alone = flaxcnn.train(config, seed=1, batch_size=batch, run_dir=tmp_path / str(batch),
+                              verbose=False)  # fmt: skip
         assert row["params_digest"] == alone.summary["params_digest"]
     assert rows[0]["params_digest"] != rows[1]["params_digest"]
 
