@@ -11,9 +11,10 @@ from flax import nnx
 
 import flaxcnn
 from flaxcnn.engine.checkpoint import tree_digest
-from flaxcnn.engine.saved import evaluate_run, open_run
+from flaxcnn.engine.saved import classify, evaluate_run, open_run
 from flaxcnn.errors import ConfigError
 from flaxcnn.model.foreign import build
+from flaxcnn.model.traced import table
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import Dense, Flatten
 from flaxcnn.recipe.networks import NNX, Linen, Pure
@@ -164,8 +165,15 @@ def test_a_run_of_it(nets, tmp_path, make):
     resumed = flaxcnn.train(recipe, run_dir=tmp_path / "half", resume=True, verbose=False)
     assert digest(resumed) == digest(whole)
     nets.write_text(NETS + "\n# changed\n")  # the run has its own copy
-    opened = open_run(whole.path)
-    assert evaluate_run(opened)["accuracy"] == whole.summary["test_accuracy"]
+    for use in (
+        lambda run: evaluate_run(open_run(run))["accuracy"] == whole.summary["test_accuracy"],
+        lambda run: flaxcnn.load(run)(np.zeros((1, 8, 8, 1))).shape == (1, 10),
+        lambda run: "Every layer" in flaxcnn.report(run).read_text(),
+        lambda run: classify(open_run(run), np.zeros((1, 8, 8, 1), np.uint8)).shape == (1, 10),
+    ):
+        build.cache_clear()  # as in a process of its own
+        table.cache_clear()
+        assert use(whole.path)
     with pytest.raises(ConfigError, match="has changed since the recipe was made"):
         flaxcnn.train(recipe, run_dir=tmp_path / "new", verbose=False)
 
