@@ -127,8 +127,8 @@ def quartiles(ratios: list[float]) -> dict[str, float]:
 def main() -> None:
     """Measure, and write the figures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.own_models")
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--turns", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--turns", type=int, default=21)
     parser.add_argument("--output", type=Path, default=OUTPUT)
     options = parser.parse_args()
     backend.prepare()
