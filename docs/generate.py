@@ -54,7 +54,7 @@ IMPORT_ORDER = (
 ITEM = re.compile(r"    ((?:\*{0,2}\w+|\.\.\.)(?:, (?:\*{0,2}\w+|\.\.\.))*): (.*)")
 ALIASES = {  # of types in the specifications
     "Size": "int or (int, int)", "Padding": "'valid' or 'same'", "Function": "activation",
-    "Init": "initialiser",
+    "Init": "initialiser", "ConvInit": "initialiser or 'dirac'",
 }  # fmt: skip
 # What the public functions take, and what is useful beside them.
 MORE_API = {

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # for editors; when the program runs, `_LAZY` is what counts
     from flaxcnn.recipe.losses import Loss, Metric
     from flaxcnn.recipe.networks import NNX, Linen, Pure
     from flaxcnn.recipe.optimizers import Optax
+    from flaxcnn.recipe.own_layers import Own
     from flaxcnn.recipe.schedules import OptaxSchedule
     from flaxcnn.recipe.weights import Weights
     from flaxcnn.records.history import history
@@ -27,8 +28,8 @@ if TYPE_CHECKING:  # for editors; when the program runs, `_LAZY` is what counts
 __version__ = "0.1.0"
 __all__ = [
     "NNX", "Config", "FlaxCNNClassifier", "Linen", "Loss", "Metric", "Optax", "OptaxSchedule",
-    "Pure", "Weights", "compare", "epochs", "history", "layers", "load", "report", "reproduce",
-    "search", "study", "train",
+    "Own", "Pure", "Weights", "compare", "epochs", "history", "layers", "load", "report",
+    "reproduce", "search", "study", "train",
 ]  # fmt: skip
 # Name -> its module: imported when it is asked for, since nearly all of it brings jax along.
 _LAZY = {
@@ -39,6 +40,7 @@ _LAZY = {
     "NNX": "flaxcnn.recipe.networks",
     "Optax": "flaxcnn.recipe.optimizers",
     "OptaxSchedule": "flaxcnn.recipe.schedules",
+    "Own": "flaxcnn.recipe.own_layers",
     "Pure": "flaxcnn.recipe.networks",
     "Weights": "flaxcnn.recipe.weights",
     "FlaxCNNClassifier": "flaxcnn.estimator",

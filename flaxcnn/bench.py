@@ -32,7 +32,7 @@ from flaxcnn.engine.make_job import make_job
 from flaxcnn.engine.sharding import choose_sharding, platform
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.execution import PRECISIONS
-from flaxcnn.recipe.layers import Layer, Residual, Shape, table, totals
+from flaxcnn.recipe.layers import Layer, Shape, branches_of, table, totals
 from flaxcnn.recipe.splits import Archive
 
 DTYPES = {precision: short for short, precision in PRECISIONS.items()}
@@ -90,11 +90,11 @@ def flops_per_image(config: Config, shape: Shape, mode: str, classes: int = 0) -
 
 
 def _macs_on_images(layers: Sequence[Layer], shape: Shape) -> int:
-    """Multiply-adds of the layers with no parameters before them, on either way of a residual."""
+    """Multiply-adds of the layers with no parameters before them, on any way through a block."""
     for layer in layers:
         inside = totals(table((layer,), shape))
-        if inside["trainable_params"] and isinstance(layer, Residual):
-            return _macs_on_images(layer.layers, shape) + _macs_on_images(layer.shortcut, shape)
+        if inside["trainable_params"] and (ways := branches_of(layer)):
+            return sum(_macs_on_images(way, shape) for way in ways)
         if inside["trainable_params"]:
             return inside["macs"]
         shape = layer.out(shape)

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from flaxcnn.errors import ConfigError
+from flaxcnn.model.weighted import initializer
 from flaxcnn.recipe import layers as spec
 from flaxcnn.recipe import optimizers
 from flaxcnn.recipe.augment import Augment, Flip, Shift
@@ -64,8 +66,8 @@ class Network(nn.Module):
                 x = nn.Conv(
                     layer.filters, spec.pair(layer.kernel, "kernel"),
                     spec.pair(layer.stride, "stride"), layer.padding.upper(),
-                    use_bias=layer.bias, dtype=self.dtype,
-                    kernel_init=getattr(nn.initializers, layer.init)(),
+                    use_bias=layer.bias, dtype=self.dtype, feature_group_count=layer.groups,
+                    kernel_dilation=layer.dilation, kernel_init=initializer(layer.init),
                 )(x)  # fmt: skip
             case spec.Dense():
                 init = getattr(nn.initializers, layer.init)()
@@ -84,12 +86,15 @@ class Network(nn.Module):
                 return nn.Dropout(layer.rate, deterministic=not train)(x)
             case spec.BatchNorm():
                 return nn.BatchNorm(
-                    not train, momentum=layer.momentum, epsilon=layer.epsilon, dtype=self.dtype
-                )(x)
+                    not train, momentum=layer.momentum, epsilon=layer.epsilon, dtype=self.dtype,
+                    use_scale=layer.scale, use_bias=layer.bias,
+                )(x)  # fmt: skip
             case spec.Activation():
                 return activation(layer.function, layer.slope)(x)
             case spec.Residual():
                 x = self.run(layer.layers, x, train) + self.run(layer.shortcut, x, train)
+            case _:
+                raise ConfigError(f"the plain training loop has no layer {layer.label}")
         return activation(layer.activation)(x) if layer.activation else x
 
 

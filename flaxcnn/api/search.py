@@ -39,8 +39,14 @@ def search(
 ) -> SearchRecord | None:  # fmt: skip
     """Score settings on folds, beside the recipe as it is, and test the winner once.
 
-    >>> best = search("digits/quickstart", {"learning_rate": [0.01]}, folds=2, epochs=1,
-    ...               search_dir="runs/rates", verbose=False)
+    >>> best = search(
+    ...     "digits/quickstart",
+    ...     {"learning_rate": [0.01]},
+    ...     folds=2,
+    ...     epochs=1,
+    ...     search_dir="runs/rates",
+    ...     verbose=False,
+    ... )
     >>> len(best.summary["candidates"])
     2
 

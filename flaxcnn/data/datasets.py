@@ -18,9 +18,9 @@ from flaxcnn.data.decode import Form
 from flaxcnn.data.folders import folder
 from flaxcnn.data.sources import digits, npz
 from flaxcnn.data.tables import csv_file
-from flaxcnn.errors import ConfigError, DataError, near_miss
+from flaxcnn.errors import ConfigError, DataError
 from flaxcnn.recipe.config import Config
-from flaxcnn.recipe.data import DATA_SCHEMES, KNOWN_DATA, Channels, known_data
+from flaxcnn.recipe.data import DATA_SCHEMES, KNOWN_DATA, Channels, known_data, meant
 from flaxcnn.recipe.resize import Resize
 
 __all__ = ["Dataset", "Split", "cache_path", "listing", "load", "load_for", "prepare",
@@ -129,7 +129,7 @@ def prepare(name: str, archives: Path | None = None) -> Path:
     final = cache_path(name)
     if not _cached(name):
         load(name)
-        return cache_path(name)
+        return final
     try:
         if cache.check(final, name) is not None:
             return final
@@ -138,6 +138,8 @@ def prepare(name: str, archives: Path | None = None) -> Path:
         replace = True
     if name in PUBLISHED:
         _prepare_published(name, archives, final, replace)
+    elif name.startswith("hf:"):
+        _prepare_hub(name, final, replace)
     else:
         _prepare_tfds(name, final, replace)
     return final
@@ -210,7 +212,7 @@ def _of_hub(rest: str, form: Form, most: int | None) -> Dataset:
 
     found = hub.find(rest)
     final = cache.root() / "decoded" / found.key
-    plain = form == Form()
+    plain = form == Form()  # of which a decoded copy is kept
     kept = cache.read(final, found.where) if plain else None
     if kept and (most is None or kept.nbytes <= most):
         return kept
@@ -220,12 +222,20 @@ def _of_hub(rest: str, form: Form, most: int | None) -> Dataset:
     data = hub.decoded(lazy)
     if plain:
         with cache.construction("hf") as work:
-            cache.store(data, final, work, dict(found.source), replace=False)
+            cache.store(data, final, work, {}, replace=False)
     return data
 
 
+def _prepare_hub(name: str, final: Path, replace: bool) -> None:
+    from flaxcnn.data import hub
+
+    data = hub.decoded(hub.undecoded(hub.find(name.removeprefix("hf:")), Form()))
+    with cache.construction("hf") as work:
+        cache.store(data, final, work, {}, replace)
+
+
 def _cached(name: str) -> bool:
-    return name in PUBLISHED or name.startswith("tfds:")
+    return name in PUBLISHED or name.startswith(("tfds:", "hf:"))
 
 
 def _parse(name: str) -> tuple[str, str]:
@@ -235,10 +245,7 @@ def _parse(name: str) -> tuple[str, str]:
     for scheme in DATA_SCHEMES:
         if name.startswith(scheme) and name != scheme:
             return scheme, name.removeprefix(scheme)
-    raise DataError(
-        f"dataset must be {known_data()} (got {name!r})"
-        f"{near_miss(name, [*KNOWN_DATA, *DATA_SCHEMES])}"
-    )
+    raise DataError(f"dataset must be {known_data()} (got {name!r}){meant(name)}")
 
 
 def _prepare_published(name: str, given: Path | None, final: Path, replace: bool) -> None:

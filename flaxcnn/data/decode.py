@@ -22,6 +22,9 @@ FORMATS = {
     ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP", ".gif": "GIF",
 }  # fmt: skip
 READ = tuple(dict.fromkeys(FORMATS.values()))
+ONE_SIZE = (
+    "all images must have one size; -s resize.height=64 -s resize.width=64 brings them to one"
+)
 ORIENTATION = 0x0112  # EXIF's tag; 1 is upright
 # PIL's mode -> the mode that an image is decoded to
 MODES = {"1": "L", "L": "L", "LA": "L", "P": "RGB", "PA": "RGB", "RGB": "RGB", "RGBA": "RGB"}

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 
 from flaxcnn.data.arrays import Dataset, Split, dataset
-from flaxcnn.data.decode import FORMATS, Form, Size, decode, no_bombs
+from flaxcnn.data.decode import FORMATS, ONE_SIZE, Form, Size, decode, no_bombs
 from flaxcnn.data.images import Images
 from flaxcnn.data.resize import Draws
-from flaxcnn.errors import DataError, one_of
+from flaxcnn.errors import DataError, near_miss, one_of
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,8 @@ def listing(path: Path) -> Listing:
     root = path.expanduser()
     where = f"folder:{path}"
     if not root.is_dir():
-        raise DataError(f"{where}: there is no such folder")
+        beside = [p.name for p in root.parent.glob("*/")] if root.parent.is_dir() else []
+        raise DataError(f"{where}: there is no such folder{near_miss(root.name, beside)}")
     root = root.resolve()
     classes, parts = _layout(where, root)
     junk: list[str] = []
@@ -157,7 +158,7 @@ def _odd(where: str, name: str, shape: tuple[int, ...], first: str, size: tuple[
     sizes = ["x".join(map(str, each)) for each in (size, shape)]
     return (
         f"{where}: {name} is {sizes[1]} (height x width x channels), but {first} is {sizes[0]}; "
-        "all images must have one size, or the recipe a resize"
+        f"{ONE_SIZE}"
     )
 
 
@@ -193,7 +194,9 @@ def _classes(where: str, root: Path, part: Path) -> list[str]:
     names = [p.name for p in _visible(part) if p.is_dir()]
     if len(names) < 2:
         got = f"only {names[0]!r}" if names else "none"
-        raise DataError(f"{where}: {part} must have two or more class folders (got {got})")
+        deeper = len(names) == 1 and [p.name for p in _visible(part / names[0]) if p.is_dir()]
+        hint = f"; did you mean {f'{where}/{names[0]}'!r}?" if deeper and part == root else ""
+        raise DataError(f"{where}: {part} must have two or more class folders (got {got}){hint}")
     if odd := [n for n in names if not n.isprintable()]:
         raise DataError(f"{where}: names of classes must be printable (got {odd[0]!r})")
     return names

@@ -18,7 +18,7 @@ import numpy as np
 
 from flaxcnn.data.archives import reachable
 from flaxcnn.data.arrays import Dataset, Split, check_labels, dataset
-from flaxcnn.data.decode import Form, Size, decode, no_bombs
+from flaxcnn.data.decode import ONE_SIZE, Form, Size, decode, no_bombs
 from flaxcnn.data.images import Images
 from flaxcnn.data.resize import Draws
 from flaxcnn.errors import DataError, first_line, near_miss, one_of
@@ -150,7 +150,7 @@ class HubImages(Images):
                     got, want = ("x".join(map(str, each)) for each in (image.shape, self.size))
                     raise DataError(
                         f"{self.where}: {name} is {got} (height x width x channels), but the first "
-                        f"is {want}; all images must have one size, or the recipe a resize"
+                        f"is {want}; {ONE_SIZE}"
                     )
                 pixels[i] = image
 

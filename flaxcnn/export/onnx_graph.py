@@ -6,13 +6,17 @@ once more before a flatten, whose weights expect rows, columns, channels.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from flaxcnn.errors import ConfigError
+from flaxcnn.export import onnx_layers
 from flaxcnn.model.kernels import pads
 from flaxcnn.recipe import layers as spec
+from flaxcnn.recipe.convolutions import Convolution, reach
 from flaxcnn.trained import TrainedModel
 
 OPSET = 20  # the first with Gelu
@@ -121,14 +125,34 @@ class Graph:
             case spec.Dropout():
                 return x
             case spec.BatchNorm():
-                own, moving = self.params[name], self.stats[name]
-                values = (own["scale"], own["bias"], moving["mean"], moving["var"])
-                inputs = [x, *(self.constant(name, value) for value in values)]
-                return self.add("BatchNormalization", inputs, epsilon=layer.epsilon)
+                return self.batch_norm(name, layer, x, shape)
             case spec.Residual():
                 main, _ = self.layers(layer.layers, x, shape)
                 short, _ = self.layers(layer.shortcut, x, shape)
                 return self.activate(layer.activation, self.add("Add", [main, short]))
+            case spec.Parallel():
+                each = [self.layers(branch, x, shape)[0] for branch in layer.branches]
+                if layer.join == "concat":
+                    return self.add("Concat", each, axis=1)
+                return functools.reduce(lambda a, b: self.add("Add", [a, b]), each)
+            case spec.StochasticDepth():
+                return x
+            case spec.DepthwiseConv() | spec.SeparableConv():
+                return self.activate(layer.activation, self.depthwise(name, layer, x, shape))
+            case spec.Own():
+                raise ConfigError(
+                    f"--format onnx cannot write {layer.target}, a layer of your own; use stablehlo"
+                )
+            case _:
+                return onnx_layers.layer(self, name, layer, x, shape)
+
+    def batch_norm(self, name: str, layer: spec.BatchNorm, x: str, shape: spec.Shape) -> str:
+        """Normalisation by the moving averages."""
+        own, moving, channels = self.params.get(name, {}), self.stats[name], shape[-1]
+        scale, bias = own.get("scale", np.ones(channels)), own.get("bias", np.zeros(channels))
+        values = (scale, bias, moving["mean"], moving["var"])
+        inputs = [x, *(self.constant(name, value) for value in values)]
+        return self.add("BatchNormalization", inputs, epsilon=layer.epsilon)
 
     def convolution(self, name: str, layer: spec.Conv, x: str, shape: spec.Shape) -> str:
         """A convolution with its bias."""
@@ -136,9 +160,23 @@ class Graph:
         inputs = [x, self.constant(name, np.transpose(own["kernel"], (3, 2, 0, 1)))]
         if layer.bias:
             inputs.append(self.constant(name, own["bias"]))
-        kernel, stride = spec.pair(layer.kernel, "kernel"), spec.pair(layer.stride, "stride")
-        return self.add("Conv", inputs, kernel_shape=kernel, strides=stride,
-                        pads=_pads(shape, kernel, stride, layer.padding))  # fmt: skip
+        return self.add("Conv", inputs, group=layer.groups, **_places(layer, shape))
+
+    def depthwise(
+        self, name: str, layer: spec.DepthwiseConv | spec.SeparableConv, x: str, shape: spec.Shape
+    ) -> str:
+        """A convolution of each channel by itself, and for a separable one that of the pixels."""
+        own, separable = self.params[name], isinstance(layer, spec.SeparableConv)
+        kernel = np.asarray(own["depthwise_kernel" if separable else "kernel"])
+        kernel = kernel.reshape(*kernel.shape[:2], 1, -1)
+        bias = [self.constant(name, own["bias"])] if layer.bias else []
+        inputs = [x, self.constant(name, np.transpose(kernel, (3, 2, 0, 1)))]
+        more = {"group": shape[-1], **_places(layer, shape)}
+        if not separable:
+            return self.add("Conv", [*inputs, *bias], **more)
+        pixels = np.transpose(own["pointwise_kernel"], (3, 2, 0, 1))
+        x = self.add("Conv", inputs, **more)
+        return self.add("Conv", [x, self.constant(name, pixels), *bias], kernel_shape=(1, 1))
 
     def dense(self, name: str, layer: spec.Dense, x: str) -> str:
         """A matrix product with its bias."""
@@ -162,6 +200,13 @@ class Graph:
             case "softmax":
                 return self.add("Softmax", [x], axis=1)  # the channels
         return self.add(OPERATORS[function], [x])
+
+
+def _places(layer: Convolution, shape: spec.Shape) -> dict[str, Any]:
+    """Attributes of a convolution."""
+    kernel, stride = spec.pair(layer.kernel, "kernel"), spec.pair(layer.stride, "stride")
+    return {"kernel_shape": kernel, "strides": stride, "dilations": [layer.dilation] * 2,
+            "pads": _pads(shape, reach(layer), stride, layer.padding)}  # fmt: skip
 
 
 def _windows(layer: spec.MaxPool | spec.AvgPool, shape: spec.Shape) -> dict[str, Any]:

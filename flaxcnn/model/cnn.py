@@ -1,4 +1,4 @@
-"""Layer specs to one linen module: the only file that imports linen.
+"""Layer specs to one linen module, the network.
 
 Parameters carry Keras's layer names (`conv2d_1/kernel`), whatever the nesting, so the tree of a
 model reads like its table.
@@ -16,18 +16,25 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flaxcnn.model.kernels import add_bias, conv2d, flatten
+from flaxcnn.model.channels import channels
+from flaxcnn.model.kernels import flatten
 from flaxcnn.model.layout import on_cpu
-from flaxcnn.model.pooling import avg_pool2d, max_pool2d
+from flaxcnn.model.modules import BatchNorm, Conv2D, OwnLayer, WeightedLayer
+from flaxcnn.model.own_layers import own_rows
+from flaxcnn.model.pooling import avg_pool2d, blur_pool2d, max_pool2d
 from flaxcnn.model.protocol import RowContext, Tree, Variables
-from flaxcnn.model.regularization import batch_norm, dropout, normalize
+from flaxcnn.model.regularization import dropout
 from flaxcnn.recipe import layers as spec
 
 ALIVE = "alive"  # collection of booleans: which relu units gave a value above 0
 # Functions that never fall, so that the largest value of a window stays the largest under them.
 MONOTONE = {"relu", "leaky_relu", "relu6", "elu", "selu", "tanh", "sigmoid", "softplus", "softsign"}
 # What they give is kept where activations are computed again for the gradient.
-ENDS_A_SEGMENT = (spec.MaxPool, spec.AvgPool, spec.GlobalAvgPool, spec.Residual)
+ENDS_A_SEGMENT = (
+    spec.MaxPool, spec.AvgPool, spec.GlobalAvgPool, spec.GlobalMaxPool, spec.BlurPool,
+    spec.Residual, spec.Parallel,
+)  # fmt: skip
+OWN_STREAMS = 2**16  # above the number of any dropout layer
 
 
 def _leaky_relu(x: jax.Array, slope: float | None = None) -> jax.Array:
@@ -53,59 +60,6 @@ FUNCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "softsign": jax.nn.soft_sign,
     "softmax": jax.nn.softmax,
 }
-
-
-class Conv2D(nn.Module):
-    """Convolution with bias through `kernels.conv2d`; float32 parameters `kernel`, `bias`."""
-
-    layer: spec.Conv
-    dtype: Any
-    platform: str | None
-
-    @nn.compact
-    def __call__(
-        self, x: jax.Array, pool: Callable[[jax.Array], jax.Array] | None = None
-    ) -> jax.Array:
-        """[B, H, W, I] -> [B, H', W', O], pooled before the bias is added where `pool` is given."""
-        layer = self.layer
-        init = getattr(nn.initializers, layer.init)()
-        shape = (*spec.pair(layer.kernel, "kernel"), x.shape[-1], layer.filters)
-        kernel = self.param("kernel", init, shape, jnp.float32).astype(self.dtype)
-        y = conv2d(x, kernel, spec.pair(layer.stride, "stride"), layer.padding, self.platform)
-        y = pool(y) if pool else y
-        if layer.bias:
-            bias = self.param("bias", nn.initializers.zeros, (layer.filters,), jnp.float32)
-            y = add_bias(y, bias.astype(self.dtype), self.platform)
-        return y
-
-
-class BatchNorm(nn.Module):
-    """Batch normalisation through `regularization.batch_norm`; parameters and averages are float32.
-
-    Parameters `scale` and `bias`, moving averages `mean` and `var` (biased, as in Keras).
-    """
-
-    layer: spec.BatchNorm
-    dtype: Any
-    axis: str | None
-    platform: str | None
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool, mask: jax.Array | None) -> jax.Array:
-        """[B, ..., C] -> the same shape; `mask` [B] bool leaves rows out of the statistics."""
-        layer, shape = self.layer, (x.shape[-1],)
-        mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
-        var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
-        scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
-        if not train:
-            return normalize(x, mean.value, var.value, scale, bias, layer.epsilon)
-        y, (batch_mean, batch_var) = batch_norm(
-            x, scale, bias, mask, layer.epsilon, self.axis, self.platform, center=mean.value
-        )
-        for average, now in ((mean, batch_mean), (var, batch_var)):
-            average.value = layer.momentum * average.value + (1.0 - layer.momentum) * now
-        return y
 
 
 class CNN(nn.Module):
@@ -201,6 +155,7 @@ class Forward:
         self.model, self.train, self.mask = model, train, mask
         self.dropout_key, self.dropout_rate = dropout_key, dropout_rate
         self.names = spec.Names()
+        self.owns = 0  # layers of one's own so far
         self.dropouts = 0  # layers so far, each with a stream of random numbers of its own
         # A unit that is alive only where no window is would be called dead.
         self.pools_early = not (on_cpu(model.platform) or model.is_mutable_collection(ALIVE))
@@ -233,6 +188,10 @@ class Forward:
                 return avg_pool2d(x, size, layer.strides, layer.padding)
             case spec.GlobalAvgPool():
                 return x.mean(axis=(1, 2))
+            case spec.GlobalMaxPool():
+                return x.max(axis=(1, 2))
+            case spec.BlurPool():
+                return blur_pool2d(x, layer.size, layer.stride, platform)
             case spec.Flatten():
                 return flatten(x, platform)
             case spec.Activation(function="leaky_relu"):
@@ -244,9 +203,27 @@ class Forward:
             case spec.BatchNorm():
                 norm = BatchNorm(layer, dtype, self.model.axis, platform, name=name)
                 return norm(x, self.train, self.mask)
+            case spec.StochasticDepth():
+                # One draw an image, in the shape of a value for each.
+                ones = jnp.ones((len(x), *[1] * (x.ndim - 1)), x.dtype)
+                return x * self.dropout(layer, ones)
+            case spec.Own():
+                return OwnLayer(layer, name=name)(x, self.train, self.own_rows())
+            case spec.Scale():
+                return x * jnp.asarray(layer.factor, x.dtype)
+            case spec.ChannelShuffle() | spec.TakeChannels() | spec.PadChannels():
+                return channels(layer, x)
+            case spec.Parallel():
+                each = [self.layers(branch, x) for branch in layer.branches]
+                if layer.join == "add":
+                    return functools.reduce(jnp.add, each)
+                return jnp.concatenate(each, axis=-1)
             case spec.Residual():
                 total = self.layers(layer.layers, x) + self.layers(layer.shortcut, x)
                 return self.activate(name, layer.activation, total)
+            case _:
+                y = WeightedLayer(layer, dtype, platform, name=name)(x)
+                return self.activate(name, getattr(layer, "activation", None), y)
 
     def activate(self, name: str, function: str | None, x: jax.Array) -> jax.Array:
         """The function of x, noting which relu units are alive; None: x itself."""
@@ -258,7 +235,13 @@ class Forward:
             self.model.sow(ALIVE, f"{ALIVE}_{name}", alive)
         return x
 
-    def dropout(self, layer: spec.Dropout, x: jax.Array) -> jax.Array:
+    def own_rows(self) -> RowContext:
+        """What the next layer of one's own is told of the rows."""
+        self.owns += 1
+        keys = self.dropout_key if self.train else None
+        return own_rows(self.mask, keys, OWN_STREAMS + self.owns)
+
+    def dropout(self, layer: spec.Dropout | spec.StochasticDepth, x: jax.Array) -> jax.Array:
         """x with values dropped by the row keys, in training."""
         self.dropouts += 1
         if not self.train or not layer.rate:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
+from flaxcnn.model.depthwise import depthwise2d
 from flaxcnn.model.kernels import Pads, pads
 from flaxcnn.model.layout import Pair, dilate_pad, materialize
 from flaxcnn.recipe.layers import Padding
@@ -133,3 +136,16 @@ def _spread_overlapping(
 
 
 _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+def blur_pool2d(x: jax.Array, size: int, stride: int, platform: str | None = None) -> jax.Array:
+    """A binomial filter on each channel, then every `stride`-th place (Zhang 2019).
+
+    x [B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), C]; pixels are mirrored at the edges.
+    """
+    row = np.array([math.comb(size - 1, i) for i in range(size)], np.float64) / 2.0 ** (size - 1)
+    before, after = (size - 1) // 2, size // 2
+    wide = jnp.pad(x, ((0, 0), (before, after), (before, after), (0, 0)), mode="reflect")
+    kernel = jnp.asarray(np.outer(row, row)[..., None, None], x.dtype)
+    kernel = jnp.broadcast_to(kernel, (size, size, x.shape[-1], 1))
+    return depthwise2d(wide, kernel, (stride, stride), "valid", 1, platform)

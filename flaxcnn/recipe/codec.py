@@ -20,9 +20,18 @@ from flaxcnn.recipe.references import TakesArguments
 
 
 def encode(value: Any) -> Any:
-    """Plain JSON value of a dataclass, tuple or scalar."""
+    """Plain JSON value of a dataclass, tuple or scalar.
+
+    A field that older records lack is left out where its value is the one that they imply, so that
+    a specification that got new fields is still written as before.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        body = {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        body = {}
+        for field in dataclasses.fields(value):
+            plain = encode(getattr(value, field.name))
+            implied = getattr(field.metadata.get("setting"), "before", dataclasses.MISSING)
+            if implied is dataclasses.MISSING or plain != implied:
+                body[field.name] = plain
         if isinstance(value, TakesArguments):
             del body["arguments"]
             body |= {name: encode(item) for name, item in value.arguments}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from flaxcnn.errors import ConfigError
@@ -15,14 +15,16 @@ from flaxcnn.recipe.data import KNOWN_DATA, Data
 from flaxcnn.recipe.evaluation import Evaluation
 from flaxcnn.recipe.execution import Execution
 from flaxcnn.recipe.fields import Role, check_bounds, names, settings
-from flaxcnn.recipe.layers import Row, Shape, check_model
+from flaxcnn.recipe.layers import Row, Shape, check_model, layers_of
 from flaxcnn.recipe.losses import check_functions, loss_of, metrics_of
 from flaxcnn.recipe.model import Model
 from flaxcnn.recipe.optimisation import Optimisation
 
 GROUPS = (Data, Model, Optimisation, Evaluation, Execution)
 # Settings that may be given as Python objects, and what makes specifications of them.
-GIVEN: dict[str, Callable[[Any], Any]] = {"loss": loss_of, "metrics": metrics_of}
+GIVEN: dict[str, Callable[[Any], Any]] = {
+    "layers": layers_of, "loss": loss_of, "metrics": metrics_of,
+}  # fmt: skip
 SUSPICIOUS_EPSILON = 1e-2
 
 
@@ -148,9 +150,7 @@ class Config(Execution, Evaluation, Optimisation, Model, Data):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON value; `Config.from_dict` reverses it."""
-        plain = encode(self)
-        del plain["type"]
-        return plain
+        return {field.name: encode(getattr(self, field.name)) for field in fields(self)}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Config:

@@ -41,6 +41,14 @@ def known_data() -> str:
     return one_of([*KNOWN_DATA, *schemes])
 
 
+def meant(name: str) -> str:
+    """`; did you mean 'folder:pets/'?` for a path without its scheme, else the near miss."""
+    for suffix, scheme in ((".csv", "csv:"), (".npz", "npz:"), ("", "folder:")):
+        if name.endswith(suffix) and (suffix or "/" in name) and ":" not in name:
+            return f"; did you mean {scheme + name!r}?"
+    return near_miss(name, [*KNOWN_DATA, *DATA_SCHEMES])
+
+
 @dataclass(frozen=True)
 class Data:
     """Which pixels and rows a run sees."""
@@ -112,10 +120,7 @@ class Data:
         if name not in KNOWN_DATA and not any(
             name.startswith(scheme) and name != scheme for scheme in DATA_SCHEMES
         ):
-            raise ConfigError(
-                f"dataset must be {known_data()} (got {name!r})"
-                f"{near_miss(name, [*KNOWN_DATA, *DATA_SCHEMES])}"
-            )
+            raise ConfigError(f"dataset must be {known_data()} (got {name!r}){meant(name)}")
         if part != "test" and not (part >= 1 if isinstance(part, int) else 0 < part < 1):
             raise ConfigError(
                 "validation must be a fraction between 0 and 1 or a number of rows of at least 1 "

@@ -7,223 +7,89 @@ refused, and its table printed, before jax is imported.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from flaxcnn.errors import ConfigError
-from flaxcnn.recipe.fields import about, check_bounds, setting
+from flaxcnn.recipe.channels import (
+    ChannelShuffle,
+    EfficientChannelAttention,
+    LayerScale,
+    PadChannels,
+    Scale,
+    SqueezeExcitation,
+    TakeChannels,
+)
+from flaxcnn.recipe.convolutions import Conv, DepthwiseConv, SeparableConv
+from flaxcnn.recipe.norms import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
+from flaxcnn.recipe.own_layers import Own, own_layer
+from flaxcnn.recipe.pools import AvgPool, BlurPool, GlobalAvgPool, GlobalMaxPool, MaxPool
+from flaxcnn.recipe.shapes import (
+    LEAKY_RELU_SLOPE,
+    ConvInit,
+    Function,
+    Init,
+    Padding,
+    Shape,
+    Size,
+    pair,
+    windows,
+)
+from flaxcnn.recipe.units import Activation, Dense, Dropout, Flatten, StochasticDepth
 
-Shape = tuple[int, ...]
-Size = int | tuple[int, int]
-Padding = Literal["valid", "same"]
-Function = Literal[
-    "relu", "leaky_relu", "relu6", "elu", "selu", "gelu", "silu", "mish",
-    "tanh", "sigmoid", "softplus", "softsign", "softmax",
-]  # fmt: skip
-Init = Literal[
-    "glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "lecun_uniform", "lecun_normal"
+__all__ = [
+    "LEAKY_RELU_SLOPE",
+    "Activation",
+    "AvgPool",
+    "BatchNorm",
+    "BlurPool",
+    "ChannelShuffle",
+    "Conv",
+    "ConvInit",
+    "Dense",
+    "DepthwiseConv",
+    "Dropout",
+    "EfficientChannelAttention",
+    "Flatten",
+    "Function",
+    "GlobalAvgPool",
+    "GlobalMaxPool",
+    "GroupNorm",
+    "Init",
+    "InstanceNorm",
+    "Layer",
+    "LayerNorm",
+    "LayerScale",
+    "MaxPool",
+    "Names",
+    "Own",
+    "PadChannels",
+    "Padding",
+    "Parallel",
+    "RMSNorm",
+    "Residual",
+    "Row",
+    "Scale",
+    "SeparableConv",
+    "Shape",
+    "Size",
+    "SqueezeExcitation",
+    "StochasticDepth",
+    "TakeChannels",
+    "branches_of",
+    "chain",
+    "check_model",
+    "contains",
+    "every",
+    "layers_of",
+    "pair",
+    "table",
+    "totals",
+    "windows",
+    "with_branches",
 ]
-
-LEAKY_RELU_SLOPE = 0.3  # Keras's LeakyReLU layer; the documents use it throughout
-
-
-def pair(value: Size, what: str) -> tuple[int, int]:
-    """The two sides of a size; ConfigError unless both are positive.
-
-    >>> pair(3, "kernel"), pair((3, 5), "kernel")
-    ((3, 3), (3, 5))
-    """
-    two = value if isinstance(value, tuple) else (value, value)
-    if len(two) != 2 or not all(type(n) is int and n >= 1 for n in two):
-        raise ConfigError(f"{what} must be a positive integer or a pair of them (got {value!r})")
-    return two
-
-
-def windows(shape: Shape, size: Size, stride: Size, padding: Padding, what: str) -> tuple[int, int]:
-    """Number of window positions along H and W, as Keras and XLA count them.
-
-    >>> windows((28, 28, 1), 3, 2, "valid", "kernel"), windows((28, 28, 1), 3, 2, "same", "kernel")
-    ((13, 13), (14, 14))
-    """
-    if len(shape) != 3:
-        raise ConfigError(f"needs a map (H, W, C) as its input, got {shape}")
-    out = []
-    for n, k, s in zip(shape[:2], pair(size, what), pair(stride, "stride"), strict=True):
-        if padding == "valid" and k > n:
-            rows, columns = pair(size, what)
-            raise ConfigError(
-                f"{what} {rows}x{columns} does not fit its {shape[0]}x{shape[1]} input"
-            )
-        out.append(math.ceil(n / s) if padding == "same" else (n - k) // s + 1)
-    return out[0], out[1]
-
-
-@dataclass(frozen=True)
-class Conv:
-    """2-D convolution (cross-correlation, as in Keras and XLA), bias and activation included."""
-
-    filters: int = field(metadata=about("output channels", at_least=1, whole=True))
-    kernel: Size = 3
-    stride: Size = 1
-    padding: Padding = "valid"
-    activation: Function | None = None
-    init: Init = "glorot_uniform"
-    bias: bool = True
-
-    label = "conv2d"
-
-    def __post_init__(self) -> None:
-        check_bounds(self, "conv.")
-        pair(self.kernel, "conv.kernel")
-        pair(self.stride, "conv.stride")
-
-    def out(self, shape: Shape) -> Shape:
-        return (*windows(shape, self.kernel, self.stride, self.padding, "kernel"), self.filters)
-
-    def params(self, shape: Shape) -> tuple[int, int]:
-        rows, columns = pair(self.kernel, "kernel")
-        return rows * columns * shape[-1] * self.filters + self.bias * self.filters, 0
-
-    def macs(self, shape: Shape) -> int:
-        rows, columns = pair(self.kernel, "kernel")
-        return math.prod(self.out(shape)) * rows * columns * shape[-1]
-
-
-@dataclass(frozen=True)
-class _Pool:
-    size: Size = 2
-    stride: Size | None = None  # None: the pool size, as in Keras
-    padding: Padding = "valid"
-
-    def __post_init__(self) -> None:
-        pair(self.size, "pool.size")
-        pair(self.strides, "pool.stride")
-
-    @property
-    def strides(self) -> tuple[int, int]:
-        return pair(self.size if self.stride is None else self.stride, "pool.stride")
-
-    def out(self, shape: Shape) -> Shape:
-        return (*windows(shape, self.size, self.strides, self.padding, "pool"), shape[-1])
-
-
-@dataclass(frozen=True)
-class MaxPool(_Pool):
-    """Largest value of each window. A pool of size 1 is legal and does nothing."""
-
-    label = "max_pooling2d"
-
-
-@dataclass(frozen=True)
-class AvgPool(_Pool):
-    """Mean of each window; padding counts for nothing, as in Keras."""
-
-    label = "average_pooling2d"
-
-
-@dataclass(frozen=True)
-class GlobalAvgPool:
-    """Mean over H and W: `(H, W, C)` -> `(C,)`."""
-
-    label = "global_average_pooling2d"
-
-    def out(self, shape: Shape) -> Shape:
-        if len(shape) != 3:
-            raise ConfigError(f"needs a map (H, W, C) as its input, got {shape}")
-        return shape[-1:]
-
-
-@dataclass(frozen=True)
-class BatchNorm:
-    """Batch normalisation over the last axis; the moving variance is the biased one (Keras)."""
-
-    momentum: float = setting(0.99, "decay of the moving statistics", at_least=0, below=1)
-    epsilon: float = setting(1e-3, "added to the variance", above=0)
-
-    label = "batch_normalization"
-
-    def __post_init__(self) -> None:
-        check_bounds(self, "batchnorm.")
-
-    def out(self, shape: Shape) -> Shape:
-        return shape
-
-    def params(self, shape: Shape) -> tuple[int, int]:
-        return 2 * shape[-1], 2 * shape[-1]
-
-
-@dataclass(frozen=True)
-class Dropout:
-    """Zeroes each value with probability `rate` in training and scales the others up."""
-
-    rate: float = field(metadata=about("probability of a zero", at_least=0, below=1))
-
-    label = "dropout"
-
-    def __post_init__(self) -> None:
-        check_bounds(self, "dropout.")
-
-    def out(self, shape: Shape) -> Shape:
-        return shape
-
-
-@dataclass(frozen=True)
-class Flatten:
-    """`(H, W, C)` -> `(H*W*C,)`, row by row, channels last."""
-
-    label = "flatten"
-
-    def out(self, shape: Shape) -> Shape:
-        return (math.prod(shape),)
-
-
-@dataclass(frozen=True)
-class Activation:
-    """An activation as a layer of its own. `slope` is leaky_relu's and no other's."""
-
-    function: Function
-    slope: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.slope is not None and self.function != "leaky_relu":
-            raise ConfigError(f"activation.slope: only leaky_relu has a slope, not {self.function}")
-
-    @property
-    def label(self) -> str:
-        return "leaky_re_lu" if self.function == "leaky_relu" else "activation"
-
-    def out(self, shape: Shape) -> Shape:
-        return shape
-
-
-@dataclass(frozen=True)
-class Dense:
-    """Fully connected layer on flat features. The last one of a model gives the logits."""
-
-    units: int = field(metadata=about("output features", at_least=1, whole=True))
-    activation: Function | None = None
-    init: Init = "glorot_uniform"
-    bias: bool = True
-
-    label = "dense"
-
-    def __post_init__(self) -> None:
-        check_bounds(self, "dense.")
-
-    def out(self, shape: Shape) -> Shape:
-        if len(shape) != 1:
-            raise ConfigError(
-                f"needs flat features, got {shape}: put flatten or globalavgpool before it"
-            )
-        return (self.units,)
-
-    def params(self, shape: Shape) -> tuple[int, int]:
-        return shape[0] * self.units + self.bias * self.units, 0
-
-    def macs(self, shape: Shape) -> int:
-        return shape[0] * self.units
+Branches = tuple[tuple["Layer", ...], ...]
 
 
 @dataclass(frozen=True)
@@ -235,6 +101,11 @@ class Residual:
     activation: Function | None = "relu"
 
     label = "residual"
+
+    @property
+    def branches(self) -> Branches:
+        """The layers of each way from input to output."""
+        return self.layers, self.shortcut
 
     def __post_init__(self) -> None:
         if not self.layers:
@@ -250,9 +121,40 @@ class Residual:
         return main
 
 
+@dataclass(frozen=True)
+class Parallel:
+    """Several ways from the input, joined by their channels or added; `[]` is the input itself.
+
+    Their maps must be equally large. The channels of the first come first.
+    """
+
+    branches: tuple[tuple[Layer, ...], ...]
+    join: Literal["concat", "add"] = "concat"
+
+    label = "parallel"
+
+    def __post_init__(self) -> None:
+        if len(self.branches) < 2:
+            raise ConfigError(
+                "parallel.branches must have two lists of layers or more "
+                f"(got {len(self.branches)})"
+            )
+
+    def out(self, shape: Shape) -> Shape:
+        each = [chain(branch, shape) for branch in self.branches]
+        if len({out if self.join == "add" else out[:-1] for out in each}) > 1:
+            raise ConfigError(f"its branches give {', '.join(map(str, each))}, which do not fit")
+        if self.join == "add":
+            return each[0]
+        return (*each[0][:-1], sum(out[-1] for out in each))
+
+
 Layer = (
-    Conv | MaxPool | AvgPool | GlobalAvgPool | BatchNorm | Dropout | Flatten | Activation | Dense
-    | Residual
+    Conv | DepthwiseConv | SeparableConv | MaxPool | AvgPool | GlobalAvgPool | GlobalMaxPool
+    | BlurPool | BatchNorm | GroupNorm | InstanceNorm | LayerNorm | RMSNorm | Dropout
+    | StochasticDepth | Flatten | Activation | Dense | SqueezeExcitation
+    | EfficientChannelAttention | LayerScale | Scale | ChannelShuffle | TakeChannels | PadChannels
+    | Residual | Parallel | Own
 )  # fmt: skip
 
 
@@ -263,13 +165,49 @@ def chain(layers: tuple[Layer, ...], shape: Shape) -> Shape:
     return shape
 
 
+def branches_of(layer: Layer) -> Branches:
+    """The layers within a layer, way by way; none of most."""
+    return layer.branches if isinstance(layer, Residual | Parallel) else ()
+
+
+def with_branches(layer: Layer, branches: Branches) -> Layer:
+    """The layer with others within it."""
+    match layer:
+        case Residual():
+            return replace(layer, layers=branches[0], shortcut=branches[1])
+        case Parallel():
+            return replace(layer, branches=branches)
+    return layer
+
+
+def every(layers: tuple[Layer, ...]) -> Iterator[Layer]:
+    """All layers in the order in which the network runs them, those within others too."""
+    for layer in layers:
+        yield layer
+        for branch in branches_of(layer):
+            yield from every(branch)
+
+
 def contains(layers: tuple[Layer, ...], kind: type) -> bool:
-    """Whether any layer is of that kind, inside residuals too."""
-    return any(
-        isinstance(layer, kind)
-        or (isinstance(layer, Residual) and contains(layer.layers + layer.shortcut, kind))
-        for layer in layers
-    )
+    """Whether any layer is of that kind, inside others too."""
+    return any(isinstance(layer, kind) for layer in every(layers))
+
+
+def layers_of(given: Any) -> Any:
+    """Layers given in Python, those of one's own as specifications.
+
+    Raises:
+        ConfigError: a layer of one's own that cannot be written down.
+    """
+    if not isinstance(given, list | tuple):
+        return given
+    return tuple(_layer_of(one) for one in given)
+
+
+def _layer_of(given: Any) -> Any:
+    if isinstance(given, Residual | Parallel):
+        return with_branches(given, tuple(layers_of(branch) for branch in given.branches))
+    return given if isinstance(given, Layer | str | dict) else own_layer(given)
 
 
 class Names:
@@ -313,9 +251,7 @@ def table(layers: tuple[Layer, ...], shape: Shape) -> list[Row]:
 def _rows(layers: tuple[Layer, ...], shape: Shape, names: Names) -> Iterator[Row]:
     for layer in layers:
         name = names.next(layer)
-        inner: list[Row] = []
-        if isinstance(layer, Residual):
-            inner = [*_rows(layer.layers, shape, names), *_rows(layer.shortcut, shape, names)]
+        inner = [row for branch in branches_of(layer) for row in _rows(branch, shape, names)]
         try:
             out = layer.out(shape)
         except ConfigError as error:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flaxcnn.errors import ConfigError
-from flaxcnn.recipe.layers import Row, Shape
+from flaxcnn.recipe.layers import Row, Shape, every
 from flaxcnn.recipe.references import (
     Json,
     TakesArguments,
@@ -120,13 +120,13 @@ def own_sources(*configs: Any) -> dict[str, str]:
 
 def _own_specs(config: Any) -> list[TakesArguments]:
     """All specifications of a recipe, but for the network's, that name code."""
-    specs = (config.optimizer, config.schedule, config.loss, *config.metrics)
+    specs = (config.optimizer, config.schedule, config.loss, *config.metrics, *every(config.layers))
     return [spec for spec in specs if isinstance(spec, TakesArguments)]
 
 
 def own_code(config: Any) -> str:
     """The names of all code of one's own that a step runs, but for optimizers; empty for none."""
-    specs = [config.loss, *config.metrics]
+    specs = [*every(config.layers), config.loss]  # a metric changes nothing
     named = [spec.code[0] for spec in specs if isinstance(spec, TakesArguments)]
     return ", ".join([*(config.model.targets[-1:] if config.model else ()), *named])
 

@@ -11,7 +11,14 @@ from typing import Any
 
 from flaxcnn.recipe.averages import EMA, Average
 from flaxcnn.recipe.config import Config
-from flaxcnn.recipe.layers import Dropout, Layer, Residual
+from flaxcnn.recipe.layers import (
+    Dropout,
+    Layer,
+    StochasticDepth,
+    branches_of,
+    every,
+    with_branches,
+)
 from flaxcnn.recipe.optimizers import SGD, Optax, Optimizer
 from flaxcnn.recipe.rules import Rules
 
@@ -28,27 +35,14 @@ def compiled_layers(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
 
 
 def _compiled_layer(layer: Layer) -> Layer:
-    match layer:
-        case Dropout(rate=rate) if rate:
-            return Dropout(NONZERO)
-        case Residual():
-            return replace(
-                layer, layers=compiled_layers(layer.layers),
-                shortcut=compiled_layers(layer.shortcut),
-            )  # fmt: skip
-    return layer
+    if isinstance(layer, Dropout | StochasticDepth):
+        return replace(layer, rate=NONZERO) if layer.rate else layer
+    return with_branches(layer, tuple(map(compiled_layers, branches_of(layer))))
 
 
 def dropout_rates(layers: tuple[Layer, ...]) -> list[float]:
     """The rate of every dropout layer, in the order in which the network runs them."""
-    rates: list[float] = []
-    for layer in layers:
-        match layer:
-            case Dropout(rate=rate):
-                rates.append(rate)
-            case Residual():
-                rates += dropout_rates(layer.layers) + dropout_rates(layer.shortcut)
-    return rates
+    return [layer.rate for layer in every(layers) if isinstance(layer, Dropout | StochasticDepth)]
 
 
 def compiled_optimizer(optimizer: Optimizer) -> Optimizer:

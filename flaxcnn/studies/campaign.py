@@ -9,6 +9,8 @@ from pathlib import Path
 
 from flaxcnn.backend import enough_memory
 from flaxcnn.data.arrays import Dataset
+from flaxcnn.data.sampling import imbalance
+from flaxcnn.data.splits import choose
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.saved import check_data
 from flaxcnn.errors import InterruptedRun
@@ -82,6 +84,10 @@ class Campaign:
             self.listener.note(text)
         folder.write_json("env.json", environment())
         folder.set_status("running", ended=len(ledger.ended), planned=len(planned))
+        if pool is None:
+            own = planned[0].config
+            if uneven := imbalance(own, self.data, choose(self.data, own).train):
+                self.listener.note(uneven)
         training = _Training(self, ledger, interrupt, pool or JobPool(self.data))
         for part in [[run] for run in planned] if in_turn else [planned]:
             training.train(grouped(longest(part), self.data))

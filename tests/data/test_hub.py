@@ -67,6 +67,18 @@ def test_saved_tables_are_read_with_their_splits_and_classes(tmp_path):
     np.testing.assert_array_equal(lazy.train.image[:], data.train.image)
 
 
+def test_a_decoded_copy_is_verified_and_made_again(tmp_path):
+    name = saved(tmp_path / "set", train=table(range(30)))
+    with pytest.raises(DataError, match="is not prepared"):
+        datasets.verify(name)
+    folder = datasets.prepare(name)
+    assert datasets.verify(name)["digest"] == datasets.load(name).digest
+    (folder / "train_image.npy").write_bytes(b"damaged")
+    refused(name, "train_image.npy is damaged")
+    assert datasets.prepare(name) == folder
+    assert datasets.verify(name)["ok"]
+
+
 def test_a_table_alone_has_a_fifth_held_out(tmp_path):
     table(range(30)).save_to_disk(str(tmp_path / "one"))
     for most in (None, 0):

@@ -16,8 +16,10 @@ from flaxcnn.engine.train import fit
 from flaxcnn.recipe.augment import Shift
 from flaxcnn.recipe.layers import Dense, Dropout, Flatten
 from flaxcnn.records.files import read_json
+from flaxcnn.studies.events import Listener
 from flaxcnn.studies.groups import grouped
 from flaxcnn.studies.plan import plan_runs
+from flaxcnn.studies.study import study
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
@@ -144,3 +146,12 @@ def test_a_run_says_that_classes_are_imbalanced_and_records_it(uneven, tmp_path)
     assert not [text for text in notes if "imbalanced" in text]
     assert "imbalance" not in data
     assert min(data["class_weight"]) < 1 < max(data["class_weight"])
+
+
+def test_a_study_says_it_once(uneven, tmp_path):
+    notes = []
+    recipe = dataclasses.replace(RECIPE, epochs=1)
+    study(
+        recipe, [0, 1], study_dir=tmp_path / "s", dataset=uneven, tell=Listener(note=notes.append)
+    )
+    assert len([text for text in notes if "imbalanced" in text]) == 1

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from small_runs import compiled_in
 from test_sharding import ROWS
-from test_step import DATA, HYPERS, PLAIN, SHAPE, plan_of, seeds
+from test_step import DATA, HYPERS, SHAPE, plan_of, seeds
 
 import flaxcnn
 from flaxcnn.engine import epoch
@@ -23,10 +23,12 @@ from flaxcnn.engine.step import init_state
 from flaxcnn.errors import ConfigError
 from flaxcnn.model.losses import build_loss, build_metrics
 from flaxcnn.recipe.config import Config
-from flaxcnn.recipe.layers import Dense, Flatten
+from flaxcnn.recipe.layers import Dense, Flatten, Own, Residual
 from flaxcnn.recipe.losses import Loss, Metric, TopK
 
 OWN = """
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
@@ -42,6 +44,42 @@ def entropy(logits, label):
 
 def of_batch(logits, target):
     return tempered(logits - logits.mean(0), target)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gate:
+    ratio: int = 4
+    rate: float = 0.5
+
+    def init(self, key, shape):
+        return {"down": 0.1 * jax.random.normal(key, (shape[-1], self.ratio)),
+                "up": jnp.zeros((self.ratio, shape[-1]))}
+
+    def apply(self, params, x, *, train, rows):
+        gate = jax.nn.sigmoid(jnp.tanh(x @ params["down"]) @ params["up"])
+        if train:
+            kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate))(rows.keys)
+            gate = jnp.where(kept[:, None], gate, 0.5)
+        return x * gate
+
+
+@dataclasses.dataclass(frozen=True)
+class Wrong:
+    what: str = "out"
+
+    def out(self, shape):
+        return (shape[0] + 1,) if self.what == "out" else shape
+
+    def params(self, shape):
+        return (7, 0) if self.what == "params" else 0
+
+    def init(self, key, shape):
+        return [1] if self.what == "init" else {}
+
+    def apply(self, params, x):
+        if self.what == "rows":
+            return x.sum(0)
+        return x @ x if self.what == "apply" else x
 
 
 def nowhere(logits, target):
@@ -63,7 +101,8 @@ def recipe(**settings):
         "metrics": (Metric("own.py:entropy", better="lower"), TopK(3)), "label_smoothing": 0.1,
         "epochs": 2, "batch_size": 100, "learning_rate": 0.02,
     }  # fmt: skip
-    return Config("digits", (Flatten(), Dense(10)), **{**given, **settings})
+    layers = (Flatten(), Own("own.py:Gate", ratio=3), Dense(10))
+    return Config("digits", **{"layers": layers, **given, **settings})
 
 
 def digest(result):
@@ -114,6 +153,42 @@ def test_functions_given_in_python(own, tmp_path, monkeypatch):
         recipe(loss=lambda logits, target: logits)
 
 
+def test_a_layer_of_ones_own_in_the_table_and_in_python(own, tmp_path, monkeypatch):
+    row = recipe().table((8, 8, 1), 10)[1]
+    assert (row.name, row.output, row.params) == ("gate", (64,), 2 * 3 * 64)
+    assert row.macs == 2 * 3 * 64
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import own as module
+
+    block = Residual((module.Gate(rate=0.0),))
+    config = recipe(layers=(Flatten(), module.Gate(ratio=3), block, Dense(10)))
+    assert config.layers[1].named == {"ratio": 3, "rate": 0.5}
+    assert [row.name for row in config.table((8, 8, 1), 10)] == [
+        "flatten", "gate", "residual", "gate_1", "dense",
+    ]  # fmt: skip
+    assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (lambda: Own("own.py:Gat"), r"layer gat: .*no 'Gat' there; did you mean 'Gate'"),
+        (lambda: Own("own.py:Gate", ratios=3), "refuses its arguments: .*'ratios'"),
+        (lambda: Own("own.py:entropy"), "refuses its arguments|must have a method apply"),
+        (lambda: Own("own.py:Wrong"), r"out\(\(64,\)\) says \(65,\), but it is \(64,\)"),
+        (lambda: Own("own.py:Wrong", what="params"), r"params\(\(64,\)\) says 7, but it is 0"),
+        (lambda: Own("own.py:Wrong", what="init"), r"must return a dict of arrays by name"),
+        (lambda: Own("own.py:Wrong", what="rows"), r"apply must return \[B, ...\]"),
+        (lambda: Own("own.py:Wrong", what="apply"), r"Wrong fails on \(64,\): "),
+        (lambda: object(), "layers: each must be a layer of flaxcnn.recipe.layers, or an instance"),
+    ],
+)
+def test_a_layer_that_cannot_be(own, layer, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        recipe(layers=(Flatten(), layer(), Dense(10)))
+    assert "\n" not in str(error.value)
+
+
 def trained(plan):
     """(digest of the weights after an epoch, its figures)."""
     devices = plan.sharding.devices
@@ -127,7 +202,8 @@ def test_the_bits_do_not_depend_on_the_number_of_devices(own):
     """Nor on whether metrics are measured."""
     loss = build_loss(Loss("own.py:tempered", temperature=2.0))
     metrics = build_metrics([Metric("own.py:entropy"), TopK(2)])
-    plan = plan_of(PLAIN, rows=len(ROWS), loss=loss, metrics=metrics)
+    layers = (Flatten(), Own("own.py:Gate", ratio=3), Dense(4))
+    plan = plan_of(layers, rows=len(ROWS), loss=loss, metrics=metrics)
     each = [
         trained(dataclasses.replace(plan, sharding=BatchSharding(devices, virtual=4)))
         for devices in (1, 4)
@@ -140,14 +216,16 @@ def test_the_bits_do_not_depend_on_the_number_of_devices(own):
 
 def test_a_loss_of_the_batch_is_said_or_refused(own, tmp_path):
     config = recipe(loss=Loss("own.py:of_batch"), epochs=1, determinism="exact")
-    with pytest.raises(ConfigError, match=r"determinism=exact cannot be kept by own.py:of_batch"):
+    with pytest.raises(ConfigError, match=r"exact cannot be kept by own.py:Gate, own.py:of_batch"):
         flaxcnn.train(config, run_dir=tmp_path / "run", verbose=False)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_loss_that_is_not_finite(own, tmp_path):
     config = recipe(loss=Loss("own.py:nowhere"))
-    with pytest.raises(ConfigError, match=r"the loss of own.py:nowhere.* before the first step"):
+    with pytest.raises(
+        ConfigError, match=r"the loss of own.py:Gate, own.py:nowhere is -inf before"
+    ):
         flaxcnn.train(config, run_dir=tmp_path / "run", verbose=False)
     assert not (tmp_path / "run").exists()
 

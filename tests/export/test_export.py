@@ -150,3 +150,26 @@ def test_a_network_of_one_s_own_with_any_number_of_images(tmp_path, images, kind
         )
     with pytest.raises(ConfigError, match="this network is one of your own; use --format stable"):
         export(run.path, "onnx")
+
+
+def test_onnx_has_every_layer(tmp_path, images):
+    """All but layers of one's own, by onnxruntime against the network."""
+    from flaxcnn.recipe import layers as spec
+    from flaxcnn.recipe.config import Config
+
+    branch = (spec.SeparableConv(4, 3, 2, "same"), spec.RMSNorm(), spec.SqueezeExcitation(2))
+    layers = (
+        spec.Conv(8, 3, padding="same", dilation=2, groups=1, bias=False),
+        spec.BatchNorm(scale=False), spec.GroupNorm(2), spec.Conv(8, 3, groups=4),
+        spec.LayerNorm(), spec.LayerScale(0.5), spec.ChannelShuffle(2), spec.BlurPool(3, 1),
+        spec.Parallel(((spec.TakeChannels(0, 4),), (spec.TakeChannels(4, 4), spec.Scale(0.5)))),
+        spec.DepthwiseConv(3, 1, "same", 2, "relu"), spec.PadChannels(20), spec.InstanceNorm(),
+        spec.Residual((spec.Conv(20, 1), spec.StochasticDepth(0.1))),
+        spec.Parallel((branch, (spec.MaxPool(1, 2), spec.PadChannels(20), spec.Conv(4, 1))), "add"),
+        spec.EfficientChannelAttention(), spec.GlobalMaxPool(), spec.LayerNorm(), spec.Dense(10),
+    )  # fmt: skip
+    run = flaxcnn.train(
+        Config("digits", layers, epochs=1, batch_size=500), run_dir=tmp_path / "run", verbose=False
+    )
+    done = export(run.path, "onnx", tmp_path / "file.onnx")
+    assert done.difference <= TOLERANCES["float32"]

@@ -43,6 +43,64 @@ def conv2d_grad(x, w, stride, padding, dy):
     return dx[true], np.reshape(dw, w.shape)
 
 
+def _dilated(w, dilation):
+    """The kernel with zeros between its rows and columns."""
+    rows, columns = ((n - 1) * dilation + 1 for n in w.shape[:2])
+    wide = np.zeros((rows, columns, *w.shape[2:]))
+    wide[::dilation, ::dilation] = w
+    return wide
+
+
+def grouped_conv2d(x, w, stride, padding, dilation=1, groups=1):
+    """Each part of the channels by itself; w [kh, kw, I / groups, O]."""
+    inputs, outputs = x.shape[-1] // groups, w.shape[-1] // groups
+    return np.concatenate([
+        conv2d(x[..., g * inputs : (g + 1) * inputs],
+               _dilated(w[..., g * outputs : (g + 1) * outputs], dilation), stride, padding)
+        for g in range(groups)
+    ], axis=-1)  # fmt: skip
+
+
+def depthwise_conv2d(x, w, stride, padding, dilation=1):
+    """w [kh, kw, C, M]: output c * M + m is channel c with kernel w[..., c, m]."""
+    rows, columns, channels, each = w.shape
+    own = w.reshape(rows, columns, 1, channels * each)
+    return grouped_conv2d(x, own, stride, padding, dilation, channels)
+
+
+def normalized(x, axes, epsilon, center=True):
+    """(x - mean) / sqrt(mean of squares + epsilon) over `axes`."""
+    away = x - x.mean(axes, keepdims=True) if center else x
+    return away / np.sqrt((away**2).mean(axes, keepdims=True) + epsilon)
+
+
+def group_norm(x, groups, epsilon):
+    apart = x.reshape(*x.shape[:-1], groups, -1)
+    axes = (*range(1, x.ndim - 1), x.ndim)
+    return normalized(apart, axes, epsilon).reshape(x.shape)
+
+
+def squeeze_excitation(x, w1, b1, w2, b2):
+    between = np.maximum(x.mean((1, 2)) @ w1 + b1, 0)
+    return x / (1 + np.exp(-(between @ w2 + b2)))[:, None, None]
+
+
+def efficient_channel_attention(x, kernel):
+    mean, half = x.mean((1, 2)), len(kernel) // 2
+    gates = np.array([np.correlate(np.pad(row, half), kernel, "valid") for row in mean])
+    return x / (1 + np.exp(-gates))[:, None, None]
+
+
+def blur_pool2d(x, size, stride):
+    row = np.ones(1)
+    for _ in range(size - 1):
+        row = np.convolve(row, [0.5, 0.5])
+    before, after = (size - 1) // 2, size // 2
+    wide = np.pad(x, ((0, 0), (before, after), (before, after), (0, 0)), mode="reflect")
+    kernel = np.repeat(np.outer(row, row)[..., None, None], x.shape[-1], axis=2)
+    return depthwise_conv2d(wide, kernel, (stride, stride), "valid")
+
+
 def max_pool2d(x, size, stride, padding):
     padded, _, slices = _places(x, size, stride, padding, -np.inf)
     return np.max([padded[at] for at in slices], axis=0)
