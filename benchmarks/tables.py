@@ -9,10 +9,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks import own_tables
 from benchmarks.peers.models import DEFAULT
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmarks" / "index.md")
+PAGES = (
+    ROOT / "README.md",
+    *(ROOT / "docs" / page for page in (
+        "benchmarks/index.md", "howto/trained-model.md", "tutorials/fine-tune.md")),
+)  # fmt: skip
 SHORT = (  # in the README
     "mnist-ladder/model1",
     "mnist-ladder/model10",
@@ -260,6 +265,9 @@ BLOCKS = {
     "streaming": (STREAMING, streaming),
     "search-cost": (SEARCH, search_cost),
     "search-cost-longer": (LONGER, search_cost),
+    "own-models": (RESULTS.with_name("own-models-cpu.json"), own_tables.own_models),
+    "exports": (RESULTS.with_name("exports.json"), own_tables.exports),
+    "fine-tuning": (RESULTS.with_name("fine-tuning.json"), own_tables.fine_tuning),
 }
 
 

@@ -21,6 +21,7 @@ from flaxcnn.errors import DataError
 from flaxcnn.model.protocol import Model, RowContext, Variables
 from flaxcnn.model.views import logits_of_all
 from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.references import SOURCES, copies_in
 
 MOST_ROWS = 256  # of one call of the compiled program; more are done in parts
 
@@ -129,9 +130,11 @@ def trained(path: Path, config: Config, data: Mapping[str, Any], state: TrainSta
     """
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     height, width, channels = data["shape"]
+    with copies_in(path / SOURCES):  # its code may have changed since
+        model = make_plan(config, 1, devices=1).model
     return TrainedModel(
         path, config, tuple(data["classes"]), (height, width, channels),
         jax.tree.map(np.array, jax.device_get(variables)),  # a copy: training donates the arrays
         np.asarray(data["mean"], np.float32), np.asarray(data["scale"], np.float32),
-        make_plan(config, 1, devices=1).model,
+        model,
     )  # fmt: skip

@@ -297,6 +297,6 @@ def test_every_public_name_is_there():
     for name in flaxcnn.__all__:
         assert getattr(flaxcnn, name).__doc__, name
         assert callable(getattr(flaxcnn, name)) or name in flaxcnn._MODULES, name
-    assert flaxcnn.layers.Conv.__module__ == "flaxcnn.recipe.layers"
+    assert flaxcnn.layers.Conv(8, 3).filters == 8
     with pytest.raises(AttributeError, match="no attribute 'tarin'"):
         flaxcnn.tarin  # noqa: B018

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -55,13 +56,16 @@ def test_an_experiment_on_top_of_the_step():
     named = 'dataclasses.replace(catalog.find("digits/quickstart").config, epochs=3)'
     assert named in code
     code = code.replace(named, "SMALL")  # on one device, and compiled in a moment
-    sharp = run(code)
-    plain = run(code.replace("RADIUS = 0.05", "RADIUS = 0.0"))
+    hard = run(code)
+    plain = run(code.replace("KEEP = 0.5", "KEEP = 1.0"))
     (epoch,) = flaxcnn.epochs(SMALL, run_dir="run")
     expected, ours, other = (
         jax.tree.leaves(jax.device_get(state.params))
-        for state in (epoch.state, plain["state"], sharp["state"])
+        for state in (epoch.state, plain["state"], hard["state"])
     )
     for a, b in zip(ours, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=TOLERANCE)
+    counted = [float(jnp.sum(names["train"].count)) for names in (hard, plain)]
+    assert counted[1] == len(plain["job"].rows.train)
+    assert counted[1] / 2 <= counted[0] <= counted[1] / 2 + plain["plan"].steps_per_epoch
     assert max(np.abs(a - b).max() for a, b in zip(ours, other)) > 10 * TOLERANCE

@@ -39,14 +39,8 @@ def search(
 ) -> SearchRecord | None:  # fmt: skip
     """Score settings on folds, beside the recipe as it is, and test the winner once.
 
-    >>> best = search(
-    ...     "digits/quickstart",
-    ...     {"learning_rate": [0.01]},
-    ...     folds=2,
-    ...     epochs=1,
-    ...     search_dir="runs/rates",
-    ...     verbose=False,
-    ... )
+    >>> rates = {"learning_rate": [0.01]}
+    >>> best = search(grid=rates, folds=2, epochs=1, search_dir="runs/rates", verbose=False)
     >>> len(best.summary["candidates"])
     2
 

@@ -8,7 +8,9 @@ The recipe's own layers, and the modules of `flaxcnn.nn`, do not.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +19,11 @@ import numpy as np
 from flaxcnn.data.batches import Batch, Scaling
 from flaxcnn.engine.job import Job, make_plan
 from flaxcnn.engine.sharding import ONE_DEVICE
-from flaxcnn.engine.step import Hypers, Plan, Sums, TrainState, gradients
-from flaxcnn.errors import ConfigError
+from flaxcnn.engine.step import Hypers, Plan, Sums, TrainState, gradients, train_step
+from flaxcnn.engine.weights import state_like
+from flaxcnn.errors import ConfigError, FlaxcnnError, first_line
 from flaxcnn.recipe.networks import own_code
+from flaxcnn.recipe.references import TakesArguments
 
 ROWS = 8  # that the trial takes; 6 of them true where there is padding
 # Of the largest gradient: float32 sums of a few rows in another order differ by less, and what is
@@ -56,18 +60,55 @@ def of_job(job: Job) -> Promises | None:
         ConfigError: it breaks a promise that determinism=exact relies on, or gives logits that are
             not finite.
     """
+    _check_update(job)
     if not (name := own_code(job.config)):
         return None
     numbers = np.resize(job.rows.train, ROWS)  # of a tiny split, some twice
     image = np.asarray(job.dataset.train.image[numbers])
     scaling, state, hypers = jax.device_get((job.data.scaling, job.init(), job.hypers))
     plan = make_plan(job.config, len(job.rows.train), devices=1)
-    promises = try_out(plan, state, hypers, scaling, image, name)
+    try:
+        promises = try_out(plan, state, hypers, scaling, image, name)
+    except (FlaxcnnError, MemoryError, jax.errors.JaxRuntimeError):
+        raise
+    except Exception as error:  # whatever the code raises in training
+        raise ConfigError(
+            f"{name} fails in training: {type(error).__name__}: {first_line(error)}"
+        ) from error
     if job.config.has_batch_norm:  # whose statistics are those of a shard by rule
         promises = dataclasses.replace(promises, division=True)
     if job.config.determinism == "exact" and (broken := promises.broken()):
         raise ConfigError(f"determinism=exact cannot be kept by {name}: {'; '.join(broken)}")
     return promises
+
+
+def _check_update(job: Job) -> None:
+    """Trace one step where code of others makes the optimizer or the schedule.
+
+    Raises:
+        ConfigError: what it makes cannot be used.
+    """
+    config, plan = job.config, dataclasses.replace(job.plan, sharding=ONE_DEVICE)
+    specs = (config.optimizer, config.schedule)
+    if not (named := [spec.code[0] for spec in specs if isinstance(spec, TakesArguments)]):
+        return
+    shape, rows = job.dataset.shape, (plan.batch_size,)
+    like: Any = jax.ShapeDtypeStruct
+    weight = None if job.data.weight is None else like(rows, jnp.float32)
+    batch = Batch(
+        like((*rows, *shape), job.data.image.dtype), like(rows, jnp.int32), like(rows, jnp.int32),
+        like(rows, bool), weight,
+    )  # fmt: skip
+    step = functools.partial(train_step, plan)
+    try:
+        state = state_like(plan, config, shape)
+        jax.eval_shape(step, state, job.hypers, job.data.scaling, batch)
+    except FlaxcnnError:
+        raise
+    except Exception as error:  # whatever it raises
+        raise ConfigError(
+            f"{', '.join(named)}: the first step fails: {type(error).__name__}: {first_line(error)}"
+        ) from error
 
 
 def try_out(

@@ -39,7 +39,12 @@ class Result(RunRecord):
     @property
     def plan(self) -> Plan:
         """What its programs are compiled from."""
-        return make_plan(self.recipe, self.data["rows"]["train"])
+        with self.code():
+            return make_plan(self.recipe, self.data["rows"]["train"])
+
+    def code(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, code of one's own is that of the run, also where the original has changed."""
+        return copies_in(self.path / SOURCES)
 
     def predict(self, images: Any) -> list[str]:
         """The name of the most probable class of each image, uint8 or float [N, H, W, C].
@@ -81,7 +86,7 @@ def evaluate_run(run: Result, split: str = "test") -> dict[str, float]:
     dataset = load_for(run.recipe)
     check_data(dataset, run.data["digest"])
     recipe = dataclasses.replace(run.recipe, init_from=None)  # its weights are those of the run
-    with contextlib.closing(make_job(recipe, dataset)) as job:
+    with run.code(), contextlib.closing(make_job(recipe, dataset)) as job:
         state = jax.device_put(run.state, job.placement)
         return finalize(jax.device_get(job.evaluate(state, cast("SplitName", split))))
 

@@ -53,6 +53,10 @@ def start_of(
 ) -> Start | None:
     """What a run of a recipe on its rows starts from; None: from random weights.
 
+    Args:
+        config, plan: of the run.
+        dataset, rows, scaling: what it trains on.
+
     Raises:
         ConfigError: the weights are not there, have changed, or do not fit; or a pattern of
             `init_from`, `freeze`, `no_decay` or `rates` fits nothing.
@@ -69,7 +73,7 @@ def start_of(
         check_patterns(setting, patterns, names)
     if config.init_from is None:
         return start
-    found = _fitted(config.init_from, state)
+    found = _fitted(config.init_from, state, dataset.num_classes)
     return dataclasses.replace(found, arrays={**made, **found.arrays})
 
 
@@ -83,18 +87,17 @@ def check_patterns(setting: str, patterns: Sequence[str], names: Sequence[str]) 
             )
 
 
-def _fitted(weights: Weights, state: TrainState) -> Start:
+def _fitted(weights: Weights, state: TrainState, classes: int) -> Start:
     there = _read(weights.path, weights.digest)
     own = flat({"params": state.params, "batch_stats": state.batch_stats})
     wanted = [name for name in own if _selected(name, weights)]
-    head = next(reversed(state.params))  # the layer that was made last
     taken, left = {}, []
     for name in wanted:
         if name not in there:
             left.append(name)
         elif there[name].shape == own[name].shape:
             taken[name] = there[name]
-        elif name.split("/")[1] == head:
+        elif _of_classes(own[name].shape, there[name].shape, classes):
             left.append(name)
         else:
             raise ConfigError(
@@ -108,6 +111,11 @@ def _fitted(weights: Weights, state: TrainState) -> Start:
     layers = sorted({name.split("/")[1] for name in left})
     note = f"init_from: {', '.join(layers)} stay random, since {weights.path} has none that fit"
     return Start(taken, (note,) if left else ())
+
+
+def _of_classes(own: tuple[int, ...], there: tuple[int, ...], classes: int) -> bool:
+    """Whether two arrays have a value for each class in their last axis, and only those differ."""
+    return own[-1:] == (classes,) and own[:-1] == there[:-1] and len(own) == len(there)
 
 
 def _selected(name: str, weights: Weights) -> bool:

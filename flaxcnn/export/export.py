@@ -165,8 +165,13 @@ def _write_stablehlo(model: TrainedModel, raw: bool) -> bytes:
     forward = lambda images: portable.apply(portable.variables, images)  # noqa: E731
     (batch,) = jax.export.symbolic_shape("batch")
     like = jax.ShapeDtypeStruct((batch, *model.shape), jnp.float32 if raw else jnp.uint8)
-    exported = jax.export.export(jax.jit(forward), platforms=("cpu", "cuda", "tpu"))(like)
-    return bytes(exported.serialize())
+    export = lambda function: jax.export.export(  # noqa: E731
+        jax.jit(function), platforms=("cpu", "cuda", "tpu")
+    )(like)
+    try:
+        return bytes(export(forward).serialize())
+    except Exception:  # code that needs the number of images as a number, such as `len(x)`
+        return bytes(export(jax.vmap(lambda image: forward(image[None])[0])).serialize())
 
 
 def _read_stablehlo(content: bytes, model: TrainedModel) -> Callable[[np.ndarray], np.ndarray]:

@@ -92,7 +92,9 @@ def _key(rows: RowContext) -> jax.Array:
 
 def _logits(output: Any) -> jax.Array:
     """Whatever the network computes in, logits are float32."""
-    return jnp.asarray(output).astype(jnp.float32)
+    if not isinstance(output, jax.Array):
+        raise TypeError(f"it must return logits [B, K], not a {type(output).__name__}")
+    return output.astype(jnp.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +161,7 @@ class NNXModel(_Foreign):
         self, variables: Variables, image: jax.Array, *, train: bool, rows: RowContext
     ) -> tuple[jax.Array, Tree]:
         """Logits [B, K] float32, and the new batch statistics."""
+        variables = jax.tree.map(jnp.asarray, variables)  # NNX would write into NumPy's arrays
         with _applying(Applied(rows, train, self.compiled)):
             shapes = nnx.eval_shape(lambda: self._made(jax.random.key(0)))
             graph, params, stats, draws = _parts(shapes)
@@ -166,10 +169,11 @@ class NNXModel(_Foreign):
             nnx.replace_by_pure_dict(stats, variables[STATS])
             module: Any = nnx.merge(graph, params, stats, _reseeded(draws, _key(rows)))
             (module.train if train else module.eval)()
-            output = module(
-                image.astype(self.compiled.dtype),
-                **arguments_for(type(module).__call__, train, rows),
-            )
+            call = type(module).__call__
+            given = arguments_for(call, train, rows)
+            if "rngs" in inspect.signature(call).parameters:  # in place of keys of its own
+                given["rngs"] = nnx.Rngs(_key(rows))
+            output = module(image.astype(self.compiled.dtype), **given)
             changed = nnx.to_pure_dict(_parts(module)[2])
         return _logits(output), changed if train else variables[STATS]
 

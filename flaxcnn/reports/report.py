@@ -9,6 +9,7 @@ from pathlib import Path
 
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.errors import ConfigError, WriteError
+from flaxcnn.recipe.references import SOURCES, copies_in
 from flaxcnn.records.files import write_atomic
 from flaxcnn.records.read import RunRecord, SearchRecord, StudyRecord, read
 from flaxcnn.reports.page import Page, Rendered, render, render_fragment
@@ -25,13 +26,14 @@ Record = RunRecord | StudyRecord | SearchRecord
 
 def page_of(record: Record, dataset: Dataset | None = None, brief: bool = False) -> Page:
     """The page of one record, or only what a notebook shows of it."""
-    match record:
-        case RunRecord():
-            return run_brief(record) if brief else run_page(record, dataset)
-        case StudyRecord():
-            return study_brief(record) if brief else study_page(record)
-        case SearchRecord():
-            return search_brief(record) if brief else search_page(record)
+    with copies_in(record.path / SOURCES):  # code of one's own may have changed since
+        match record:
+            case RunRecord():
+                return run_brief(record) if brief else run_page(record, dataset)
+            case StudyRecord():
+                return study_brief(record) if brief else study_page(record)
+            case SearchRecord():
+                return search_brief(record) if brief else search_page(record)
 
 
 def fragment(record: Record) -> str:

@@ -124,6 +124,8 @@ def _check_data(planned: Sequence[PlannedRun], config: Config, data: Dataset) ->
     for run in planned:
         require_resident(run.config, data, "a study")
         check_same_data(run.config, config, "a study", Role.PIXELS)
+    for run in {run.name: run for run in planned}.values():  # the seeds of a setting share theirs
+        run.config.table(data.shape, data.num_classes)
 
 
 def _conclude(

@@ -7,19 +7,23 @@ import json
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 import flaxcnn
 from flaxcnn.engine.checkpoint import tree_digest
-from flaxcnn.engine.saved import evaluate_run, open_run
+from flaxcnn.engine.saved import classify, evaluate_run, open_run
 from flaxcnn.errors import ConfigError
 from flaxcnn.model.foreign import build
+from flaxcnn.model.traced import table
 from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.layers import Dense, Flatten
 from flaxcnn.recipe.networks import NNX, Linen, Pure
 from flaxcnn.recipe.optimizers import Optax
 
 NETS = """
 import flax.linen as linen
 import jax
+import optax
 from flax import nnx
 
 from flaxcnn import nn
@@ -46,6 +50,66 @@ class Narrow(linen.Module):
     @linen.compact
     def __call__(self, x):
         return linen.Dense(9)(x.reshape((x.shape[0], -1)))
+
+
+class Pair(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        return linen.Dense(10)(x.reshape((x.shape[0], -1))), x
+
+
+class Two(linen.Module):
+    @linen.compact
+    def __call__(self, x, label):
+        return linen.Dense(10)(x.reshape((x.shape[0], -1)))
+
+
+class Nothing(linen.Module):
+    def __call__(self):
+        return 0
+
+
+class Wide(linen.Module):
+    width: int
+
+    @linen.compact
+    def __call__(self, x):
+        return linen.Dense(10)(linen.Dense(self.width)(x.reshape((x.shape[0], -1))))
+
+
+class Endless(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        return linen.Dense(10, bias_init=linen.initializers.constant(float("nan")))(
+            x.reshape((x.shape[0], -1)))
+
+
+class Noisy(linen.Module):
+    @linen.compact
+    def __call__(self, x, train):
+        if train:
+            x += jax.random.normal(self.make_rng("noise"), x.shape)
+        return linen.Dense(10)(x.reshape((x.shape[0], -1)))
+
+
+class Keyless(nnx.Module):
+    def __init__(self, width=3):
+        self.width = width
+
+
+def only_key(key):
+    return {}
+
+
+def number(learning_rate):
+    return 1.0
+
+
+def broken(learning_rate):
+    def update(grads, state, params=None):
+        raise ValueError("no step")
+
+    return optax.GradientTransformation(lambda params: (), update)
 
 
 class Modern(nnx.Module):
@@ -101,8 +165,15 @@ def test_a_run_of_it(nets, tmp_path, make):
     resumed = flaxcnn.train(recipe, run_dir=tmp_path / "half", resume=True, verbose=False)
     assert digest(resumed) == digest(whole)
     nets.write_text(NETS + "\n# changed\n")  # the run has its own copy
-    opened = open_run(whole.path)
-    assert evaluate_run(opened)["accuracy"] == whole.summary["test_accuracy"]
+    for use in (
+        lambda run: evaluate_run(open_run(run))["accuracy"] == whole.summary["test_accuracy"],
+        lambda run: flaxcnn.load(run)(np.zeros((1, 8, 8, 1))).shape == (1, 10),
+        lambda run: "Every layer" in flaxcnn.report(run).read_text(),
+        lambda run: classify(open_run(run), np.zeros((1, 8, 8, 1), np.uint8)).shape == (1, 10),
+    ):
+        build.cache_clear()  # as in a process of its own
+        table.cache_clear()
+        assert use(whole.path)
     with pytest.raises(ConfigError, match="has changed since the recipe was made"):
         flaxcnn.train(recipe, run_dir=tmp_path / "new", verbose=False)
 
@@ -191,17 +262,70 @@ def test_what_it_breaks_is_said_or_refused(nets, tmp_path):
     [
         (lambda: Linen("nets.py:Nett"), "no 'Nett' there"),
         (lambda: Linen("missing.py:Net"), "cannot read missing.py"),
+        (lambda: Linen("no_such_package.nets:Net"), "there is no module no_such_package.nets"),
+        (lambda: Linen("Net"), "names no Python object; write FILE.py:NAME"),
         (lambda: Linen("nets.py:Plain", depth=3), "refuses its arguments: .*depth"),
+        (lambda: Linen("nets.py:Wide"), "refuses its arguments: .*'width'"),
         (lambda: Linen("nets.py:Modern"), "must be a flax.linen.Module|refuses its arguments"),
         (lambda: Linen("nets.py:Narrow"), r"must return logits \[B, 10\] \(got \['B', 9\]"),
+        (lambda: Linen("nets.py:Pair"), r"Pair fails on .* must return logits \[B, K\], not a tup"),
+        (lambda: Linen("nets.py:Two"), "Two fails on images 8x8x1: TypeError: .*'label'"),
+        (lambda: Linen("nets.py:Nothing"), "Nothing fails on images 8x8x1: TypeError: .* takes 1"),
+        (lambda: Linen("nets.py:Endless"), "loss of nets.py:Endless is nan before the first step"),
+        (lambda: Linen("nets.py:Noisy"), "Noisy fails in training: InvalidRngError: .*noise"),
         (lambda: Linen("nets.py:Plain", width=object()), "model.width must be a number"),
+        (lambda: NNX("nets.py:Keyless"), "Keyless fails on images 8x8x1: TypeError: .*'rngs'"),
         (lambda: Pure("nets.py:first", "nets.py:first"), "fails on images 8x8x1"),
+        (lambda: Pure("nets.py:only_key", "nets.py:then"), "takes 1 positional argument but 2"),
+        (lambda: Pure("nets.py:first", "nets.py:then", scal=1), "unexpected keyword.*'scal'"),
     ],
 )
 def test_a_network_that_cannot_be(nets, tmp_path, make, message):
     with pytest.raises(ConfigError, match=message) as error:
         flaxcnn.train(config(make()), run_dir=tmp_path / "run", verbose=False)
     assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_objects_that_are_no_network(nets, tmp_path, monkeypatch):
+    """Given in Python; each is one sentence, and nothing is started."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import nets as module
+
+    class Local(module.Plain):
+        pass
+
+    recipe = config(None, layers=(Flatten(), Dense(10)))
+    for model, message in (
+        (module.Plain(width=jax.nn.relu), "model.width must be a number, text, true, false, none"),
+        (module.Modern(rngs=nnx.Rngs(0)), "give the class, and its arguments by flaxcnn.NNX"),
+        (Local(), "must be defined at the top of a module"),
+        (lambda x: x, r"model must be a linen module, .* \(got function\)"),
+        ((module.first, "then"), r"model must be a linen module, .* \(got tuple\)"),
+        ("nets.py:Plain", r"\(got str\)"),
+    ):
+        with pytest.raises(ConfigError, match=message) as error:
+            flaxcnn.train(recipe, model=model, run_dir=tmp_path / "run", verbose=False)
+        assert "\n" not in str(error.value)
+    for factory, message in (
+        ("nets.py:first", "optimizer: nets.py:first refuses: .*'image'"),
+        ("nets.py:number", "nets.py:number must return an optax.GradientTransformation"),
+        ("nets.py:broken", "optimizer: nets.py:broken fails on gradients alone: no step"),
+        ("optax.sgdd", "no 'sgdd' there; did you mean 'sgd'"),
+    ):
+        with pytest.raises(ConfigError, match=message) as error:
+            flaxcnn.train(
+                recipe, optimizer={"type": "optax", "factory": factory}, run_dir=tmp_path / "run"
+            )
+        assert "\n" not in str(error.value)
+    for study, message in (
+        ({"model": module.Narrow()}, "must return logits"),
+        ({"grid": {"epochz": [1]}}, "unknown setting epochz"),
+        ({"seeds": 0}, "seeds must be from 1"),
+        ({"vary": ["augment"]}, "vary=augment needs"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            flaxcnn.study(recipe, **{"seeds": 2, **study}, study_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -74,6 +74,46 @@ def test_a_new_head_for_other_classes(parent, tmp_path, monkeypatch, caplog):
     np.testing.assert_array_equal(kernel, parent.state.params["dense"]["kernel"])
 
 
+def test_a_head_is_what_has_a_value_for_each_class(tmp_path, monkeypatch, caplog):
+    """Whatever it is called: dense_10, the eleventh, comes before dense_2 in the alphabet."""
+    monkeypatch.setenv("FLAXCNN_DATA_DIR", str(tmp_path / "data"))
+    digits = load("digits").train
+    few = digits.label < 7
+    deep = dataclasses.replace(BASE, layers=(Flatten(), *[Dense(8)] * 10, Dense(10)))
+    parent = flaxcnn.train(deep, run_dir=tmp_path / "parent", verbose=False)
+    config = dataclasses.replace(
+        deep,
+        layers=(*deep.layers[:-1], Dense(7)),
+        dataset="npz:later",
+        init_from=Weights(str(parent.path)),
+    )
+    data = (digits.image[few], digits.label[few])
+    found = flaxcnn.train(config, data=data, verbose=False, run_dir=tmp_path / "run", epochs=1,
+                          freeze=("dense/*", "dense_?/*"))  # fmt: skip
+    assert "init_from: dense_10 stay random" in caplog.text
+    for name in ("dense", "dense_2", "dense_9"):
+        kernel = found.state.params[name]["kernel"]
+        np.testing.assert_array_equal(kernel, parent.state.params[name]["kernel"])
+    wider = dataclasses.replace(config, layers=(*deep.layers[:-2], Dense(9), Dense(7)))
+    with pytest.raises(
+        ConfigError, match=r"dense_10/kernel has shape \[8, 10\] there and \[9, 7\]"
+    ):
+        flaxcnn.train(wider, data=data, verbose=False, run_dir=tmp_path / "wider")
+
+
+def test_settings_of_a_grid_start_from_the_same_weights(parent, tmp_path):
+    """Each size of batch is a program of its own: the job is turned from one to the next."""
+    config = dataclasses.replace(BASE, init_from=Weights(str(parent.path)), determinism="exact")
+    rows = flaxcnn.study(config, [1], grid={"batch_size": [100, 60], "learning_rate": [0.01]},
+                         how="map", study_dir=tmp_path / "study", verbose=False).rows  # fmt: skip
+    for row in rows:
+        batch = row["setting"]["batch_size"]
+        alone = flaxcnn.train(config, seed=1, batch_size=batch, run_dir=tmp_path / str(batch),
+                              verbose=False)  # fmt: skip
+        assert row["params_digest"] == alone.summary["params_digest"]
+    assert rows[0]["params_digest"] != rows[1]["params_digest"]
+
+
 def test_a_run_stands_without_its_parent(parent, tmp_path):
     copy = shutil.copytree(parent.path, tmp_path / "parent")
     found = child(dataclasses.replace(parent, path=copy), tmp_path / "run")

@@ -108,6 +108,50 @@ def test_what_cannot_be_exported_is_said(run, monkeypatch):
         export(run.path, "onnx")
 
 
+OWN = """
+import flax.linen as nn
+from flax import nnx
+
+
+class Counts(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(10)(x.reshape(len(x), -1))
+
+
+class Keyed(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs):
+        self.norm = nnx.BatchNorm(64, rngs=rngs)
+        self.dropout = nnx.Dropout(rate=0.1)
+        self.linear = nnx.Linear(64, 10, rngs=rngs)
+
+    def __call__(self, x, rngs: nnx.Rngs):
+        return self.linear(self.dropout(self.norm(x.reshape(x.shape[0], 64)), rngs=rngs))
+"""
+
+
+@pytest.mark.parametrize("kind", ["Counts", "Keyed"])
+def test_a_network_of_one_s_own_with_any_number_of_images(tmp_path, images, kind):
+    """Also where its code takes the number of images as a number."""
+    import jax.export
+
+    (tmp_path / "own.py").write_text(OWN)
+    spec = {"Counts": flaxcnn.Linen, "Keyed": flaxcnn.NNX}[kind](f"{tmp_path / 'own.py'}:{kind}")
+    run = flaxcnn.train(
+        "digits/quickstart", model=spec, epochs=1, run_dir=tmp_path / "run", verbose=False
+    )
+    assert export(run.path, "safetensors").difference <= TOLERANCES["float32"]
+    done = export(run.path, "stablehlo")
+    program = jax.export.deserialize(bytearray(done.path.read_bytes()))
+    logits = run.predictions().logits
+    for count in (1, 7):
+        np.testing.assert_allclose(
+            program.call(images[:count]), logits[:count], atol=1e-4 * np.abs(logits).max()
+        )
+    with pytest.raises(ConfigError, match="this network is one of your own; use --format stable"):
+        export(run.path, "onnx")
+
+
 def test_onnx_has_every_layer(tmp_path, images):
     """All but layers of one's own, by onnxruntime against the network."""
     from flaxcnn.recipe import layers as spec

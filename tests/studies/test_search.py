@@ -205,7 +205,7 @@ def test_killed_and_resumed_nothing_is_repeated_or_lost(whole, digits, tmp_path)
 
 
 def test_from_python_the_recipe_is_the_one_to_beat(digits, tmp_path):
-    found = flaxcnn.search(SMALL, {"learning_rate": [0.2, 0.3]}, FOLDS, dataset=digits,
+    found = flaxcnn.search(SMALL, {"learning_rate": [0.2, 0.3]}, folds=3, dataset=digits,
                            search_dir=tmp_path / "s", refit=False)  # fmt: skip
     table = found.to_dict()
     assert set(table["label"]) == {"as it is", "learning_rate=0.2", "learning_rate=0.3"}
@@ -218,8 +218,8 @@ def test_from_python_the_recipe_is_the_one_to_beat(digits, tmp_path):
     assert (tmp_path / "table.csv").read_text() == (found.path / "candidates.csv").read_text()
     incumbent = table["label"].index("as it is")
     assert table["against_incumbent.verdict"][incumbent] is None
-    with pytest.raises(ConfigError, match="grid is empty"):
-        flaxcnn.search(SMALL, {}, FOLDS, dataset=digits)
+    with pytest.raises(ConfigError, match="search needs either grid"):
+        flaxcnn.search(SMALL, {}, dataset=digits)
 
 
 @pytest.mark.parametrize(
@@ -405,11 +405,11 @@ def test_what_does_not_fit_is_left_out_with_what_is_read_off_it(
     digits, tmp_path, small_memory, how
 ):
     base = dataclasses.replace(SMALL, batch_size=100, determinism="fast")
-    scoring = dataclasses.replace(FOLDS, how=how)
     grid = {"batch_size": [50, 200], "epochs": [1, 2]}
     notes = []
-    result = flaxcnn.search(base, grid, scoring, dataset=digits, search_dir=tmp_path / "s",
-                            refit=False, tell=Listener(note=notes.append))  # fmt: skip
+    result = flaxcnn.search(base, grid, folds=3, how=how, dataset=digits,
+                            search_dir=tmp_path / "s", refit=False,
+                            tell=Listener(note=notes.append))  # fmt: skip
     dropped = {one["label"]: one["reason"] for one in result.summary["dropped"]}
     assert set(dropped) == {"batch_size=200, epochs=1", "batch_size=200, epochs=2"}
     assert all("out of memory (" in why for why in dropped.values())
@@ -422,7 +422,7 @@ def test_what_does_not_fit_is_left_out_with_what_is_read_off_it(
 
 def test_a_hand_made_model_that_does_not_fit_is_not_compared_with(digits, tmp_path, small_memory):
     base = dataclasses.replace(SMALL, batch_size=200)
-    result = flaxcnn.search(base, {"batch_size": [50]}, FOLDS, dataset=digits,
+    result = flaxcnn.search(base, {"batch_size": [50]}, folds=3, dataset=digits,
                             search_dir=tmp_path / "s")  # fmt: skip
     assert result.summary["winner"] == "batch_size=50"
     assert [one["label"] for one in result.summary["dropped"]] == ["as it is"]
@@ -432,5 +432,5 @@ def test_a_hand_made_model_that_does_not_fit_is_not_compared_with(digits, tmp_pa
 def test_nothing_that_fits_is_an_error(digits, tmp_path, small_memory):
     base = dataclasses.replace(SMALL, batch_size=200)
     with pytest.raises(OutOfMemoryError, match="Out of memory allocating 9 bytes"):
-        flaxcnn.search(base, {"batch_size": [300]}, FOLDS, dataset=digits,
+        flaxcnn.search(base, {"batch_size": [300]}, folds=3, dataset=digits,
                        search_dir=tmp_path / "s")  # fmt: skip
