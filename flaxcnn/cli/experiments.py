@@ -59,13 +59,13 @@ def list_(
     if as_json:
         emit_json(entries)
         return
-    say(f"{'name':30} {'kind':8} {'data':14} {'parameters':>10}  {'reported':>8}  title")
+    say(f"{'name':30} {'kind':8} {'data':15} {'parameters':>10}  {'reported':>8}  title")
     for entry in entries:
         params = f"{entry['params']:,}" if entry["params"] else "-"
         reported = entry["reported"].get("test_accuracy")
         shown = f"{reported:.4f}" if reported is not None else "-"
         say(
-            f"{entry['name']:30} {entry['kind']:8} {entry['dataset'] or '-':14} {params:>10}  "
+            f"{entry['name']:30} {entry['kind']:8} {entry['dataset'] or '-':15} {params:>10}  "
             f"{shown:>8}  {entry['title']}"
         )
 

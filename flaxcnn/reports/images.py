@@ -111,15 +111,18 @@ def variants(
         target: float32 [E, N, K], the share of each class; None: the label.
         names: of the classes.
     """
-    called = brief(names)
+    called = [short(name, 8) for name in names]
     images = np.concatenate([stored[None], augmented]).swapaxes(0, 1)
     texts = []
     for row, own in enumerate(label):
         texts.append(short(names[own], 12))
         for epoch in range(len(augmented)):
             shares = () if target is None else target[epoch, row]
-            mixed = [f"{called[k]} {share:.2f}" for k, share in enumerate(shares) if share >= 0.005]
-            texts.append("\n".join(mixed[:LINES]) if len(mixed) > 1 else "")
+            mixed = {k: share for k, share in enumerate(shares) if share >= 0.005 and k != own}
+            if mixed and shares[own] >= 0.005:
+                mixed = {int(own): shares[own], **mixed}
+            named = [f"{called[k]} {share:.2f}" for k, share in mixed.items()]
+            texts.append("\n".join(named[:LINES]))
     title = f"As stored, and in epochs 1 to {len(augmented)}"
     flat = images.reshape(-1, *images.shape[2:])
     lines = 1 if target is None else LINES
