@@ -62,6 +62,7 @@ MORE_API = {
     "flaxcnn.nn": ("Conv", "BatchNorm", "Dropout"),
     "flaxcnn.export.export": ("export",),
     "flaxcnn.api.epochs": ("Epoch", "Epochs"),
+    "flaxcnn.records.rate_range": ("RateRange",),
     "flaxcnn.studies.compare": ("Comparison",),
     "flaxcnn.engine.saved": ("open_run", "classify", "evaluate_run"),
 }
