@@ -6,8 +6,9 @@
 The share is that of an epoch's program with the kind over the one without; both take turns, so that
 what else the machine does falls on both alike. Alone, a kind is applied to a batch of 256 images of
 32x32x3: here as one program, by torchvision's transforms v2 one image after the other with a draw
-for each, and by Keras's layers on TensorFlow as a function of the batch. `--peers` is a Python that
-has keras, tensorflow and torchvision; without it, others are left out. Results are merged by kind.
+for each, on one core, and by Keras's layers on TensorFlow as a function of the batch. `--peers` is
+a Python that has keras, tensorflow and torchvision; without it, others are left out. Results are
+merged by kind.
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ def peer_rates(kinds: list[str]) -> dict[str, dict[str, float]]:
     import tensorflow as tf
     import torch
 
+    torch.set_num_threads(1)  # of tiny images more take longer; a loader would have two processes
     library = torch.library.Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):  # a wheel for CUDA beside a torch without it misses them
         with contextlib.suppress(RuntimeError):

@@ -247,7 +247,8 @@ def augmentation(document: dict[str, Any]) -> str:
     text = (
         f"Share: of a training step of `{document['model']}`, by the quickest of "
         f"{document['repeats']} turns of {document['steps']} steps with and without. Alone: "
-        f"batches of {document['batch']} images of 32x32x3, the best of a second of calls. "
+        f"batches of {document['batch']} images of 32x32x3, the best of a second of calls; "
+        "torchvision image by image on one core. "
         f"{where['processor']}, {where['cores']} cores, load {document['load']:.0f}; source "
         f"{short(document['source_revision'])}."
     )
