@@ -101,7 +101,7 @@ def peer_rates(kinds: list[str]) -> dict[str, dict[str, float]]:
         with contextlib.suppress(AttributeError):  # of an older Keras
             if with_keras:
                 layer = eval(f"keras.layers.{with_keras}", {"keras": keras})
-                apply = tf.function(lambda x, f=layer: f(x, training=True))
+                apply = tf.function(lambda x, f=layer: f(x, training=True), autograph=False)
                 found[kind]["keras"] = rate(lambda f=apply: f(batch).numpy())
     return found
 
