@@ -37,6 +37,7 @@ from flaxcnn.recipe import (
     rules,
     schedules,
     splits,
+    views,
 )
 from flaxcnn.recipe.config import GROUPS
 
@@ -47,8 +48,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # it. Within a package the order follows from the imports themselves.
 IMPORT_ORDER = (
     "errors", "recipe", "rng", "hardware", "backend", "numerics", "collectives", "data", "records",
-    "reports", "model", "nn", "engine", "trained", "export", "estimator", "studies", "api",
-    "results", "doctor", "bench", "accelerators", "cli", "__main__",
+    "reports", "model", "augment", "nn", "engine", "trained", "export", "estimator", "studies",
+    "api", "results", "doctor", "bench", "accelerators", "cli", "__main__",
 )  # fmt: skip
 # A line of Args or Raises: names, and what is said of them.
 ITEM = re.compile(r"    ((?:\*{0,2}\w+|\.\.\.)(?:, (?:\*{0,2}\w+|\.\.\.))*): (.*)")
@@ -61,6 +62,7 @@ MORE_API = {
     "flaxcnn.nn": ("Conv", "BatchNorm", "Dropout"),
     "flaxcnn.export.export": ("export",),
     "flaxcnn.api.epochs": ("Epoch", "Epochs"),
+    "flaxcnn.records.rate_range": ("RateRange",),
     "flaxcnn.studies.compare": ("Comparison",),
     "flaxcnn.engine.saved": ("open_run", "classify", "evaluate_run"),
 }
@@ -353,6 +355,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "metrics": specs(losses.MetricSpec),
     "schedules": specs(schedules.Schedule),
     "clipping": specs(rules.Clip),
+    "views": specs(views.Views),
     "averages": specs(averages.Average),
     "rules": specs(rules.Rates | rules.Lookahead),
     "augmentations": specs(augment.Augment),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for editors; when the program runs, `_LAZY` is what counts
     from flaxcnn.api.epochs import epochs
+    from flaxcnn.api.lr_range import lr_range
     from flaxcnn.api.search import search
     from flaxcnn.api.study import study
     from flaxcnn.api.train import train
@@ -28,8 +29,8 @@ if TYPE_CHECKING:  # for editors; when the program runs, `_LAZY` is what counts
 __version__ = "0.1.0"
 __all__ = [
     "NNX", "Config", "FlaxCNNClassifier", "Linen", "Loss", "Metric", "Optax", "OptaxSchedule",
-    "Own", "Pure", "Weights", "compare", "epochs", "history", "layers", "load", "report",
-    "reproduce", "search", "study", "train",
+    "Own", "Pure", "Weights", "compare", "epochs", "history", "layers", "load", "lr_range",
+    "report", "reproduce", "search", "study", "train",
 ]  # fmt: skip
 # Name -> its module: imported when it is asked for, since nearly all of it brings jax along.
 _LAZY = {
@@ -48,6 +49,7 @@ _LAZY = {
     "epochs": "flaxcnn.api.epochs",
     "history": "flaxcnn.records.history",
     "load": "flaxcnn.trained",
+    "lr_range": "flaxcnn.api.lr_range",
     "report": "flaxcnn.reports.report",
     "reproduce": "flaxcnn.studies.reproduce",
     "search": "flaxcnn.api.search",

@@ -28,12 +28,12 @@ def stream_key(seeds: jax.Array, purpose: Purpose, index: jax.Array | int = 0) -
     """Threefry key of one stream; `seeds` is [4] uint32, one a purpose, and `index` an integer."""
     seed = seeds[int(purpose)]
     root = jnp.zeros_like(seed), seed  # as jax.random.key(seed)
-    return _key(fold_in(fold_in(root, int(purpose)), index))
+    return key_of(fold_in(fold_in(root, int(purpose)), index))
 
 
 def row_keys(key: jax.Array, row: jax.Array) -> jax.Array:
     """A key for each row number of [B] int32: a row draws alike in any batch, on any device."""
-    return _key(fold_in(words_of(key), row))
+    return key_of(fold_in(words_of(key), row))
 
 
 # -- what jax.random does, as elementwise operations ---------------------------------------------
@@ -41,7 +41,8 @@ def row_keys(key: jax.Array, row: jax.Array) -> jax.Array:
 # jax.random takes slices, joins and several. The numbers are the same.
 
 
-def _key(words: Words) -> jax.Array:
+def key_of(words: Words) -> jax.Array:
+    """Typed threefry keys of two words, the reverse of `words_of`."""
     return jax.random.wrap_key_data(jnp.stack(words, -1), impl="threefry2x32")
 
 
@@ -67,6 +68,14 @@ def bits32(words: Words) -> jax.Array:
 def coin(words: Words) -> jax.Array:
     """As `jax.random.bernoulli(key)`: True for half of all keys."""
     return bits32(words) >> jnp.uint32(31) == 0
+
+
+def uniform(words: Words, low: float = 0.0, high: float = 1.0) -> jax.Array:
+    """As `jax.random.uniform(key)`, scaled: a float32 from `low` to below `high` for each key."""
+    ones = jax.lax.bitcast_convert_type(
+        (bits32(words) >> jnp.uint32(9)) | jnp.uint32(0x3F800000), jnp.float32
+    )
+    return (ones - 1.0) * jnp.float32(high - low) + jnp.float32(low)
 
 
 def randint(words: Words, low: int, high: int) -> jax.Array:

@@ -13,12 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxcnn.data.augment import standardize
+from flaxcnn.data.standardize import standardize
 from flaxcnn.engine.job import make_plan
 from flaxcnn.engine.saved import Result, open_run
 from flaxcnn.engine.step import TrainState
 from flaxcnn.errors import DataError
 from flaxcnn.model.protocol import Model, RowContext, Variables
+from flaxcnn.model.views import logits_of_all
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.references import SOURCES, copies_in
 
@@ -44,13 +45,18 @@ class TrainedModel:
     def apply(self, variables: Variables, images: jax.Array) -> jax.Array:
         """Logits [B, K] float32 as a pure function, to be traced, differentiated or compiled.
 
+        With the recipe's test-time augmentation, if it has any.
+
         Args:
             variables: such as `self.variables`.
             images: [B, H, W, C], uint8 or float, pixels from 0 to 255.
         """
         image = standardize(images, jnp.asarray(self.mean), jnp.asarray(self.scale))
-        logits, _ = self.model.apply(variables, image, train=False, rows=RowContext())
-        return logits
+
+        def forward(image: jax.Array) -> jax.Array:
+            return self.model.apply(variables, image, train=False, rows=RowContext())[0]
+
+        return logits_of_all(forward, image, self.config.tta)
 
     def __call__(self, images: Any) -> np.ndarray:
         """Logits [N, K] float32 of images [N, H, W, C], or [N, H, W] where C is 1.

@@ -39,7 +39,7 @@ COMMANDS = dict(generate.commands())
 TRAINING = {module for name, module in flaxcnn._LAZY.items() if name != "history"}
 LONGEST_README = 180  # lines that a newcomer reads to the end
 GROUPS = "list|show|run|table|gallery|prepare|verify|path|check"
-COMMAND = re.compile(rf"flaxcnn [a-z]+(?: (?:{GROUPS})\b)?")
+COMMAND = re.compile(rf"flaxcnn [a-z-]+(?: (?:{GROUPS})\b)?")
 
 
 def shell(text):

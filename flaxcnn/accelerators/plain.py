@@ -175,6 +175,11 @@ def augmented(key: jax.Array, image: jax.Array, steps: tuple[Augment, ...]) -> j
                 start = jax.random.randint(own, (len(image), 2), 0, limits[None])
                 cut = lambda x, at, size=shape: jax.lax.dynamic_slice(x, (*at, 0), size)  # noqa: E731
                 image = jax.vmap(cut)(wide, start)
+            case _:
+                raise ConfigError(
+                    f"augment: {type(step).__name__.lower()} is not part of the plain loop, which "
+                    "knows flip and shift"
+                )
     return image
 
 

@@ -22,6 +22,7 @@ from flaxcnn.data.archives import PUBLISHED
 from flaxcnn.data.arrays import Dataset, Split
 from flaxcnn.data.batches import Scaling, resident
 from flaxcnn.data.datasets import DIGITS_ROWS
+from flaxcnn.data.sampling import class_weights
 from flaxcnn.engine import epoch
 from flaxcnn.engine.devices import platform, replicated
 from flaxcnn.engine.job import COMPUTED_IN, eval_shape, make_hypers, make_plan, products
@@ -87,7 +88,8 @@ def abstract_job(
     rows = shortened(config, splits.choose(data, config), steps)
     plan = make_plan(config, len(rows.train), devices, every=True)
     placement = replicated(plan.sharding.devices)
-    scaling = Scaling(*splits.standardisation(data.train.image[:2], config.normalize))  # type: ignore[arg-type]
+    mean, scale = splits.standardisation(data.train.image[:2], config.normalize)
+    scaling = Scaling(mean, scale, class_weights(config, data, rows.train))  # type: ignore[arg-type]
     host = functools.partial(
         resident, [data.train.image[:1], data.test.image[:1]],
         [data.train.label, data.test.label], scaling, flat=plan.sharding.platform == "tpu",

@@ -13,6 +13,7 @@ from flaxcnn.cli.output import command, emit_json, say
 
 if TYPE_CHECKING:
     from flaxcnn.data.check import Findings
+    from flaxcnn.recipe.config import Config
 
 SHOWN = 5  # of many things of a kind
 app = typer.Typer(help="List, prepare, verify and check data sets.", rich_markup_mode=None)
@@ -135,6 +136,61 @@ def check(name: Name, as_json: options.Json = False) -> None:
         return
     for line in _lines(found):
         say(line)
+
+
+@app.command()
+@command
+def show(
+    name: Name,
+    assignments: options.Assignments = None,
+    rows: Annotated[int, typer.Option("--rows", min=1, max=50, help="Training images.")] = 6,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, max=30, help="Variants of each.")] = 7,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="PNG, SVG or PDF file (default NAME-augment.png)."),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Draw training images beside what `-s augment=...` makes of them in the first epochs.
+
+    \b
+    Examples:
+      flaxcnn data show digits -s 'augment=["flip","cutout"]'
+      flaxcnn data show cifar10 -s 'augment=["randaugment","mixup"]' --output sheet.svg
+    """
+    from flaxcnn.augment.sheet import sheet
+    from flaxcnn.backend import prepare as set_up
+    from flaxcnn.data.datasets import load_for
+    from flaxcnn.errors import WriteError, check_choice
+    from flaxcnn.reports.images import variants
+
+    file = output or Path(f"{name.rpartition(':')[2].rpartition('/')[2]}-augment.png")
+    check_choice("--output", file.suffix.lower(), (".png", ".svg", ".pdf"))
+    config = _recipe(name, assignments)
+    dataset = load_for(config)
+    set_up()
+    made = sheet(config, dataset, rows, epochs)
+    picture = variants(made.stored, made.image, made.label, made.target, dataset.classes)
+    try:
+        picture.figure.savefig(file, dpi=200)
+    except OSError as error:
+        raise WriteError(f"cannot write {file} ({error.strerror})") from None
+    told = {"file": str(file), "rows": made.row.tolist(), "epochs": epochs}
+    emit_json(told) if as_json else say(
+        f"{file}: {len(made.row)} images, {epochs} variants of each"
+    )
+
+
+def _recipe(name: str, assignments: list[str] | None) -> Config:
+    """A recipe on a data set, for its augmentation: its network plays no part."""
+    from flaxcnn.recipe.config import Config
+    from flaxcnn.recipe.data import KNOWN_DATA
+    from flaxcnn.recipe.layers import Dense, Flatten
+    from flaxcnn.recipe.settings import Source, from_assignments, layered
+
+    classes = KNOWN_DATA[name].classes if name in KNOWN_DATA else 2
+    base = Config(name, (Flatten(), Dense(classes)))
+    return layered(base, [Source("command line", from_assignments(assignments or ()))])[0]
 
 
 def _lines(found: Findings) -> Iterator[str]:

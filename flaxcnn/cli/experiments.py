@@ -40,25 +40,32 @@ def _default(context: typer.Context) -> None:
 
 @app.command("list")
 @command
-def list_(as_json: options.Json = False) -> None:
+def list_(
+    zoo: Annotated[
+        bool, typer.Option("--zoo", help="List networks of papers instead, with a plain recipe.")
+    ] = False,
+    as_json: options.Json = False,
+) -> None:
     """List all experiments with data set, parameters and what their document reported.
 
     \b
     Examples:
       flaxcnn experiments list
+      flaxcnn experiments list --zoo
       flaxcnn experiments list --json
     """
-    entries = [catalog.summary(e) for e in catalog.experiments().values()]
+    listed = catalog.zoo() if zoo else catalog.experiments()
+    entries = [catalog.summary(e) for e in listed.values()]
     if as_json:
         emit_json(entries)
         return
-    say(f"{'name':30} {'kind':8} {'data':14} {'parameters':>10}  {'reported':>8}  title")
+    say(f"{'name':30} {'kind':8} {'data':15} {'parameters':>10}  {'reported':>8}  title")
     for entry in entries:
         params = f"{entry['params']:,}" if entry["params"] else "-"
         reported = entry["reported"].get("test_accuracy")
         shown = f"{reported:.4f}" if reported is not None else "-"
         say(
-            f"{entry['name']:30} {entry['kind']:8} {entry['dataset'] or '-':14} {params:>10}  "
+            f"{entry['name']:30} {entry['kind']:8} {entry['dataset'] or '-':15} {params:>10}  "
             f"{shown:>8}  {entry['title']}"
         )
 

@@ -15,6 +15,7 @@ from flaxcnn.cli import (
     doctor,
     experiments,
     processes,
+    rates,
     report,
     runs,
     search,
@@ -53,6 +54,7 @@ app.command(epilog=settings_by_group())(train.train)
 app.command()(processes.launch)
 app.command()(study.study)
 app.command()(search.search)
+app.command()(rates.lr_range)
 app.command()(compare.compare)
 app.command()(compare.reproduce)
 app.command()(report.report)

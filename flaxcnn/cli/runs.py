@@ -56,10 +56,17 @@ def evaluate(
 @command
 def predict(
     run: Run,
-    images: Annotated[list[Path], typer.Argument(help="Image files: PNG, JPEG, WebP, BMP or GIF.")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(help="Image files (PNG, JPEG, WebP, BMP or GIF), or folders of them."),
+    ],
     resize: Annotated[
         bool, typer.Option("--resize", help="Resize images to the size of the model's input.")
     ] = False,
+    table: Annotated[
+        Path | None,
+        typer.Option("--csv", help="Write a row for each image, with all probabilities."),
+    ] = None,
     no_cache: options.NoCache = False,
     as_json: options.Json = False,
 ) -> None:
@@ -69,24 +76,35 @@ def predict(
     Examples:
       flaxcnn predict RUN digit.png
       flaxcnn predict RUN *.png --resize --json
+      flaxcnn predict RUN photos/ --csv photos.csv
     """
     from flaxcnn.backend import prepare
     from flaxcnn.data.decode import read_for
+    from flaxcnn.data.folders import image_files
     from flaxcnn.engine.saved import classify, open_run
 
     quiet()
     prepare(cache=not no_cache)
     opened = open_run(run)
     shape = tuple(opened.data["shape"])
+    images = [file for path in images for file in (image_files(path) if path.is_dir() else [path])]
     pixels = [read_for(path, shape, resize, opened.recipe.resize) for path in images]
     import numpy as np
 
     rows = []
-    for path, probability in zip(images, classify(opened, np.stack(pixels)), strict=True):
+    found = classify(opened, np.stack(pixels))
+    for path, probability in zip(images, found, strict=True):
         best = np.argsort(-probability, kind="stable")[:TOP]
         top = [{"class": opened.data["classes"][i], "probability": float(probability[i])}
                for i in best]  # fmt: skip
         rows.append({"image": str(path), **top[0], "top": top})
+    if table is not None:
+        from flaxcnn.records.files import write_atomic
+        from flaxcnn.records.tables import csv_text
+
+        columns = {key: [row[key] for row in rows] for key in ("image", "class", "probability")}
+        each = {f"p_{name}": found[:, i].tolist() for i, name in enumerate(opened.data["classes"])}
+        write_atomic(table, csv_text({**columns, **each}).encode())
     if as_json:
         emit_json(rows)
         return

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxcnn.data.sampling import balanced
-from flaxcnn.rng import Purpose, stream_key
+from flaxcnn.rng import Purpose, fold_in, randint, row_keys, stream_key, words_of
 
 LANES = 128  # of a TPU's vector unit
+PARTNER = 2**31 - 1  # the draw of a row's partner; those of a chain are numbered from 0
 
 
 @flax.struct.dataclass
@@ -49,6 +50,7 @@ class Batch:
     row: jax.Array  # [B] int32, the row's number in the data set, or that of a copy of it
     mask: jax.Array  # [B] bool
     weight: jax.Array | None = None  # [B] float32; without it the program is the unweighted one
+    partner: Batch | None = None  # of each row another one, where augmentation mixes them
 
 
 def steps_per_epoch(rows: int, batch_size: int, drop_last: bool = False) -> int:
@@ -108,6 +110,15 @@ def take(data: Resident, row: jax.Array, mask: jax.Array, copies: bool = False) 
     if data.shape is not None:
         image = image[:, : math.prod(data.shape)].reshape(-1, *data.shape)
     return Batch(image, data.label[row], number, mask, weight)
+
+
+def partners(seeds: jax.Array, epoch: jax.Array, row: jax.Array, rows: jax.Array) -> jax.Array:
+    """For each row number of `row`, of any shape, one of the training rows `rows` [N] int32.
+
+    Uniform, and drawn by seed, epoch and row number alone.
+    """
+    words = words_of(row_keys(stream_key(seeds, Purpose.AUGMENT, epoch), row))
+    return rows[randint(fold_in(words, PARTNER), 0, len(rows))]
 
 
 def resident(

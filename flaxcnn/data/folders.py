@@ -148,6 +148,21 @@ def labelled(listed: Listing, form: Form, most: int | None) -> Dataset:
     return dataset(where, split("train", "validation"), test, classes, given)
 
 
+def image_files(path: Path) -> list[Path]:
+    """The image files below a folder, by name; what is no image is passed over.
+
+    Raises:
+        DataError: there is none.
+    """
+    hidden = lambda file: any(  # noqa: E731
+        part.startswith(".") or part in JUNK_FOLDERS for part in file.relative_to(path).parts
+    )
+    files = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in FORMATS and not hidden(p)]
+    if not files:
+        raise DataError(f"{path}: there is no image file in this folder")
+    return files
+
+
 @functools.cache  # once for each folder, however often it is read
 def _passed_over(where: str, junk: tuple[str, ...]) -> None:
     more = f" and {len(junk) - 3} more" if len(junk) > 3 else ""

@@ -75,6 +75,8 @@ def find(name: str) -> Found:
     source = {"library": f"datasets {datasets.__version__}"}
     if "revision" in options:
         source["revision"] = options["revision"]
+    if not _local(place) and (files := splits["train"].cache_files):
+        source["cached as"] = Path(files[0]["filename"]).parent.name  # the hub's commit
     if (version := splits["train"].info.version) is not None:
         source["version"] = str(version)
     source |= {f"{split} fingerprint": table._fingerprint for split, table in splits.items()}
@@ -195,6 +197,10 @@ def _option(where: str, text: str) -> tuple[str, str]:
     return key, value
 
 
+def _local(place: str) -> bool:
+    return place.startswith(("/", "./", "../", "~"))
+
+
 def _tables(where: str, place: str, options: Mapping[str, str]) -> Mapping[str, Any]:
     """The splits of a data set by name."""
     try:
@@ -203,7 +209,7 @@ def _tables(where: str, place: str, options: Mapping[str, str]) -> Mapping[str, 
         raise DataError(
             f"{where} needs Hugging Face's datasets: pip install 'flaxcnn[hub]'"
         ) from None
-    local = place.startswith(("/", "./", "../", "~"))
+    local = _local(place)
     folder = Path(place).expanduser()
     if local and not folder.is_dir():
         raise DataError(f"{where}: there is no folder {folder}")

@@ -178,6 +178,10 @@ def make_array_job(
     config = dataclasses.replace(config, batch_size=min(config.batch_size, len(rows.train)))
     shape = data.image.shape[1:]
     config.check_on(shape, classes)
+    if config.whitens:
+        raise ConfigError(
+            "init=whiten takes the pixels of a data set; use flaxcnn.train(data=(images, labels))"
+        )
     plan = make_plan(config, len(rows.train), devices)
     placement = replicated(plan.sharding.devices)
     nothing = Split(np.zeros((0, *shape), np.uint8), np.zeros(0, np.int32))  # `data` has the rows

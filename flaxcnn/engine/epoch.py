@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxcnn.data.augment import standardize
-from flaxcnn.data.batches import Batch, Resident, Scaling, shuffled, take
+from flaxcnn.augment.chain import mixes
+from flaxcnn.data.batches import Batch, Resident, Scaling, partners, shuffled, take
+from flaxcnn.data.standardize import standardize
 from flaxcnn.engine.devices import platform as default_platform
 from flaxcnn.engine.metrics import MetricSums, as_vector, batch_sums, from_vector
 from flaxcnn.engine.sharding import isolated, reduce_over_shards, shard_batches
@@ -105,14 +106,28 @@ def train_epoch(
     batches = _batches(plan, state.seeds, state.step // plan.steps_per_epoch, data, rows)
 
     def step(
-        state: TrainState, hypers: Hypers, data: Resident, batch: tuple[jax.Array, jax.Array]
-    ) -> tuple[TrainState, jax.Array]:
-        rows = take(data, *batch, copies=plan.balanced)
+        state: TrainState, hypers: Hypers, data: Resident, others: jax.Array | None,
+        batch: tuple[jax.Array, jax.Array],
+    ) -> tuple[TrainState, jax.Array]:  # fmt: skip
+        rows = _rows(plan, state, data, others, batch)
         state, sums = train_step(plan, state, hypers, data.scaling, rows)
         return state, as_vector(sums)
 
-    state, sums = over_batches(plan, step, state, (hypers, data), batches, None)
+    others = rows if mixes(plan.augment) else None
+    state, sums = over_batches(plan, step, state, (hypers, data, others), batches, None)
     return state, from_vector(sums, plan.metrics)
+
+
+def _rows(
+    plan: Plan, state: TrainState, data: Resident, others: jax.Array | None,
+    batch: tuple[jax.Array, jax.Array],
+) -> Batch:  # fmt: skip
+    """The rows of a training batch, each with a partner of `others` where augmentation mixes."""
+    rows = take(data, *batch, copies=plan.balanced)
+    if others is None:
+        return rows
+    drawn = partners(state.seeds, state.step // plan.steps_per_epoch, rows.row, others)
+    return dataclasses.replace(rows, partner=take(data, drawn, rows.mask))
 
 
 def _batches(
@@ -151,6 +166,7 @@ def estimate(
     begin = (state.step // plan.steps_per_epoch - 1) * plan.steps_per_epoch
     number, mask = _batches(plan, state.seeds, begin // plan.steps_per_epoch, data, rows)
     state = dataclasses.replace(state, params=state.average["params"], average={})
+    others = rows if mixes(plan.augment) else None
 
     def of_rows(*args: Tree) -> tuple[Tree, jax.Array]:
         sums = gradients(plan, *args)  # the gradients themselves are not computed: nobody uses them
@@ -158,16 +174,17 @@ def estimate(
 
     def step(
         now: jax.Array, state: TrainState, hypers: Hypers, data: Resident,
-        batch: tuple[jax.Array, jax.Array],
+        others: jax.Array | None, batch: tuple[jax.Array, jax.Array],
     ) -> tuple[jax.Array, Tree]:  # fmt: skip
         whole = (dataclasses.replace(state, step=now), hypers, data.scaling)
-        rows = take(data, *batch, copies=plan.balanced)
+        rows = _rows(plan, whole[0], data, others, batch)
         return now + 1, reduce_over_shards(plan.sharding, of_rows, whole, rows)
 
     def sums_from(old: float, batches: tuple[jax.Array, jax.Array]) -> Tree:
         stats = jax.tree.map(lambda s: jnp.full_like(s, old), state.batch_stats)
         from_old = dataclasses.replace(state, batch_stats=stats)
-        return over_batches(plan, step, begin, (from_old, hypers, data), batches, None)[1]
+        constants = (from_old, hypers, data, others)
+        return over_batches(plan, step, begin, constants, batches, None)[1]
 
     def means(sums: jax.Array, probe: jax.Array, count: jax.Array) -> jax.Array:
         kept = (probe[0] - sums[0]) / count[0] / OLD

@@ -20,7 +20,8 @@ class Part(NamedTuple):
 
     row: np.ndarray  # int32 [k, B]
     mask: np.ndarray  # bool [k, B]
-    reads: int  # calls of the reader that give this process's columns
+    partner: np.ndarray | None  # int32 [k, B]: a row to be mixed with each, read after all of them
+    reads: tuple[int, ...]  # calls of the reader that give this process's columns, and partners
     width: int  # B' of them
     length: int  # K: chunks of a pass have one shape, and the last is padded to it
 
@@ -29,7 +30,7 @@ class Feed:
     """A thread that puts chunks together, one ahead of the one that waits to be taken."""
 
     def __init__(
-        self, reader: RowReader, on_device: Callable[[Part, np.ndarray], tuple[Batch, int]]
+        self, reader: RowReader, on_device: Callable[[Part, list[np.ndarray]], tuple[Batch, int]]
     ):  # fmt: skip
         self._reader, self._on_device = reader, on_device
         self._parts: queue.SimpleQueue[Part | None] = queue.SimpleQueue()
@@ -67,13 +68,17 @@ class Feed:
                     break
 
     def _make(self, part: Part) -> tuple[Batch, int]:
+        return self._on_device(part, [self._pixels(part, reads) for reads in part.reads])
+
+    def _pixels(self, part: Part, reads: int) -> np.ndarray:
+        """uint8 [K, B', H, W, C] of the next calls of the reader."""
         shape = (part.length, part.width, *self._reader.archives[0].shape[1:])
         pixels = np.empty(shape, np.uint8)
         flat, filled = pixels.reshape(-1, *shape[2:]), 0
-        for _ in range(part.reads):
+        for _ in range(reads):
             if self._stopped.is_set():
                 break
             rows = self._reader.read()
             flat[filled : filled + len(rows)] = rows
             filled += len(rows)
-        return self._on_device(part, pixels)
+        return pixels

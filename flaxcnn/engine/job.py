@@ -93,6 +93,7 @@ def make_plan(
         metrics=build_metrics(config.metrics),
         balanced=config.sampling == "balanced",
         rules=compiled_rules(config),
+        tta=config.tta,
     )
 
 

@@ -132,8 +132,9 @@ def try_out(
     rows = Batch(jnp.asarray(image), jnp.zeros(ROWS, jnp.int32), count, jnp.ones(ROWS, bool))  # type: ignore[arg-type]
     # A plan whose batches have padding: the mask is in the program.
     plan = dataclasses.replace(
-        plan, sharding=ONE_DEVICE, batch_size=ROWS, train_rows=ROWS - 1, steps_per_epoch=1
-    )
+        plan, sharding=ONE_DEVICE, batch_size=ROWS, train_rows=ROWS - 1, steps_per_epoch=1,
+        augment=(),  # it works on each row alone
+    )  # fmt: skip
 
     @jax.jit
     def sums(batch: Batch) -> Sums:

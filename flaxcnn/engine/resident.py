@@ -149,7 +149,7 @@ class ResidentJob(Job):
     def with_config(self, config: Config) -> ResidentJob:
         """A recipe with the same programs on the same rows; its compile time starts at 0."""
         hypers = device_put_global(make_hypers(config), self.placement)
-        start = start_of(config, self.plan, self.dataset.shape, self.dataset.num_classes)
+        start = start_of(config, self.plan, self.dataset, self.rows, self.data.scaling)
         return dataclasses.replace(
             self, config=config, hypers=hypers, programs=self.programs.restarted(), start=start
         )

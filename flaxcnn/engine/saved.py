@@ -104,6 +104,8 @@ def check_data(dataset: Dataset, digest: str) -> None:
 def classify(run: Result, images: np.ndarray) -> np.ndarray:
     """Class probabilities [N, K] float32 of images uint8 [N, H, W, C], by the run's own scaling.
 
+    Its logits are divided by its temperature first, where it has one (`calibrate`).
+
     Raises:
         OutOfMemoryError: there are too many images.
     """
@@ -115,10 +117,13 @@ def classify(run: Result, images: np.ndarray) -> np.ndarray:
         image=jnp.asarray(images), label=jnp.zeros(count, jnp.int32),
         row=jnp.zeros(count, jnp.int32), mask=jnp.ones(count, bool),
     )  # fmt: skip
-    return np.asarray(_probabilities(run.plan, run.state, scaling, batch))
+    temperature = float(run.summary.get("temperature", 1.0))
+    return np.asarray(_probabilities(run.plan, run.state, scaling, batch, temperature))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _probabilities(plan: Plan, state: TrainState, scaling: Scaling, batch: Batch) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _probabilities(
+    plan: Plan, state: TrainState, scaling: Scaling, batch: Batch, temperature: float
+) -> jax.Array:
     """One program per number of images, cached like those of a training; op by op it is dozens."""
-    return jax.nn.softmax(eval_step(plan, state, scaling, batch))
+    return jax.nn.softmax(eval_step(plan, state, scaling, batch) / temperature)

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from flaxcnn.data import splits
+from flaxcnn.engine.calibration import loss_at, temperature_of
 from flaxcnn.engine.checkpoint import tree_digest
 from flaxcnn.engine.job import Job, SplitName
 from flaxcnn.engine.loop import Progress
@@ -69,6 +70,7 @@ def conclude(
         "compile_seconds": job.programs.seconds,
         "images_per_second": float(np.median([row["images_per_second"] for row in history])),
         **({} if dead is None else _dead_units(*dead)),
+        **(_calibrated(job, state) if config.calibrate else {}),
         "params_digest": tree_digest(jax.device_get(state.params)),
         "data_digest": job.dataset.digest,
         "split_digest": splits.digest(job.rows),
@@ -77,6 +79,16 @@ def conclude(
         "backend": jax.default_backend(),
         "versions": versions(),
     }
+
+
+def _calibrated(job: Job, state: TrainState) -> dict[str, float]:
+    """The temperature for the validation rows, and their cross-entropy with it."""
+    logits = job.predict(state, "validation")
+    label = job.labels()[job.rows.validation]
+    temperature = temperature_of(logits, label)
+    return {
+        "temperature": temperature, "val_loss_calibrated": loss_at(logits, label, temperature)
+    }  # fmt: skip
 
 
 def _dead_units(before: Counts, after: Counts) -> dict[str, Any]:

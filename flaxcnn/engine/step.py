@@ -18,8 +18,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from flaxcnn.data.augment import augment, standardize
+from flaxcnn.augment.chain import augment, softens
 from flaxcnn.data.batches import Batch, Scaling
+from flaxcnn.data.standardize import standardize
 from flaxcnn.engine.metrics import Metrics, MetricSums, batch_sums
 from flaxcnn.engine.sharding import (
     ONE_DEVICE,
@@ -32,11 +33,13 @@ from flaxcnn.model import averages, rules
 from flaxcnn.model.losses import RowFunction
 from flaxcnn.model.protocol import Model, RowContext
 from flaxcnn.model.schedules import scheduled_rate
+from flaxcnn.model.views import logits_of
 from flaxcnn.recipe.augment import Augment
 from flaxcnn.recipe.averages import Average
 from flaxcnn.recipe.optimizers import Optimizer
 from flaxcnn.recipe.rules import NO_RULES, Rules
 from flaxcnn.recipe.schedules import Schedule
+from flaxcnn.recipe.views import Views
 from flaxcnn.rng import Purpose, row_keys, stream_key
 
 Tree = Any  # a pytree of arrays
@@ -62,6 +65,7 @@ class Plan:
     metrics: Metrics = ()  # beside loss and accuracy
     balanced: bool = False  # rows of an epoch are drawn evenly from the classes
     rules: Rules = NO_RULES  # of the update, beside the optimizer
+    tta: Views | None = None  # of an image that is evaluated
 
 
 @flax.struct.dataclass
@@ -119,8 +123,11 @@ def gradients(
 ) -> Sums:
     """First half: the sums of one batch, or of a part of it."""
     epoch = state.step // plan.steps_per_epoch
-    keys = row_keys(stream_key(state.seeds, Purpose.AUGMENT, epoch), batch.row)
-    image = standardize(augment(batch.image, keys, plan.augment), scaling.mean, scaling.scale)
+    classes = _classes(plan, state, batch.image) if softens(plan.augment) else 0
+    pixels, target = augment(
+        plan.augment, state.seeds, epoch, batch, scaling.mean, classes, plan.sharding.platform
+    )
+    image = standardize(pixels, scaling.mean, scaling.scale)
     key = stream_key(state.seeds, Purpose.DROPOUT, state.step)
     padded = plan.steps_per_epoch * plan.batch_size > plan.train_rows or (
         plan.batch_size % plan.sharding.parts > 0
@@ -134,13 +141,21 @@ def gradients(
         smoothing = hypers.label_smoothing if plan.smooth else None
         sums = batch_sums(
             logits, batch.label, batch.mask, smoothing, batch.weight, plan.sharding.platform,
-            loss=plan.loss, metrics=plan.metrics, class_weight=scaling.class_weight,
+            target, plan.loss, plan.metrics, scaling.class_weight,
         )  # fmt: skip
         return sums.loss, (sums, batch_stats)
 
     grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
     weighted = jax.tree.map(lambda s: s * metrics.count, batch_stats)
     return Sums(grads, weighted, metrics)
+
+
+def _classes(plan: Plan, state: TrainState, image: jax.Array) -> int:
+    """How many classes the network tells apart."""
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    like = jax.ShapeDtypeStruct(image.shape, jnp.float32)
+    apply = functools.partial(plan.model.apply, train=False, rows=RowContext())
+    return int(jax.eval_shape(apply, variables, like)[0].shape[-1])
 
 
 def update(plan: Plan, state: TrainState, hypers: Hypers, sums: Sums) -> TrainState:
@@ -203,5 +218,8 @@ def eval_step(plan: Plan, state: TrainState, scaling: Scaling, batch: Batch) -> 
     """Logits [B, K] float32 in inference mode."""
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     image = standardize(batch.image, scaling.mean, scaling.scale)
-    logits, _ = plan.model.apply(variables, image, train=False, rows=RowContext())
-    return logits
+
+    def forward(image: jax.Array) -> jax.Array:
+        return plan.model.apply(variables, image, train=False, rows=RowContext())[0]
+
+    return logits_of(forward, image, plan.tta)

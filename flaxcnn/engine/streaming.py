@@ -13,6 +13,7 @@ pass is known beforehand, and the next one is begun while the last chunks of thi
 
 from __future__ import annotations
 
+import dataclasses
 import queue
 import time
 from collections import deque
@@ -24,10 +25,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxcnn.augment.chain import mixes
 from flaxcnn.backend import cores
 from flaxcnn.data import splits
 from flaxcnn.data.arrays import Dataset
-from flaxcnn.data.batches import Batch, shuffled
+from flaxcnn.data.batches import Batch, partners, shuffled
 from flaxcnn.data.images import rows_at_once
 from flaxcnn.data.resize import Draws
 from flaxcnn.data.stream import RowReader, columns
@@ -103,9 +105,8 @@ class StreamedJob(Job):
         def lower() -> jax.stages.Lowered:
             out = (self.state_placement(state), devices.output_sharding(self.placement))
             program = jitted(self.plan, epoch.train_chunk, donate=True, out=out)
-            return program.lower(
-                state, self.hypers, self.data.scaling, *self._chunk_like(length, width)
-            )
+            chunk = self._chunk_like(length, width, mixes(self.plan.augment))
+            return program.lower(state, self.hypers, self.data.scaling, *chunk)
 
         return self.programs.get((epoch.train_chunk, length, width), lower, self.plan)
 
@@ -125,7 +126,9 @@ class StreamedJob(Job):
 
         return self.programs.get((function, length, width), lower, self.plan)
 
-    def _chunk_like(self, length: int, width: int) -> tuple[Tree, Batch]:
+    def _chunk_like(
+        self, length: int, width: int, with_partners: bool = False
+    ) -> tuple[Tree, Batch]:
         """Shapes of a chunk's count and batches."""
         columns_of = batch_sharding(self.plan.sharding)
         kinds = ((self.dataset.shape, jnp.uint8), ((), jnp.int32), ((), jnp.int32), ((), jnp.bool_))
@@ -133,6 +136,8 @@ class StreamedJob(Job):
             jax.ShapeDtypeStruct((length, width, *rest), dtype, sharding=columns_of)
             for rest, dtype in kinds
         ))  # type: ignore[arg-type]  # fmt: skip
+        if with_partners:
+            chunk = dataclasses.replace(chunk, partner=chunk)
         return jax.ShapeDtypeStruct((), jnp.int32, sharding=self.placement), chunk
 
     def stalled(self) -> float | None:
@@ -177,6 +182,7 @@ class Stream:
         self._feed: Feed | None = None
         self._running: Tree = None  # what the chunk that the device works on will give
         self._order = jax.jit(shuffled, static_argnums=(3, 4, 5))
+        self._partners = jax.jit(partners) if mixes(plan.augment) else None
 
     def chunks(self, wanted: Pass, check: Check) -> Iterator[tuple[Batch, int]]:
         """The chunks of a pass with their numbers of batches; the next pass is begun too."""
@@ -232,9 +238,11 @@ class Stream:
         starts = range(0, len(row), length)
         for start in starts:
             part = row[start : start + length]
-            own = columns(part, *self._share)
-            reads = self.reader.submit(own.ravel(), draws)
-            self._feed.add(Part(part, mask[start : start + length], reads, own.shape[1], length))
+            partner = None if planned.epoch is None else self._partners_of(part, planned.epoch)
+            asked = [columns(x, *self._share) for x in (part, partner) if x is not None]
+            reads = tuple(self.reader.submit(own.ravel(), draws) for own in asked)
+            width = asked[0].shape[1]
+            self._feed.add(Part(part, mask[start : start + length], partner, reads, width, length))
         self._begun.append((planned, len(starts)))
 
     def _batches(self, planned: Pass) -> tuple[np.ndarray, np.ndarray]:
@@ -248,6 +256,13 @@ class Stream:
         batches = self._order(*now, *sizes, label)
         return np.asarray(batches[0]), np.asarray(batches[1])
 
+    def _partners_of(self, row: np.ndarray, epoch: int) -> np.ndarray | None:
+        """The rows [k, B] that those of a chunk are mixed with; None: nothing mixes."""
+        if self._partners is None:
+            return None
+        now = (np.asarray(self.seeds, np.uint32), np.int32(epoch), row, self.rows.train)
+        return np.asarray(self._partners(*devices.device_put_global(now, self.placement)))
+
     def chunk_shape(self, split: SplitName, training: bool) -> tuple[int, int]:
         """(K, B) of the chunks of a pass."""
         if training:
@@ -257,13 +272,20 @@ class Stream:
             steps, width = -(-len(split_rows(self.rows, split)) // self.width), self.width
         return min(max(self.chunk_rows // width, 1), steps), width
 
-    def _on_device(self, part: Part, pixels: np.ndarray) -> tuple[Batch, int]:
-        """A chunk on the device; `pixels` are those of this process's columns, [K, B', H, W, C]."""
+    def _on_device(self, part: Part, pixels: list[np.ndarray]) -> tuple[Batch, int]:
+        """A chunk on the device.
+
+        `pixels` are those of this process's columns, [K, B', H, W, C], and of their partners.
+        """
         missing = ((0, part.length - len(part.row)), (0, 0))
-        row, mask = (np.pad(columns(x, *self._share), missing) for x in (part.row, part.mask))
+        whole = (x for x in (part.mask, part.row, part.partner) if x is not None)
+        mask, *rows = (np.pad(columns(x, *self._share), missing) for x in whole)
         along = batch_sharding(self.plan.sharding)
-        label = self.label[row % len(self.label)]  # of copies too
-        local = Batch(pixels, label, row, mask)  # type: ignore[arg-type]
+        local = partner = None
+        for image, row in reversed(list(zip(pixels, rows, strict=True))):
+            label = self.label[row % len(self.label)]  # of copies too
+            local = Batch(image, label, row, mask, partner=partner)  # type: ignore[arg-type]
+            partner = local
         if self._share[1] == 1:
             return jax.device_put(local, along), len(part.row)
         chunk = jax.tree.map(lambda x: jax.make_array_from_process_local_data(along, x), local)

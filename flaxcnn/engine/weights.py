@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import functools
 from collections.abc import Sequence
@@ -10,11 +11,15 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from flaxcnn.data.arrays import Dataset
+from flaxcnn.data.batches import Scaling
+from flaxcnn.data.splits import Rows
 from flaxcnn.engine.average import chosen
 from flaxcnn.engine.checkpoint import Checkpoints
 from flaxcnn.engine.initial import Flat, Start, flat
 from flaxcnn.engine.job import make_hypers, make_plan
 from flaxcnn.engine.step import Plan, TrainState, init_state
+from flaxcnn.engine.whitening import whitening
 from flaxcnn.errors import CheckpointError, ConfigError, near_miss
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.weights import SUFFIX, Weights
@@ -43,27 +48,33 @@ def state_like(plan: Plan, config: Config, shape: tuple[int, ...]) -> TrainState
     return like
 
 
-def start_of(config: Config, plan: Plan, shape: tuple[int, ...], classes: int) -> Start | None:
-    """What a run of a recipe starts from; None: from random weights.
+def start_of(
+    config: Config, plan: Plan, dataset: Dataset, rows: Rows, scaling: Scaling
+) -> Start | None:
+    """What a run of a recipe on its rows starts from; None: from random weights.
 
     Args:
         config, plan: of the run.
-        shape, classes: of its images, (H, W, C), and of its labels.
+        dataset, rows, scaling: what it trains on.
 
     Raises:
         ConfigError: the weights are not there, have changed, or do not fit; or a pattern of
             `init_from`, `freeze`, `no_decay` or `rates` fits nothing.
     """
-    by_name = {"freeze": config.freeze, "no_decay": config.no_decay, "rates": plan.rules.rates}
+    by_name = {"freeze": config.freeze, "no_decay": config.no_decay, "rates": plan.rules.rates,
+               "optimizer.weights": getattr(config.optimizer, "weights", ())}  # fmt: skip
+    made = whitening(config, dataset, rows, scaling)
+    start = Start(made) if made else None
     if config.init_from is None and not any(by_name.values()):
-        return None
-    state = state_like(plan, config, shape)
+        return start
+    state = state_like(plan, config, dataset.shape)
     names = _plain(flat({"params": state.params}))
     for setting, patterns in by_name.items():
         check_patterns(setting, patterns, names)
     if config.init_from is None:
-        return None
-    return _fitted(config.init_from, state, classes)
+        return start
+    found = _fitted(config.init_from, state, dataset.num_classes)
+    return dataclasses.replace(found, arrays={**made, **found.arrays})
 
 
 def check_patterns(setting: str, patterns: Sequence[str], names: Sequence[str]) -> None:

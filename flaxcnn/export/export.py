@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import flaxcnn
-from flaxcnn.data.augment import standardize
 from flaxcnn.data.datasets import load_for
+from flaxcnn.data.standardize import standardize
 from flaxcnn.engine.initial import flat
 from flaxcnn.engine.saved import check_data, open_run
 from flaxcnn.errors import ConfigError, FlaxcnnError, WriteError, check_choice
@@ -184,6 +184,11 @@ def _write_onnx(model: TrainedModel, raw: bool) -> bytes:
         raise ConfigError(
             "--format onnx writes the layers of a recipe, and this network is one of your own; "
             "use --format stablehlo"
+        )
+    if model.config.tta is not None:
+        raise ConfigError(
+            "--format onnx writes the layers of a recipe without its tta, and would not give the "
+            "run's logits; use --format stablehlo"
         )
     content: bytes = onnx_model(model, raw).SerializeToString()
     return content

@@ -16,6 +16,7 @@ import optax
 from flaxcnn.errors import ConfigError, first_line
 from flaxcnn.model import keras_optimizers as keras
 from flaxcnn.model.factories import made
+from flaxcnn.model.muon import muon
 from flaxcnn.model.protocol import fits
 from flaxcnn.recipe import optimizers as spec
 from flaxcnn.recipe.references import resolve
@@ -28,7 +29,7 @@ MASKS = ("mask", "weight_decay_mask")
 
 def reduces(optimizer: spec.Optimizer) -> bool:
     """Whether an update may depend on more than its own parameter, its gradient and its state."""
-    return isinstance(optimizer, spec.Optax)
+    return isinstance(optimizer, spec.Optax | spec.Muon)
 
 
 def initial(
@@ -88,6 +89,10 @@ def make(
     match optimizer:
         case spec.Optax():
             return _optax(optimizer, rate, numbers, no_decay)
+        case spec.Muon(other=other):
+            of_others = {name: jnp.float32(getattr(other, name)) for name in other.traced}
+            rest = make(other, rate * numbers["other_rate"], of_others, no_decay)
+            return muon(optimizer, rate, numbers, rest, no_decay)
         case spec.SGD():
             step = keras.sgd(optimizer, rate, numbers["momentum"])
         case spec.Adam():

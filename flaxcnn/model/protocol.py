@@ -38,8 +38,13 @@ def leaf_name(path: Any) -> str:
 
 
 def fits(patterns: Sequence[str], path: Any) -> bool:
-    """Whether a pattern, such as `*/bias`, fits the name of an array."""
-    return any(fnmatch.fnmatchcase(leaf_name(path), pattern) for pattern in patterns)
+    """Whether a pattern, such as `*/bias`, fits the name of an array by its path."""
+    return matches(patterns, leaf_name(path))
+
+
+def matches(patterns: Sequence[str], name: str) -> bool:
+    """Whether a pattern fits a name."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 class Model(Protocol):

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from flaxcnn.errors import ConfigError, near_miss
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.data import KNOWN_DATA
-from flaxcnn.recipe.layers import totals
+from flaxcnn.recipe.layers import Dense, Shape, totals
 from flaxcnn.recipe.references import load_file
 from flaxcnn.recipe.settings import (
     Source,
@@ -94,6 +94,13 @@ def experiments() -> dict[str, Experiment]:
     return {experiment.name: experiment for experiment in listed}
 
 
+@functools.cache
+def zoo() -> dict[str, Experiment]:
+    """Name -> network of a paper with a plain recipe; no document reports on them."""
+    listed = load_module(experiments_folder() / "zoo.py").EXPERIMENTS
+    return {experiment.name: experiment for experiment in listed}
+
+
 def find(name: str) -> Experiment:
     """The experiment called `name`, or `path/to/file.py:name` from a file of the user's.
 
@@ -106,7 +113,7 @@ def find(name: str) -> Experiment:
     file, colon, attribute = name.rpartition(":")
     if colon and file.endswith(".py"):
         return _from_file(Path(file).expanduser(), attribute)
-    known = experiments()
+    known = zoo() if name.startswith("zoo/") else experiments()
     if name not in known:
         same_tail = [repr(n) for n in known if n.partition("/")[2] == name]
         hint = f"; did you mean {' or '.join(same_tail)}?" if same_tail else near_miss(name, known)
@@ -178,12 +185,20 @@ def resolve(
     return config, origins
 
 
+def _facts(config: Config) -> tuple[Shape, int] | None:
+    """Shape and number of classes, as far as they are known before the data is there."""
+    last = config.layers[-1] if config.layers else None
+    if config.resize and isinstance(last, Dense):
+        return (config.resize.height, config.resize.width, 3), last.units
+    return KNOWN_DATA.get(config.dataset)
+
+
 def summary(experiment: Experiment) -> dict[str, Any]:
     """One entry of `experiments list --json`."""
     config = experiment.config
     counts: dict[str, int] = {}
-    if config is not None and config.dataset in KNOWN_DATA:
-        counts = totals(config.table(*KNOWN_DATA[config.dataset]))
+    if config is not None and (facts := _facts(config)):
+        counts = totals(config.table(*facts))
     # A grid has the data of its candidates.
     recipes = [c for c in (config, *(point.config for point in experiment.candidates)) if c]
     return {

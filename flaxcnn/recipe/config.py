@@ -10,6 +10,7 @@ from typing import Any
 
 from flaxcnn.errors import ConfigError
 from flaxcnn.recipe import networks
+from flaxcnn.recipe.augment import check_chain
 from flaxcnn.recipe.codec import decode, encode, hints
 from flaxcnn.recipe.data import KNOWN_DATA, Data
 from flaxcnn.recipe.evaluation import Evaluation
@@ -75,6 +76,11 @@ class Config(Execution, Evaluation, Optimisation, Model, Data):
                 "validation='test' chooses the epoch on the test split and needs "
                 "protocol=document, which flags the result"
             )
+        if self.calibrate and self.validation == "test":
+            raise ConfigError(
+                "calibrate=true fits the temperature to validation rows, which are the test rows "
+                "with validation='test'; use other validation rows"
+            )
         if self.has_batch_norm and self.virtual_shards > 1 and self.batch_norm == "global":
             raise ConfigError(
                 f"batch_norm=global does not work with virtual_shards={self.virtual_shards}; use "
@@ -96,9 +102,12 @@ class Config(Execution, Evaluation, Optimisation, Model, Data):
         """Refuse a recipe that cannot be trained on images of `shape`, (H, W, C).
 
         Raises:
-            ConfigError: as `table`, or a loss or metric of one's own does not fit `classes` logits.
+            ConfigError: as `table`; a loss or metric of one's own does not fit `classes` logits; or
+                `tta` does not fit the images.
         """
         self.table(shape, classes)
+        if self.tta:
+            self.tta.check_on(shape)
         check_functions(self.loss, self.metrics, classes)
 
     def table(self, shape: Shape, classes: int) -> list[Row]:
@@ -107,6 +116,7 @@ class Config(Execution, Evaluation, Optimisation, Model, Data):
         Raises:
             ConfigError: the model cannot be built on them, or does not end in `classes` logits.
         """
+        check_chain(self.augment, shape)
         if self.model is not None:
             return networks.table(self.model, shape, classes)
         try:

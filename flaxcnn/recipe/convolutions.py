@@ -23,7 +23,12 @@ def _multiplier() -> Any:
 
 @dataclass(frozen=True)
 class Conv:
-    """2-D convolution (cross-correlation, as in Keras and XLA), bias and activation included."""
+    """2-D convolution (cross-correlation, as in Keras and XLA), bias and activation included.
+
+    `init` may also be `dirac`: the first output channels are the input channels. As the first layer
+    it may be `whiten`: the kernel is computed from the training images so that its outputs are
+    uncorrelated, and is not trained (Page 2019; Jordan 2024, arXiv:2404.00498).
+    """
 
     filters: int = field(metadata=about("output channels", at_least=1, whole=True))
     kernel: Size = 3
@@ -43,16 +48,28 @@ class Conv:
         _check_windows(self, "conv.")
         if self.filters % self.groups:
             raise ConfigError(f"conv.groups={self.groups} must divide filters={self.filters}")
+        plain = self.groups == self.dilation == 1 and self.filters % 2 == 0
+        if self.init == "whiten" and not plain:
+            raise ConfigError(
+                "conv.init=whiten needs an even number of filters, groups=1 and dilation=1"
+            )
 
     def out(self, shape: Shape) -> Shape:
         places = _places(self, shape)
         if shape[-1] % self.groups:
             raise ConfigError(f"groups={self.groups} must divide its {shape[-1]} input channels")
+        if self.init == "whiten" and not self.filters <= 2 * _area(self) * shape[-1]:
+            raise ConfigError(
+                f"init=whiten has at most {2 * _area(self) * shape[-1]} filters, two for each "
+                f"number of a patch (got {self.filters})"
+            )
         return (*places, self.filters)
 
     def params(self, shape: Shape) -> tuple[int, int]:
-        inputs = shape[-1] // self.groups
-        return _area(self) * inputs * self.filters + self.bias * self.filters, 0
+        kernel = _area(self) * (shape[-1] // self.groups) * self.filters
+        if self.init == "whiten":
+            return self.bias * self.filters, kernel
+        return kernel + self.bias * self.filters, 0
 
     def macs(self, shape: Shape) -> int:
         return math.prod(self.out(shape)) * _area(self) * (shape[-1] // self.groups)
@@ -116,6 +133,9 @@ class SeparableConv:
     def macs(self, shape: Shape) -> int:
         places, between = math.prod(self.out(shape)[:2]), shape[-1] * self.multiplier
         return places * between * (_area(self) + self.filters)
+
+
+WHITENED = "conv2d/kernel"  # the weights of a first layer that whitens
 
 
 Convolution = Conv | DepthwiseConv | SeparableConv

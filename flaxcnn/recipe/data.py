@@ -81,7 +81,7 @@ class Data:
         role=Role.PROGRAM,
     )
     augment: tuple[Augment, ...] = setting(
-        (), "list of `shift` and `flip`, drawn again for every image and epoch"
+        (), "list of augmentations, drawn again for every image and epoch"
     )
     split: Split = setting(
         Archive(),

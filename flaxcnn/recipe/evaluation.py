@@ -9,6 +9,7 @@ from flaxcnn.errors import near_miss
 from flaxcnn.recipe.codec import WrongTypeError
 from flaxcnn.recipe.fields import Role, setting
 from flaxcnn.recipe.losses import MetricSpec, check_names
+from flaxcnn.recipe.views import Views
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,17 @@ class Evaluation:
     min_delta: float = setting(0.0, "smallest improvement that counts", at_least=0)
     keep: Literal["best", "last"] = setting(
         "best", "keep the weights of the `best` or `last` epoch"
+    )
+    tta: Views | None = setting(
+        None,
+        'test-time augmentation: logits averaged over `{"flip":true,"shift":1}`, wherever rows '
+        "are evaluated or predicted",
+        before=None,
+    )
+    calibrate: bool = setting(
+        False,
+        "fit a temperature to the validation rows, by which `predict` and the report divide logits",
+        before=False,
     )
     evaluate_train: bool = setting(
         False,

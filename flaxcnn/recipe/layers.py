@@ -21,7 +21,7 @@ from flaxcnn.recipe.channels import (
     SqueezeExcitation,
     TakeChannels,
 )
-from flaxcnn.recipe.convolutions import Conv, DepthwiseConv, SeparableConv
+from flaxcnn.recipe.convolutions import WHITENED, Conv, DepthwiseConv, SeparableConv
 from flaxcnn.recipe.norms import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from flaxcnn.recipe.own_layers import Own, own_layer
 from flaxcnn.recipe.pools import AvgPool, BlurPool, GlobalAvgPool, GlobalMaxPool, MaxPool
@@ -40,6 +40,7 @@ from flaxcnn.recipe.units import Activation, Dense, Dropout, Flatten, Stochastic
 
 __all__ = [
     "LEAKY_RELU_SLOPE",
+    "WHITENED",
     "Activation",
     "AvgPool",
     "BatchNorm",
@@ -273,6 +274,9 @@ def check_model(layers: tuple[Layer, ...], shape: Shape, classes: int) -> list[R
             f"layers: the last layer ({rows[-1].name}) gives {end}, "
             f"but the data has {classes} classes: end with dense units={classes}"
         )
+    whitens = [isinstance(layer, Conv) and layer.init == "whiten" for layer in every(layers)]
+    if any(whitens[1:]):
+        raise ConfigError("layers: init=whiten is for the first layer, which sees the images")
     last = layers[-1]
     if getattr(last, "activation", getattr(last, "function", None)) == "softmax":
         raise ConfigError(

@@ -6,7 +6,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 from flaxcnn.recipe.fields import setting
-from flaxcnn.recipe.layers import BatchNorm, Layer, contains
+from flaxcnn.recipe.layers import WHITENED, BatchNorm, Conv, Layer, contains
 from flaxcnn.recipe.networks import ForeignModel
 from flaxcnn.recipe.weights import Weights
 
@@ -45,6 +45,17 @@ class Model:
     def may_have_batch_norm(self) -> bool:
         """The same; also for a network of one's own, which may."""
         return self.model is not None or self.has_batch_norm
+
+    @property
+    def whitens(self) -> bool:
+        """Whether the first layer's kernel is computed from the training images."""
+        first = self.layers[0] if self.layers else None
+        return isinstance(first, Conv) and first.init == "whiten"
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Patterns of all weights that are not trained."""
+        return (*self.freeze, *([WHITENED] if self.whitens else ()))
 
     @property
     def has_batch_norm(self) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flaxcnn.errors import ConfigError
+from flaxcnn.recipe.augment import each_kind
 from flaxcnn.recipe.layers import Row, Shape, every
 from flaxcnn.recipe.references import (
     Json,
@@ -120,7 +121,10 @@ def own_sources(*configs: Any) -> dict[str, str]:
 
 def _own_specs(config: Any) -> list[TakesArguments]:
     """All specifications of a recipe, but for the network's, that name code."""
-    specs = (config.optimizer, config.schedule, config.loss, *config.metrics, *every(config.layers))
+    specs = (
+        config.optimizer, config.schedule, config.loss, *config.metrics, *every(config.layers),
+        *each_kind(config.augment),
+    )  # fmt: skip
     return [spec for spec in specs if isinstance(spec, TakesArguments)]
 
 

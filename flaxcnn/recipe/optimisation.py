@@ -26,8 +26,8 @@ class Optimisation:
     _: KW_ONLY
     optimizer: Optimizer = setting(
         Adam(),
-        "`sgd`, `adam`, `nadam`, `adamax`, `rmsprop`, `adadelta` or `adagrad`, each with its own "
-        "fields; `weight_decay` is decoupled, so `adam` with it is AdamW",
+        "`sgd`, `adam`, `nadam`, `adamax`, `rmsprop`, `adadelta`, `adagrad` or `muon`, with their "
+        "own fields; `weight_decay` is decoupled, so `adam` with it is AdamW",
     )
     learning_rate: float | None = setting(None, "without one, the optimizer's default", above=0)
     schedule: Schedule = setting(

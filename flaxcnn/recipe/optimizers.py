@@ -165,4 +165,31 @@ class Optax(TakesArguments):
                 )
 
 
-Optimizer = SGD | Adam | Nadam | Adamax | RMSprop | Adadelta | Adagrad | Optax
+@dataclass(frozen=True)
+class Muon(_Checked):
+    """Momentum made orthogonal, for convolution kernels; `other` is for all other weights.
+
+    Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon): a kernel [H, W, I, O] is the
+    matrix [H * W * I, O]. Its change is scaled by sqrt(max(1, O / (H * W * I))).
+    """
+
+    momentum: float = _decay(0.95, "share of the momentum that is kept")
+    nesterov: bool = True
+    ns_steps: int = setting(5, "Newton-Schulz iterations", at_least=1, whole=True)
+    normalize: bool = setting(
+        False, "bring each kernel to the norm sqrt(O) before its change, which is not scaled then"
+    )
+    weight_decay: float = _weight_decay()
+    weights: tuple[str, ...] = setting(
+        (), "patterns of the weights that it changes; empty: all convolution kernels"
+    )
+    other: SGD | Adam = setting(Adam(), "optimizer of all other weights")
+    other_rate: float = setting(
+        0.05, "their learning rate, as a factor of that of the kernels", at_least=0
+    )
+
+    default_learning_rate = 0.02
+    traced = ("weight_decay", "momentum", "other_rate")
+
+
+Optimizer = SGD | Adam | Nadam | Adamax | RMSprop | Adadelta | Adagrad | Muon | Optax

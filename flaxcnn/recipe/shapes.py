@@ -20,7 +20,7 @@ Init = Literal[
 # `dirac`: each output channel is an input channel, as far as there are any (PyTorch's dirac_).
 ConvInit = Literal[
     "glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "lecun_uniform", "lecun_normal",
-    "dirac",
+    "dirac", "whiten",
 ]  # fmt: skip
 
 LEAKY_RELU_SLOPE = 0.3  # Keras's LeakyReLU layer; the documents use it throughout

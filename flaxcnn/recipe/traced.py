@@ -19,7 +19,7 @@ from flaxcnn.recipe.layers import (
     every,
     with_branches,
 )
-from flaxcnn.recipe.optimizers import SGD, Optax, Optimizer
+from flaxcnn.recipe.optimizers import SGD, Muon, Optax, Optimizer
 from flaxcnn.recipe.rules import Rules
 
 NONZERO = 0.5  # stands for every value above 0
@@ -50,7 +50,7 @@ def compiled_optimizer(optimizer: Optimizer) -> Optimizer:
     if isinstance(optimizer, Optax):
         given = {**optimizer.named, **dict.fromkeys(optimizer.traced, NONZERO)}
         return Optax(optimizer.factory, traced=optimizer.traced, source=optimizer.source, **given)
-    there = ("momentum",) if isinstance(optimizer, SGD) else ()
+    there = ("momentum",) if isinstance(optimizer, SGD | Muon) else ()
     changed: dict[str, Any] = {
         name: NONZERO for name in optimizer.traced if name in there or getattr(optimizer, name)
     }
@@ -67,7 +67,7 @@ def optimizer_numbers(optimizer: Optimizer) -> dict[str, float]:
 def compiled_rules(config: Config) -> Rules:
     """What an update does beside the optimizer, its numbers made the same."""
     return Rules(
-        freeze=config.freeze,
+        freeze=config.frozen,
         no_decay=config.no_decay,
         rates=tuple(config.rates.named) if config.rates else (),
         clip=replace(config.clip, value=NONZERO) if config.clip else None,

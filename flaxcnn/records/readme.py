@@ -47,6 +47,10 @@ def run_readme(
         splits_table(summary).markdown(),
         f"Dead relu units: {counts or 'none'}. Training took {summary['seconds']:.1f} s after "
         f"{summary['compile_seconds']:.1f} s of compilation on {summary['device']}.",
+        f"Probabilities are those of logits divided by {summary['temperature']:.3f}, fitted to the "
+        "validation rows."
+        if "temperature" in summary
+        else "",
         "## Epochs",
         f"{TRAINING_NOTE} * marks a new best.",
         epochs_table(history).markdown(),

@@ -25,6 +25,7 @@ LARGEST = 64  # pixels a side that a page shows
 FILLED = 0.86  # of a cell's width, by its image
 BRIEF = 3  # letters of a class name that fits under a small image
 MOST_FILTERS = 64
+LINES = 2  # under an image that is mixed
 SIGN = "×"  # before a wrong prediction
 
 
@@ -94,6 +95,40 @@ def samples(images: np.ndarray, label: np.ndarray, names: Sequence[str], columns
     present = [clean(names[i]) for i in dict.fromkeys(int(i) for i in label)]
     alt = f"The first training rows of each class: {', '.join(present)}."
     return Picture("samples", title, alt, drawn.figure)
+
+
+@styled
+def variants(
+    stored: np.ndarray, augmented: np.ndarray, label: np.ndarray, target: np.ndarray | None,
+    names: Sequence[str],
+) -> Picture:  # fmt: skip
+    """Rows of a data set as they are stored, and augmented in each of the first epochs.
+
+    Args:
+        stored: uint8 [N, H, W, C]; each is the first of its row.
+        augmented: uint8 [E, N, H, W, C].
+        label: int32 [N].
+        target: float32 [E, N, K], the share of each class; None: the label.
+        names: of the classes.
+    """
+    called = [short(name, 8) for name in names]
+    images = np.concatenate([stored[None], augmented]).swapaxes(0, 1)
+    texts = []
+    for row, own in enumerate(label):
+        texts.append(short(names[own], 12))
+        for epoch in range(len(augmented)):
+            shares = () if target is None else target[epoch, row]
+            mixed = {k: share for k, share in enumerate(shares) if share >= 0.005 and k != own}
+            if mixed and shares[own] >= 0.005:
+                mixed = {int(own): shares[own], **mixed}
+            named = [f"{called[k]} {share:.2f}" for k, share in mixed.items()]
+            texts.append("\n".join(named[:LINES]))
+    title = f"As stored, and in epochs 1 to {len(augmented)}"
+    flat = images.reshape(-1, *images.shape[2:])
+    lines = 1 if target is None else LINES
+    drawn = _grid(flat, texts, [False] * len(texts), images.shape[1], title, size=6.0, lines=lines)
+    alt = f"{len(label)} training images, and {len(augmented)} augmented variants of each."
+    return Picture("augmented", title, alt, drawn.figure)
 
 
 @styled

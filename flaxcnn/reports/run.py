@@ -74,6 +74,8 @@ def _head(record: RunRecord) -> Page:
         ("Parameters", f"{summary['params']:,}"),
         ("Data", f"{record.config['dataset']}, {record.data['rows']['train']:,} training rows"),
     ]
+    if "temperature" in summary:
+        facts.append(("Temperature of probabilities", f"{summary['temperature']:.3f}"))
     if "seconds" in summary:
         facts += [
             ("Training time", f"{summary['seconds']:.1f} s"),
@@ -89,6 +91,11 @@ def _head(record: RunRecord) -> Page:
         "measures that.",
         flag=text, doubtful=doubtful, facts=facts, warnings=_warnings(record),
     )  # fmt: skip
+
+
+def _temperature(record: RunRecord) -> float:
+    """What the run divides logits by before it calls them probabilities."""
+    return float(record.summary.get("temperature", 1.0))
 
 
 def _warnings(record: RunRecord) -> list[str]:
@@ -172,7 +179,8 @@ def _test(page: Page, record: RunRecord, predictions: Predictions | None) -> Sec
         return section
     matrix = numbers.confusion(predictions.label, predictions.logits.argmax(axis=1), len(names))
     figures = numbers.per_class(matrix, names)
-    calibration = numbers.calibration(numbers.probabilities(predictions.logits), predictions.label)
+    probability = numbers.probabilities(predictions.logits / _temperature(record))
+    calibration = numbers.calibration(probability, predictions.label)
     page.draw(section, "the confusion matrix", matrices.confusion_matrix, matrix, names)
     page.draw(section, "the errors", matrices.error_matrix, matrix, names)
     page.draw(section, "the classes", matrices.class_figures, figures)
@@ -219,7 +227,7 @@ def _predicted_images(
 ) -> None:
     names = record.data["classes"]
     probability, predicted = (
-        numbers.probabilities(predictions.logits),
+        numbers.probabilities(predictions.logits / _temperature(record)),
         predictions.logits.argmax(axis=1),
     )
     image, label = pixels(data, predictions.row[:FIRST])

@@ -84,7 +84,7 @@ class Campaign:
             self.listener.note(text)
         folder.write_json("env.json", environment())
         folder.set_status("running", ended=len(ledger.ended), planned=len(planned))
-        if pool is None:
+        if pool is None and planned:
             own = planned[0].config
             if uneven := imbalance(own, self.data, choose(self.data, own).train):
                 self.listener.note(uneven)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from flaxcnn.cli import runs, train
+from flaxcnn.cli import rates, runs, train
 from flaxcnn.cli.main import main
 
 SAFETY_NET = 300  # seconds after which a child process hangs for certain
@@ -58,6 +58,7 @@ def home(no_settings_from_outside, tmp_path, monkeypatch):
     # It silences this whole process, in which pytest wants to hear what goes wrong
     monkeypatch.setattr(train, "quiet", lambda: None)
     monkeypatch.setattr(runs, "quiet", lambda: None)
+    monkeypatch.setattr(rates, "quiet", lambda: None)
     return home
 
 

@@ -153,3 +153,30 @@ def test_check_says_what_is_wrong(flaxcnn, home, table):
     found = flaxcnn("data", "check", "folder:pets", "--json").json
     assert found["ok"] is False
     assert found["exact"][0]["images"] == ["cat/5.png", "dog/5.png"]
+
+
+def test_show_draws_a_sheet(flaxcnn, npz, home):
+    done = flaxcnn(
+        "data", "show", f"npz:{npz}", "-s", 'augment=["flip","mixup"]', "-s", "validation=0.2",
+        "--rows", "3", "--epochs", "2", "--json", "-o", str(home / "sheet.png"),
+    )  # fmt: skip
+    assert (done.code, done.err) == (0, "")
+    assert len(done.json["rows"]) == 3
+    with Image.open(home / "sheet.png") as picture:
+        assert min(picture.size) > 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("-s", 'augment=["hue"]'), "augment: hue: works on images of three channels"),
+        (("-s", 'augment=["mixupp"]'), "did you mean 'mixup'?"),
+        (("-o", "sheet.gif"), "--output must be .png, .svg or .pdf (got '.gif')"),
+        (("-o", "no/such/sheet.png"), "cannot write no/such/sheet.png (No such file"),
+    ],
+)
+def test_show_refuses(flaxcnn, arguments, says):
+    done = flaxcnn("data", "show", "digits", "--rows", "2", "--epochs", "1", *arguments)
+    assert done.code != 0
+    assert says in done.err
+    assert done.err.count("\n") == 1

@@ -1,5 +1,6 @@
 """`flaxcnn evaluate` and `flaxcnn predict` on a finished run."""
 
+import csv
 import io
 import json
 
@@ -103,6 +104,31 @@ def test_predict_another_size_only_when_told(flaxcnn, trained, home, digit):
     assert done.code == 3
     assert "big.png: must be 8x8 (got 16x16); --resize scales it" in done.err
     assert flaxcnn("predict", trained[1], "big.png", "--resize", "--json").code == 0
+
+
+def test_predict_reads_folders_and_writes_a_table(flaxcnn, trained, home, images):
+    (home / "photos" / "deeper").mkdir(parents=True)
+    for place, image in zip(("b.png", "a.png", "deeper/c.png"), images, strict=True):
+        (home / "photos" / place).write_bytes(image.read_bytes())
+    (home / "photos" / "notes.txt").write_text("no image")
+    (home / "photos" / ".hidden.png").write_text("no image")
+    found = flaxcnn("predict", trained[1], "photos", images[0], "--csv", "found.csv", "--json").json
+    names = ["photos/a.png", "photos/b.png", "photos/deeper/c.png", str(images[0])]
+    assert [row["image"] for row in found] == names
+    with (home / "found.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image"] for row in rows] == names
+    for row, told in zip(rows, found, strict=True):
+        assert row["class"] == told["class"]
+        assert float(row[f"p_{told['class']}"]) == told["probability"]
+        every = sum(float(row[f"p_{digit}"]) for digit in range(10))
+        assert every == pytest.approx(1, abs=1e-6)  # probabilities are float32
+    (home / "empty").mkdir()
+    done = flaxcnn("predict", trained[1], "empty")
+    assert (done.code, done.err) == (3, "error: empty: there is no image file in this folder\n")
+    done = flaxcnn("predict", trained[1], "photos", "--csv", "nowhere/found.csv")
+    assert done.code != 0
+    assert done.err.count("\n") == 1
 
 
 def png(image):

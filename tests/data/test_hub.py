@@ -1,5 +1,7 @@
 """hf: tables of Hugging Face's datasets, saved here and read back without a network."""
 
+import json
+import shutil
 import subprocess
 import sys
 
@@ -174,6 +176,26 @@ def test_what_is_no_data_for_a_classifier(tmp_path):
     features = hf.Features({"img": hf.Image(), "label": hf.ClassLabel(names=CLASSES)})
     table_of = hf.Dataset.from_dict(broken, features=features)
     refused(saved(tmp_path / "f", train=table_of), "train row 7 cannot be read as PNG")
+
+
+def test_a_name_is_found_in_the_cache_without_a_network(tmp_path, monkeypatch):
+    """What the library keeps of a download: made here of a local one, in the hub's place."""
+    for split, rows in (("train", range(18)), ("test", range(18, 30))):
+        (tmp_path / "set").mkdir(exist_ok=True)
+        table(rows).to_parquet(str(tmp_path / "set" / f"{split}.parquet"))
+    hf.load_dataset(str(tmp_path / "set"))
+    (made,) = (tmp_path / "hf").glob("*/default*/0.0.0/*/")
+    kept = tmp_path / "hf" / "nobody___pets" / "default" / "0.0.0" / made.name
+    shutil.copytree(made, kept)
+    for file in kept.glob("*.arrow"):
+        file.rename(kept / f"pets-{file.name.partition('-')[2]}")
+    info = json.loads((kept / "dataset_info.json").read_text())
+    (kept / "dataset_info.json").write_text(json.dumps(info | {"dataset_name": "pets"}))
+    monkeypatch.setattr(hub, "reachable", lambda url: False)
+    data = datasets.load("hf:nobody/pets")
+    np.testing.assert_array_equal(data.train.image, PIXELS[:18])
+    assert data.source["cached as"] == made.name
+    assert len(data.test) == 12
 
 
 def test_a_hub_that_cannot_be_reached_is_said_at_once(monkeypatch):

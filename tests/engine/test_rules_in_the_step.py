@@ -25,7 +25,8 @@ from flaxcnn.engine.checkpoint import tree_digest
 from flaxcnn.engine.devices import replicated
 from flaxcnn.engine.sharding import BatchSharding
 from flaxcnn.engine.step import init_state
-from flaxcnn.recipe.optimizers import Adam, Optax
+from flaxcnn.recipe.layers import Conv, Dense, Flatten
+from flaxcnn.recipe.optimizers import SGD, Adam, Muon, Optax
 from flaxcnn.recipe.rules import Adaptive, Lookahead, Norm, Rules
 
 ALL = Rules(
@@ -37,13 +38,15 @@ OWN = {"rates.dense/*": jnp.float32(0.3), "clip": jnp.float32(0.05), "sam": jnp.
 EACH = {
     "all of them": (Adam(weight_decay=0.5), ALL),
     "adaptive": (Adam(weight_decay=0.5), Rules(clip=Adaptive(0.5))),
+    "muon": (Muon(other=SGD(0.9)), ALL),
     "optax": (Optax("optax.lamb", weight_decay=0.1), dataclasses.replace(ALL, sam=False)),
 }
+CONV = (Conv(4, 3), Flatten(), Dense(4))
 QUICK = {"all of them"}
 
 
 def hypers_of(optimizer):
-    numbers = {} if isinstance(optimizer, Optax) else {"weight_decay": jnp.float32(0.1)}
+    numbers = {name: jnp.float32(0.1) for name in optimizer.traced}
     return HYPERS.replace(optimizer=numbers, rules=OWN)
 
 
@@ -54,7 +57,8 @@ def test_the_bits_do_not_depend_on_the_number_of_devices(which):
     optimizer, own = EACH[which]
     hypers, digests = hypers_of(optimizer), set()
     for devices in (1, 4):
-        plan = plan_of(PLAIN, rows=len(ROWS), optimizer=optimizer, rules=own)
+        layers = CONV if which == "muon" else PLAIN
+        plan = plan_of(layers, rows=len(ROWS), optimizer=optimizer, rules=own)
         plan = dataclasses.replace(plan, sharding=BatchSharding(devices, virtual=4))
         state = jax.jit(init_state, static_argnums=(0, 1))(
             plan, DATA.image[0].shape, jnp.zeros(4, jnp.uint32), hypers

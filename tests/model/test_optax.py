@@ -1,6 +1,7 @@
 """Any optimizer and schedule: of optax, or a factory of one's own."""
 
 import dataclasses
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,8 @@ GRADS = jax.tree.map(lambda p: jnp.cos(3 * p), PARAMS)
 # Those that ask for more than gradients: a second pass, or the value of the loss.
 REFUSED = {"lbfgs": "it needs the loss's value and gradient at other points",
            "polyak_sgd": "it needs the loss's value",
+           "contrib.momo": "it needs the loss's value",
+           "contrib.sophia": "it needs the loss as a function",
            "noisy_sgd": "its state holds a random key"}  # fmt: skip
 
 
@@ -43,7 +46,7 @@ def steps(spec, numbers=None, count=3):
 def test_an_optimizer_of_optax_is_what_optax_makes(name):
     spec = Optax(f"optax.{name}", **OPTIMIZERS[name])
     ours = steps(spec)
-    theirs = getattr(optax, name)(0.01, **OPTIMIZERS[name])
+    theirs = operator.attrgetter(name)(optax)(0.01, **OPTIMIZERS[name])
     params, state = PARAMS, theirs.init(PARAMS)
     with jax.numpy_dtype_promotion("standard"):
         for _ in range(3):

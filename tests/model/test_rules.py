@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from flaxcnn.engine.job import make_hypers, make_plan
+from flaxcnn.data.datasets import load
+from flaxcnn.engine.job import choose_rows, make_hypers, make_plan
 from flaxcnn.engine.weights import start_of
 from flaxcnn.errors import ConfigError
 from flaxcnn.model import rules
@@ -193,7 +194,8 @@ def test_their_numbers_share_a_program():
 def test_what_cannot_be_is_said_in_one_sentence(changed, message):
     def begin():
         config = with_(**changed)
-        start_of(config, make_plan(config, 100), (8, 8, 1))
+        digits = load("digits")
+        start_of(config, make_plan(config, 100), digits, *choose_rows(config, digits))
 
     with pytest.raises(ConfigError, match=message) as error:
         begin()

@@ -37,6 +37,7 @@ from flaxcnn.recipe.resize import Resize
 from flaxcnn.recipe.rules import Lookahead, Norm, Rates
 from flaxcnn.recipe.settings import Source, from_assignments, from_environment, layered
 from flaxcnn.recipe.splits import Archive, Permuted, Ranges
+from flaxcnn.recipe.views import Views
 from flaxcnn.recipe.weights import Weights
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -190,6 +191,7 @@ def test_every_field_changes_the_fingerprint():
         "init_from": Weights("there.safetensors", digest="0" * 64), "no_decay": ("*/bias",),
         "rates": Rates(**{"*/bias": 0.1}), "clip": Norm(1.0), "sam": 0.05,
         "lookahead": Lookahead(), "average": EMA(0.9),
+        "tta": Views(), "calibrate": True,
     }  # fmt: skip
     together = {  # what is allowed with another setting only
         "virtual_shards": {"determinism": "exact", "virtual_shards": 2},
@@ -337,7 +339,7 @@ BAD_VALUES = [
     ("normalize=1", "normalize must be unit, per_pixel or per_channel (got 1)"),
     (
         "optimizer=adm",
-        "optimizer must be sgd, adam, nadam, adamax, rmsprop, adadelta, adagrad or optax",
+        "optimizer must be sgd, adam, nadam, adamax, rmsprop, adadelta, adagrad, muon or optax",
     ),
     ("optimizer=adm", "(got 'adm'); did you mean 'adam'?"),
     ("optimizer=3", "(got 3)"),

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from flaxcnn.data.augment import augment, standardize
+from flaxcnn.augment.chain import augment
+from flaxcnn.data.batches import Batch
+from flaxcnn.data.standardize import standardize
 from flaxcnn.recipe.augment import Flip, Shift
-from flaxcnn.rng import Purpose, stream_key
 
 ROWS = 400
 IMAGES = np.random.default_rng(0).integers(0, 256, (ROWS, 10, 8, 2), np.uint8)
@@ -22,8 +23,8 @@ SHIFTED = st.sampled_from([(Shift(0.2, 0.25),), (Flip(),), BOTH])
 
 @functools.partial(jax.jit, static_argnums=(4,))
 def apply(images, seeds, epoch, rows, steps):
-    key = stream_key(seeds, Purpose.AUGMENT, epoch)
-    return augment(images, jax.vmap(jax.random.fold_in, (None, 0))(key, rows), steps)
+    batch = Batch(images, jnp.zeros_like(rows), rows, rows >= 0)
+    return augment(steps, seeds, epoch, batch, jnp.zeros((1, 1, 1)))[0]
 
 
 def augmented(rows, steps, seed=0, epoch=0):
