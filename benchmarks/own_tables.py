@@ -18,13 +18,18 @@ def where_from(document: dict[str, Any], packages: tuple[str, ...] = ()) -> str:
 
 def own_models(document: dict[str, Any]) -> str:
     """Steps of a linen module in the package, beside those of a loop written by hand."""
-    lines = ["| | step | speed over the loop by hand |", "|---|---:|---:|"]
+    lines = ["| | step | speed over the loop by hand | work per processor second over its |",
+             "|---|---:|---:|---:|"]  # fmt: skip
     for name, seconds in document["step_seconds"].items():
-        ratio = document["over_by_hand"].get(name)
-        shown = "" if ratio is None else (
-            f"{ratio['median']:.2f} ({ratio['lower_quartile']:.2f} to "
-            f"{ratio['upper_quartile']:.2f})")  # fmt: skip
-        lines.append(f"| {name} | {1e3 * statistics.median(seconds):.1f} ms | {shown} |")
+        cells = []
+        for what in ("over_by_hand", "processor_over_by_hand"):
+            ratio = document[what].get(name)
+            cells.append("" if ratio is None else (
+                f"{ratio['median']:.2f} ({ratio['lower_quartile']:.2f} to "
+                f"{ratio['upper_quartile']:.2f})"))  # fmt: skip
+        lines.append(
+            f"| {name} | {1e3 * statistics.median(seconds):.1f} ms | {' | '.join(cells)} |"
+        )
     text = (
         f"Steps of {document['batch_size']} images, in turn: medians of {document['turns']} turns "
         f"of {document['steps']} steps, with quartiles of the ratio within a turn. By default the "
