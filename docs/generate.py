@@ -37,6 +37,7 @@ from flaxcnn.recipe import (
     rules,
     schedules,
     splits,
+    teachers,
     views,
 )
 from flaxcnn.recipe.config import GROUPS
@@ -357,6 +358,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "clipping": specs(rules.Clip),
     "views": specs(views.Views),
     "averages": specs(averages.Average),
+    "distillation": specs(teachers.Distill),
     "rules": specs(rules.Rates | rules.Lookahead),
     "augmentations": specs(augment.Augment),
     "resize-spec": specs(resize.Resize),

@@ -85,7 +85,8 @@ def evaluate_run(run: Result, split: str = "test") -> dict[str, float]:
     """
     dataset = load_for(run.recipe)
     check_data(dataset, run.data["digest"])
-    recipe = dataclasses.replace(run.recipe, init_from=None)  # its weights are those of the run
+    # Its weights are those of the run, which has learnt.
+    recipe = dataclasses.replace(run.recipe, init_from=None, distill=None)
     with run.code(), contextlib.closing(make_job(recipe, dataset)) as job:
         state = jax.device_put(run.state, job.placement)
         return finalize(jax.device_get(job.evaluate(state, cast("SplitName", split))))
