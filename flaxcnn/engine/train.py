@@ -29,19 +29,13 @@ from flaxcnn.engine.average import chosen
 from flaxcnn.engine.checkpoint import Checkpoints
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.job import Job
-from flaxcnn.engine.loop import EpochReport, Progress, check_finite, epochs
+from flaxcnn.engine.loop import EpochReport, Progress, check_finite, epochs, resumed
 from flaxcnn.engine.make_job import make_job
 from flaxcnn.engine.promises import Promises, of_job
 from flaxcnn.engine.saved import Result
 from flaxcnn.engine.score import Counts, conclude, count_dead, dead_layers
 from flaxcnn.engine.step import TrainState
-from flaxcnn.errors import (
-    CheckpointError,
-    DataError,
-    DivergedError,
-    InterruptedRun,
-    PeerLostError,
-)
+from flaxcnn.errors import DivergedError, InterruptedRun, PeerLostError
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.data import KNOWN_DATA
 from flaxcnn.recipe.layers import Conv
@@ -49,7 +43,7 @@ from flaxcnn.recipe.networks import only_here, own_code, own_sources
 from flaxcnn.records.environment import environment, other_software
 from flaxcnn.records.files import as_read, plain
 from flaxcnn.records.readme import run_readme
-from flaxcnn.records.run import RunDirectory, check_same
+from flaxcnn.records.run import RunDirectory
 
 log = logging.getLogger(__name__)
 
@@ -221,7 +215,7 @@ class Training:
     def _conclude_before(self, report: EpochReport, epoch: int) -> int:
         """Write the records of a run that diverged, as of its last checkpoint -> the kept epoch."""
         saved = self.checkpoints.restore(epoch, report.state)[1]
-        progress, history = _go_on(self.job, saved)
+        progress, history = resumed(self.job, saved)
         self._conclude(progress, history, diverged_epoch=report.progress.epoch)
         return progress.kept(self.job.config)
 
@@ -264,7 +258,7 @@ def _begin(
     history: list[dict[str, Any]] = []
     if checkpoints and (newest := checkpoints.restore_newest(state)):
         state, saved = newest
-        progress, history = _go_on(job, saved)
+        progress, history = resumed(job, saved)
         _check_continuity(run, on_note)
     elif checkpoints and (lost := len(run.history())):
         on_note(
@@ -281,25 +275,6 @@ def _begin(
     for text in warnings:
         on_note(text)
     return Stage(state, progress, history, dead, env, data)
-
-
-def _go_on(job: Job, saved: dict[str, Any]) -> tuple[Progress, list[dict[str, Any]]]:
-    """The progress and the epochs that a checkpoint has, if it is of this recipe and data.
-
-    Raises:
-        CheckpointError: it lacks them.
-        ConfigError: of another recipe.
-        DataError: of other data.
-    """
-    try:
-        before, history = saved["config"], list(saved["history"])
-    except (KeyError, TypeError):
-        raise CheckpointError("checkpoint is damaged: it has no recipe, or no epochs") from None
-    check_same("checkpoint", before, job.config.to_dict())
-    if saved.get("data", job.dataset.digest) != job.dataset.digest:
-        raise DataError(f"{job.dataset.name} is not the data that the checkpoint was trained on")
-    known = [field.name for field in dataclasses.fields(Progress) if field.name in saved]
-    return Progress(**{name: saved[name] for name in known}), history
 
 
 def _own_code(run: RunDirectory, config: Config, promises: Promises | None) -> list[str]:

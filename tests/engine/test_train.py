@@ -34,7 +34,7 @@ CONTRACT = {
 FILES = {
     "config.json", "env.json", "split.json", "data.json", "metrics.jsonl", "history.csv",
     "summary.json", "status.json", "README.md", "predictions.npz", "filters.npz", "checkpoints",
-    "run.lock",
+    "run.lock", "digests.json",
 }  # fmt: skip
 
 
