@@ -16,9 +16,10 @@ from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.job import Job
 from flaxcnn.engine.metrics import MetricSums, finalize
 from flaxcnn.engine.step import TrainState
-from flaxcnn.errors import DivergedError
+from flaxcnn.errors import CheckpointError, DataError, DivergedError
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.schedules import Plateau, Schedule
+from flaxcnn.records.run import check_same
 
 LOSSES = ("train_loss", "val_loss")  # an epoch counts only if those it has are finite
 
@@ -76,6 +77,25 @@ class Progress:
         kept = self.best_epoch if config.keep == "best" else self.epoch
         assert kept is not None  # an epoch without a finite loss ends the run
         return kept
+
+
+def resumed(job: Job, saved: dict[str, Any]) -> tuple[Progress, list[dict[str, Any]]]:
+    """The progress and the epochs that a checkpoint has, if it is of this recipe and data.
+
+    Raises:
+        CheckpointError: it lacks them.
+        ConfigError: of another recipe.
+        DataError: of other data.
+    """
+    try:
+        before, history = saved["config"], list(saved["history"])
+    except (KeyError, TypeError):
+        raise CheckpointError("checkpoint is damaged: it has no recipe, or no epochs") from None
+    check_same("checkpoint", before, job.config.to_dict())
+    if saved.get("data", job.dataset.digest) != job.dataset.digest:
+        raise DataError(f"{job.dataset.name} is not the data that the checkpoint was trained on")
+    known = [field.name for field in dataclasses.fields(Progress) if field.name in saved]
+    return Progress(**{name: saved[name] for name in known}), history
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +28,8 @@ from flaxcnn.errors import CheckpointError, DataError
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.references import SOURCES, copies_in
 from flaxcnn.records.read import RunRecord, read_run
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +74,11 @@ def open_run(path: Path) -> Result:
             "`flaxcnn train --resume` finishes one"
         )
     record = read_run(path)
+    if (diverged := record.summary.get("diverged_epoch")) is not None:
+        log.warning(
+            "%s: this run diverged in epoch %s; these are its weights of epoch %s",
+            path, diverged, record.summary["kept_epoch"],
+        )  # fmt: skip
     with copies_in(path.expanduser() / SOURCES):
         return Result(**vars(record), state=kept_state(path, record))
 
