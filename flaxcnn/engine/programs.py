@@ -13,6 +13,7 @@ import jax
 
 from flaxcnn.backend import NO_MEMORY
 from flaxcnn.engine.step import Plan
+from flaxcnn.xla_messages import hushed
 
 log = logging.getLogger(__name__)
 Tree = Any
@@ -100,7 +101,8 @@ class ProgramCache:
         """The program of `key`; compiled from what `lower` gives on first use."""
         if key not in self.programs:
             began = time.perf_counter()
-            self.programs[key] = compile_program(lower(), plan)
+            with hushed():
+                self.programs[key] = compile_program(lower(), plan)
             self.seconds += time.perf_counter() - began
         return self.programs[key]
 
