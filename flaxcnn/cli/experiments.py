@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flaxcnn.activity import doing
 from flaxcnn.cli import options
 from flaxcnn.cli.output import command, emit_json, note, quiet, say
+from flaxcnn.cli.progress import progress
 from flaxcnn.errors import ConfigError, check_choice
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.catalog import Experiment
@@ -157,12 +159,20 @@ def run(
     if not todo:
         ended = None
     else:
-        from flaxcnn.backend import prepare
-        from flaxcnn.results.queue import run_queue
-
         quiet()
-        prepare(not no_cache)
-        ended = run_queue(todo, folder, hours=hours, say=lambda text: say(text, as_json), note=note)
+        with progress(as_json) as bar:
+            with doing("starting JAX"):
+                from flaxcnn.backend import prepare
+                from flaxcnn.results.queue import run_queue
+
+                prepare(not no_cache)
+            bar.plan(len(todo), "task")
+
+            def tell(text: str) -> None:
+                bar.at(bar.done + 1)
+                say(text, as_json)
+
+            ended = run_queue(todo, folder, hours=hours, say=tell, note=note)
     _conclude(ended, folder.path, as_json)
 
 

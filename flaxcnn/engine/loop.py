@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from flaxcnn.activity import doing
 from flaxcnn.engine.average import averaged
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.job import Job
@@ -129,14 +130,18 @@ def epochs(
     if not progress.done(config):  # compile before the first clock starts
         job.compile(state)
     while not progress.done(config):
-        state, counted = one_epoch(job.at_rate(progress.rate), state, interrupt)
+        what = f"epoch {progress.epoch + 1}"
+        state, counted = one_epoch(job.at_rate(progress.rate), state, interrupt, what)
         metrics, progress = epoch_metrics(counted, progress, config)
         yield EpochReport(metrics, progress, state)
 
 
-def one_epoch(job: Job, state: TrainState, interrupt: Interrupt) -> tuple[TrainState, EpochSums]:
+def one_epoch(
+    job: Job, state: TrainState, interrupt: Interrupt, what: str = "epoch"
+) -> tuple[TrainState, EpochSums]:
     """Train, which uses `state` up, and validate; of all runs at once where the job is stacked.
 
+    `what` names the epoch for whoever watches.
     Rows given by Python may have none held out; then nothing is validated.
 
     Raises:
@@ -144,10 +149,23 @@ def one_epoch(job: Job, state: TrainState, interrupt: Interrupt) -> tuple[TrainS
     """
     began = time.perf_counter()
     job.stalled()  # what went before this epoch is not its own
-    state, train = job.train_epoch(state, interrupt.check)
-    interrupt.wait(train)
+    images, program = job.plan.train_rows * job.runs, id(job.programs.programs)
+    with doing(what, images, ("train", program, images)):
+        state, train = job.train_epoch(state, interrupt.check)
+        interrupt.wait(train)
     trained = time.perf_counter()
-    sums, state = {"train": train}, job.settled(state)
+    with doing(f"{what}, validation", kind=("validation", program, images)):
+        state = job.settled(state)
+        host = _evaluated(job, state, train, interrupt)
+    seconds = time.perf_counter() - began
+    return state, EpochSums(host, trained - began, seconds, job.stalled())
+
+
+def _evaluated(
+    job: Job, state: TrainState, train: MetricSums, interrupt: Interrupt
+) -> dict[str, MetricSums]:
+    """The sums of an epoch with those of the rows that are evaluated after it, on the host."""
+    sums = {"train": train}
     if len(job.rows.validation):
         sums["val"] = job.evaluate(state, "validation", interrupt.check)
         if average := job.config.average:
@@ -158,9 +176,8 @@ def one_epoch(job: Job, state: TrainState, interrupt: Interrupt) -> tuple[TrainS
         interrupt.wait(sums)  # two programs that exchange at once could wait for one another
         sums["clean_train"] = job.evaluate(state, "train", interrupt.check)
     interrupt.wait(sums)
-    host = jax.device_get(sums)
-    seconds = time.perf_counter() - began
-    return state, EpochSums(host, trained - began, seconds, job.stalled())
+    host: dict[str, MetricSums] = jax.device_get(sums)
+    return host
 
 
 def epoch_metrics(

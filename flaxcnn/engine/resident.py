@@ -42,6 +42,11 @@ class ResidentJob(Job):
 
     width: int = 0
 
+    @property
+    def runs(self) -> int:
+        """How many runs it trains at once."""
+        return self.width or 1
+
     def train_epoch(
         self, state: TrainState, check: Check = no_check
     ) -> tuple[TrainState, MetricSums]:

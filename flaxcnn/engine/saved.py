@@ -60,6 +60,7 @@ class Result(RunRecord):
         return flaxcnn.load(self).predict(images)
 
 
+@enough_memory()
 def open_run(path: Path) -> Result:
     """Read a run directory and verify its kept checkpoint.
 

@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from flaxcnn.activity import doing
 from flaxcnn.backend import enough_memory, prepare
 from flaxcnn.data import splits
 from flaxcnn.data.arrays import Dataset
@@ -113,7 +114,8 @@ def training(
             "recipe": config.fingerprint(), "data": dataset.digest, "folder": str(run_dir)
         })  # fmt: skip
         sources = own_sources(config)
-        job = make_job(config, dataset)
+        with doing("bringing the data to the device"):
+            job = make_job(config, dataset)
         promises = of_job(job)
     speaks = hosts.primary()
     if not speaks:
@@ -221,6 +223,10 @@ class Training:
 
     def finish(self) -> Result:
         """Test the kept weights, once, and write what is known at the end."""
+        with doing("testing the kept weights"):
+            return self._finish()
+
+    def _finish(self) -> Result:
         job, run, stage = self.job, self.run, self.stage
         state, summary = self._conclude(stage.progress, stage.history)
         config = as_read(job.config.to_dict())
