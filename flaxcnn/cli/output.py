@@ -13,6 +13,7 @@ import textwrap
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import typer
@@ -33,6 +34,11 @@ def emit_json(value: Any) -> None:
 def say(text: str, as_json: bool = False) -> None:
     """A line for a person: on stdout, or on stderr where stdout is for JSON."""
     print(text, file=sys.stderr if as_json else sys.stdout, flush=True)
+
+
+def short(path: Path) -> Path:
+    """The path as one would type it here: relative where it lies below this folder."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def columns() -> int | None:
