@@ -138,7 +138,7 @@ def bench(
         note("--batch-sizes applies to training only; evaluation has its own batch size")
     cases = [_cases(*recipe, modes, sizes, precisions) for recipe in configs.items()]
     quiet()
-    with progress(as_json) as bar:
+    with progress(as_json, lines=False) as bar:
         document = _measured(cases, data, seconds, repeats, profile, output, bar, as_json)
     _conclude(document, output, plot, profile, as_json)
 

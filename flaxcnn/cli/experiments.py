@@ -10,6 +10,7 @@ import typer
 from flaxcnn.activity import doing
 from flaxcnn.cli import options
 from flaxcnn.cli.output import command, emit_json, note, quiet, say
+from flaxcnn.cli.output import table as lines_of
 from flaxcnn.cli.progress import progress
 from flaxcnn.errors import ConfigError, check_choice
 from flaxcnn.recipe import catalog
@@ -61,15 +62,19 @@ def list_(
     if as_json:
         emit_json(entries)
         return
-    say(f"{'name':30} {'kind':8} {'data':15} {'parameters':>10}  {'reported':>8}  title")
+    cells = [["name", "kind", "data", "parameters", "reported", "title"]]
+    wide = [f"{'name':30} {'kind':8} {'data':15} {'parameters':>10}  {'reported':>8}  title"]
     for entry in entries:
         params = f"{entry['params']:,}" if entry["params"] else "-"
         reported = entry["reported"].get("test_accuracy")
         shown = f"{reported:.4f}" if reported is not None else "-"
-        say(
-            f"{entry['name']:30} {entry['kind']:8} {entry['dataset'] or '-':15} {params:>10}  "
+        data = entry["dataset"] or "-"
+        cells.append([entry["name"], entry["kind"], data, params, shown, entry["title"]])
+        wide.append(
+            f"{entry['name']:30} {entry['kind']:8} {data:15} {params:>10}  "
             f"{shown:>8}  {entry['title']}"
         )
+    lines_of(cells, wide=wide, less=("kind", "reported"))
 
 
 @app.command()

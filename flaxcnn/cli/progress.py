@@ -102,15 +102,15 @@ class Progress:
 
 
 @contextlib.contextmanager
-def progress(as_json: bool = False) -> Iterator[Progress]:
+def progress(as_json: bool = False, lines: bool = True) -> Iterator[Progress]:
     """Show what is being done until the block ends.
 
     A terminal has a bar and what is under way at its foot; what is printed meanwhile goes above. A
-    file or a pipe has a line for each thing that is begun beside the epochs, the first time.
+    file or a pipe has a line for what is compiled and measured, unless `lines` is False.
     """
     bar, stream = Progress(), sys.stderr if as_json else sys.stdout
     if not stream.isatty():
-        with activity.listening(_Lines(bar, as_json)):
+        with activity.listening(_Lines(bar, as_json) if lines else bar.begun):
             yield bar
         return
     from rich.console import Console

@@ -11,7 +11,7 @@ import typer
 from flaxcnn.activity import doing
 from flaxcnn.cli import options
 from flaxcnn.cli.options import check_environment, plan_folder
-from flaxcnn.cli.output import command, emit_json, note, print_error, quiet, say, table
+from flaxcnn.cli.output import command, emit_json, note, print_error, quiet, say, short, table
 from flaxcnn.cli.progress import Progress, progress
 from flaxcnn.cli.report import report_after
 from flaxcnn.errors import ConfigError, DivergedError, check_choice
@@ -241,7 +241,7 @@ def _conclude(summary: Mapping[str, Any], path: Path, page: Path | None, as_json
     failed = refit_note(summary) if "refit_diverged" in summary else ""
     if summary["winner"] is None:
         failed = "every candidate has a run that diverged; lower learning_rate"
-    say(f"search {path}\nreport {page or path / 'README.md'}", as_json)
+    say(f"search {short(path)}\nreport {short(page or path / 'README.md')}", as_json)
     if as_json:
         emit_json({**summary, "search_dir": str(path)})
     if failed:

@@ -10,7 +10,7 @@ import typer
 from flaxcnn.activity import doing
 from flaxcnn.cli import options
 from flaxcnn.cli.options import check_environment, plan_folder
-from flaxcnn.cli.output import command, emit_json, note, print_error, quiet, say, table
+from flaxcnn.cli.output import command, emit_json, note, print_error, quiet, say, short, table
 from flaxcnn.cli.progress import Progress, progress
 from flaxcnn.cli.report import report_after
 from flaxcnn.errors import DivergedError
@@ -174,7 +174,7 @@ def _conclude(result: StudyRecord, page: Path | None, as_json: bool) -> None:
     for variance in result.summary["variance"]:
         say(f"variance {variance['setting']}".rstrip() + "\n", as_json)
         table(variance_table(variance).lines(), as_json)
-    say(f"study  {result.path}\nreport {page or result.path / 'README.md'}", as_json)
+    say(f"study  {short(result.path)}\nreport {short(page or result.path / 'README.md')}", as_json)
     if as_json:
         emit_json({**result.summary, "study_dir": str(result.path)})
     if not result.summary["complete"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -13,7 +14,7 @@ import typer
 from flaxcnn.activity import doing
 from flaxcnn.cli import options
 from flaxcnn.cli.options import check_environment
-from flaxcnn.cli.output import command, emit_json, note, quiet, say
+from flaxcnn.cli.output import command, emit_json, note, quiet, say, short
 from flaxcnn.cli.processes import Group, joined
 from flaxcnn.cli.progress import Progress, progress
 from flaxcnn.cli.report import report_after
@@ -93,10 +94,13 @@ def train(
     if tensorboard:
         require("--tensorboard")
     start = _start(recipe.name, config, run_dir, checkpoint_dir, resume, resume_if_any)
+    changed = [word for each in assignments for word in ("-s", each)]
+    seeds = ["flaxcnn", "study", experiment, "--seeds", "8", *changed]
     group = Group(distributed, coordinator, processes, process)
     _run(
         recipe.name, config, start, group,
         tensorboard=tensorboard, cache=not no_cache, as_json=as_json,
+        more="" if config_file else shlex.join(seeds),
     )  # fmt: skip
 
 
@@ -117,6 +121,7 @@ def _run(
     tensorboard: bool,
     cache: bool,
     as_json: bool,
+    more: str = "",
 ) -> None:
     """Load the data, join the other processes, train and report."""
     from flaxcnn.data.datasets import load_for
@@ -156,7 +161,7 @@ def _run(
             speaks = hosts.primary()
             page = report_after(result.path, dataset) if speaks else None
     if speaks:
-        _conclude(result.summary, result.path, page, as_json)
+        _conclude(config, result.summary, result.path, page, more, as_json)
 
 
 def _epochs(bar: Progress, epochs: int, as_json: bool) -> Callable[[dict[str, Any]], None]:
@@ -224,19 +229,28 @@ def _newest(folder: Path, config: Config) -> Path:
     )
 
 
-def _conclude(summary: dict[str, Any], path: Path, page: Path | None, as_json: bool) -> None:
+def _conclude(
+    config: Config, summary: dict[str, Any], path: Path, page: Path | None, more: str,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Print what came of it, and what one may do next."""
     flag = " [document protocol]" if summary["protocol"] == "document" else ""
+    which = f" ({'highest' if config.rises else 'lowest'} {config.monitored})"
+    here, shown = short(path), short(page or path / "README.md")
+    dead = summary["dead_layers"]
     say(
         f"\ntest accuracy {summary['test_accuracy']:.4f}, loss {summary['test_loss']:.4f}{flag}\n"
-        f"weights of epoch {summary['kept_epoch']} of {summary['epochs_run']}: "
+        f"weights of epoch {summary['kept_epoch']} of {summary['epochs_run']}"
+        f"{which if config.keep == 'best' else ''}: "
         f"validation accuracy {summary['val_accuracy']:.4f}, "
         f"training accuracy {summary['train_accuracy']:.4f}\n"
         f"{summary['seconds']:.1f} s of training, "
         f"{summary['compile_seconds']:.1f} s of compilation, "
         f"{summary['images_per_second']:,.0f} images/s on {summary['device']}\n"
-        f"dead ReLU units {summary['dead_units']} of {summary['relu_units']} "
-        f"({summary['dead_units_init']} at initialisation)\n"
-        f"run    {path}\nreport {page or path / 'README.md'}",
+        + (f"no ReLU unit is alive in {', '.join(dead)}: lower learning_rate\n" if dead else "")
+        + f"run    {here}\nreport {shown}\n\n"
+        f"next   flaxcnn report {here} --open\n"
+        f"       flaxcnn predict {here} IMAGE.png" + (f"\n       {more}" if more else ""),
         as_json,
     )
     if as_json:
