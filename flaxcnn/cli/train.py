@@ -130,7 +130,6 @@ def _run(
     with progress(as_json) as bar:
         with doing(f"reading {config.dataset}"):  # before jax, so that missing data fails at once
             dataset = load_for(config)
-        counts = totals(config.table(dataset.shape, dataset.num_classes))
         with doing("starting JAX"):
             from flaxcnn.backend import prepare
             from flaxcnn.engine import hosts
@@ -138,6 +137,8 @@ def _run(
         with joined(group), contextlib.ExitStack() as watching:
             with doing("starting JAX"):
                 prepare(cache)
+            # Only now: a network of one's own is traced, which starts JAX with the devices it has
+            counts = totals(config.table(dataset.shape, dataset.num_classes))
             path = Path(hosts.same_text(str(start.path.expanduser().absolute())))
             if hosts.primary():
                 say(

@@ -101,8 +101,8 @@ def _fitted(weights: Weights, state: TrainState, classes: int) -> Start:
             left.append(name)
         else:
             raise ConfigError(
-                f"init_from: {name} has shape {list(there[name].shape)} there and "
-                f"{list(own[name].shape)} here; leave it with init_from.leave"
+                f"init_from: {name.partition('/')[2]} has shape {list(there[name].shape)} there "
+                f"and {list(own[name].shape)} here; leave it with init_from.leave"
             )
     if not taken:
         raise ConfigError(

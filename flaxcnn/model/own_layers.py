@@ -90,13 +90,17 @@ def traced(layer: Own, shape: Shape) -> tuple[Shape, int, int]:
     Raises:
         ConfigError: it fails, or `out`, `params` or `macs` of its class say something else.
     """
-    key = jax.random.key(0)
+    # Keys as shapes: made as values, they would start JAX, with the devices it then has
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), TRIED))
     x = jax.ShapeDtypeStruct((TRIED, *shape), jnp.float32)
-    rows = RowContext(None, jax.random.split(key, TRIED))
-    forward = functools.partial(apply, layer, train=True, rows=rows)
+
+    def forward(params: Any, x: jax.Array, keys: jax.Array) -> Any:
+        return apply(layer, params, x, train=True, rows=RowContext(None, keys))
+
     try:
         params = jax.eval_shape(lambda key: first_weights(layer, key, shape), key)
-        jaxpr, result = jax.make_jaxpr(forward, return_shape=True)(params, x)
+        jaxpr, result = jax.make_jaxpr(forward, return_shape=True)(params, x, keys)
     except FlaxcnnError:
         raise
     except Exception as error:  # whatever it raises on such an input

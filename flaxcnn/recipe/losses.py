@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from flaxcnn.errors import ConfigError
 from flaxcnn.recipe.fields import check_bounds, setting
-from flaxcnn.recipe.references import Json, TakesArguments, digest, remember
+from flaxcnn.recipe.references import Json, TakesArguments, name_of, remember
 
 TAKEN = ("loss", "accuracy", "rows")  # names that an epoch or a summary has in any case
 
@@ -61,9 +61,9 @@ class Loss(TakesArguments):
     source: str = ""  # SHA-256 of the file that has the function; empty for a library's
     arguments: tuple[tuple[str, Json], ...] = ()
 
-    def __init__(self, function: str, *, source: str = "", **arguments: Any):
-        fields = {"function": function, "source": source or digest(function)}
-        self._set("loss", fields, arguments)
+    def __init__(self, function: str | Callable[..., Any], *, source: str = "", **arguments: Any):
+        name, source = name_of(function, source, "loss")
+        self._set("loss", {"function": name, "source": source}, arguments)
 
 
 LossSpec = CrossEntropy | Focal | Poly1 | Brier | Loss
@@ -104,12 +104,13 @@ class Metric(TakesArguments):
     arguments: tuple[tuple[str, Json], ...] = ()
 
     def __init__(
-        self, function: str, *, name: str = "", better: Literal["higher", "lower"] = "higher",
-        source: str = "", **arguments: Any,
+        self, function: str | Callable[..., Any], *, name: str = "",
+        better: Literal["higher", "lower"] = "higher", source: str = "", **arguments: Any,
     ):  # fmt: skip
+        function, source = name_of(function, source, "metrics")
         name = name or function.rpartition(":" if ":" in function else ".")[2]
         fields = {"function": function, "name": name, "better": better}
-        self._set("metrics", {**fields, "source": source or digest(function)}, arguments)
+        self._set("metrics", {**fields, "source": source}, arguments)
 
 
 MetricSpec = TopK | Metric

@@ -19,9 +19,8 @@ from flaxcnn.recipe.references import (
     Json,
     TakesArguments,
     copy_name,
-    digest,
     in_notebook,
-    remember,
+    name_of,
     source_file,
     source_text,
 )
@@ -42,9 +41,9 @@ class _Named(TakesArguments):
     source: str = ""  # SHA-256 of its file; empty for a library's
     arguments: tuple[tuple[str, Json], ...] = ()
 
-    def __init__(self, target: str, *, source: str = "", **arguments: Any):
-        fields = {"target": target, "source": source or digest(target)}
-        self._set("model", fields, arguments)
+    def __init__(self, target: str | Callable[..., Any], *, source: str = "", **arguments: Any):
+        name, source = name_of(target, source, "model")
+        self._set("model", {"target": name, "source": source}, arguments)
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -78,9 +77,14 @@ class Pure(TakesArguments):
     source: str = ""  # SHA-256 of the file of `init`, and after a + that of `apply`
     arguments: tuple[tuple[str, Json], ...] = ()
 
-    def __init__(self, init: str, apply: str, *, source: str = "", **arguments: Any):
-        source = source or f"{digest(init)}+{digest(apply)}"
-        self._set("model", {"init": init, "apply": apply, "source": source}, arguments)
+    def __init__(
+        self, init: str | Callable[..., Any], apply: str | Callable[..., Any], *,
+        source: str = "", **arguments: Any,
+    ):  # fmt: skip
+        shas = source.partition("+")
+        first, then = name_of(init, shas[0], "model"), name_of(apply, shas[2], "model")
+        fields = {"init": first[0], "apply": then[0], "source": f"{first[1]}+{then[1]}"}
+        self._set("model", fields, arguments)
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -98,11 +102,11 @@ def sources(model: ForeignModel) -> list[tuple[str, str]]:
 
 def own_objects(*configs: Any) -> list[tuple[str, str]]:
     """(name, SHA-256 of its file) of all code of one's own that recipes name."""
-    named: list[tuple[str, str]] = []
+    objects: list[tuple[str, str]] = []
     for config in configs:
-        named += sources(config.model) if config.model else []
-        named += [spec.code for spec in _own_specs(config)]
-    return [each for each in dict.fromkeys(named) if each[1]]
+        objects += sources(config.model) if config.model else []
+        objects += [spec.code for spec in _own_specs(config)]
+    return [each for each in dict.fromkeys(objects) if each[1]]
 
 
 def own_sources(*configs: Any) -> dict[str, str]:
@@ -159,19 +163,16 @@ def spec_of(model: Any) -> ForeignModel:
     if isinstance(model, ForeignModel):
         return model
     if isinstance(model, tuple) and len(model) == 2 and all(map(callable, model)):
-        named = [remember(function) for function in model]
-        return Pure(*(name for name, _ in named), source="+".join(sha for _, sha in named))
+        return Pure(*model)
     kind = _kind(model)
     if kind == "linen":
         cls = model if isinstance(model, type) else type(model)
         fields = () if isinstance(model, type) else dataclasses.fields(model)
         given = {f.name: getattr(model, f.name) for f in fields
                  if f.init and f.name not in ("name", "parent")}  # fmt: skip
-        name, sha = remember(cls)
-        return Linen(name, source=sha, **given)
+        return Linen(cls, **given)
     if kind == "nnx" and isinstance(model, type):
-        name, sha = remember(model)
-        return NNX(name, source=sha)
+        return NNX(model)
     hint = ": give the class, and its arguments by flaxcnn.NNX" if kind == "nnx" else ""
     raise ConfigError(
         "model must be a linen module, an NNX module class, a pair of functions (init, apply) or "

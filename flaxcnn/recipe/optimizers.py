@@ -6,13 +6,13 @@ older Keras sets the fields that differed there (`epsilon_in_sqrt`, `schedule_de
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from flaxcnn.errors import ConfigError, near_miss
 from flaxcnn.recipe.fields import check_bounds, setting
-from flaxcnn.recipe.references import Json, TakesArguments, digest
+from flaxcnn.recipe.references import Json, TakesArguments, name_of
 
 # Recipes may take these from here too.
 from flaxcnn.recipe.schedules import Constant as Constant
@@ -153,10 +153,12 @@ class Optax(TakesArguments):
     default_learning_rate: ClassVar[float] = 0.001
 
     def __init__(
-        self, factory: str, *, traced: Sequence[str] = (), source: str = "", **arguments: Any
-    ):
-        fields = {"factory": factory, "traced": tuple(traced)}
-        self._set("optimizer", {**fields, "source": source or digest(factory)}, arguments)
+        self, factory: str | Callable[..., Any], *, traced: Sequence[str] = (), source: str = "",
+        **arguments: Any,
+    ):  # fmt: skip
+        factory, source = name_of(factory, source, "optimizer")
+        fields = {"factory": factory, "traced": tuple(traced), "source": source}
+        self._set("optimizer", fields, arguments)
         for name in self.traced:
             if not isinstance(self.named.get(name), float | int):
                 raise ConfigError(

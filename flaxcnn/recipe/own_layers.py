@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from flaxcnn.errors import ConfigError
-from flaxcnn.recipe.references import Json, TakesArguments, digest, remember
+from flaxcnn.recipe.references import Json, TakesArguments, name_of, remember
 from flaxcnn.recipe.shapes import Shape
 
 
@@ -25,8 +26,9 @@ class Own(TakesArguments):
     source: str = ""  # SHA-256 of its file
     arguments: tuple[tuple[str, Json], ...] = ()
 
-    def __init__(self, target: str, *, source: str = "", **arguments: Any):
-        self._set("layers", {"target": target, "source": source or digest(target)}, arguments)
+    def __init__(self, target: str | Callable[..., Any], *, source: str = "", **arguments: Any):
+        name, source = name_of(target, source, "layers")
+        self._set("layers", {"target": name, "source": source}, arguments)
 
     @property
     def label(self) -> str:

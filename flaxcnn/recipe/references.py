@@ -16,7 +16,7 @@ import inspect
 import json
 import linecache
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -122,7 +122,7 @@ def source_file(name: str) -> Path | None:
     if colon and place.endswith(".py"):
         return Path(place).expanduser()
     module = place if colon else name.rpartition(".")[0]
-    if not module:
+    if not module or (name.endswith(".py") and not colon):
         raise ConfigError(
             f"{name!r} names no Python object; write FILE.py:NAME, or package.module:NAME"
         )
@@ -149,6 +149,24 @@ def digest(name: str) -> str:
         return _digest(path)
     except OSError as error:
         raise ConfigError(f"{name!r}: cannot read {path} ({error.strerror})") from None
+
+
+def name_of(given: str | Callable[..., Any], source: str, setting: str) -> tuple[str, str]:
+    """The name of an object given for a setting by name or, in Python, itself; and its digest.
+
+    Raises:
+        ConfigError: there is no such file or module, or its source is not known.
+    """
+    if isinstance(given, str):
+        return given, source or digest(given)
+    if not hasattr(given, "__qualname__"):
+        raise ConfigError(
+            f"{setting}: give a class or function, or its name as FILE.py:NAME (got {given!r})"
+        )
+    library = given.__module__.partition(".")[0]
+    if library in LIBRARIES and getattr(sys.modules[library], given.__name__, None) is given:
+        return f"{library}.{given.__name__}", ""
+    return remember(given, setting)
 
 
 def resolve(name: str, recorded: str) -> Any:

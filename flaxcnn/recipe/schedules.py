@@ -7,14 +7,14 @@ Where a schedule spans the run, its last value is that just after the last updat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 from flaxcnn.errors import ConfigError
 from flaxcnn.recipe.fields import about, check_bounds, setting
-from flaxcnn.recipe.references import Json, TakesArguments, digest
+from flaxcnn.recipe.references import Json, TakesArguments, name_of
 
 
 class _Checked:
@@ -203,10 +203,11 @@ class OptaxSchedule(TakesArguments):
     arguments: tuple[tuple[str, Json], ...] = ()
 
     def __init__(
-        self, factory: str, *, unit: Literal["updates", "epochs", "run"] = "updates",
-        source: str = "", **arguments: Any,
+        self, factory: str | Callable[..., Any], *,
+        unit: Literal["updates", "epochs", "run"] = "updates", source: str = "", **arguments: Any,
     ):  # fmt: skip
-        fields = {"factory": factory, "unit": unit, "source": source or digest(factory)}
+        factory, source = name_of(factory, source, "schedule")
+        fields = {"factory": factory, "unit": unit, "source": source}
         self._set("schedule", fields, arguments)
 
     @property

@@ -6,6 +6,7 @@ import json
 
 import jax
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -353,3 +354,21 @@ def test_arrays_given_in_python(tmp_path, monkeypatch):
     ):
         with pytest.raises(DataError, match=message):
             flaxcnn.train(recipe, data=wrong, run_dir=tmp_path / "wrong", verbose=False)
+
+
+def test_specifications_take_the_object_itself(nets, tmp_path, monkeypatch):
+    """As its name does; what is of a library goes by the library's name."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import nets as module
+
+    name = module.__file__
+    assert Linen(module.Plain, width=3) == Linen(f"{name}:Plain", width=3)
+    assert NNX(module.Modern) == NNX(f"{name}:Modern")
+    assert Pure(module.first, module.then) == Pure(f"{name}:first", f"{name}:then")
+    assert flaxcnn.Optax(optax.lion, b1=0.8) == flaxcnn.Optax("optax.lion", b1=0.8)
+    assert flaxcnn.Loss(module.first).function == f"{name}:first"
+    for make in (Linen, NNX, flaxcnn.Loss, flaxcnn.Metric, flaxcnn.Optax):
+        with pytest.raises(ConfigError, match="give a class or function, or its name as FILE"):
+            make(3)
+    with pytest.raises(ConfigError, match=r"names no Python object; write FILE\.py:NAME"):
+        Linen("nets.py")

@@ -127,7 +127,7 @@ def test_what_does_not_fit_is_said(parent, tmp_path):
          "no weights of .* fit"),
         (lambda: dataclasses.replace(BASE, init_from=Weights(str(parent.path)),
                                      layers=(Flatten(), Dense(9, activation="relu"), Dense(10))),
-         r"params/dense/.* has shape .* there and .* here"),
+         r"dense/.* has shape .* there and .* here"),
         (lambda: dataclasses.replace(BASE, init_from=Weights(str(parent.path), digest="0" * 64)),
          "has changed since the recipe was made"),
     ):  # fmt: skip
