@@ -171,7 +171,7 @@ def _run(plan: Plan, sampling: Sampling | None, cache: bool) -> None:
             emit_json({"complete": False, "search_dir": str(plan.folder)})
         return
     say("", plan.as_json)
-    table(candidates_table(result.summary).lines(), plan.as_json)
+    table(candidates_table(result.summary).lines(), plan.as_json, less=("seconds", "folds"))
     _conclude(result.summary, result.path, page, plan.as_json)
 
 
