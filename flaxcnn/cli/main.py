@@ -49,20 +49,24 @@ def _root(
     pass
 
 
-app.command(epilog=settings_by_group())(train.train)
-app.command()(processes.launch)
-app.command()(study.study)
-app.command()(search.search)
-app.command()(rates.lr_range)
-app.command()(compare.compare)
-app.command()(compare.reproduce)
-app.command()(report.report)
-app.command()(runs.evaluate)
-app.command()(runs.predict)
-app.command()(runs.export)
-app.add_typer(experiments.app, name="experiments")
+app.command(
+    epilog=settings_by_group(), short_help="Train a model, keep its best epoch, test it once."
+)(train.train)
+app.command(short_help="Train in several processes on this machine.")(processes.launch)
+app.command(short_help="Train with many seeds: how sure is the result?")(study.study)
+app.command(short_help="Find the best settings on folds of the training rows.")(search.search)
+app.command(short_help="Find a learning rate to begin with.")(rates.lr_range)
+app.command(short_help="Test which recipes differ by more than chance.")(compare.compare)
+app.command(short_help="Train a record again, and compare the bits.")(compare.reproduce)
+app.command(short_help="Write a page of runs, studies or searches.")(report.report)
+app.command(short_help="Evaluate the kept weights of a run.")(runs.evaluate)
+app.command(short_help="Classify images with a run.")(runs.predict)
+app.command(short_help="Write a trained network as ONNX, StableHLO, safetensors.")(runs.export)
+app.add_typer(
+    experiments.app, name="experiments", short_help="List, show, run and tabulate experiments."
+)
 app.add_typer(data.app, name="data")
-app.command()(bench.bench)
+app.command(short_help="Measure images per second.")(bench.bench)
 app.command()(doctor.doctor)
 
 

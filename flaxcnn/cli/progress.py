@@ -165,8 +165,8 @@ def foot(bar: Progress, console: Console) -> RenderableType:
     mark = mark[int(time.monotonic() * 8) % len(mark)]
     latest = [one for one in doing if one is doing[0] or _leaf(one, doing)][-SHOWN:]
     lines += [
-        Text(f"{mark} {sentence(one)}", no_wrap=True, overflow="ellipsis", style="dim")
-        for one in latest
+        Text(f"{mark} {text}", no_wrap=True, overflow="ellipsis", style="dim")
+        for text in dict.fromkeys(map(sentence, latest))  # devices may do the same
     ]
     return Group(*lines)
 

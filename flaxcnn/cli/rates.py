@@ -7,9 +7,12 @@ from typing import Annotated
 
 import typer
 
+from flaxcnn.activity import doing
 from flaxcnn.cli import options
 from flaxcnn.cli.output import command, emit_json, quiet, say, table
+from flaxcnn.cli.progress import progress
 from flaxcnn.recipe import catalog
+from flaxcnn.records.format import count_text
 
 
 @command
@@ -43,13 +46,17 @@ def lr_range(
         check_picture(output)
     from flaxcnn.data.datasets import load_for
 
-    dataset = load_for(config)
-    from flaxcnn.backend import prepare
-    from flaxcnn.engine.range_test import range_test
-
     quiet()
-    prepare(cache=not no_cache)
-    found = range_test(config, dataset, low, high, steps)
+    with progress(as_json, lines=False):
+        with doing(f"reading {config.dataset}"):
+            dataset = load_for(config)
+        with doing("starting JAX"):
+            from flaxcnn.backend import prepare
+            from flaxcnn.engine.range_test import range_test
+
+            prepare(cache=not no_cache)
+        with doing(f"training {count_text(steps, 'update')}"):
+            found = range_test(config, dataset, low, high, steps)
     if output is not None:
         draw(found, output)
     if as_json:

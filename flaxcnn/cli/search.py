@@ -17,7 +17,7 @@ from flaxcnn.cli.report import report_after
 from flaxcnn.errors import ConfigError, DivergedError, check_choice
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
-from flaxcnn.records.format import AS_IT_IS
+from flaxcnn.records.format import AS_IT_IS, count_text
 from flaxcnn.studies.candidates import Proposals, of_catalog, of_grid
 from flaxcnn.studies.plan import (
     Scoring,
@@ -126,7 +126,8 @@ class Plan(NamedTuple):
         """Print the first line."""
         scoring = self.scoring
         protocol = "document" if scoring.document else "honest"
-        say(f"{self.experiment.name}: {count}, {scoring.folds} folds, {scoring.repeats} repeats on "
+        say(f"{self.experiment.name}: {count}, {count_text(scoring.folds, 'fold')}, "
+            f"{count_text(scoring.repeats, 'repeat')} on "
             f"{dataset.name}, {protocol} protocol", self.as_json)  # fmt: skip
 
     def listener(self) -> Listener:
@@ -170,7 +171,7 @@ def _run(plan: Plan, sampling: Sampling | None, cache: bool) -> None:
             emit_json({"complete": False, "search_dir": str(plan.folder)})
         return
     say("", plan.as_json)
-    table(candidates_table(result.summary).lines(), plan.as_json)
+    table(candidates_table(result.summary).lines(), plan.as_json, less=("seconds", "folds"))
     _conclude(result.summary, result.path, page, plan.as_json)
 
 
@@ -185,7 +186,7 @@ def _grid_search(plan: Plan, dataset: Dataset, bar: Progress) -> SearchRecord:
     for key, why in plan.experiment.inferred.items():
         if any(key in settings for settings, _ in plan.candidates):
             note(f"{key} is inferred, not stated by the document: {why}")
-    plan.announce(f"{len(candidates.tried)} candidates", dataset)
+    plan.announce(count_text(len(candidates.tried), "candidate"), dataset)
     campaign = campaign_of(
         plan.scoring, dataset, plan.folder, name=plan.experiment.name, resume=plan.resume,
         listener=bar.listener(plan.listener()),
@@ -199,7 +200,7 @@ def _sampled_search(
     """The sampled ones; None while other processes still run trials."""
     from flaxcnn.studies.sampled import sampled_search
 
-    plan.announce(f"{sampling.trials} trials by {sampling.sampler}", dataset)
+    plan.announce(f"{count_text(sampling.trials, 'trial')} by {sampling.sampler}", dataset)
     return sampled_search(
         plan.candidates[0][1], sampling, plan.scoring, max_params=plan.max_params, refit=plan.refit,
         search_dir=plan.folder, resume=plan.resume, name=plan.experiment.name, dataset=dataset,

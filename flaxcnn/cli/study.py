@@ -170,7 +170,8 @@ def _conclude(result: StudyRecord, page: Path | None, as_json: bool) -> None:
     from flaxcnn.records.views import seeds_table, variance_table
 
     say("", as_json)
-    table(seeds_table(result.summary, result.rows).lines(), as_json)
+    less = ("lowest", "highest", "parameters")
+    table(seeds_table(result.summary, result.rows).lines(), as_json, less=less)
     for variance in result.summary["variance"]:
         say(f"variance {variance['setting']}".rstrip() + "\n", as_json)
         table(variance_table(variance).lines(), as_json)

@@ -104,6 +104,8 @@ def zoo() -> dict[str, Experiment]:
 def find(name: str) -> Experiment:
     """The experiment called `name`, or `path/to/file.py:name` from a file of the user's.
 
+    Where the file has a single recipe, `path/to/file.py` is enough.
+
     >>> find("digits/quickstart").config.batch_size
     32
 
@@ -113,6 +115,8 @@ def find(name: str) -> Experiment:
     file, colon, attribute = name.rpartition(":")
     if colon and file.endswith(".py"):
         return _from_file(Path(file).expanduser(), attribute)
+    if name.endswith(".py"):
+        return _from_file(Path(name).expanduser(), "")
     known = zoo() if name.startswith("zoo/") else experiments()
     if name not in known:
         same_tail = [repr(n) for n in known if n.partition("/")[2] == name]
@@ -127,6 +131,11 @@ def _from_file(path: Path, attribute: str) -> Experiment:
     values = {k: v for k, v in vars(load_module(path.resolve())).items() if not k.startswith("_")}
     listed = {e.name: e for e in values.get("EXPERIMENTS", ()) if isinstance(e, Experiment)}
     named = {k: v for k, v in values.items() if isinstance(v, Experiment | Config)} | listed
+    if not attribute and len(named) == 1:
+        (attribute,) = named
+    if not attribute and named:
+        each = ", ".join(f"{path}:{name}" for name in named)
+        raise ConfigError(f"experiment: {path} has several recipes; name one: {each}")
     if attribute not in named:
         raise ConfigError(
             f"experiment: {path} has no recipe {attribute!r}; it has {', '.join(named) or 'none'}"

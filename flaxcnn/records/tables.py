@@ -89,10 +89,11 @@ def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
 
 
 def fitted(lines: Sequence[Sequence[str]], width: int, less: Sequence[str] = ()) -> list[str]:
-    """Cells as lines of at most `width`: cells are wrapped between words.
+    """Cells as lines of at most `width`.
 
-    Where even that is too wide, columns named in `less` are left out, and in the end each row is a
-    block of its own: the first cell, and below it a line for each other one that holds something.
+    Columns named in `less` are left out first, one by one; then cells are wrapped between words.
+    Where even that is too wide, each row is a block of its own: the first cell, and below it a line
+    for each other one that holds something.
 
     >>> fitted([["setting", "accuracy"], ["sgd", "0.98 [0.97, 0.99]"]], 20)
     ['setting  accuracy', 'sgd      0.98 [0.97,', '         0.99]']
@@ -102,14 +103,14 @@ def fitted(lines: Sequence[Sequence[str]], width: int, less: Sequence[str] = ())
     whole = aligned(lines)
     if max(map(len, whole)) <= width:
         return whole
+    if less:
+        out = list(lines[0]).index(less[0])
+        return fitted([[*row[:out], *row[out + 1 :]] for row in lines], width, less[1:])
     columns = list(zip(*lines, strict=True))
     least = [max(len(word) for cell in column for word in (cell or "-").split())
              for column in columns]  # fmt: skip
     widths = [max(map(len, column)) for column in columns]
     room = width - GAP * (len(columns) - 1)
-    if sum(least) > room and less:
-        out = list(lines[0]).index(less[0])
-        return fitted([[*row[:out], *row[out + 1 :]] for row in lines], width, less[1:])
     if sum(least) > room:
         return list(_blocks(lines, width))
     while sum(widths) > room:

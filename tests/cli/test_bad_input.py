@@ -277,3 +277,22 @@ def test_archives_that_are_not_the_published_ones(flaxcnn, home, monkeypatch, co
         (home / "archives" / file).write_bytes(content)
     monkeypatch.setenv("FLAXCNN_ARCHIVES", str(home / "archives"))
     refused(flaxcnn, home, 3, "train-images-idx3-ubyte.gz", "train", "mnist-ladder/model10")
+
+
+def test_a_file_in_place_of_a_recipe(flaxcnn, home):
+    text = (home / "recipes.py").read_text()
+    (home / "one.py").write_text(text.partition("EXPERIMENTS")[0])
+    assert flaxcnn("train", "one.py", "--print-config").code == 0
+    done = flaxcnn("train", "recipes.py")
+    assert done.code == 2
+    assert done.err == (
+        "error: experiment: recipes.py has several recipes; name one: recipes.py:small, "
+        "recipes.py:mine/named\n"
+    )
+
+
+def test_the_sentences_of_the_commands_are_whole(flaxcnn, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    usage, *lines = flaxcnn("--help").out.splitlines()
+    assert usage.startswith("Usage: ")
+    assert not [line for line in lines if line.endswith("...")]
