@@ -95,9 +95,7 @@ def test_a_head_is_what_has_a_value_for_each_class(tmp_path, monkeypatch, caplog
         kernel = found.state.params[name]["kernel"]
         np.testing.assert_array_equal(kernel, parent.state.params[name]["kernel"])
     wider = dataclasses.replace(config, layers=(*deep.layers[:-2], Dense(9), Dense(7)))
-    with pytest.raises(
-        ConfigError, match=r"dense_10/kernel has shape \[8, 10\] there"
-    ):
+    with pytest.raises(ConfigError, match=r"dense_10/kernel has shape \[8, 10\] there"):
         flaxcnn.train(wider, data=data, verbose=False, run_dir=tmp_path / "wider")
 
 
