@@ -356,7 +356,7 @@ def test_the_quickstart_is_small_and_is_the_default():
         ("arch3", "did you mean 'mnist-archs/arch3'?"),
         ("final", "did you mean 'fashion-slim/final' or 'fashion-budget/final'?"),
         ("mnist-ladder/modl10", "did you mean 'mnist-ladder/model10'?"),
-        ("there.py", "flaxcnn experiments list"),
+        ("there.py", "no file there.py"),
         ("there.py:x", "no file there.py"),
     ],
 )
