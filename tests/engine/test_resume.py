@@ -11,7 +11,7 @@ import pytest
 from small_runs import ABANDONED, SAFETY_NET, TINY
 
 from flaxcnn.engine.train import fit
-from flaxcnn.errors import CheckpointError
+from flaxcnn.errors import CheckpointError, DataError
 from flaxcnn.records.run import RunDirectory
 
 pytestmark = ABANDONED
@@ -220,3 +220,22 @@ def test_a_checkpoint_has_the_lines_of_all_its_epochs(digits, tmp_path, monkeypa
 
     monkeypatch.setattr(Checkpoints, "save", looked)
     fit(dataclasses.replace(TINY, epochs=2), digits, tmp_path / "run")
+
+
+@pytest.mark.usefixtures("compile_once")
+def test_checkpoints_elsewhere_know_their_data(trained, digits, tmp_path):
+    """A new machine with the old checkpoints: its folder has no data.json to compare with."""
+    other = dataclasses.replace(digits, digest="0" * 64)
+    with pytest.raises(DataError, match="is not the data that the checkpoint was trained on"):
+        fit(TINY, other, tmp_path / "run", resume=True,
+            checkpoint_dir=trained.path / "checkpoints")  # fmt: skip
+
+
+@pytest.mark.usefixtures("compile_once")
+def test_checkpoints_that_are_gone_are_spoken_of(digits, tmp_path):
+    short, told = dataclasses.replace(TINY, epochs=2), []
+    first = fit(short, digits, tmp_path / "run")
+    shutil.rmtree(first.path / "checkpoints")
+    again = fit(short, digits, first.path, resume=True, on_note=told.append)
+    assert any("has 2 epochs on record, but there is no checkpoint" in text for text in told)
+    assert again.summary["params_digest"] == first.summary["params_digest"]
