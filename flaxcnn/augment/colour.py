@@ -24,7 +24,9 @@ LUMA = (0.2989, 0.587, 0.114)  # of red, green and blue in grey, as in torchvisi
 
 @transform.register
 def _(kind: Colour, rows: Rows, partner: Rows | None) -> Rows:
-    image, white = as_float(rows.image), rows.white
+    looks_around = isinstance(kind, Blur | Contrast)
+    image = as_float(rows.readable() if looks_around else rows.image)
+    white = rows.white
     match kind:
         case Brightness(amount=most):
             new = blended(jnp.zeros_like(image), image, _factor(rows, most), white)

@@ -18,6 +18,7 @@ import numpy as np
 from flaxcnn.augment.colour import blended, grey, mean_grey
 from flaxcnn.augment.resampling import Map, resampled, turned
 from flaxcnn.augment.rows import Rows, as_float, each
+from flaxcnn.model.layout import on_cpu
 
 GEOMETRY = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
 BLENDS = ("Brightness", "Color", "Contrast", "Sharpness")
@@ -75,16 +76,18 @@ def operate(bank: Space, rows: Rows, which: jax.Array, strength: jax.Array) -> j
 
     unit = WHITE / rows.white
     rows = dataclasses.replace(rows, image=as_float(rows.image) * unit, blank=rows.blank * unit)
-    image = _moved(rows, {name: is_(name) for name in GEOMETRY}, strength)
+    # Written down: what looks at neighbours would resample anew for each of them.
+    image = rows.settled(_moved(rows, {name: is_(name) for name in GEOMETRY}, strength))
     result = image
     if "Brightness" in bank.names:
         result = _blended(image, {name: is_(name) for name in BLENDS}, strength)
+    equalized = functools.partial(_equalized, platform=rows.platform)
     for name, change in (
         ("Posterize", _posterized), ("Solarize", _solarized), ("AutoContrast", _stretched),
-        ("Equalize", _equalized),
+        ("Equalize", equalized),
     ):  # fmt: skip
         result = jnp.where(each(is_(name)), change(image, strength), result)
-    return result * (1 / unit)
+    return rows.settled(result * (1 / unit))
 
 
 def _moved(rows: Rows, chosen: dict[str, jax.Array], strength: jax.Array) -> jax.Array:
@@ -143,23 +146,33 @@ def _stretched(image: jax.Array, _: jax.Array) -> jax.Array:
     return jnp.where(span > 0, (image - low) * (WHITE / jnp.where(span > 0, span, 1.0)), image)
 
 
-def _equalized(image: jax.Array, _: jax.Array) -> jax.Array:
+def _equalized(image: jax.Array, _: jax.Array, platform: str | None = None) -> jax.Array:
     """The values of each channel spread so that all are about as frequent, as Pillow does it."""
     count, height, width, channels = image.shape
     level = jnp.round(image).astype(jnp.int32).reshape(count, height * width, channels)
-    ordered = jnp.sort(level.swapaxes(1, 2), axis=2)  # [B, C, H * W]
-    # Counted by sorting: a GPU that has to be deterministic would add one by one.
-    before = _first_at_least(ordered, jnp.arange(LEVELS, dtype=jnp.int32))
-    last = (height * width - _first_at_least(ordered, ordered[:, :, -1:]))[:, :, 0]
-    step = (height * width - last) // 255  # [B, C]
+    before = _below(level, platform)  # [B, C, 256]
+    last = height * width - jnp.where(before < height * width, before, 0).max(axis=2)
+    step = (height * width - last) // 255  # [B, C]; `last` are those of the largest value
     table = (before + (step // 2)[..., None]) // jnp.maximum(step, 1)[..., None]
-    table = jnp.clip(table, 0, 255).swapaxes(1, 2)  # [B, 256, C]
+    table = jnp.clip(table, 0, 255).swapaxes(1, 2)
     new = jnp.take_along_axis(table, level, axis=1).astype(jnp.float32).reshape(image.shape)
     return jnp.where((step > 0)[:, None, None, :], new, image)
 
 
-def _first_at_least(ordered: jax.Array, value: jax.Array) -> jax.Array:
-    """How many of sorted numbers [B, C, N] are below each of `value`, [M] or [B, C, M]."""
-    count = functools.partial(jnp.searchsorted, side="left")
-    every = jnp.broadcast_to(value, (*ordered.shape[:2], value.shape[-1]))
-    return jax.vmap(jax.vmap(count))(ordered, every).astype(jnp.int32)
+def _below(level: jax.Array, platform: str | None) -> jax.Array:
+    """How many of the values [B, N, C] int32 of a channel are below each of 256: [B, C, 256] int32.
+
+    Added up one by one on CPU. A GPU that has to be deterministic is slow at that, and sorts.
+    """
+    count, _, channels = level.shape
+    every = jnp.arange(LEVELS, dtype=jnp.int32)
+    if on_cpu(platform):
+        of_image = jnp.arange(count, dtype=jnp.int32)[:, None, None] * (channels * LEVELS)
+        of_channel = jnp.arange(channels, dtype=jnp.int32)[None, None] * LEVELS
+        place = (of_image + of_channel + level).ravel()
+        found = jnp.zeros(count * channels * LEVELS, jnp.int32).at[place].add(1)
+        histogram = found.reshape(count, channels, LEVELS)
+        return jnp.cumsum(histogram, axis=2) - histogram
+    ordered = jnp.sort(level.swapaxes(1, 2), axis=2)
+    below = functools.partial(jnp.searchsorted, v=every, side="left")
+    return jax.vmap(jax.vmap(below))(ordered).astype(jnp.int32)

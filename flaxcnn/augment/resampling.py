@@ -62,7 +62,7 @@ def resampled(
         fill: of what is outside.
         field: added to the place of each pixel of the result before `source`; [B, H, W] in y and x.
     """
-    image = rows.image
+    image = rows.readable()
     count, height, width, channels = image.shape
     y = jnp.arange(height, dtype=jnp.float32)[None, :, None] - (height - 1) / 2
     x = jnp.arange(width, dtype=jnp.float32)[None, None, :] - (width - 1) / 2

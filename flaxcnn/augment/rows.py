@@ -42,12 +42,19 @@ class Rows:
         always = None if self.always is None else fold_in(self.always, number)
         return dataclasses.replace(self, words=fold_in(self.words, number), always=always)
 
-    def settled(self, drawn: Tree) -> Tree:
-        """Numbers drawn for each row, written down before pixels are computed with them.
+    def settled(self, values: Tree) -> Tree:
+        """Values written down before anything is computed with them.
 
-        Otherwise the compiler may draw them again for every pixel, and takes long to plan it.
+        Otherwise the compiler may draw a row's numbers again for every pixel, and plan for long,
+        or compute pixels again for every neighbour that reads them.
         """
-        return isolate(jax.lax.optimization_barrier, self.platform)(drawn)
+        return isolate(jax.lax.optimization_barrier, self.platform)(values)
+
+    def readable(self) -> jax.Array:
+        """The images, written down if a kind has computed them: to be read at several places."""
+        computed = self.image.dtype == jnp.float32
+        written: jax.Array = self.settled(self.image) if computed else self.image
+        return written
 
     def with_image(self, image: jax.Array) -> Rows:
         """The same rows with other pixels."""

@@ -84,6 +84,13 @@ def test_operations_on_levels(ours, value, referee, close):
     np.testing.assert_allclose(found, pillow(referee, image), atol=close)
 
 
+def test_levels_are_counted_alike_by_adding_and_by_sorting():
+    level = jnp.asarray(IMAGE.reshape(len(IMAGE), -1, 3), jnp.int32)
+    added, sorted_ = (operations._below(level, platform) for platform in ("cpu", "gpu"))
+    np.testing.assert_array_equal(added, sorted_)
+    assert int(added[1, 2, 100]) == (IMAGE[1, ..., 2] < 100).sum()
+
+
 @pytest.mark.parametrize("turn", [-0.5, -0.1, 0.0, 0.23])
 def test_hue(turn):
     unit = (IMAGE / 255).astype(np.float32)
