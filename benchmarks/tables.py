@@ -246,10 +246,10 @@ def augmentation(document: dict[str, Any]) -> str:
     where = document["environment"]
     text = (
         f"Share: of a training step of `{document['model']}`, by the quickest of "
-        f"{document['repeats']} turns of {document['steps']} steps with and without; below about 4% it is noise here, and "
-        "what came out negative is shown as 0. Alone: "
+        f"{document['repeats']} turns of {document['steps']} steps with and without; below "
+        "about 4% it is noise here, and what came out negative is shown as 0. Alone: "
         f"batches of {document['batch']} images of 32x32x3, the best of a second of calls; "
-        "torchvision image by image on one core. Strengths are alike where a layer lets them be set. "
+        "torchvision image by image on one core. Strengths are alike where they can be set. "
         f"{where['processor']}, {where['cores']} cores, load {document['load']:.0f}; source "
         f"{short(document['source_revision'])}."
     )
