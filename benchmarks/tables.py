@@ -232,6 +232,29 @@ def parallel(document: dict[str, Any]) -> str:
     return "\n".join([*lines, "", text])
 
 
+def augmentation(document: dict[str, Any]) -> str:
+    """The share of a step that each kind takes, and images per second beside others."""
+    lines = [
+        "| kind | share of a step | images/s alone | torchvision v2 | Keras on TensorFlow |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for kind, one in document["kinds"].items():
+        rates = one["images_per_second"]
+        cells = [f"{rates[who]:,.0f}" if who in rates else "" for who in
+                 ("flaxcnn", "torchvision", "keras")]  # fmt: skip
+        lines.append(f"| `{kind}` | {max(one['share'], 0):.1%} | {' | '.join(cells)} |")
+    where = document["environment"]
+    text = (
+        f"Share: of a training step of `{document['model']}`, by the quickest of "
+        f"{document['repeats']} turns of {document['steps']} steps with and without. Alone: "
+        f"batches of {document['batch']} images of 32x32x3, the best of a second of calls; "
+        "torchvision image by image on one core. "
+        f"{where['processor']}, {where['cores']} cores, load {document['load']:.0f}; source "
+        f"{short(document['source_revision'])}."
+    )
+    return "\n".join([*lines, "", text])
+
+
 def revisions(document: dict[str, Any]) -> str:
     """Images per second of one revision over those of another, network by network."""
     lines = ["| model | before | after | training | evaluation |", "|---|---|---|---:|---:|"]
@@ -260,6 +283,7 @@ BLOCKS = {
     "peers": (RESULTS, peers),
     "peers in short": (RESULTS, peers_in_short),
     "parallel": (PARALLEL, parallel),
+    "augmentation": (PARALLEL.with_name("augment-cpu.json"), augmentation),
     "accuracy": (ACCURACY, accuracy),
     "studies": (STUDIES, studies),
     "streaming": (STREAMING, streaming),

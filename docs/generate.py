@@ -37,6 +37,7 @@ from flaxcnn.recipe import (
     rules,
     schedules,
     splits,
+    teachers,
     views,
 )
 from flaxcnn.recipe.config import GROUPS
@@ -47,9 +48,10 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # The packages and modules of flaxcnn/ in the order of imports: one imports only from those before
 # it. Within a package the order follows from the imports themselves.
 IMPORT_ORDER = (
-    "errors", "recipe", "rng", "hardware", "backend", "numerics", "collectives", "data", "records",
-    "reports", "model", "augment", "nn", "engine", "trained", "export", "estimator", "studies",
-    "api", "results", "doctor", "bench", "accelerators", "cli", "__main__",
+    "errors", "activity", "xla_messages", "recipe", "rng", "hardware", "backend", "numerics",
+    "collectives", "data", "records", "reports", "model", "augment", "nn", "engine", "trained",
+    "export", "estimator", "studies", "api", "results", "doctor", "bench", "accelerators", "cli",
+    "__main__",
 )  # fmt: skip
 # A line of Args or Raises: names, and what is said of them.
 ITEM = re.compile(r"    ((?:\*{0,2}\w+|\.\.\.)(?:, (?:\*{0,2}\w+|\.\.\.))*): (.*)")
@@ -357,6 +359,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "clipping": specs(rules.Clip),
     "views": specs(views.Views),
     "averages": specs(averages.Average),
+    "distillation": specs(teachers.Distill),
     "rules": specs(rules.Rates | rules.Lookahead),
     "augmentations": specs(augment.Augment),
     "resize-spec": specs(resize.Resize),

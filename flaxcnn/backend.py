@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import platformdirs
 
 from flaxcnn.errors import FlaxcnnError, OutOfMemoryError
+from flaxcnn.xla_messages import hushed
 
 MENDING_FLAG = "--xla_cpu_experimental_ynn_fusion_type="
 # The race of jaxlib 0.10.2 and 0.11.0-0.11.2 shows within a few calls; a sound jaxlib never errs.
@@ -76,7 +77,8 @@ def prepare(cache: bool = True) -> None:
         jax.config.update("jax_enable_compilation_cache", False)
     elif now.jax_enable_compilation_cache and now.jax_compilation_cache_dir is None:
         _keep_compiled(cache_root() / "compiled")
-    require_sound()
+    with hushed():
+        require_sound()
 
 
 @contextlib.contextmanager
@@ -85,11 +87,14 @@ def enough_memory(
 ) -> Iterator[None]:
     """Turn a failure for lack of memory into one sentence, which ends in what needs `less`.
 
+    What calls the device is inside such a block, so it is where XLA is hushed too.
+
     Raises:
         OutOfMemoryError: also a MemoryError.
     """
     try:
-        yield
+        with hushed():
+            yield
     except OutOfMemoryError:
         raise
     except (MemoryError, jax.errors.JaxRuntimeError) as error:

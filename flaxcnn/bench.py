@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxcnn import backend
+from flaxcnn.activity import doing
 from flaxcnn.data.arrays import Dataset, Split, repeated
 from flaxcnn.data.datasets import listing
 from flaxcnn.engine.epoch import eval_batch
@@ -229,6 +230,7 @@ class Timing:
     """A block with its times so far, or with what went wrong."""
 
     make: Callable[[], Any]
+    what: str = "a block"
     block: Any = None
     seconds: list[float] = field(default_factory=list)
     error: str = ""
@@ -263,22 +265,24 @@ def measure(
     seconds: float = 1.0,
     repeats: int = 5,
     profile: Path | None = None,
+    on_turn: Callable[[int, int], None] = lambda done, of: None,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Time the cases of one experiment in turns -> (a result for each case, a peak for each dtype).
 
-    Round r runs every case once and a matrix product of every dtype once. A case that fails has an
-    `error` in its result and takes no other with it. With `profile`, a trace of one more block of
-    each case is in a folder of its own there.
+    Round r runs every case once and a matrix product of every dtype once; `on_turn` hears how many
+    turns are done, of how many. A case that fails has an `error` and takes no other with it. With
+    `profile`, a trace of one more block of each case is in a folder of its own there.
     """
     backend.prepare(cache=False)  # a program out of the cache has no compile time
-    timings = [Timing(_maker(case, data, seconds)) for case in cases]
-    peaks = {each: Timing(_peak_maker(each, seconds))
+    timings = [Timing(_maker(case, data, seconds), case.folder) for case in cases]
+    peaks = {each: Timing(_peak_maker(each, seconds), f"matrix products in {DTYPES[each]}")
              for each in dict.fromkeys(case.config.precision for case in cases)}  # fmt: skip
     turns = [*timings, *peaks.values()]
-    for one in turns:
-        one.attempt(one.prepare)
-    for one in turns * repeats:
-        one.attempt(one.once)
+    steps = [(one, one.prepare) for one in turns] + [(one, one.once) for one in turns * repeats]
+    for number, (one, step) in enumerate(steps):
+        on_turn(number, len(steps))
+        with doing(f"timing {one.what}"):
+            one.attempt(step)
     peak_rows = {precision: _peak(cases[0].experiment, precision, one)
              for precision, one in peaks.items()}  # fmt: skip
     results = []

@@ -16,16 +16,17 @@ from flaxcnn.data.datasets import listing
 from flaxcnn.errors import FlaxcnnError
 from flaxcnn.records.environment import NOT_RUN, environment
 from flaxcnn.records.folder import runs_folder
+from flaxcnn.records.format import count_text
 
 LOW_DISK_BYTES = 2 * 2**30  # CIFAR-10's caches and a few runs
 
 
 @dataclass(frozen=True)
 class Check:
-    """One finding."""
+    """One finding; a note is nothing to mend."""
 
     name: str
-    verdict: Literal["ok", "warning", "bad"]
+    verdict: Literal["ok", "note", "warning", "bad"]
     detail: str
 
 
@@ -44,8 +45,25 @@ def checks() -> list[Check]:
     for entry in listing():
         ready = entry["prepared"]
         where = entry["path"] if ready else f"not prepared; flaxcnn data prepare {entry['name']}"
-        checks.append(Check(f"data {entry['name']}", "ok" if ready else "warning", where))
+        checks.append(Check(f"data {entry['name']}", "ok" if ready else "note", where))
     return checks
+
+
+def conclusion(checks: list[Check]) -> str:
+    """Whether one can train here and on what, in a sentence."""
+    if bad := [check for check in checks if check.verdict == "bad"]:
+        return f"not ready to train: {'; '.join(f'{c.name}: {c.detail}' for c in bad)}"
+    env = environment()
+    where = f"{env['devices']} x {env['device']}"
+    if env["backend"] == "cpu":
+        where = count_text(backend.cores(), "CPU core")
+    unused = {check.name: check for check in checks}
+    for kind, maker in (("GPU", "an NVIDIA GPU"), ("TPU", "a TPU")):
+        if kind in unused:
+            way_out = unused[kind].detail.rpartition("; ")[2]
+            cause = "jax is the CPU build" if way_out.startswith("pip") else "jax does not use it"
+            return f"ready to train on {where}, but {maker} is here and {cause}: {way_out}"
+    return f"ready to train on {where}"
 
 
 def suite() -> list[numerics.Finding]:
@@ -98,7 +116,7 @@ def _precision(env: dict[str, Any]) -> str:
 def _numerics(kept: Any) -> Check:
     """The verdict of the last `doctor --numerics` on this jaxlib, device and flags."""
     if kept == NOT_RUN:
-        return Check("numerics", "warning", "not run; flaxcnn doctor --numerics")
+        return Check("numerics", "note", "not run; flaxcnn doctor --numerics")
     if kept["failed"]:
         return Check("numerics", "bad", f"wrong: {', '.join(kept['failed'])}")
     return Check("numerics", "ok", f"{len(kept['passed'])} checks passed")

@@ -22,6 +22,7 @@ from flaxcnn.model.protocol import Model, RowContext, Variables
 from flaxcnn.model.views import logits_of_all
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.references import SOURCES, copies_in
+from flaxcnn.xla_messages import hushed
 
 MOST_ROWS = 256  # of one call of the compiled program; more are done in parts
 
@@ -58,6 +59,7 @@ class TrainedModel:
 
         return logits_of_all(forward, image, self.config.tta)
 
+    @hushed()
     def __call__(self, images: Any) -> np.ndarray:
         """Logits [N, K] float32 of images [N, H, W, C], or [N, H, W] where C is 1.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -12,8 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flaxcnn.activity import doing
 from flaxcnn.cli import compiled, options
 from flaxcnn.cli.output import command, emit_json, note, quiet, say
+from flaxcnn.cli.progress import Progress, progress
 from flaxcnn.errors import ConfigError, WriteError, near_miss, one_of
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
@@ -134,29 +137,34 @@ def bench(
     if sizes and "eval" in modes:
         note("--batch-sizes applies to training only; evaluation has its own batch size")
     cases = [_cases(*recipe, modes, sizes, precisions) for recipe in configs.items()]
-    document = _measured(cases, data, seconds, repeats, profile, output, as_json)
+    quiet()
+    with progress(as_json, lines=False) as bar:
+        document = _measured(cases, data, seconds, repeats, profile, output, bar, as_json)
     _conclude(document, output, plot, profile, as_json)
 
 
 def _measured(
     cases: list[list[Case]], data: Mapping[str, Dataset], seconds: float, repeats: int,
-    profile: Path | None, output: Path | None, as_json: bool,
+    profile: Path | None, output: Path | None, bar: Progress, as_json: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """The JSON document of all cases, each printed and written as soon as it is measured."""
-    from flaxcnn.backend import prepare
-    from flaxcnn.bench import measure
-    from flaxcnn.records.environment import environment
-    from flaxcnn.records.files import plain
+    with doing("starting JAX"):
+        from flaxcnn.backend import prepare
+        from flaxcnn.bench import measure
+        from flaxcnn.records.environment import environment
+        from flaxcnn.records.files import plain
 
-    quiet()
-    prepare(cache=False)  # before `environment` looks for devices
+        prepare(cache=False)  # before `environment` looks for devices
     document: dict[str, Any] = {"results": [], "peak": [], "environment": environment()}
     reduced = any(case.dtype == "bf16" for group in cases for case in group)
     if reduced and document["environment"]["backend"] == "cpu":
         note("bf16: a CPU emulates bfloat16 in float32 and gains nothing from it")
     say(HEADER, as_json)
-    for group in cases:
-        results, peak = measure(group, data[group[0].config.dataset], seconds, repeats, profile)
+    for before, group in enumerate(cases):
+        results, peak = measure(
+            group, data[group[0].config.dataset], seconds, repeats, profile,
+            functools.partial(_turn, bar, before, len(cases)),
+        )  # fmt: skip
         document["results"] += plain(results)
         document["peak"] += plain(peak)
         for line in (*map(_line, results), *map(_peak_line, peak)):
@@ -164,6 +172,13 @@ def _measured(
         if output:
             _write_json(output, document)
     return document
+
+
+def _turn(bar: Progress, before: int, groups: int, done: int, of: int) -> None:
+    """So many turns of an experiment are done, and so many experiments before it."""
+    if not bar.total:
+        bar.plan(groups, "experiment")
+    bar.at(before + done / of)
 
 
 # -- options ---------------------------------------------------------------------------------

@@ -8,8 +8,10 @@ from typing import Annotated
 
 import typer
 
+from flaxcnn.activity import doing
 from flaxcnn.cli import options
 from flaxcnn.cli.output import command, emit_json, note, quiet, say, table
+from flaxcnn.cli.progress import progress
 
 
 @command
@@ -71,12 +73,21 @@ def reproduce(
     Examples:
       flaxcnn reproduce runs/digits/quickstart/20261120-101500-seed0
     """
-    from flaxcnn.backend import prepare
-    from flaxcnn.studies.reproduce import reproduce as again
-
     quiet()
-    prepare(cache=not no_cache)
-    outcome = again(path, lambda ended, of: say(f"run {ended:>3}/{of} reproduced", as_json))
+    with progress(as_json) as bar:
+        with doing("starting JAX"):
+            from flaxcnn.backend import prepare
+            from flaxcnn.studies.reproduce import reproduce as again
+
+            prepare(cache=not no_cache)
+
+        def tell(ended: int, of: int) -> None:
+            if not bar.total:
+                bar.plan(of, "run")
+            bar.at(ended)
+            say(f"run {ended:>3}/{of} reproduced", as_json)
+
+        outcome = again(path, tell)
     if outcome.same:
         epochs = "every epoch and " if outcome.epochs else ""
         runs = "1 run" if outcome.runs == 1 else f"{outcome.runs} runs"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flaxcnn.cli import options
-from flaxcnn.cli.output import command, emit_json, say
+from flaxcnn.cli.output import command, emit_json, say, table
 
 if TYPE_CHECKING:
     from flaxcnn.data.check import Findings
@@ -47,14 +47,18 @@ def list_(as_json: options.Json = False) -> None:
     if as_json:
         emit_json(rows)
         return
-    say(f"{'name':14} {'image':>8} {'classes':>7} {'train':>7} {'test':>7}  prepared  from")
+    cells = [["name", "image", "classes", "train", "test", "prepared", "from"]]
+    wide = [f"{'name':14} {'image':>8} {'classes':>7} {'train':>7} {'test':>7}  prepared  from"]
     for entry in rows:
         shape = "x".join(map(str, entry["shape"]))
         ready = "yes" if entry["prepared"] else "no"
-        say(
+        numbers = [str(entry[key]) for key in ("classes", "train", "test")]
+        cells.append([entry["name"], shape, *numbers, ready, entry["source"]])
+        wide.append(
             f"{entry['name']:14} {shape:>8} {entry['classes']:>7} {entry['train']:>7} "
             f"{entry['test']:>7}  {ready:8}  {entry['source']}"
         )
+    table(cells, wide=wide, less=("from",))
 
 
 @app.command()

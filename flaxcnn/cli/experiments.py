@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flaxcnn.activity import doing
 from flaxcnn.cli import options
 from flaxcnn.cli.output import command, emit_json, note, quiet, say
+from flaxcnn.cli.output import table as lines_of
+from flaxcnn.cli.progress import progress
 from flaxcnn.errors import ConfigError, check_choice
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.catalog import Experiment
@@ -59,15 +62,19 @@ def list_(
     if as_json:
         emit_json(entries)
         return
-    say(f"{'name':30} {'kind':8} {'data':15} {'parameters':>10}  {'reported':>8}  title")
+    cells = [["name", "kind", "data", "parameters", "reported", "title"]]
+    wide = [f"{'name':30} {'kind':8} {'data':15} {'parameters':>10}  {'reported':>8}  title"]
     for entry in entries:
         params = f"{entry['params']:,}" if entry["params"] else "-"
         reported = entry["reported"].get("test_accuracy")
         shown = f"{reported:.4f}" if reported is not None else "-"
-        say(
-            f"{entry['name']:30} {entry['kind']:8} {entry['dataset'] or '-':15} {params:>10}  "
+        data = entry["dataset"] or "-"
+        cells.append([entry["name"], entry["kind"], data, params, shown, entry["title"]])
+        wide.append(
+            f"{entry['name']:30} {entry['kind']:8} {data:15} {params:>10}  "
             f"{shown:>8}  {entry['title']}"
         )
+    lines_of(cells, wide=wide, less=("kind", "reported"))
 
 
 @app.command()
@@ -157,12 +164,20 @@ def run(
     if not todo:
         ended = None
     else:
-        from flaxcnn.backend import prepare
-        from flaxcnn.results.queue import run_queue
-
         quiet()
-        prepare(not no_cache)
-        ended = run_queue(todo, folder, hours=hours, say=lambda text: say(text, as_json), note=note)
+        with progress(as_json) as bar:
+            with doing("starting JAX"):
+                from flaxcnn.backend import prepare
+                from flaxcnn.results.queue import run_queue
+
+                prepare(not no_cache)
+            bar.plan(len(todo), "task")
+
+            def tell(text: str) -> None:
+                bar.at(bar.done + 1)
+                say(text, as_json)
+
+            ended = run_queue(todo, folder, hours=hours, say=tell, note=note)
     _conclude(ended, folder.path, as_json)
 
 

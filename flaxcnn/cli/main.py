@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 import typer
@@ -69,9 +68,6 @@ app.command()(doctor.doctor)
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the console script; `arguments` are those of the process if not given."""
-    # Silences two harmless errors that XLA logs when it loads a cached program: it takes tuning
-    # hints for processor features (jax issue 38445). Must be set before jaxlib is imported.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if os.environ.get("FLAXCNN_DEBUG") else "3")
     words = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         code = app(words, prog_name="flaxcnn", standalone_mode=False)

@@ -7,16 +7,19 @@ import inspect
 import json
 import logging
 import os
+import shutil
 import sys
+import textwrap
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import typer
 
 from flaxcnn.errors import FlaxcnnError, InterruptedRun
-from flaxcnn.records.tables import aligned
+from flaxcnn.records.tables import aligned, fitted
 
 Command = TypeVar("Command", bound=Callable[..., None])
 SIGINT_EXIT = 130
@@ -33,9 +36,39 @@ def say(text: str, as_json: bool = False) -> None:
     print(text, file=sys.stderr if as_json else sys.stdout, flush=True)
 
 
-def table(lines: list[list[str]], as_json: bool = False) -> None:
-    """Cells in aligned columns."""
-    for line in aligned(lines):
+def short(path: Path) -> Path:
+    """The path as one would type it here: relative where it lies below this folder."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def columns() -> int | None:
+    """Of the terminal; None where stdout is none, so that lines may be as long as they are."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def hanging(start: str, text: str) -> str:
+    """A line that goes on below `text` where a terminal is too narrow, between words."""
+    width = columns()
+    if width is None or len(start) + len(text) <= width:
+        return start + text
+    return textwrap.fill(
+        text, max(width, len(start) + 20), initial_indent=start, break_long_words=False,
+        subsequent_indent=" " * len(start), break_on_hyphens=False,
+    )  # fmt: skip
+
+
+def table(
+    lines: list[list[str]], as_json: bool = False, wide: Sequence[str] | None = None,
+    less: Sequence[str] = (),
+) -> None:  # fmt: skip
+    """Cells in aligned columns that fit the terminal; where there is room, the lines `wide`.
+
+    Columns named in `less` are left out, the first one first, where others do not fit.
+    """
+    whole, width = wide or aligned(lines), columns()
+    if width is not None and max(map(len, whole)) > width:
+        whole = fitted(lines, width, less)
+    for line in whole:
         say(line, as_json)
 
 

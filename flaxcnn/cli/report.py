@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flaxcnn.activity import doing
 from flaxcnn.cli import options
 from flaxcnn.cli.output import command, emit_json, note, say
 from flaxcnn.errors import ConfigError
@@ -83,9 +84,10 @@ def report(
 def report_after(path: Path, dataset: Dataset | None = None) -> Path | None:
     """Write the page of a finished run, study or search; an error here is only a warning."""
     try:
-        from flaxcnn.reports.report import write
+        with doing("writing the report"):
+            from flaxcnn.reports.report import write
 
-        return write([path], dataset=dataset)[0]
+            return write([path], dataset=dataset)[0]
     except Exception as error:
         note(f"no report was written ({type(error).__name__}: {error}); try again with "
              f"`flaxcnn report {path}`")  # fmt: skip

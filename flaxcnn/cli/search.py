@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from flaxcnn.activity import doing
 from flaxcnn.cli import options
 from flaxcnn.cli.options import check_environment, plan_folder
-from flaxcnn.cli.output import command, emit_json, note, print_error, quiet, say, table
+from flaxcnn.cli.output import command, emit_json, note, print_error, quiet, say, short, table
+from flaxcnn.cli.progress import Progress, progress
 from flaxcnn.cli.report import report_after
 from flaxcnn.errors import ConfigError, DivergedError, check_choice
 from flaxcnn.recipe import catalog
@@ -146,17 +148,21 @@ def _run(plan: Plan, sampling: Sampling | None, cache: bool) -> None:
     """Load the data, search and report."""
     from flaxcnn.data.datasets import load_for
 
-    dataset = load_for(plan.candidates[0][1])  # before jax is imported
-    from flaxcnn.backend import prepare
-    from flaxcnn.records.views import candidates_table
-
     quiet()
-    prepare(cache)
-    result = (
-        _grid_search(plan, dataset)
-        if sampling is None
-        else _sampled_search(plan, sampling, dataset)
-    )
+    with progress(plan.as_json) as bar:
+        with doing(f"reading {plan.candidates[0][1].dataset}"):
+            dataset = load_for(plan.candidates[0][1])  # before jax is imported
+        with doing("starting JAX"):
+            from flaxcnn.backend import prepare
+            from flaxcnn.records.views import candidates_table
+
+            prepare(cache)
+        result = (
+            _grid_search(plan, dataset, bar)
+            if sampling is None
+            else _sampled_search(plan, sampling, dataset, bar)
+        )
+        page = None if result is None else report_after(result.path)
     if result is None:
         say(f"search {plan.folder}\nother processes are still running trials; the last one writes "
             "the table", plan.as_json)  # fmt: skip
@@ -165,10 +171,10 @@ def _run(plan: Plan, sampling: Sampling | None, cache: bool) -> None:
         return
     say("", plan.as_json)
     table(candidates_table(result.summary).lines(), plan.as_json)
-    _conclude(result.summary, result.path, plan.as_json)
+    _conclude(result.summary, result.path, page, plan.as_json)
 
 
-def _grid_search(plan: Plan, dataset: Dataset) -> SearchRecord:
+def _grid_search(plan: Plan, dataset: Dataset, bar: Progress) -> SearchRecord:
     """All candidates of a grid."""
     from flaxcnn.studies.candidates import Candidates
     from flaxcnn.studies.search import campaign_of, search_candidates
@@ -182,12 +188,14 @@ def _grid_search(plan: Plan, dataset: Dataset) -> SearchRecord:
     plan.announce(f"{len(candidates.tried)} candidates", dataset)
     campaign = campaign_of(
         plan.scoring, dataset, plan.folder, name=plan.experiment.name, resume=plan.resume,
-        listener=plan.listener(),
+        listener=bar.listener(plan.listener()),
     )  # fmt: skip
     return search_candidates(candidates, plan.scoring, campaign, plan.refit)
 
 
-def _sampled_search(plan: Plan, sampling: Sampling, dataset: Dataset) -> SearchRecord | None:
+def _sampled_search(
+    plan: Plan, sampling: Sampling, dataset: Dataset, bar: Progress
+) -> SearchRecord | None:
     """The sampled ones; None while other processes still run trials."""
     from flaxcnn.studies.sampled import sampled_search
 
@@ -195,7 +203,7 @@ def _sampled_search(plan: Plan, sampling: Sampling, dataset: Dataset) -> SearchR
     return sampled_search(
         plan.candidates[0][1], sampling, plan.scoring, max_params=plan.max_params, refit=plan.refit,
         search_dir=plan.folder, resume=plan.resume, name=plan.experiment.name, dataset=dataset,
-        tell=plan.listener(),
+        tell=bar.trials(plan.listener(), sampling.trials),
     )  # fmt: skip
 
 
@@ -225,7 +233,7 @@ def _sampling(
     return Sampling(chosen, sampler, 50 if trials is None else trials, pruner or "median")  # type: ignore[arg-type]  # checked
 
 
-def _conclude(summary: Mapping[str, Any], path: Path, as_json: bool) -> None:
+def _conclude(summary: Mapping[str, Any], path: Path, page: Path | None, as_json: bool) -> None:
     from flaxcnn.records.views import refit_note
 
     if "refit" in summary:
@@ -233,8 +241,7 @@ def _conclude(summary: Mapping[str, Any], path: Path, as_json: bool) -> None:
     failed = refit_note(summary) if "refit_diverged" in summary else ""
     if summary["winner"] is None:
         failed = "every candidate has a run that diverged; lower learning_rate"
-    page = report_after(path)
-    say(f"search {path}\nreport {page or path / 'README.md'}", as_json)
+    say(f"search {short(path)}\nreport {short(page or path / 'README.md')}", as_json)
     if as_json:
         emit_json({**summary, "search_dir": str(path)})
     if failed:

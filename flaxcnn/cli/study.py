@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from flaxcnn.activity import doing
 from flaxcnn.cli import options
 from flaxcnn.cli.options import check_environment, plan_folder
-from flaxcnn.cli.output import command, emit_json, note, print_error, quiet, say, table
+from flaxcnn.cli.output import command, emit_json, note, print_error, quiet, say, short, table
+from flaxcnn.cli.progress import Progress, progress
 from flaxcnn.cli.report import report_after
 from flaxcnn.errors import DivergedError
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
+from flaxcnn.records.format import count_text
 from flaxcnn.studies.plan import check_how, parse_grid, parse_memory, parse_seeds, plan_runs
+
+if TYPE_CHECKING:
+    from flaxcnn.records.read import StudyRecord
 
 Seeds = Annotated[
     str,
@@ -100,21 +106,38 @@ class Plan(NamedTuple):
     folder: Path
     resume: bool
 
+    def ended(self) -> int:
+        """Runs that an earlier start has trained."""
+        rows = self.folder.expanduser() / "runs.jsonl"
+        return rows.read_bytes().count(b"\n") if self.resume and rows.is_file() else 0
+
 
 def _run(name: str, config: Config, plan: Plan, cache: bool, as_json: bool) -> None:
     """Load the data, train and report."""
+    quiet()
+    with progress(as_json) as bar:
+        result = _train(name, config, plan, cache, bar, as_json)
+        page = report_after(result.path)
+    _conclude(result, page, as_json)
+
+
+def _train(
+    name: str, config: Config, plan: Plan, cache: bool, bar: Progress, as_json: bool
+) -> StudyRecord:
+    """Train all runs, with a line for each."""
     from flaxcnn.data.datasets import load_for
 
-    dataset = load_for(config)  # before jax is imported, so that missing data is an error at once
-    from flaxcnn.backend import prepare
-    from flaxcnn.engine.resident import ResidentJob
-    from flaxcnn.records.views import run_line, seeds_table, variance_table
-    from flaxcnn.studies.events import Listener, Outcome
-    from flaxcnn.studies.groups import Group
-    from flaxcnn.studies.study import study
+    with doing(f"reading {config.dataset}"):  # before jax, so that missing data fails at once
+        dataset = load_for(config)
+    with doing("starting JAX"):
+        from flaxcnn.backend import prepare
+        from flaxcnn.engine.resident import ResidentJob
+        from flaxcnn.records.views import run_line
+        from flaxcnn.studies.events import Listener, Outcome
+        from flaxcnn.studies.groups import Group
+        from flaxcnn.studies.study import study
 
-    quiet()
-    prepare(cache)
+        prepare(cache)
 
     def tell_group(group: Group, jobs: list[ResidentJob], width: int) -> None:
         side = "one at a time" if width == 1 else f"{width} side by side"
@@ -123,8 +146,7 @@ def _run(name: str, config: Config, plan: Plan, cache: bool, as_json: bool) -> N
             f"{side} on each of {len(jobs)} devices")  # fmt: skip
         labels = dict.fromkeys(run.name for run in group.runs)
         shown = "; ".join(list(labels)[:4]) + ("; ..." if len(labels) > 4 else "")
-        count = f"{len(group.runs)} {'run' if len(group.runs) == 1 else 'runs'}"
-        say(f"program of {count} ({shown}): {where}", as_json)
+        say(f"program of {count_text(len(group.runs), 'run')} ({shown}): {where}", as_json)
 
     def tell_run(outcome: Outcome, ended: int, planned: int) -> None:
         row, label = outcome.row, outcome.run.label
@@ -134,20 +156,25 @@ def _run(name: str, config: Config, plan: Plan, cache: bool, as_json: bool) -> N
         say(run_line(row, label, ended, planned), as_json)
 
     settings = f"grid {', '.join(plan.grid)}, " if plan.grid else ""
-    say(f"{name}: {settings}{len(plan.seeds)} seeds on {config.dataset}, "
+    say(f"{name}: {settings}{count_text(len(plan.seeds), 'seed')} on {config.dataset}, "
         f"{config.protocol} protocol, determinism {config.determinism}", as_json)  # fmt: skip
-    result = study(
+    bar.plan(len(plan_runs(config, plan.seeds, plan.grid, plan.vary)), "run", plan.ended())
+    listener = bar.listener(Listener(note=note, group=tell_group, run=tell_run))
+    return study(
         config, plan.seeds, grid=plan.grid, vary=plan.vary, how=plan.how, study_dir=plan.folder,
-        max_memory=plan.max_memory, resume=plan.resume, name=name, dataset=dataset,
-        tell=Listener(note=note, group=tell_group, run=tell_run),
+        max_memory=plan.max_memory, resume=plan.resume, name=name, dataset=dataset, tell=listener,
     )  # fmt: skip
+
+
+def _conclude(result: StudyRecord, page: Path | None, as_json: bool) -> None:
+    from flaxcnn.records.views import seeds_table, variance_table
+
     say("", as_json)
     table(seeds_table(result.summary, result.rows).lines(), as_json)
     for variance in result.summary["variance"]:
         say(f"variance {variance['setting']}".rstrip() + "\n", as_json)
         table(variance_table(variance).lines(), as_json)
-    page_ = report_after(result.path)
-    say(f"study  {result.path}\nreport {page_ or result.path / 'README.md'}", as_json)
+    say(f"study  {short(result.path)}\nreport {short(page or result.path / 'README.md')}", as_json)
     if as_json:
         emit_json({**result.summary, "study_dir": str(result.path)})
     if not result.summary["complete"]:

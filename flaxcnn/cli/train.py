@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
-from collections.abc import Callable, Iterator
+import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
 
+from flaxcnn.activity import doing
 from flaxcnn.cli import options
 from flaxcnn.cli.options import check_environment
-from flaxcnn.cli.output import command, emit_json, note, quiet, say
+from flaxcnn.cli.output import command, emit_json, note, quiet, say, short
 from flaxcnn.cli.processes import Group, joined
+from flaxcnn.cli.progress import Progress, progress
 from flaxcnn.cli.report import report_after
 from flaxcnn.errors import CheckpointError
 from flaxcnn.recipe import catalog
@@ -22,6 +24,7 @@ from flaxcnn.recipe.config import GROUPS, Config
 from flaxcnn.recipe.fields import settings
 from flaxcnn.recipe.layers import totals
 from flaxcnn.records.folder import new_run, runs_folder
+from flaxcnn.records.format import count_text
 from flaxcnn.records.views import epoch_line
 from flaxcnn.reports.tensorboard import EventFiles, require
 
@@ -91,10 +94,13 @@ def train(
     if tensorboard:
         require("--tensorboard")
     start = _start(recipe.name, config, run_dir, checkpoint_dir, resume, resume_if_any)
+    changed = [word for each in assignments for word in ("-s", each)]
+    seeds = ["flaxcnn", "study", experiment, "--seeds", "8", *changed]
     group = Group(distributed, coordinator, processes, process)
     _run(
         recipe.name, config, start, group,
         tensorboard=tensorboard, cache=not no_cache, as_json=as_json,
+        more="" if config_file else shlex.join(seeds),
     )  # fmt: skip
 
 
@@ -115,29 +121,32 @@ def _run(
     tensorboard: bool,
     cache: bool,
     as_json: bool,
+    more: str = "",
 ) -> None:
     """Load the data, join the other processes, train and report."""
     from flaxcnn.data.datasets import load_for
 
-    dataset = load_for(config)  # before jax is imported, so that missing data is an error at once
-    counts = totals(config.table(dataset.shape, dataset.num_classes))
-    from flaxcnn.backend import prepare
-    from flaxcnn.engine import hosts
-    from flaxcnn.engine.train import fit
-
     quiet()
-    with joined(group):
-        prepare(cache)
-        path = Path(hosts.same_text(str(start.path.expanduser().absolute())))
-        if hosts.primary():
-            say(
-                f"{name}: {counts['params']:,} parameters on {config.dataset}, "
-                f"{config.epochs} epochs of batch {config.batch_size}, seed {config.seed}, "
-                f"{config.protocol} protocol{hosts.described()}",
-                as_json,
-            )
-        with contextlib.ExitStack() as watching:
-            watchers = [watching.enter_context(_progress(config.epochs, as_json))]
+    with progress(as_json) as bar:
+        with doing(f"reading {config.dataset}"):  # before jax, so that missing data fails at once
+            dataset = load_for(config)
+        counts = totals(config.table(dataset.shape, dataset.num_classes))
+        with doing("starting JAX"):
+            from flaxcnn.backend import prepare
+            from flaxcnn.engine import hosts
+            from flaxcnn.engine.train import fit
+        with joined(group), contextlib.ExitStack() as watching:
+            with doing("starting JAX"):
+                prepare(cache)
+            path = Path(hosts.same_text(str(start.path.expanduser().absolute())))
+            if hosts.primary():
+                say(
+                    f"{name}: {counts['params']:,} parameters on {config.dataset}, "
+                    f"{count_text(config.epochs, 'epoch')} of batch {config.batch_size}, "
+                    f"seed {config.seed}, {config.protocol} protocol{hosts.described()}",
+                    as_json,
+                )
+            watchers = [_epochs(bar, config.epochs, as_json)]
             if tensorboard and hosts.primary():
                 watchers.append(watching.enter_context(EventFiles(path, note)))
 
@@ -149,9 +158,23 @@ def _run(
                 config, dataset, path, name=name, resume=start.resume,
                 checkpoint_dir=start.checkpoint_dir, on_epoch=show, on_note=note,
             )  # fmt: skip
-        if hosts.primary():
-            page = report_after(result.path, dataset)
-            _conclude(result.summary, result.path, page, as_json)
+            speaks = hosts.primary()
+            page = report_after(result.path, dataset) if speaks else None
+    if speaks:
+        _conclude(config, result.summary, result.path, page, more, as_json)
+
+
+def _epochs(bar: Progress, epochs: int, as_json: bool) -> Callable[[dict[str, Any]], None]:
+    """Print a line per epoch, and move the bar."""
+    bar.plan(epochs, "epoch")
+
+    def show(metrics: dict[str, Any]) -> None:
+        if not bar.done and metrics["epoch"] > 1:  # the run was resumed
+            bar.plan(epochs, "epoch", metrics["epoch"] - 1)
+        bar.at(metrics["epoch"])
+        say(bar.fitted(epoch_line(metrics, epochs)), as_json)
+
+    return show
 
 
 def _print_config(config: Config, origins: dict[str, str], as_json: bool) -> None:
@@ -206,46 +229,28 @@ def _newest(folder: Path, config: Config) -> Path:
     )
 
 
-@contextlib.contextmanager
-def _progress(epochs: int, as_json: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Print a line per epoch, on a terminal with a progress bar below."""
-    stream = sys.stderr if as_json else sys.stdout
-    if not stream.isatty():
-        yield lambda metrics: say(epoch_line(metrics, epochs), as_json)
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (TextColumn("epochs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(file=stream), transient=True) as bar:
-        task = bar.add_task("epochs", total=epochs)
-
-        def show(metrics: dict[str, Any]) -> None:
-            bar.console.print(epoch_line(metrics, epochs), highlight=False)
-            bar.update(task, completed=metrics["epoch"])
-
-        yield show
-
-
-def _conclude(summary: dict[str, Any], path: Path, page: Path | None, as_json: bool) -> None:
+def _conclude(
+    config: Config, summary: dict[str, Any], path: Path, page: Path | None, more: str,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Print what came of it, and what one may do next."""
     flag = " [document protocol]" if summary["protocol"] == "document" else ""
+    which = f" ({'highest' if config.rises else 'lowest'} {config.monitored})"
+    here, shown = short(path), short(page or path / "README.md")
+    dead = summary["dead_layers"]
     say(
         f"\ntest accuracy {summary['test_accuracy']:.4f}, loss {summary['test_loss']:.4f}{flag}\n"
-        f"weights of epoch {summary['kept_epoch']} of {summary['epochs_run']}: "
+        f"weights of epoch {summary['kept_epoch']} of {summary['epochs_run']}"
+        f"{which if config.keep == 'best' else ''}: "
         f"validation accuracy {summary['val_accuracy']:.4f}, "
         f"training accuracy {summary['train_accuracy']:.4f}\n"
         f"{summary['seconds']:.1f} s of training, "
         f"{summary['compile_seconds']:.1f} s of compilation, "
         f"{summary['images_per_second']:,.0f} images/s on {summary['device']}\n"
-        f"dead ReLU units {summary['dead_units']} of {summary['relu_units']} "
-        f"({summary['dead_units_init']} at initialisation)\n"
-        f"run    {path}\nreport {page or path / 'README.md'}",
+        + (f"no ReLU unit is alive in {', '.join(dead)}: lower learning_rate\n" if dead else "")
+        + f"run    {here}\nreport {shown}\n\n"
+        f"next   flaxcnn report {here} --open\n"
+        f"       flaxcnn predict {here} IMAGE.png" + (f"\n       {more}" if more else ""),
         as_json,
     )
     if as_json:

@@ -6,6 +6,7 @@ Order is arithmetic on (seed, epoch): nothing to store, nothing to restore.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import flax.struct
 import jax
@@ -21,11 +22,13 @@ PARTNER = 2**31 - 1  # the draw of a row's partner; those of a chain are numbere
 
 @flax.struct.dataclass
 class Scaling:
-    """What the training rows give: the standardisation x -> (x - mean) / scale, class weights."""
+    """What all batches of a run share: the standardisation x -> (x - mean) / scale, and more."""
 
     mean: jax.Array  # float32, broadcasts against [H, W, C]
     scale: jax.Array
     class_weight: jax.Array | None = None  # [K] float32, factor of a training row's loss
+    # Of a distilled network: its "variables", and "mean" and "scale" of its own
+    teacher: dict[str, Any] | None = None
 
 
 @flax.struct.dataclass

@@ -2,7 +2,8 @@
 
 What Orbax leaves to its caller is done here: which epoch is best is our own record (earliest on
 ties, never a NaN), `save` that returns False is an error, paths are absolute, dtypes and shardings
-are given at restore, and a SHA-256 of every leaf finds the flipped bit that no format detects.
+are given at restore, and a SHA-256 over every leaf and the progress beside them finds the flipped
+bit that no format detects.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,6 +39,17 @@ def tree_digest(tree: Tree) -> str:
         digest.update(f"{path} {array.dtype.str} {array.shape}\n".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
+
+
+def _seal(arrays: str, record: dict[str, Any]) -> str:
+    """One digest for the digest of the `arrays` and all else that a checkpoint's record says.
+
+    Its prefix tells it from that of the arrays alone, which older checkpoints have: neither can be
+    taken for the other.
+    """
+    said = {key: value for key, value in record.items() if key != "digest"}
+    text = json.dumps([arrays, said], sort_keys=True)
+    return "all:" + hashlib.sha256(text.encode()).hexdigest()
 
 
 def _written(state: Tree) -> Tree:
@@ -86,6 +99,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str | Path):
+        self.folder = folder
         self._keep = _BestAndLatest()
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._keep, cleanup_tmp_directories=True
@@ -129,7 +143,8 @@ class Checkpoints:
         self._keep.best = best
         host = jax.device_get(state)
         # A copy: Orbax encodes it in the background, when the caller may be an epoch further on.
-        record = copy.deepcopy({**progress, "epoch": epoch, "digest": tree_digest(host)})
+        record = copy.deepcopy({**progress, "epoch": epoch})
+        record["digest"] = _seal(tree_digest(host), record)
         try:
             saved = self._manager.save(
                 epoch,
@@ -173,10 +188,7 @@ class Checkpoints:
             cause = str(error).partition("\n")[0][:200]
             raise CheckpointError(f"checkpoint of epoch {epoch} cannot be read: {cause}") from error
         state = _read_back(restored.state, like)
-        if tree_digest(jax.device_get(state)) != restored.progress["digest"]:
-            raise CheckpointError(
-                f"checkpoint of epoch {epoch} is damaged: its arrays are not those that were saved"
-            )
+        _verify(epoch, tree_digest(jax.device_get(state)), restored.progress)
         return state, restored.progress
 
     def restore_newest(self, like: Tree) -> tuple[Tree, dict[str, Any]] | None:
@@ -201,3 +213,15 @@ class Checkpoints:
         if failures:
             raise CheckpointError("no usable checkpoint: " + "; ".join(failures.values()))
         return None
+
+
+def _verify(epoch: int, arrays: str, record: Any) -> None:
+    """CheckpointError unless the digest of the arrays and the record are those that were saved."""
+    digest = record.get("digest") if isinstance(record, dict) else None
+    if not isinstance(digest, str) or record.get("epoch") != epoch:
+        what = "its progress is not what was saved"
+    elif digest == _seal(arrays, record) or digest == arrays:  # the latter up to version 0.1
+        return
+    else:
+        what = "its arrays or its progress are not those that were saved"
+    raise CheckpointError(f"checkpoint of epoch {epoch} is damaged: {what}")

@@ -163,6 +163,11 @@ class Job(abc.ABC):
     programs: ProgramCache
     start: Start | None  # what takes the place of random weights
 
+    @property
+    def runs(self) -> int:
+        """How many runs it trains at once."""
+        return 1
+
     # -- what a run does -------------------------------------------------------------------------
 
     def init(self) -> TrainState:

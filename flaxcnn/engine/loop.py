@@ -11,14 +11,16 @@ from typing import Any
 
 import jax
 
+from flaxcnn.activity import doing
 from flaxcnn.engine.average import averaged
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.job import Job
 from flaxcnn.engine.metrics import MetricSums, finalize
 from flaxcnn.engine.step import TrainState
-from flaxcnn.errors import DivergedError
+from flaxcnn.errors import CheckpointError, DataError, DivergedError
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.schedules import Plateau, Schedule
+from flaxcnn.records.run import check_same
 
 LOSSES = ("train_loss", "val_loss")  # an epoch counts only if those it has are finite
 
@@ -78,6 +80,25 @@ class Progress:
         return kept
 
 
+def resumed(job: Job, saved: dict[str, Any]) -> tuple[Progress, list[dict[str, Any]]]:
+    """The progress and the epochs that a checkpoint has, if it is of this recipe and data.
+
+    Raises:
+        CheckpointError: it lacks them.
+        ConfigError: of another recipe.
+        DataError: of other data.
+    """
+    try:
+        before, history = saved["config"], list(saved["history"])
+    except (KeyError, TypeError):
+        raise CheckpointError("checkpoint is damaged: it has no recipe, or no epochs") from None
+    check_same("checkpoint", before, job.config.to_dict())
+    if saved.get("data", job.dataset.digest) != job.dataset.digest:
+        raise DataError(f"{job.dataset.name} is not the data that the checkpoint was trained on")
+    known = [field.name for field in dataclasses.fields(Progress) if field.name in saved]
+    return Progress(**{name: saved[name] for name in known}), history
+
+
 @dataclass(frozen=True)
 class EpochSums:
     """What an epoch counted on "train", "val" and maybe "clean_train", and how long it took."""
@@ -109,14 +130,18 @@ def epochs(
     if not progress.done(config):  # compile before the first clock starts
         job.compile(state)
     while not progress.done(config):
-        state, counted = one_epoch(job.at_rate(progress.rate), state, interrupt)
+        what = f"epoch {progress.epoch + 1}"
+        state, counted = one_epoch(job.at_rate(progress.rate), state, interrupt, what)
         metrics, progress = epoch_metrics(counted, progress, config)
         yield EpochReport(metrics, progress, state)
 
 
-def one_epoch(job: Job, state: TrainState, interrupt: Interrupt) -> tuple[TrainState, EpochSums]:
+def one_epoch(
+    job: Job, state: TrainState, interrupt: Interrupt, what: str = "epoch"
+) -> tuple[TrainState, EpochSums]:
     """Train, which uses `state` up, and validate; of all runs at once where the job is stacked.
 
+    `what` names the epoch for whoever watches.
     Rows given by Python may have none held out; then nothing is validated.
 
     Raises:
@@ -124,10 +149,23 @@ def one_epoch(job: Job, state: TrainState, interrupt: Interrupt) -> tuple[TrainS
     """
     began = time.perf_counter()
     job.stalled()  # what went before this epoch is not its own
-    state, train = job.train_epoch(state, interrupt.check)
-    interrupt.wait(train)
+    images, program = job.plan.train_rows * job.runs, id(job.programs.programs)
+    with doing(what, images, ("train", program, images)):
+        state, train = job.train_epoch(state, interrupt.check)
+        interrupt.wait(train)
     trained = time.perf_counter()
-    sums, state = {"train": train}, job.settled(state)
+    with doing(f"{what}, validation", kind=("validation", program, images)):
+        state = job.settled(state)
+        host = _evaluated(job, state, train, interrupt)
+    seconds = time.perf_counter() - began
+    return state, EpochSums(host, trained - began, seconds, job.stalled())
+
+
+def _evaluated(
+    job: Job, state: TrainState, train: MetricSums, interrupt: Interrupt
+) -> dict[str, MetricSums]:
+    """The sums of an epoch with those of the rows that are evaluated after it, on the host."""
+    sums = {"train": train}
     if len(job.rows.validation):
         sums["val"] = job.evaluate(state, "validation", interrupt.check)
         if average := job.config.average:
@@ -138,9 +176,8 @@ def one_epoch(job: Job, state: TrainState, interrupt: Interrupt) -> tuple[TrainS
         interrupt.wait(sums)  # two programs that exchange at once could wait for one another
         sums["clean_train"] = job.evaluate(state, "train", interrupt.check)
     interrupt.wait(sums)
-    host = jax.device_get(sums)
-    seconds = time.perf_counter() - began
-    return state, EpochSums(host, trained - began, seconds, job.stalled())
+    host: dict[str, MetricSums] = jax.device_get(sums)
+    return host
 
 
 def epoch_metrics(

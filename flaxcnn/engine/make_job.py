@@ -17,6 +17,7 @@ from flaxcnn.engine.job import Job, choose_rows, make_hypers, make_plan
 from flaxcnn.engine.programs import ProgramCache
 from flaxcnn.engine.resident import ResidentJob
 from flaxcnn.engine.streaming import Stream, StreamedJob
+from flaxcnn.engine.teacher import with_teacher, with_weights
 from flaxcnn.engine.weights import start_of
 from flaxcnn.errors import ConfigError
 from flaxcnn.model.losses import build_loss, row_loss
@@ -45,7 +46,8 @@ def make_job(config: Config, dataset: Dataset) -> Job:
             "are streamed; use average.batch_stats=average"
         )
     rows, scaling = choose_rows(config, dataset)
-    plan = make_plan(config, len(rows.train))
+    scaling = with_weights(config, dataset, scaling)
+    plan = with_teacher(config, make_plan(config, len(rows.train)))
     placement = devices.replicated(plan.sharding.devices)
     no_pixels = np.zeros((0, *dataset.shape), np.uint8)
     host = resident([no_pixels], [np.zeros(0, np.int32)], scaling)
@@ -81,7 +83,9 @@ def make_resident_job(
     if device is not None:
         require_resident(config, dataset, "a study")
     rows, scaling = choose_rows(config, dataset)
+    scaling = with_weights(config, dataset, scaling)
     plan = make_plan(config, len(rows.train), None if device is None else 1)
+    plan = with_teacher(config, plan)
     placement = (
         SingleDeviceSharding(device) if device else devices.replicated(plan.sharding.devices)
     )

@@ -11,8 +11,10 @@ from typing import Any
 
 import jax
 
+from flaxcnn.activity import doing
 from flaxcnn.backend import NO_MEMORY
 from flaxcnn.engine.step import Plan
+from flaxcnn.xla_messages import hushed
 
 log = logging.getLogger(__name__)
 Tree = Any
@@ -20,6 +22,12 @@ Tree = Any
 # What a GPU may record as one graph. A small network is bound by the launches of its kernels, 20 to
 # 60 a step; with loops and convolutions among these, a whole epoch is one launch.
 GRAPHS = "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,CONVOLUTION,WHILE"
+IN_WORDS = {
+    "train_epoch": "the training steps", "train_chunk": "the training steps",
+    "evaluate": "the evaluation", "evaluate_chunk": "the evaluation",
+    "init": "the initial weights", "estimate": "the batch statistics",
+    "alive_units": "the count of units", "alive_units_chunk": "the count of units",
+}  # fmt: skip
 NO_GRAPHS = "FLAXCNN_GPU_GRAPHS"  # set to 0: launch every kernel by itself
 
 
@@ -83,6 +91,12 @@ def compile_program(lowered: jax.stages.Lowered, plan: Plan) -> jax.stages.Compi
         return lowered.compile(compiler_options=needed)
 
 
+def _in_words(key: Hashable) -> str:
+    """What the program of a key is for."""
+    first = key[0] if isinstance(key, tuple) else key
+    return IN_WORDS.get(getattr(first, "__name__", str(first)), "a program")
+
+
 class ProgramCache:
     """Compiled programs by what they were compiled for, and how long that took.
 
@@ -100,7 +114,8 @@ class ProgramCache:
         """The program of `key`; compiled from what `lower` gives on first use."""
         if key not in self.programs:
             began = time.perf_counter()
-            self.programs[key] = compile_program(lower(), plan)
+            with hushed(), doing(f"compiling {_in_words(key)}"):
+                self.programs[key] = compile_program(lower(), plan)
             self.seconds += time.perf_counter() - began
         return self.programs[key]
 

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxcnn.augment.chain import mixes
 from flaxcnn.data.batches import Batch, Scaling
 from flaxcnn.engine.job import Job, make_plan
 from flaxcnn.engine.sharding import ONE_DEVICE
@@ -88,10 +89,11 @@ def _check_update(job: Job) -> None:
     Raises:
         ConfigError: what it makes cannot be used.
     """
-    config, plan = job.config, dataclasses.replace(job.plan, sharding=ONE_DEVICE)
+    config = job.config
     specs = (config.optimizer, config.schedule)
     if not (named := [spec.code[0] for spec in specs if isinstance(spec, TakesArguments)]):
         return
+    plan = make_plan(config, len(job.rows.train), devices=1)
     shape, rows = job.dataset.shape, (plan.batch_size,)
     like: Any = jax.ShapeDtypeStruct
     weight = None if job.data.weight is None else like(rows, jnp.float32)
@@ -99,6 +101,8 @@ def _check_update(job: Job) -> None:
         like((*rows, *shape), job.data.image.dtype), like(rows, jnp.int32), like(rows, jnp.int32),
         like(rows, bool), weight,
     )  # fmt: skip
+    if mixes(plan.augment):
+        batch = dataclasses.replace(batch, partner=batch)
     step = functools.partial(train_step, plan)
     try:
         state = state_like(plan, config, shape)

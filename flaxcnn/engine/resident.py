@@ -25,6 +25,7 @@ from flaxcnn.engine.job import (
 from flaxcnn.engine.metrics import MetricSums
 from flaxcnn.engine.programs import ProgramCache, jitted
 from flaxcnn.engine.step import Hypers, Plan, TrainState
+from flaxcnn.engine.teacher import with_teacher, with_weights
 from flaxcnn.engine.weights import start_of
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.fields import Role
@@ -40,6 +41,11 @@ class ResidentJob(Job):
     """
 
     width: int = 0
+
+    @property
+    def runs(self) -> int:
+        """How many runs it trains at once."""
+        return self.width or 1
 
     def train_epoch(
         self, state: TrainState, check: Check = no_check
@@ -136,6 +142,7 @@ class ResidentJob(Job):
 
     def with_plan(self, plan: Plan, config: Config) -> ResidentJob:
         """Another recipe on the same device, with the same programs where they still apply."""
+        plan = with_teacher(config, plan)
         same = self.config.values(Role.PROGRAM) == config.values(Role.PROGRAM)
         programs = self.programs if same and self.plan == plan else ProgramCache()
         return dataclasses.replace(self, plan=plan, programs=programs).with_rows(config)
@@ -143,6 +150,7 @@ class ResidentJob(Job):
     def with_rows(self, config: Config) -> ResidentJob:
         """A recipe with the same programs on the rows that it chooses."""
         rows, scaling = choose_rows(config, self.dataset)
+        scaling = with_weights(config, self.dataset, scaling)
         data = dataclasses.replace(self.data, scaling=device_put_global(scaling, self.placement))
         return dataclasses.replace(self, rows=rows, data=data).with_config(config)
 

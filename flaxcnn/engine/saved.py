@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +28,8 @@ from flaxcnn.errors import CheckpointError, DataError
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.references import SOURCES, copies_in
 from flaxcnn.records.read import RunRecord, read_run
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +60,7 @@ class Result(RunRecord):
         return flaxcnn.load(self).predict(images)
 
 
+@enough_memory()
 def open_run(path: Path) -> Result:
     """Read a run directory and verify its kept checkpoint.
 
@@ -71,6 +75,11 @@ def open_run(path: Path) -> Result:
             "`flaxcnn train --resume` finishes one"
         )
     record = read_run(path)
+    if (diverged := record.summary.get("diverged_epoch")) is not None:
+        log.warning(
+            "%s: this run diverged in epoch %s; these are its weights of epoch %s",
+            path, diverged, record.summary["kept_epoch"],
+        )  # fmt: skip
     with copies_in(path.expanduser() / SOURCES):
         return Result(**vars(record), state=kept_state(path, record))
 
@@ -85,7 +94,8 @@ def evaluate_run(run: Result, split: str = "test") -> dict[str, float]:
     """
     dataset = load_for(run.recipe)
     check_data(dataset, run.data["digest"])
-    recipe = dataclasses.replace(run.recipe, init_from=None)  # its weights are those of the run
+    # Its weights are those of the run, which has learnt.
+    recipe = dataclasses.replace(run.recipe, init_from=None, distill=None)
     with run.code(), contextlib.closing(make_job(recipe, dataset)) as job:
         state = jax.device_put(run.state, job.placement)
         return finalize(jax.device_get(job.evaluate(state, cast("SplitName", split))))

@@ -30,6 +30,7 @@ from flaxcnn.engine.sharding import (
     shard_opt_state,
 )
 from flaxcnn.model import averages, rules
+from flaxcnn.model.distillation import divergence
 from flaxcnn.model.losses import RowFunction
 from flaxcnn.model.protocol import Model, RowContext
 from flaxcnn.model.schedules import scheduled_rate
@@ -66,6 +67,7 @@ class Plan:
     balanced: bool = False  # rows of an epoch are drawn evenly from the classes
     rules: Rules = NO_RULES  # of the update, beside the optimizer
     tta: Views | None = None  # of an image that is evaluated
+    teacher: Model | None = None  # whose variables are in `Scaling`
 
 
 @flax.struct.dataclass
@@ -128,6 +130,7 @@ def gradients(
         plan.augment, state.seeds, epoch, batch, scaling.mean, classes, plan.sharding.platform
     )
     image = standardize(pixels, scaling.mean, scaling.scale)
+    taught = None if plan.teacher is None else _taught(plan.teacher, scaling, pixels)
     key = stream_key(state.seeds, Purpose.DROPOUT, state.step)
     padded = plan.steps_per_epoch * plan.batch_size > plan.train_rows or (
         plan.batch_size % plan.sharding.parts > 0
@@ -143,11 +146,31 @@ def gradients(
             logits, batch.label, batch.mask, smoothing, batch.weight, plan.sharding.platform,
             target, plan.loss, plan.metrics, scaling.class_weight,
         )  # fmt: skip
+        if taught is not None:
+            sums = _distilled(hypers, sums, logits, taught, batch)
         return sums.loss, (sums, batch_stats)
 
     grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
     weighted = jax.tree.map(lambda s: s * metrics.count, batch_stats)
     return Sums(grads, weighted, metrics)
+
+
+def _taught(teacher: Model, scaling: Scaling, pixels: jax.Array) -> jax.Array:
+    """Logits [B, K] of the teacher for what the network sees, by its own standardisation."""
+    assert scaling.teacher is not None
+    image = standardize(pixels, scaling.teacher["mean"], scaling.teacher["scale"])
+    return teacher.apply(scaling.teacher["variables"], image, train=False, rows=RowContext())[0]
+
+
+def _distilled(
+    hypers: Hypers, sums: MetricSums, logits: jax.Array, taught: jax.Array, batch: Batch
+) -> MetricSums:
+    """The sums with the loss of a distilled network."""
+    rows = divergence(logits, taught, hypers.rules["distill.temperature"])
+    rows = rows if batch.weight is None else rows * batch.weight
+    share = hypers.rules["distill.weight"]
+    loss = (1.0 - share) * sums.loss + share * rows.sum(where=batch.mask)
+    return dataclasses.replace(sums, loss=loss)
 
 
 def _classes(plan: Plan, state: TrainState, image: jax.Array) -> int:

@@ -14,6 +14,7 @@ pass is known beforehand, and the next one is begun while the last chunks of thi
 from __future__ import annotations
 
 import dataclasses
+import functools
 import queue
 import time
 from collections import deque
@@ -25,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxcnn.activity import moved
 from flaxcnn.augment.chain import mixes
 from flaxcnn.backend import cores
 from flaxcnn.data import splits
@@ -73,6 +75,8 @@ class StreamedJob(Job):
         for chunk, count in self.stream.chunks(Pass("train", number), check):
             state, sums = program(state, self.hypers, self.data.scaling, self._count(count), chunk)
             self.stream.running(sums, check)
+            before = parts[-1][0] if parts else None  # which the device is done with
+            moved(count * self.plan.batch_size, functools.partial(_mean_loss, before))
             parts.append((sums, count))
         return state, joined_sums(parts, 1)  # all devices have the same
 
@@ -306,6 +310,13 @@ class Stream:
             self._feed = None
         self._begun.clear()
         self.reader.close()
+
+
+def _mean_loss(sums: MetricSums | None) -> float | None:
+    """Of a chunk that is computed; None where other processes have a part of it."""
+    if sums is None or not (sums.loss.is_fully_addressable and sums.count.is_fully_addressable):
+        return None
+    return float(np.asarray(sums.loss).sum() / np.asarray(sums.count).sum())
 
 
 def _ready(tree: Tree) -> bool:

@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from flaxcnn.activity import doing
 from flaxcnn.backend import enough_memory, prepare
 from flaxcnn.data import splits
 from flaxcnn.data.arrays import Dataset
@@ -29,7 +30,7 @@ from flaxcnn.engine.average import chosen
 from flaxcnn.engine.checkpoint import Checkpoints
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.job import Job
-from flaxcnn.engine.loop import EpochReport, Progress, check_finite, epochs
+from flaxcnn.engine.loop import EpochReport, Progress, check_finite, epochs, resumed
 from flaxcnn.engine.make_job import make_job
 from flaxcnn.engine.promises import Promises, of_job
 from flaxcnn.engine.saved import Result
@@ -43,7 +44,7 @@ from flaxcnn.recipe.networks import only_here, own_code, own_sources
 from flaxcnn.records.environment import environment, other_software
 from flaxcnn.records.files import as_read, plain
 from flaxcnn.records.readme import run_readme
-from flaxcnn.records.run import RunDirectory, check_same
+from flaxcnn.records.run import RunDirectory
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +114,8 @@ def training(
             "recipe": config.fingerprint(), "data": dataset.digest, "folder": str(run_dir)
         })  # fmt: skip
         sources = own_sources(config)
-        job = make_job(config, dataset)
+        with doing("bringing the data to the device"):
+            job = make_job(config, dataset)
         promises = of_job(job)
     speaks = hosts.primary()
     if not speaks:
@@ -186,35 +188,69 @@ class Training:
             history.append(plain(report.metrics))
             run.add_epoch(history)
             self.on_epoch(report.metrics)
-            check_finite(report.metrics, progress, config)
+            self._check_finite(report)
             stopping = hosts.several() and self.interrupt.coming()
             best, due = progress.best_epoch, progress.epoch % config.save_every == 0
             if progress.done(config) or stopping or best == progress.epoch or due:
                 record = {
                     **dataclasses.asdict(progress), "config": config.to_dict(), "history": history,
+                    "data": self.job.dataset.digest,
                 }  # fmt: skip
                 self.checkpoints.save(progress.epoch, sharding.gather(state), record, best)
             if stopping and not progress.done(config):
                 self.interrupt.stop()
             yield report
 
+    def _check_finite(self, report: EpochReport) -> None:
+        """DivergedError for an epoch that is not finite, once the epochs before it are concluded.
+
+        So the last good weights can be evaluated, predicted with and started from.
+        """
+        try:
+            check_finite(report.metrics, report.progress, self.job.config)
+        except DivergedError as error:
+            if good := self.checkpoints.epochs():
+                kept = self._conclude_before(report, good[-1])
+                error.args = (f"{error}; {self.run.path} keeps the weights of epoch {kept}",)
+            raise
+
+    def _conclude_before(self, report: EpochReport, epoch: int) -> int:
+        """Write the records of a run that diverged, as of its last checkpoint -> the kept epoch."""
+        saved = self.checkpoints.restore(epoch, report.state)[1]
+        progress, history = resumed(self.job, saved)
+        self._conclude(progress, history, diverged_epoch=report.progress.epoch)
+        return progress.kept(self.job.config)
+
     def finish(self) -> Result:
         """Test the kept weights, once, and write what is known at the end."""
+        with doing("testing the kept weights"):
+            return self._finish()
+
+    def _finish(self) -> Result:
         job, run, stage = self.job, self.run, self.stage
-        kept = stage.progress.kept(job.config)
-        state = chosen(job.config, self.checkpoints.restore(kept, stage.state)[0])
-        dead = count_dead(job, state)
-        summary = conclude(job, state, stage.progress, stage.history, self.name, (stage.dead, dead))
-        _write_predictions(job, run, state)
-        _write_filters(job, run, state)
+        state, summary = self._conclude(stage.progress, stage.history)
         config = as_read(job.config.to_dict())
-        run.write_text("README.md", run_readme(config, summary, stage.history, dead))
-        run.write_json("summary.json", summary)
         status = run.set_status("complete", epoch=stage.progress.epoch)
         return Result(
             run.path, summary, stage.environment, config=config, recipe=job.config,
             history=stage.history, data=stage.data, status=status, state=state,
         )  # fmt: skip
+
+    def _conclude(
+        self, progress: Progress, history: list[dict[str, Any]], **more: Any
+    ) -> tuple[TrainState, dict[str, Any]]:
+        """Test the kept weights, and write the records -> these weights, and summary.json."""
+        job, run, stage = self.job, self.run, self.stage
+        kept = progress.kept(job.config)
+        state = chosen(job.config, self.checkpoints.restore(kept, stage.state)[0])
+        dead = count_dead(job, state)
+        summary = conclude(job, state, progress, history, self.name, (stage.dead, dead)) | more
+        _write_predictions(job, run, state)
+        _write_filters(job, run, state)
+        config = as_read(job.config.to_dict())
+        run.write_text("README.md", run_readme(config, summary, history, dead))
+        run.write_json("summary.json", summary)
+        return state, summary
 
 
 def _begin(
@@ -228,11 +264,13 @@ def _begin(
     history: list[dict[str, Any]] = []
     if checkpoints and (newest := checkpoints.restore_newest(state)):
         state, saved = newest
-        check_same("checkpoint", saved["config"], config.to_dict())
-        known = [field.name for field in dataclasses.fields(Progress) if field.name in saved]
-        progress = Progress(**{name: saved[name] for name in known})
-        history = saved["history"]
+        progress, history = resumed(job, saved)
         _check_continuity(run, on_note)
+    elif checkpoints and (lost := len(run.history())):
+        on_note(
+            f"{run.path} has {lost} epochs on record, but there is no checkpoint in "
+            f"{checkpoints.folder}: training starts again from epoch 1"
+        )
     run.begin(history)
     run.set_status("running", epoch=progress.epoch)
     env, data = _describe(job, run, name)

@@ -13,6 +13,7 @@ from flaxcnn.recipe.losses import CrossEntropy, LossSpec
 from flaxcnn.recipe.optimizers import Adam, Optimizer
 from flaxcnn.recipe.rules import Clip, Lookahead, Rates
 from flaxcnn.recipe.schedules import Constant, Schedule
+from flaxcnn.recipe.teachers import Distill
 
 
 def _seed(default: int | None, sentence: str, role: Role = Role.STREAM) -> Any:
@@ -61,6 +62,12 @@ class Optimisation:
         None,
         'an average of the weights: `ema`, `{"type":"swa","start":8}` or `schedulefree`; '
         "`average.keep=false` only evaluates it beside them",
+        before=None,
+    )
+    distill: Distill | None = setting(
+        None,
+        "learn from the network of a finished run, too: `distill.run=RUN`, with `temperature` and "
+        "`weight`",
         before=None,
     )
     learning_rate_scaling: Literal["none", "linear", "sqrt"] = setting(

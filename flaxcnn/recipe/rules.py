@@ -9,6 +9,7 @@ from flaxcnn.errors import ConfigError
 from flaxcnn.recipe.averages import Average
 from flaxcnn.recipe.fields import about, check_bounds, setting
 from flaxcnn.recipe.references import Json, TakesArguments
+from flaxcnn.recipe.teachers import Distill
 
 
 class _Clip:
@@ -83,7 +84,7 @@ class Rates(TakesArguments):
 
 @dataclass(frozen=True)
 class Rules:
-    """All of these, and an average, as compiled in; their numbers are arguments of the program."""
+    """All of these, averages and teachers, as compiled in; their numbers are arguments."""
 
     freeze: tuple[str, ...] = ()
     no_decay: tuple[str, ...] = ()
@@ -92,6 +93,7 @@ class Rules:
     sam: bool = False
     lookahead: Lookahead | None = None
     average: Average | None = None
+    distill: Distill | None = None
 
 
 NO_RULES = Rules()

@@ -74,6 +74,7 @@ def compiled_rules(config: Config) -> Rules:
         sam=config.sam > 0,
         lookahead=replace(config.lookahead, alpha=NONZERO) if config.lookahead else None,
         average=_compiled_average(config.average),
+        distill=config.distill and replace(config.distill, temperature=NONZERO, weight=NONZERO),
     )
 
 
@@ -97,4 +98,7 @@ def rule_numbers(config: Config) -> dict[str, float]:
         numbers["lookahead"] = config.lookahead.alpha
     if isinstance(config.average, EMA):
         numbers["average"] = config.average.decay
+    if config.distill:
+        numbers["distill.temperature"] = config.distill.temperature
+        numbers["distill.weight"] = config.distill.weight
     return numbers

@@ -48,7 +48,7 @@ class Weights:
             if self.file.suffix == SUFFIX:
                 return hashlib.sha256(self.file.read_bytes()).hexdigest()
             return str(json.loads(summary.read_text())["params_digest"])
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             raise ConfigError(
                 f"init_from.path must be a finished run or a {SUFFIX} file (got {self.path!r})"
             ) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import io
 import json
+import logging
 import os
 import socket
 from collections.abc import Mapping
@@ -12,9 +13,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, Self
 
-from flaxcnn.errors import ConfigError, FolderInUseError, WriteError
+from flaxcnn.errors import CheckpointError, ConfigError, FolderInUseError, WriteError
 from flaxcnn.recipe.references import SOURCES
+from flaxcnn.records import digests
 from flaxcnn.records.files import as_read, plain, read_json, read_lines, write_atomic
+
+log = logging.getLogger(__name__)
 
 
 def runs_folder() -> Path:
@@ -59,6 +63,8 @@ class Folder:
 
     kind = "run"
     proof = "config.json"
+    remade: tuple[str, ...] = ()  # records that resuming makes anew, so that damage costs nothing
+    by_line: tuple[str, ...] = ()  # records whose whole lines are kept; what is lost is done again
 
     def __init__(self, path: Path, writes: bool = True):
         self.path = path.expanduser().absolute()
@@ -93,6 +99,7 @@ class Folder:
                         f"{self.kind} directory {self.path}: holds a {self.kind} already; "
                         "add --resume to continue it, or choose another directory"
                     )
+                self._mend()
                 self.check(recipe)
         except BaseException:
             self.close()
@@ -100,12 +107,29 @@ class Folder:
         self._lock.truncate(0)
         self._lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         self._lock.flush()
+        digests.remove(self.path)
         self.write_json(self.proof, recipe)
         return self
 
     def check(self, recipe: dict[str, Any]) -> None:
         """ConfigError if `recipe` is not what the folder holds."""
         raise NotImplementedError
+
+    def _mend(self) -> None:
+        """Put aside what is damaged and will be made anew.
+
+        Raises:
+            CheckpointError: another record is damaged.
+        """
+        for found in digests.damaged(self.path):
+            path = self.path / found.name
+            if found.name not in self.remade + self.by_line:
+                raise CheckpointError(f"{path}: {found}")
+            log.warning("%s: %s; what it lacks is made again", path, found)
+            whole = digests.whole_lines(self.path, found.name) if found.line else b""
+            path.replace(path.with_name(found.name + digests.ASIDE))
+            if found.name in self.by_line:
+                self.write_bytes(found.name, whole)
 
     def close(self) -> None:
         """Release the lock."""
@@ -134,7 +158,10 @@ class Folder:
 
     def read_json(self, name: str) -> Any:
         """A JSON file; CheckpointError if it is missing or damaged."""
-        return read_json(self.path / name)
+        value = read_json(self.path / name)
+        if not isinstance(value, dict):
+            raise CheckpointError(f"{self.path / name}: is damaged (no object)")
+        return value
 
     def write_json(self, name: str, value: dict[str, Any]) -> dict[str, Any]:
         """Write a JSON file, whole or not at all -> the value as it will be read."""
@@ -186,8 +213,16 @@ class Folder:
             self.write_text(f"{SOURCES}/{name}", text)
 
     def set_status(self, status: str, **more: Any) -> dict[str, Any]:
-        """Write status.json: running, complete, interrupted, diverged or failed."""
-        return self.write_json("status.json", {"status": status, **more})
+        """Write status.json: running, complete, interrupted, diverged or failed.
+
+        At an end, the digests of all records are taken, to find later what has been damaged.
+        """
+        found = self.write_json("status.json", {"status": status, **more})
+        if self.writes and status == "running":
+            digests.remove(self.path)
+        elif self.writes:
+            digests.write(self.path)
+        return found
 
 
 def _line(row: dict[str, Any]) -> str:

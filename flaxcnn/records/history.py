@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flaxcnn.errors import CheckpointError
+from flaxcnn.records import digests
 from flaxcnn.records.files import read_lines
 
 EPOCHS = "metrics.jsonl"
@@ -34,6 +35,7 @@ def history(run: str | Path) -> list[dict[str, Any]]:
         raise CheckpointError(
             f"{path}: holds no {EPOCHS}; give a run directory as `flaxcnn train` writes it"
         )
+    digests.check(path, EPOCHS)
     return numbers(read_lines(path / EPOCHS))
 
 

@@ -7,8 +7,7 @@ their records, a run is its record and the kept weights (`flaxcnn.engine.saved.R
 from __future__ import annotations
 
 import json
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,7 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import flaxcnn
 from flaxcnn.errors import CheckpointError, ConfigError
 from flaxcnn.recipe.config import Config
-from flaxcnn.records.files import read_json, read_lines
+from flaxcnn.records.checked import (
+    PLAN,
+    checked,
+    checked_arrays,
+    checked_lines,
+    checked_object,
+)
 from flaxcnn.records.format import candidate_label
 from flaxcnn.records.study import predictions_file
 from flaxcnn.records.tables import candidate_columns, columns, csv_text, run_columns
@@ -24,23 +29,6 @@ from flaxcnn.records.tables import candidate_columns, columns, csv_text, run_col
 if TYPE_CHECKING:  # a tenth of a second, which `--help` need not wait for
     import numpy as np
 
-# What each file must hold for a record to be read; other keys are of use where they are there.
-NEEDED = {
-    "summary.json": (
-        "experiment", "protocol", "seed", "params", "kept_epoch", "best_epoch", "epochs_run",
-        "test_accuracy", "val_accuracy", "fingerprint", "data_digest", "split_digest",
-    ),
-    "metrics.jsonl": ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy"),
-    "data.json": ("shape", "classes", "digest", "rows"),
-    "study.json": ("experiment", "planned", "complete", "settings"),
-    "runs.jsonl": ("run", "seed", "setting", "vary", "status", "protocol", "data_digest",
-                   "split_digest"),
-    "search.json": ("experiment", "candidates", "winner", "incumbent", "dropped", "protocol"),
-}  # fmt: skip
-PLAN = {
-    "study": ("experiment", "config", "seeds", "grid", "vary"),
-    "search": ("experiment", "candidates", "folds", "repeats", "seeds", "document"),
-}
 # What two runs must share for their accuracies to mean the same.
 SHARED = {"data_digest": "data", "split_digest": "rows of the splits", "protocol": "protocol"}
 
@@ -103,7 +91,7 @@ class RunRecord(Record):
         Raises:
             CheckpointError: missing, damaged, or not of this run's classes.
         """
-        arrays = _arrays(self.path / "predictions.npz", ("row", "label", "logits"))
+        arrays = checked_arrays(self.path / "predictions.npz", ("row", "label", "logits"))
         read = Predictions(*arrays)
         shape = (len(read.label), len(self.data["classes"]))
         if read.logits.shape != shape or read.row.shape != shape[:1] or not len(read.label):
@@ -115,7 +103,7 @@ class RunRecord(Record):
         path = self.path / "filters.npz"
         if not path.is_file():
             return None
-        layer, kernel = _arrays(path, ("layer", "kernel"))
+        layer, kernel = checked_arrays(path, ("layer", "kernel"))
         return str(layer), kernel
 
 
@@ -154,7 +142,7 @@ class StudyRecord(Record):
         Raises:
             CheckpointError: they are missing or damaged.
         """
-        label, predicted = _arrays(self.path / predictions_file(run), ("label", "predicted"))
+        label, predicted = checked_arrays(self.path / predictions_file(run), ("label", "predicted"))
         return label, predicted
 
 
@@ -233,16 +221,16 @@ def read_run(path: Path) -> RunRecord:
         CheckpointError: a file is missing, damaged, or of another version.
     """
     path = path.expanduser().absolute()
-    config = read_json(path / "config.json")
+    config = checked_object(path, "config.json")
     return RunRecord(
         path,
-        _checked(path, "summary.json"),
-        read_json(path / "env.json"),
+        checked(path, "summary.json"),
+        checked_object(path, "env.json"),
         config=config,
         recipe=_recipe(config),
-        history=_checked_lines(path, "metrics.jsonl"),
-        data=_checked(path, "data.json"),
-        status=read_json(path / "status.json"),
+        history=checked_lines(path, "metrics.jsonl"),
+        data=checked(path, "data.json"),
+        status=checked_object(path, "status.json"),
     )
 
 
@@ -253,8 +241,8 @@ def read_study(path: Path) -> StudyRecord:
         CheckpointError: a file is missing, damaged, or of another version.
     """
     path = path.expanduser().absolute()
-    summary, plan = _checked(path, "study.json"), _checked(path, "plan.json", PLAN["study"])
-    rows = _checked_lines(path, "runs.jsonl")
+    summary, plan = checked(path, "study.json"), checked(path, "plan.json", PLAN["study"])
+    rows = checked_lines(path, "runs.jsonl")
     settings = [json.dumps([each["setting"], each["vary"]]) for each in summary["settings"]]
     by_setting = {setting: number for number, setting in enumerate(settings)}
     by_seed = {seed: number for number, seed in enumerate(plan["seeds"])}
@@ -266,7 +254,7 @@ def read_study(path: Path) -> StudyRecord:
     return StudyRecord(
         path,
         summary,
-        read_json(path / "env.json"),
+        checked_object(path, "env.json"),
         plan=plan,
         recipe=_recipe(plan["config"]),
         rows=sorted(rows, key=position),
@@ -281,7 +269,7 @@ def read_search(path: Path) -> SearchRecord:
         CheckpointError: a file is missing, damaged, or of another version.
     """
     path = path.expanduser().absolute()
-    summary, plan = _checked(path, "search.json"), _checked(path, "plan.json", PLAN["search"])
+    summary, plan = checked(path, "search.json"), checked(path, "plan.json", PLAN["search"])
     ranked = {each["label"] for each in summary["candidates"]}
     rows = [row for row in run_rows(path) if candidate_label(row["setting"]) in ranked]
     by_label = {each["label"]: number for number, each in enumerate(plan["candidates"])}
@@ -294,19 +282,19 @@ def read_search(path: Path) -> SearchRecord:
 
     if "sampler" not in plan:  # trials are in the order in which they were drawn
         rows.sort(key=position)
-    return SearchRecord(path, summary, read_json(path / "env.json"), plan=plan, rows=rows)
+    return SearchRecord(path, summary, checked_object(path, "env.json"), plan=plan, rows=rows)
 
 
 def run_rows(path: Path) -> list[Row]:
     """The rows of every run of a study or search; those of a search by trials are in `trials/`."""
-    return [row for folder in _folders(path) for row in _checked_lines(folder, "runs.jsonl")]
+    return [row for folder in _folders(path) for row in checked_lines(folder, "runs.jsonl")]
 
 
 def histories(path: Path) -> dict[str, list[dict[str, Any]]]:
     """The epochs of every run of a study or search, by the run's key."""
     epochs: dict[str, list[dict[str, Any]]] = {}
     for folder in _folders(path):
-        for line in read_lines(folder / "epochs.jsonl"):
+        for line in checked_lines(folder, "epochs.jsonl"):
             epochs.setdefault(line["run"], []).append(line)
     return epochs
 
@@ -317,42 +305,8 @@ def _folders(path: Path) -> list[Path]:
     return [path, *sorted(trials, key=lambda trial: (trial.name.isdecimal(), trial.name))]
 
 
-def _checked(path: Path, name: str, needed: Sequence[str] = ()) -> dict[str, Any]:
-    value = read_json(path / name)
-    _check(path / name, value, needed or NEEDED[name])
-    return dict(value)
-
-
-def _checked_lines(path: Path, name: str) -> list[Row]:
-    lines = read_lines(path / name)
-    for line in lines:
-        _check(path / name, line, NEEDED[name])
-    return lines
-
-
-def _check(file: Path, value: Any, needed: Sequence[str]) -> None:
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{file}: is damaged (no object)")
-    if lacking := [name for name in needed if name not in value]:
-        raise CheckpointError(
-            f"{file}: lacks {', '.join(lacking)}: it is damaged, or of another version"
-        )
-
-
 def _recipe(config: dict[str, Any]) -> Config | None:
     try:
         return Config.from_dict(config)
     except ConfigError:
         return None
-
-
-def _arrays(path: Path, names: Sequence[str]) -> tuple[np.ndarray, ...]:
-    import numpy as np
-
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return tuple(file[name] for name in names)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path.name} is missing") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path.name} is damaged ({error})") from None

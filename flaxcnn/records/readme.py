@@ -44,6 +44,9 @@ def run_readme(
         _protocol({summary["protocol"]}, config["validation"]),
         f"Weights of epoch {summary['kept_epoch']} of {summary['epochs_run']}, "
         f"{summary['params']:,} parameters.",
+        f"It diverged in epoch {summary['diverged_epoch']}; these are the last good weights."
+        if "diverged_epoch" in summary
+        else "",
         splits_table(summary).markdown(),
         f"Dead relu units: {counts or 'none'}. Training took {summary['seconds']:.1f} s after "
         f"{summary['compile_seconds']:.1f} s of compilation on {summary['device']}.",

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flaxcnn.errors import ConfigError, DataError
+from flaxcnn.errors import CheckpointError, ConfigError, DataError
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.fields import Role, names
 from flaxcnn.recipe.schedules import spans_run
@@ -26,6 +26,8 @@ class RunDirectory(Folder):
         WriteError: it is in use, or cannot be written.
     """
 
+    remade = ("data.json", "env.json", "filters.npz", "metrics.jsonl", "model.json",
+              "predictions.npz", "split.json", "status.json", "summary.json")  # fmt: skip
     data_digest: str | None = None  # of the data that it is opened with, where that is known
 
     def open(self, config: Config, resume: bool, data_digest: str | None = None) -> RunDirectory:
@@ -51,7 +53,9 @@ class RunDirectory(Folder):
     def _check_data(self, recipe: dict[str, Any]) -> None:
         if self.data_digest is None or not (self.path / "data.json").is_file():
             return  # where checkpoints are elsewhere, the folder may be new
-        if self.read_json("data.json")["digest"] == self.data_digest:
+        if "digest" not in (data := self.read_json("data.json")):
+            raise CheckpointError(f"{self.path / 'data.json'}: lacks digest: it is damaged")
+        if data["digest"] == self.data_digest:
             return
         text = f"{recipe['dataset']} is not the data that {self.path} was started on"
         before = self.config().to_dict()
@@ -77,7 +81,9 @@ class RunDirectory(Folder):
             self.write_json(ELSEWHERE, {"folder": str(path)})
             return path
         if (self.path / ELSEWHERE).is_file():
-            return str(self.read_json(ELSEWHERE)["folder"])
+            if not isinstance(folder := self.read_json(ELSEWHERE).get("folder"), str):
+                raise CheckpointError(f"{self.path / ELSEWHERE}: lacks folder: it is damaged")
+            return folder
         return self.path / "checkpoints"
 
     def begin(self, history: list[dict[str, Any]]) -> None:

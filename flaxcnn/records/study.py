@@ -21,6 +21,8 @@ class StudyDirectory(Folder):
 
     kind = "study"
     proof = "plan.json"
+    remade = ("env.json", "search.json", "space.json", "status.json", "study.json")
+    by_line = ("runs.jsonl",)
     scores_only = False  # rows without training accuracy and dead units
     predictions = False  # classes predicted for the test rows, a file a run
 
@@ -57,6 +59,16 @@ class StudyDirectory(Folder):
         """The rows of the runs with these keys that have ended, in the order of the keys."""
         by_key = {row["run"]: row for row in self.rows()}
         return [by_key[key] for key in keys if key in by_key]
+
+    def forget(self, result: str) -> None:
+        """Remove the figures of fewer runs, once all that they can be made from is readable.
+
+        Raises:
+            CheckpointError: a line of the runs or their epochs is damaged; nothing is removed.
+        """
+        self.rows()
+        self.lines("epochs.jsonl")
+        (self.path / result).unlink(missing_ok=True)
 
     def tidy(self) -> set[str]:
         """Drop what a kill left of a run without a row -> keys of the runs that have ended."""

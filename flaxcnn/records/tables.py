@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+import itertools
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from flaxcnn.records.format import interval_text
 
 MISSING = "-"
+GAP = 2  # columns between two of a table
+LEAST = 30  # columns for cells beside their names
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,67 @@ def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
         "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
         for cells in lines
     ]
+
+
+def fitted(lines: Sequence[Sequence[str]], width: int, less: Sequence[str] = ()) -> list[str]:
+    """Cells as lines of at most `width`: cells are wrapped between words.
+
+    Where even that is too wide, columns named in `less` are left out, and in the end each row is a
+    block of its own: the first cell, and below it a line for each other one that holds something.
+
+    >>> fitted([["setting", "accuracy"], ["sgd", "0.98 [0.97, 0.99]"]], 20)
+    ['setting  accuracy', 'sgd      0.98 [0.97,', '         0.99]']
+    >>> fitted([["setting", "accuracy"], ["learning_rate=0.01", "0.98"]], 24)
+    ['learning_rate=0.01', '  accuracy  0.98']
+    """
+    whole = aligned(lines)
+    if max(map(len, whole)) <= width:
+        return whole
+    columns = list(zip(*lines, strict=True))
+    least = [max(len(word) for cell in column for word in (cell or "-").split())
+             for column in columns]  # fmt: skip
+    widths = [max(map(len, column)) for column in columns]
+    room = width - GAP * (len(columns) - 1)
+    if sum(least) > room and less:
+        out = list(lines[0]).index(less[0])
+        return fitted([[*row[:out], *row[out + 1 :]] for row in lines], width, less[1:])
+    if sum(least) > room:
+        return list(_blocks(lines, width))
+    while sum(widths) > room:
+        widest = max(range(len(widths)), key=lambda i: (widths[i] > least[i], widths[i]))
+        widths[widest] -= 1
+    return [line for cells in lines for line in _wrapped(cells, widths)]
+
+
+def _wrapped(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
+    """A row on as many lines as its longest cell takes."""
+    parts = [_words(cell, width) or [""] for cell, width in zip(cells, widths, strict=True)]
+    rows = itertools.zip_longest(*parts, fillvalue="")
+    gap = " " * GAP
+    return [
+        gap.join(p.ljust(width) for p, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def _blocks(lines: Sequence[Sequence[str]], width: int) -> Iterator[str]:
+    """A block for each row."""
+    header, *rows = lines
+    longest = max(map(len, header[1:]), default=0)
+    longest = longest if longest + LEAST <= width else 0  # else cells are not below each other
+    for first, *cells in rows:
+        yield from _words(first, width)
+        for name, cell in zip(header[1:], cells, strict=True):
+            if cell not in ("", MISSING):
+                text, below = f"  {name.ljust(longest)}  {cell}", " " * (longest + 4)
+                yield from _words(text, width, below)
+
+
+def _words(text: str, width: int, below: str = "") -> list[str]:
+    """Text in lines, broken between words alone; all but the first begin with `below`."""
+    return textwrap.wrap(
+        text, width, subsequent_indent=below, break_long_words=False, break_on_hyphens=False
+    )
 
 
 # -- records as columns --------------------------------------------------------------------------

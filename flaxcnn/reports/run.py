@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.errors import FlaxcnnError
 from flaxcnn.recipe.config import Config
+from flaxcnn.records.checked import checked_object
 from flaxcnn.records.files import flat
 from flaxcnn.records.format import value_text
 from flaxcnn.records.intervals import wilson
@@ -208,7 +208,7 @@ def _looks(
     section = Section("images", "Images")
     try:
         data = dataset or load_images(record)
-        train = json.loads((record.path / "split.json").read_text(encoding="utf-8"))["train"]
+        train = checked_object(record.path, "split.json")["train"]
         if predictions is not None:
             _predicted_images(page, section, record, predictions, data)
         _samples(page, section, record, data, np.array(train, np.int64))

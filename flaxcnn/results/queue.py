@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 
+from flaxcnn.activity import doing
 from flaxcnn.data.datasets import load_for
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.train import fit
@@ -86,7 +87,8 @@ def run_queue(
             try:
                 interrupt.check()
                 began = time.perf_counter()
-                rows = _do(task, results, note)
+                with doing(task.label):
+                    rows = _do(task, results, note)
             except InterruptedRun:
                 if deadline.passed:
                     break

@@ -80,7 +80,8 @@ class Campaign:
         for row in folder.rows():
             check_data(self.data, row["data_digest"])
         ledger = Ledger(folder, self.name, self.listener, len(planned), all_or_none)
-        if ledger.ended and (text := other_software(folder.read_json("env.json"))):
+        known = ledger.ended and (folder.path / "env.json").is_file()
+        if known and (text := other_software(folder.read_json("env.json"))):
             self.listener.note(text)
         folder.write_json("env.json", environment())
         folder.set_status("running", ended=len(ledger.ended), planned=len(planned))

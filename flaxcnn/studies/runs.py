@@ -281,7 +281,8 @@ def _train_stack(
     states, hypers = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
     first.stacked(hypers, width).compile(states)  # before the first clock starts
     while running := sum(slot is not None for slot in slots):
-        states, sums = one_epoch(first.stacked(hypers, width), states, interrupt)
+        what = f"an epoch of {running} runs side by side"
+        states, sums = one_epoch(first.stacked(hypers, width), states, interrupt, what)
         for index, slot in enumerate(slots):
             if slot is None:
                 continue

@@ -111,7 +111,7 @@ def search_candidates(
     with folder.take(plan, campaign.resume), status_of(folder, ended):
         began = time.perf_counter()
         folder.keep_sources(sources)
-        (folder.path / "search.json").unlink(missing_ok=True)
+        folder.forget("search.json")
         with Interrupt() as interrupt:
             too_large = campaign.train(planned, folder, interrupt)
         tried, dropped = _fitting(candidates.tried, too_large)

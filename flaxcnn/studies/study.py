@@ -104,7 +104,7 @@ def _carry_out(
     ):
         began = time.perf_counter()
         folder.keep_sources(sources)
-        (folder.path / "study.json").unlink(missing_ok=True)  # of fewer seeds
+        folder.forget("study.json")  # of fewer seeds
         too_large = campaign.train(planned, folder, interrupt)
         _conclude(folder, planned, too_large, campaign.name)
         folder.set_status("complete", seconds=time.perf_counter() - began)

@@ -15,6 +15,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from flaxcnn.activity import doing
 from flaxcnn.backend import enough_memory
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.batches import steps_per_epoch
@@ -74,6 +75,13 @@ def choose_width(group: Group, jobs: list[ResidentJob], how: How, max_memory: in
         )
     if how == "map" or most == 1 or group.runs[0].config.determinism == "exact":
         return 1
+    with doing("measuring how many runs fit side by side"):
+        return _measured_width(group, jobs, how, memory, most)
+
+
+def _measured_width(group: Group, jobs: list[ResidentJob], how: How, memory: int, most: int) -> int:
+    """Of several runs that may be side by side."""
+    devices = len(jobs) * jobs[0].plan.sharding.devices
     short = [_short(job) for job in jobs]
     best, seconds = 1, math.inf
     if how == "auto":

@@ -92,21 +92,6 @@ def test_affine_in_the_order_of_torchvision():
     np.testing.assert_allclose(found, expected, atol=GEOMETRY)
 
 
-@pytest.mark.parametrize(("fill", "mode"), [("nearest", "nearest"), ("reflect", "mirror")])
-def test_fill_of_the_outside_is_that_of_scipy(fill, mode):
-    source = Map(yy=1.7, yx=0.4, y0=3.0, xy=-0.3, xx=1.2, x0=-2.5)
-    found = resampled(rows(), source, fill)
-    matrix = np.array([[1.7, 0.4], [-0.3, 1.2]])
-    centre = (np.array(SIZE) - 1) / 2
-    offset = np.array([3.0, -2.5]) + centre - matrix @ centre
-    for image, ours in zip(IMAGE, found, strict=True):
-        for c in range(3):
-            expected = ndimage.affine_transform(
-                image[..., c].astype(float), matrix, offset, order=1, mode=mode
-            )
-            np.testing.assert_allclose(ours[..., c], expected, atol=GEOMETRY)
-
-
 @pytest.mark.parametrize("factor", [0.3, 1.0, 1.7])
 @pytest.mark.parametrize(
     ("degenerate", "referee"),

@@ -16,9 +16,10 @@ def test_a_sound_machine(flaxcnn):
     assert found["sums"]["verdict"] == "ok"
     assert found["data digits"]["verdict"] == "ok"
     assert "flaxcnn data prepare mnist" in found["data mnist"]["detail"]
-    lines = flaxcnn("doctor").out.splitlines()
+    *lines, empty, last = flaxcnn("doctor").out.splitlines()
+    assert (empty, last) == ("", done.json["conclusion"])
     assert [line[9:31].strip() for line in lines] == list(found)
-    assert {line[:8].strip() for line in lines} <= {"ok", "warning"}
+    assert {line[:8].strip() for line in lines} <= {"ok", "note", "warning"}
 
 
 def test_wrong_sums_are_bad(flaxcnn, monkeypatch):
@@ -106,6 +107,34 @@ def test_an_accelerator_without_its_plugin(flaxcnn, machine, devices, driver, ki
     assert check["detail"].endswith(f"pip install 'flaxcnn[{extra}]'")
 
 
+@pytest.mark.parametrize(
+    ("devices", "platforms", "end"),
+    [
+        ([], None, ""),
+        (["nvidia0"], None, ", but an NVIDIA GPU is here and jax is the CPU build: pip install "
+         "'flaxcnn[cuda13]'"),
+        (["accel0"], None, ", but a TPU is here and jax is the CPU build: pip install "
+         "'flaxcnn[tpu]'"),
+        (["nvidia0"], "cpu", ", but an NVIDIA GPU is here and jax does not use it: "
+         "JAX_PLATFORMS=cpu says so"),
+    ],
+)  # fmt: skip
+def test_the_last_sentence_says_whether_one_can_train(
+    flaxcnn, machine, monkeypatch, devices, platforms, end
+):
+    machine(*devices)
+    monkeypatch.setattr(backend, "cores", lambda: 2)
+    if platforms:
+        monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    assert flaxcnn("doctor").out.splitlines()[-1] == f"ready to train on 2 CPU cores{end}"
+
+
+def test_the_last_sentence_names_what_is_bad(flaxcnn, monkeypatch):
+    monkeypatch.setattr(backend, "sums_are_right", lambda: False)
+    last = flaxcnn("doctor").out.splitlines()[-1]
+    assert last.startswith("not ready to train: sums: wrong sums")
+
+
 def test_no_accelerator_is_no_finding(flaxcnn, machine):
     assert finding(flaxcnn, "GPU") is finding(flaxcnn, "TPU") is None
 
@@ -156,7 +185,7 @@ def test_numerics_have_a_line_a_check(flaxcnn, findings):
     assert finding(flaxcnn, "numerics")["detail"] == "not run; flaxcnn doctor --numerics"
     done = flaxcnn("doctor", "--numerics")
     assert (done.code, done.err) == (0, "")
-    assert done.out.splitlines()[-3:] == [
+    assert done.out.splitlines()[-5:-2] == [
         "ok       sort                           worst relative error 0.0e+00, allowed 0.0e+00",
         "ok       product                        worst relative error 1.0e-01, allowed 5.0e-01 "
         "(as in jax#40633, jax#39486)",

@@ -41,6 +41,8 @@ def test_evaluate_gives_the_figures_of_the_summary(flaxcnn, trained, split, key)
 def test_evaluate_says_when_the_summary_is_another(flaxcnn, copied):
     summary = json.loads((copied / "summary.json").read_text())
     (copied / "summary.json").write_text(json.dumps({**summary, "test_accuracy": 1.0}))
+    assert flaxcnn("evaluate", copied).code == 5  # it is not what was written
+    (copied / "digests.json").unlink()
     assert flaxcnn("evaluate", copied, "--json").json["equal"] is False
     assert "the run's summary has" in flaxcnn("evaluate", copied).out
 
@@ -48,6 +50,7 @@ def test_evaluate_says_when_the_summary_is_another(flaxcnn, copied):
 def test_evaluate_refuses_other_data(flaxcnn, copied):
     data = json.loads((copied / "data.json").read_text())
     (copied / "data.json").write_text(json.dumps({**data, "digest": "0" * 64}))
+    (copied / "digests.json").unlink()
     done = flaxcnn("evaluate", copied, "--json")
     assert done.code == done.json["exit_code"] == 3
     assert "this is other data" in done.json["error"]

@@ -128,6 +128,7 @@ def test_a_study_of_runs_that_all_diverge(flaxcnn):
 
 def test_records_that_cannot_be_read(flaxcnn, studied):
     rows = (studied / "poor" / "runs.jsonl").read_text()
+    (studied / "poor" / "digests.json").unlink()
     for damaged, words in (
         (rows.replace("{", "<", 1), "line 1 is damaged"),
         (rows.replace('"split_digest"', '"split"'), "lacks split_digest"),
@@ -169,6 +170,7 @@ class TestReproduce:
         env = json.loads((home / "run" / "env.json").read_text())
         env["versions"]["jax"] = "0.0.1"
         (home / "run" / "env.json").write_text(json.dumps(env))
+        (home / "run" / "digests.json").unlink()
         done = flaxcnn("reproduce", "run", "--json")
         assert done.code == 1
         assert done.json["differ"] == [{"seed": 0, "label": "", "epoch": 1}]

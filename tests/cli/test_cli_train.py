@@ -42,7 +42,13 @@ def test_text_goes_to_stdout_and_the_run_to_its_place(flaxcnn, home, monkeypatch
     (run,) = (home / "elsewhere" / "recipes" / "small").iterdir()
     assert run.name.endswith("-seed7")
     assert "epoch   1/1" in done.out
-    assert f"report {run / 'report.html'}" in done.out
+    short = run.relative_to(home)
+    assert f"report {short / 'report.html'}" in done.out
+    assert f"next   flaxcnn report {short} --open" in done.out
+    assert done.out.endswith(
+        "flaxcnn study recipes.py:small --seeds 8 -s epochs=1 -s optimizer=adam "
+        "-s optimizer.epsilon=0.1\n"
+    )
     assert (run / "report.html").stat().st_size > 50_000
     assert len(list(run.glob("plots/*.svg"))) >= 9
     assert done.err == (

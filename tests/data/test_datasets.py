@@ -267,10 +267,37 @@ def test_verify_finds_one_flipped_bit_and_prepare_mends_it(prepared, file, data_
     changed = bytearray(whole)
     changed[-5] ^= 1
     path.write_bytes(changed)
-    with pytest.raises(DataError, match=f"{file}.*flaxcnn data prepare mnist"):
-        datasets.verify("mnist")
+    for read in (datasets.load, datasets.verify):
+        with pytest.raises(DataError, match=f"{file}.*flaxcnn data prepare mnist"):
+            read("mnist")
     datasets.prepare("mnist", prepared)
     assert path.read_bytes() == whole
+
+
+def test_no_flipped_bit_of_a_prepared_set_is_silent(prepared, data_dir):
+    """Of pixels, labels, headers, names of classes and digests: refused, or it changed nothing."""
+    whole, draw = datasets.load("mnist"), np.random.default_rng(0)
+    contents = lambda data: (data.digest, data.classes, data.test_origin, data.validation,  # noqa: E731
+                             content_digest(data.train, data.test))  # fmt: skip
+    found = 0
+    for file in (*cache.FILES, "meta.json") * 8:
+        path = data_dir / "mnist" / file
+        before = path.read_bytes()
+        changed = bytearray(before)
+        changed[draw.integers(len(changed))] ^= 1 << int(draw.integers(8))
+        path.write_bytes(changed)
+        try:
+            assert contents(datasets.load("mnist")) == contents(whole), (file, bytes(changed)[:300])
+        except DataError as error:
+            found += "damaged" in str(error)
+        path.write_bytes(before)
+    assert found > 30, "most bits mean something"
+
+
+def test_what_was_hashed_once_is_not_hashed_again(prepared, monkeypatch):
+    datasets.load("mnist")
+    monkeypatch.setattr(cache, "content_digest", None)
+    datasets.load("mnist")
 
 
 @pytest.mark.parametrize(

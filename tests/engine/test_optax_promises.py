@@ -11,10 +11,19 @@ from test_step import DATA, HYPERS, PLAIN, SHAPE, plan_of, seeds
 from flaxcnn.engine import epoch
 from flaxcnn.engine.checkpoint import tree_digest
 from flaxcnn.engine.devices import replicated
+from flaxcnn.engine.make_job import make_job
+from flaxcnn.engine.promises import of_job
 from flaxcnn.engine.sharding import BatchSharding
 from flaxcnn.engine.step import init_state
+from flaxcnn.recipe.augment import Mixup
+from flaxcnn.recipe.config import Config
+from flaxcnn.recipe.layers import BatchNorm, Dense, Flatten
 from flaxcnn.recipe.optimizers import Optax
 
+MIXING = Config(
+    "digits", (Flatten(), BatchNorm(), Dense(10)), augment=(Mixup(),),
+    optimizer=Optax("optax.lion"),
+)  # fmt: skip
 FEW = {"lamb", "adafactor", "adamw"}  # in the quick suite
 
 
@@ -34,3 +43,9 @@ def test_the_bits_do_not_depend_on_the_number_of_devices(name):
         after, _ = jax.jit(epoch.train_epoch, static_argnums=0)(plan, *args)
         digests.add(tree_digest(jax.device_get((after.params, after.opt_state))))
     assert len(digests) == 1
+
+
+def test_the_first_step_is_tried_with_batch_norm_and_mixing_on_several_devices(digits):
+    job = make_job(MIXING, digits)
+    assert job.plan.sharding.devices > 1
+    assert of_job(job) is None

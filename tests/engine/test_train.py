@@ -15,11 +15,13 @@ from flaxcnn.engine.checkpoint import tree_digest
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.loop import Progress, epochs
 from flaxcnn.engine.make_job import make_job
+from flaxcnn.engine.saved import evaluate_run, open_run
 from flaxcnn.engine.train import fit
 from flaxcnn.errors import DivergedError
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import Conv, Dense, Flatten, GlobalAvgPool
 from flaxcnn.recipe.optimizers import SGD
+from flaxcnn.recipe.weights import Weights
 from flaxcnn.records.run import RunDirectory
 
 pytestmark = pytest.mark.usefixtures("compile_once")
@@ -32,7 +34,7 @@ CONTRACT = {
 FILES = {
     "config.json", "env.json", "split.json", "data.json", "metrics.jsonl", "history.csv",
     "summary.json", "status.json", "README.md", "predictions.npz", "filters.npz", "checkpoints",
-    "run.lock",
+    "run.lock", "digests.json",
 }  # fmt: skip
 
 
@@ -236,6 +238,34 @@ def test_divergence_leaves_the_sound_checkpoints(digits, tmp_path, monkeypatch):
     assert [row["train_loss"] is None for row in RunDirectory(tmp_path / "run").history()] == [
         False, False, True,
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_the_last_good_weights_of_a_diverged_run(digits, tmp_path, monkeypatch, caplog, keep):
+    """They are those of a run that ended before: evaluated, predicted with, and started from."""
+    after = Progress.after
+
+    def poisoned(self, metrics, config):
+        if self.epoch == 2:
+            metrics["train_loss"] = math.nan
+        return after(self, metrics, config)
+
+    shorter = fit(fast(epochs=2, keep=keep), digits, tmp_path / "shorter")
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "after", poisoned)
+        with pytest.raises(DivergedError, match="keeps the weights of epoch"):
+            fit(fast(keep=keep), digits, tmp_path / "run")
+    found = open_run(tmp_path / "run")
+    assert "diverged in epoch 3" in caplog.text
+    assert found.status["status"] == "diverged"
+    assert found.summary["diverged_epoch"] == 3
+    assert found.summary["epochs_run"] == 2
+    for name in ("params_digest", "kept_epoch", "test_accuracy", "test_loss"):
+        assert found.summary[name] == shorter.summary[name]
+    assert evaluate_run(found)["loss"] == shorter.summary["test_loss"]
+    assert "It diverged in epoch 3" in (tmp_path / "run" / "README.md").read_text()
+    start = Weights(str(tmp_path / "run"))
+    assert fit(fast(epochs=1, init_from=start), digits, tmp_path / "on").summary["epochs_run"] == 1
 
 
 def one_filter(seed):

@@ -37,6 +37,7 @@ from flaxcnn.recipe.resize import Resize
 from flaxcnn.recipe.rules import Lookahead, Norm, Rates
 from flaxcnn.recipe.settings import Source, from_assignments, from_environment, layered
 from flaxcnn.recipe.splits import Archive, Permuted, Ranges
+from flaxcnn.recipe.teachers import Distill
 from flaxcnn.recipe.views import Views
 from flaxcnn.recipe.weights import Weights
 
@@ -191,7 +192,7 @@ def test_every_field_changes_the_fingerprint():
         "init_from": Weights("there.safetensors", digest="0" * 64), "no_decay": ("*/bias",),
         "rates": Rates(**{"*/bias": 0.1}), "clip": Norm(1.0), "sam": 0.05,
         "lookahead": Lookahead(), "average": EMA(0.9),
-        "tta": Views(), "calibrate": True,
+        "tta": Views(), "calibrate": True, "distill": Distill("there", digest="0" * 64),
     }  # fmt: skip
     together = {  # what is allowed with another setting only
         "virtual_shards": {"determinism": "exact", "virtual_shards": 2},

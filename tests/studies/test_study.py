@@ -10,6 +10,7 @@ from test_runs import EXACT
 
 from flaxcnn.errors import CheckpointError, ConfigError, DataError, InterruptedRun
 from flaxcnn.recipe.layers import Dense, Flatten, MaxPool
+from flaxcnn.records.read import read_study
 from flaxcnn.studies import campaign
 from flaxcnn.studies import width as widths
 from flaxcnn.studies.events import Listener
@@ -21,7 +22,7 @@ TINY = dataclasses.replace(
 )
 FILES = {
     "plan.json", "env.json", "runs.jsonl", "epochs.jsonl", "study.json", "runs.csv", "README.md",
-    "status.json", "run.lock",
+    "status.json", "run.lock", "digests.json",
 }  # fmt: skip
 
 
@@ -83,7 +84,8 @@ def test_resumed_it_repeats_nothing_and_ends_the_same(after, whole, digits, tmp_
     }  # fmt: skip
     with pytest.raises(Stop):
         study(TINY, **arguments, tell=Listener(run=stop))
-    # A kill within a write leaves half a line, and epochs of a run without a row.
+    # A kill within a write leaves half a line, epochs of a run without a row, and no digests.
+    (tmp_path / "study" / "digests.json").unlink()
     with open(tmp_path / "study" / "runs.jsonl", "a") as file:
         file.write('{"run": "cut sho')
     with open(tmp_path / "study" / "epochs.jsonl", "a") as file:
@@ -139,6 +141,7 @@ def test_resumed_on_other_data_it_stops(whole, digits, tmp_path):
     shutil.copytree(whole.path, folder)
     rows = (folder / "runs.jsonl").read_text().replace(digits.digest, "0" * 64)
     (folder / "runs.jsonl").write_text(rows)
+    (folder / "digests.json").unlink()  # they are whole, and of other data
     with pytest.raises(DataError, match="this is other data"):
         study(TINY, [0, 1, 2], grid={"learning_rate": [0.05, 3e38]}, name="tiny", dataset=digits,
               study_dir=folder, resume=True)  # fmt: skip
@@ -151,10 +154,50 @@ def test_a_damaged_row_loses_nothing(whole, digits, tmp_path):
     lines = (folder / "runs.jsonl").read_bytes().splitlines(keepends=True)
     damaged = b"".join([lines[0], b"\xff" + lines[1], *lines[2:]])
     (folder / "runs.jsonl").write_bytes(damaged)
+    (folder / "digests.json").unlink()  # as where the process was killed
     with pytest.raises(CheckpointError, match=r"runs\.jsonl: line 2 is damaged"):
         study(TINY, [0, 1, 2], grid={"learning_rate": [0.05, 3e38]}, name="tiny", dataset=digits,
               study_dir=folder, resume=True)  # fmt: skip
     assert (folder / "runs.jsonl").read_bytes() == damaged
+    assert (folder / "study.json").read_bytes() == (whole.path / "study.json").read_bytes()
+
+
+def test_what_is_damaged_is_made_again_from_what_is_whole(whole, digits, tmp_path, caplog):
+    """A bit of a figure in a row, and one of study.json: the run is trained again, same bits."""
+    folder = tmp_path / "study"
+    shutil.copytree(whole.path, folder)
+    lines = (folder / "runs.jsonl").read_text().splitlines(keepends=True)
+    row = json.loads(lines[1])
+    lines[1] = json.dumps({**row, "test_accuracy": 0.5}) + "\n"
+    (folder / "runs.jsonl").write_text("".join(lines))
+    (folder / "study.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"study\.json: is damaged"):
+        read_study(folder)
+    (folder / "study.json").write_bytes((whole.path / "study.json").read_bytes())
+    with pytest.raises(CheckpointError, match=r"runs\.jsonl: line 2 is damaged"):
+        read_study(folder)
+    (folder / "study.json").write_text("{}")
+    again = []
+    found = study(TINY, [0, 1, 2], grid={"learning_rate": [0.05, 3e38]}, name="tiny",
+                  dataset=digits, study_dir=folder, resume=True,
+                  tell=Listener(run=lambda o, *_: again.append(o.run.key)))  # fmt: skip
+    assert again == [row["run"]]
+    assert "runs.jsonl: line 2 is damaged" in caplog.text
+    assert "study.json: is damaged" in caplog.text
+    assert found.summary == whole.summary
+    assert read_study(folder).summary == whole.summary
+    assert (folder / "runs.jsonl.damaged").is_file()
+
+
+def test_damaged_epochs_are_named_and_the_result_stays(whole, digits, tmp_path):
+    folder = tmp_path / "study"
+    shutil.copytree(whole.path, folder)
+    lines = (folder / "epochs.jsonl").read_bytes().replace(b'"epoch": 2', b'"epoch": 3', 1)
+    (folder / "epochs.jsonl").write_bytes(lines)
+    with pytest.raises(CheckpointError, match=r"epochs\.jsonl: line \d is damaged"):
+        study(TINY, [0, 1, 2], grid={"learning_rate": [0.05, 3e38]}, name="tiny", dataset=digits,
+              study_dir=folder, resume=True)  # fmt: skip
+    assert (folder / "study.json").read_bytes() == (whole.path / "study.json").read_bytes()
 
 
 def test_more_seeds_may_be_added(digits, tmp_path):
