@@ -5,6 +5,8 @@ import gc
 import json
 import linecache
 import signal
+import subprocess
+import sys
 import types
 
 import flax.linen as nn
@@ -22,6 +24,7 @@ from flaxcnn.recipe.layers import Dense, Flatten
 LINEAR = Config(
     "digits", (Flatten(), Dense(10)), epochs=3, batch_size=256, learning_rate=0.05
 )  # three epochs of a few milliseconds
+PATIENCE = 120  # seconds, after which a program that does not end is taken to hang
 STEADY = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "best")
 
 
@@ -46,6 +49,25 @@ def status(path):
 
 
 # -- the loop in the user's hands ----------------------------------------------------------------
+
+LEFT_OPEN = """
+import flaxcnn
+from flaxcnn.recipe.layers import Dense, Flatten
+
+config = flaxcnn.Config("digits", (Flatten(), Dense(10)), epochs=3)
+loop = flaxcnn.epochs(config, run_dir="run")
+next(loop)
+"""
+
+
+def test_a_loop_that_is_open_when_the_program_ends_is_closed(tmp_path):
+    """Orbax's threads end with the program: a checkpoint under way must be finished before."""
+    done = subprocess.run(
+        [sys.executable, "-c", LEFT_OPEN], capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert status(tmp_path / "run")["status"] == "interrupted"
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["1"]
 
 
 def test_a_loop_is_the_run_of_train(quiet, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 import weakref
 from collections.abc import Generator
 from dataclasses import dataclass, field
@@ -137,8 +138,23 @@ def epochs(
     prepare()
     if (earlier := _open.get(path)) is not None:
         earlier.close()
+    _close_at_exit()
     _open[path] = found = Epochs(path, _steps(ask.config, rows, path, ask.name, resume))
     return found
+
+
+@functools.cache
+def _close_at_exit() -> None:
+    """Have loops that are still open when the program ends closed, so that they can be resumed.
+
+    `atexit` would be too late: the threads with which Orbax writes have ended by then.
+    """
+    threading._register_atexit(_close_all)  # type: ignore[attr-defined]  # as concurrent.futures
+
+
+def _close_all() -> None:
+    for loop in list(_open.values()):
+        loop.close()
 
 
 def _steps(

@@ -36,6 +36,7 @@ class Progress:
         self._first = (time.monotonic(), 0.0)  # when counting began, and at which count
         self._last = self._first
         self._trained = False
+        self.speaks = True  # of several processes, one does
         self.columns: int | None = None  # of the terminal; None: there is none
 
     def fitted(self, line: str) -> str:
@@ -135,9 +136,8 @@ class _Lines:
 
     def __call__(self, now: Activity) -> None:
         self.bar.begun(now)
-        if now.what.startswith(("compiling the training", "measuring")) and (
-            now.what not in self.said
-        ):
+        told = now.what.startswith(("compiling the training", "measuring"))
+        if self.bar.speaks and told and now.what not in self.said:
             self.said.add(now.what)
             say(f"{now.what} ...", self.as_json)
 

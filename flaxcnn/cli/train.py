@@ -140,7 +140,8 @@ def _run(
             # Only now: a network of one's own is traced, which starts JAX with the devices it has
             counts = totals(config.table(dataset.shape, dataset.num_classes))
             path = Path(hosts.same_text(str(start.path.expanduser().absolute())))
-            if hosts.primary():
+            bar.speaks = hosts.primary()
+            if bar.speaks:
                 say(
                     f"{name}: {counts['params']:,} parameters on {config.dataset}, "
                     f"{count_text(config.epochs, 'epoch')} of batch {config.batch_size}, "
@@ -148,7 +149,7 @@ def _run(
                     as_json,
                 )
             watchers = [_epochs(bar, config.epochs, as_json)]
-            if tensorboard and hosts.primary():
+            if tensorboard and bar.speaks:
                 watchers.append(watching.enter_context(EventFiles(path, note)))
 
             def show(metrics: dict[str, Any]) -> None:
@@ -159,9 +160,8 @@ def _run(
                 config, dataset, path, name=name, resume=start.resume,
                 checkpoint_dir=start.checkpoint_dir, on_epoch=show, on_note=note,
             )  # fmt: skip
-            speaks = hosts.primary()
-            page = report_after(result.path, dataset) if speaks else None
-    if speaks:
+            page = report_after(result.path, dataset) if bar.speaks else None
+    if bar.speaks:
         _conclude(config, result.summary, result.path, page, more, as_json)
 
 
