@@ -12,6 +12,7 @@ import types
 import flax.linen as nn
 import jax
 import numpy as np
+import optax
 import pytest
 
 import flaxcnn
@@ -46,6 +47,11 @@ def steady(history):
 
 def status(path):
     return json.loads((path / "status.json").read_text())
+
+
+def test_a_transformation_of_optax_that_is_made_already_is_told_how_to_be_given():
+    with pytest.raises(ConfigError, match=r'flaxcnn\.Optax\("optax\.adamw"'):
+        flaxcnn.train(LINEAR, optimizer=optax.adamw(1e-3), run_dir="run")
 
 
 # -- the loop in the user's hands ----------------------------------------------------------------

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import optax
+
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.datasets import load_for
 from flaxcnn.data.given import Arrays, keep
@@ -73,6 +75,11 @@ def _changes(
         changes["dataset"] = dataset
     if model is not None:
         changes["model"] = spec_of(model)
+    if isinstance(changes.get("optimizer"), optax.GradientTransformation):
+        raise ConfigError(
+            "optimizer must be made within the step, with the scheduled rate: give its factory and "
+            'arguments, as flaxcnn.Optax("optax.adamw", weight_decay=1e-4), and learning_rate'
+        )
     if "optimizer" in changes and "learning_rate" not in changes:
         changes["learning_rate"] = None  # the new optimizer's default
     return changes
