@@ -8,7 +8,7 @@ import signal
 import time
 
 import pytest
-from small_runs import ABANDONED, SAFETY_NET, TINY
+from small_runs import ABANDONED, SAFETY_NET, TINY, damage
 
 from flaxcnn.engine.train import fit
 from flaxcnn.errors import CheckpointError, DataError
@@ -163,13 +163,6 @@ def test_resume_by_recipe_finds_the_newest_and_a_finished_run_is_a_no_op(child, 
 # -- in this process -----------------------------------------------------------------------------
 
 
-def flip(checkpoint):
-    file = max((checkpoint / "state").rglob("*"), key=lambda p: p.is_file() * p.stat().st_size)
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 1
-    file.write_bytes(data)
-
-
 def newest(run):
     return max((p for p in (run / "checkpoints").iterdir()), key=lambda p: int(p.name))
 
@@ -188,7 +181,7 @@ def test_more_epochs_are_the_epochs_of_a_longer_run(trained, digits, tmp_path):
 @pytest.mark.usefixtures("compile_once")
 def test_a_damaged_newest_checkpoint_costs_time_and_no_bits(trained, digits, copy_of, caplog):
     run = copy_of(trained.path)
-    flip(newest(run))
+    damage(newest(run))
     found = fit(TINY, digits, run, resume=True)
     assert "trying an earlier one" in caplog.text
     assert found.summary["params_digest"] == trained.summary["params_digest"]
@@ -200,7 +193,7 @@ def test_a_damaged_newest_checkpoint_costs_time_and_no_bits(trained, digits, cop
 def test_all_checkpoints_damaged(trained, digits, copy_of):
     run = copy_of(trained.path)
     for checkpoint in (run / "checkpoints").iterdir():
-        flip(checkpoint)
+        damage(checkpoint)
     with pytest.raises(CheckpointError, match="no usable checkpoint"):
         fit(TINY, digits, run, resume=True)
     assert status(run) == "failed"

@@ -7,7 +7,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from small_runs import ABANDONED, TINY
+from small_runs import ABANDONED, TINY, damage
 
 from flaxcnn.data.arrays import Dataset, Split
 from flaxcnn.engine import saved
@@ -79,10 +79,7 @@ def test_a_run_that_was_moved_still_opens(trained, copy_of, monkeypatch):
 def test_a_damaged_kept_checkpoint_is_refused(trained, copy_of):
     run = copy_of(trained.path)
     kept = run / "checkpoints" / str(trained.summary["kept_epoch"])
-    file = max((kept / "state").rglob("*"), key=lambda p: p.is_file() * p.stat().st_size)
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 1
-    file.write_bytes(data)
+    damage(kept)
     with pytest.raises(CheckpointError, match=f"checkpoint of epoch {kept.name}") as error:
         open_run(run)
     assert error.value.exit_code == 5
