@@ -33,8 +33,7 @@ def own_models(document: dict[str, Any]) -> str:
     text = (
         f"Steps of {document['batch_size']} images, in turn: medians of {document['turns']} turns "
         f"of {document['steps']} steps, with quartiles of the ratio within a turn. By default the "
-        f"package spreads a batch over {document['devices']} devices here. Other programs ran on "
-        "the machine, so times are long; ratios within a turn are not. "
+        f"package spreads a batch over {document['devices']} devices here. "
         f"{where_from(document, ('flax', 'optax'))}"
     )
     return "\n".join([*lines, "", text])

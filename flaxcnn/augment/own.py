@@ -13,6 +13,7 @@ import numpy as np
 
 from flaxcnn.augment.rows import Rows, as_float, transform, where
 from flaxcnn.errors import ConfigError, first_line
+from flaxcnn.model.protocol import promotion_as_usual
 from flaxcnn.recipe.augment import Augment, Augmentation, each_kind
 from flaxcnn.recipe.layers import Shape
 from flaxcnn.recipe.references import resolve
@@ -65,7 +66,7 @@ def _(kind: Augmentation, rows: Rows, partner: Rows | None) -> Rows:
         given |= dict(zip(PARTNER, pair, strict=True))
 
     def one(given: dict[str, jax.Array]) -> Any:
-        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        with promotion_as_usual():
             return function(**given, **kind.named)
 
     image, target = jax.vmap(one)(given)
@@ -103,7 +104,7 @@ def _check_one(kind: Augmentation, images: np.ndarray, classes: int) -> None:
             pair = (jnp.asarray(images[number - 1]), targets[(number + 1) % classes])
             given |= dict(zip(PARTNER, pair, strict=True))
         try:
-            with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            with promotion_as_usual():
                 result = jax.jit(lambda given: function(**given, **kind.named))(given)
         except Exception as error:
             raise ConfigError(

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from flaxcnn.errors import ConfigError, first_line
-from flaxcnn.model.protocol import Model, RowContext, Tree, Variables
+from flaxcnn.model.protocol import Model, RowContext, Tree, Variables, promotion_as_usual
 from flaxcnn.recipe.networks import NNX, ForeignModel, Linen, sources
 from flaxcnn.recipe.references import resolve
 
@@ -69,8 +69,7 @@ def _applying(model: Applied) -> Iterator[None]:
         products = model.compiled.products
         with (
             jax.default_matmul_precision(products) if products else contextlib.nullcontext(),
-            jax.numpy_dtype_promotion("standard"),
-            jax.numpy_rank_promotion("allow"),
+            promotion_as_usual(),
         ):
             yield
     finally:

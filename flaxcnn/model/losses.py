@@ -14,6 +14,7 @@ import optax
 
 from flaxcnn.errors import ConfigError, FlaxcnnError, first_line, near_miss
 from flaxcnn.model.layout import on_cpu
+from flaxcnn.model.protocol import promotion_as_usual
 from flaxcnn.recipe import losses as spec
 from flaxcnn.recipe.references import TakesArguments, resolve
 
@@ -93,7 +94,7 @@ class RowFunction:
         if not self.own:
             made: jax.Array = self.function(logits, second, **dict(self.arguments))
             return made
-        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        with promotion_as_usual():
             try:
                 made = jnp.asarray(self.function(logits, second, **dict(self.arguments), **more))
             except FlaxcnnError:

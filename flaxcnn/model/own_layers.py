@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from flaxcnn.errors import ConfigError, FlaxcnnError, first_line
-from flaxcnn.model.protocol import RowContext, Tree
+from flaxcnn.model.protocol import RowContext, Tree, promotion_as_usual
 from flaxcnn.model.traced import macs
 from flaxcnn.recipe.own_layers import Own
 from flaxcnn.recipe.references import resolve
@@ -39,12 +38,6 @@ def make(layer: Own) -> Any:
     return made
 
 
-@contextlib.contextmanager
-def _as_users_know_jax() -> Iterator[None]:
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
-
-
 def first_weights(layer: Own, key: jax.Array, shape: Shape) -> dict[str, Tree]:
     """Its weights before the first step, for inputs of `shape`; none where it has no `init`.
 
@@ -54,7 +47,7 @@ def first_weights(layer: Own, key: jax.Array, shape: Shape) -> dict[str, Tree]:
     made = make(layer)
     if not hasattr(made, "init"):
         return {}
-    with _as_users_know_jax():
+    with promotion_as_usual():
         params = made.init(key, shape)
     if not isinstance(params, dict) or not all(isinstance(name, str) for name in params):
         raise ConfigError(
@@ -72,7 +65,7 @@ def apply(
     wanted = inspect.signature(made.apply).parameters
     given = {k: v for k, v in {"train": train, "rows": rows}.items() if k in wanted}
     params = jax.tree.map(lambda leaf: leaf.astype(x.dtype), params)
-    with _as_users_know_jax():
+    with promotion_as_usual():
         return jnp.asarray(made.apply(params, x, **given)).astype(x.dtype)
 
 

@@ -6,8 +6,9 @@ program is compiled for. `flaxcnn.model.cnn` makes one of a recipe's layers.
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, Self
 
 import flax.struct
@@ -29,6 +30,13 @@ class RowContext:
     rates: jax.Array | None = None
     # One typed key of the step, for modules that draw for the batch as a whole.
     key: jax.Array | None = None
+
+
+@contextlib.contextmanager
+def promotion_as_usual() -> Iterator[None]:
+    """The rules of jax as users know them, for code of theirs: in here stricter ones hold."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
 
 
 def leaf_name(path: Any) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from flaxcnn.errors import ConfigError
 from flaxcnn.recipe.fields import about, check_bounds, setting
-from flaxcnn.recipe.shapes import Shape, check_map
+from flaxcnn.recipe.shapes import Shape, check_groups, check_map
 
 
 class _Checked:
@@ -111,8 +111,7 @@ class ChannelShuffle(_Checked):
     label = "channel_shuffle"
 
     def out(self, shape: Shape) -> Shape:
-        if shape[-1] % self.groups:
-            raise ConfigError(f"groups={self.groups} must divide its {shape[-1]} input channels")
+        check_groups(shape, self.groups)
         return shape
 
 

@@ -8,7 +8,17 @@ from typing import Any
 
 from flaxcnn.errors import ConfigError
 from flaxcnn.recipe.fields import about, check_bounds, setting
-from flaxcnn.recipe.shapes import ConvInit, Function, Init, Padding, Shape, Size, pair, windows
+from flaxcnn.recipe.shapes import (
+    ConvInit,
+    Function,
+    Init,
+    Padding,
+    Shape,
+    Size,
+    check_groups,
+    pair,
+    windows,
+)
 
 
 def _dilation() -> Any:
@@ -56,8 +66,7 @@ class Conv:
 
     def out(self, shape: Shape) -> Shape:
         places = _places(self, shape)
-        if shape[-1] % self.groups:
-            raise ConfigError(f"groups={self.groups} must divide its {shape[-1]} input channels")
+        check_groups(shape, self.groups)
         if self.init == "whiten" and not self.filters <= 2 * _area(self) * shape[-1]:
             raise ConfigError(
                 f"init=whiten has at most {2 * _area(self) * shape[-1]} filters, two for each "

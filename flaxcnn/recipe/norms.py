@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from flaxcnn.errors import ConfigError
 from flaxcnn.recipe.fields import check_bounds, setting
-from flaxcnn.recipe.shapes import Shape, check_map
+from flaxcnn.recipe.shapes import Shape, check_groups, check_map
 
 
 def _epsilon(default: float) -> Any:
@@ -41,6 +40,9 @@ class _OfARow:
     def __post_init__(self) -> None:
         check_bounds(self, f"{type(self).__name__.lower()}.")
 
+    def out(self, shape: Shape) -> Shape:
+        return shape
+
     def params(self, shape: Shape) -> tuple[int, int]:
         return 2 * shape[-1], 0
 
@@ -55,8 +57,7 @@ class GroupNorm(_OfARow):
     label = "group_normalization"
 
     def out(self, shape: Shape) -> Shape:
-        if shape[-1] % self.groups:
-            raise ConfigError(f"groups={self.groups} must divide its {shape[-1]} input channels")
+        check_groups(shape, self.groups)
         return shape
 
 
@@ -81,9 +82,6 @@ class LayerNorm(_OfARow):
 
     label = "layer_normalization"
 
-    def out(self, shape: Shape) -> Shape:
-        return shape
-
 
 @dataclass(frozen=True)
 class RMSNorm(_OfARow):
@@ -95,9 +93,6 @@ class RMSNorm(_OfARow):
     epsilon: float = _epsilon(1e-6)
 
     label = "rms_normalization"
-
-    def out(self, shape: Shape) -> Shape:
-        return shape
 
     def params(self, shape: Shape) -> tuple[int, int]:
         return shape[-1], 0

@@ -42,26 +42,26 @@ class AvgPool(_Pool):
     label = "average_pooling2d"
 
 
+class _OverAllPlaces:
+    """One value for each channel."""
+
+    def out(self, shape: Shape) -> Shape:
+        check_map(shape)
+        return shape[-1:]
+
+
 @dataclass(frozen=True)
-class GlobalAvgPool:
+class GlobalAvgPool(_OverAllPlaces):
     """Mean over H and W: `(H, W, C)` -> `(C,)`."""
 
     label = "global_average_pooling2d"
 
-    def out(self, shape: Shape) -> Shape:
-        check_map(shape)
-        return shape[-1:]
-
 
 @dataclass(frozen=True)
-class GlobalMaxPool:
+class GlobalMaxPool(_OverAllPlaces):
     """Largest value over H and W: `(H, W, C)` -> `(C,)`."""
 
     label = "global_max_pooling2d"
-
-    def out(self, shape: Shape) -> Shape:
-        check_map(shape)
-        return shape[-1:]
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,12 @@ def check_map(shape: Shape) -> None:
         raise ConfigError(f"needs a map (H, W, C) as its input, got {shape}")
 
 
+def check_groups(shape: Shape, groups: int) -> None:
+    """ConfigError unless the channels of `shape` are a multiple of `groups`."""
+    if shape[-1] % groups:
+        raise ConfigError(f"groups={groups} must divide its {shape[-1]} input channels")
+
+
 def pair(value: Size, what: str) -> tuple[int, int]:
     """The two sides of a size; ConfigError unless both are positive.
 

@@ -11,18 +11,21 @@ from flaxcnn.recipe.shapes import Function, Init, Shape
 
 
 @dataclass(frozen=True)
-class Dropout:
-    """Zeroes each value with probability `rate` in training and scales the others up."""
-
+class _Drops:
     rate: float = field(metadata=about("probability of a zero", at_least=0, below=1))
 
-    label = "dropout"
-
     def __post_init__(self) -> None:
-        check_bounds(self, "dropout.")
+        check_bounds(self, f"{type(self).__name__.lower()}.")
 
     def out(self, shape: Shape) -> Shape:
         return shape
+
+
+@dataclass(frozen=True)
+class Dropout(_Drops):
+    """Zeroes each value with probability `rate` in training and scales the others up."""
+
+    label = "dropout"
 
 
 @dataclass(frozen=True)
@@ -83,19 +86,11 @@ class Dense:
 
 
 @dataclass(frozen=True)
-class StochasticDepth:
+class StochasticDepth(_Drops):
     """In training 0 for a whole image with probability `rate`, the others scaled up.
 
     The last of a residual block's `layers`, it leaves the block out (Huang et al. 2016). Which
     images, their row keys decide.
     """
 
-    rate: float = field(metadata=about("probability of a zero", at_least=0, below=1))
-
     label = "stochastic_depth"
-
-    def __post_init__(self) -> None:
-        check_bounds(self, "stochasticdepth.")
-
-    def out(self, shape: Shape) -> Shape:
-        return shape
