@@ -281,6 +281,7 @@ def revisions(document: dict[str, Any]) -> str:
 BLOCKS = {
     "revisions": (REVISIONS, revisions),
     "revisions-redesign": (REVISIONS.with_name("revisions-redesign-cpu.json"), revisions),
+    "revisions-doors": (REVISIONS.with_name("revisions-doors-cpu.json"), revisions),
     "peers": (RESULTS, peers),
     "peers in short": (RESULTS, peers_in_short),
     "parallel": (PARALLEL, parallel),
