@@ -78,7 +78,8 @@ def reproduce(
     except InterruptedRun as error:
         text = "stopped before everything was trained again; nothing was changed"
         raise InterruptedRun(error.signal, text, error.exit_code) from None
-    code = [since_recorded(*each) for each in own_objects(*_recipes(record))]
+    # Of several objects of one file, the file is spoken of once.
+    code = list(dict.fromkeys(since_recorded(*each) for each in own_objects(*_recipes(record))))
     return Reproduction(runs, epochs, differ, _changed(record.environment), code)
 
 
