@@ -50,8 +50,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 IMPORT_ORDER = (
     "errors", "limits", "activity", "xla_messages", "recipe", "rng", "hardware", "backend",
     "numerics", "collectives", "data", "records", "reports", "model", "augment", "nn",
-    "engine", "trained", "export", "estimator", "studies", "api", "results", "doctor", "bench",
-    "accelerators", "cli", "__main__",
+    "engine", "trained", "export", "estimator", "studies", "checks", "api", "results",
+    "doctor", "bench", "accelerators", "cli", "__main__",
 )  # fmt: skip
 # A line of Args or Raises: names, and what is said of them.
 ITEM = re.compile(r"    ((?:\*{0,2}\w+|\.\.\.)(?:, (?:\*{0,2}\w+|\.\.\.))*): (.*)")
@@ -63,6 +63,7 @@ ALIASES = {  # of types in the specifications
 MORE_API = {
     "flaxcnn.nn": ("Conv", "BatchNorm", "Dropout"),
     "flaxcnn.export.export": ("export",),
+    "flaxcnn.api.check": ("Checked",),
     "flaxcnn.api.epochs": ("Epoch", "Epochs"),
     "flaxcnn.records.rate_range": ("RateRange",),
     "flaxcnn.studies.compare": ("Comparison",),

@@ -12,6 +12,7 @@ import typer
 import flaxcnn
 from flaxcnn.cli import (
     bench,
+    check,
     compare,
     data,
     doctor,
@@ -70,6 +71,7 @@ app.add_typer(
 )
 app.add_typer(data.app, name="data")
 app.command(short_help="Measure images per second.")(bench.bench)
+app.command(short_help="Try out on a recipe what is promised of every one.")(check.check)
 app.command()(doctor.doctor)
 
 
