@@ -135,12 +135,9 @@ def bench(
       flaxcnn bench --compare laptop.json h200.json --plot ratios.pdf
     """
     if compare:
-        files = [Path(name).expanduser() for name in experiments or []]
-        timings.compare(files, plot and plot.expanduser(), as_json)
+        timings.compare(experiments or [], plot, as_json)
         return
-    repeats = (QUICK_REPEATS if quick else REPEATS) if repeats is None else repeats
-    seconds = (QUICK_SECONDS if quick else SECONDS) if seconds is None else seconds
-    _check_numbers(repeats, seconds)
+    repeats, seconds = _effort(repeats, seconds, quick)
     modes = _words("--mode", mode, MODES)
     precisions = [PRECISIONS[word] for word in _words("--dtype", dtype, PRECISIONS)]
     sizes = _sizes(batch_sizes)
@@ -220,11 +217,15 @@ def _check_unmeasured(plot: Path | None, synthetic: bool) -> None:
         )
 
 
-def _check_numbers(repeats: int, seconds: float) -> None:
+def _effort(repeats: int | None, seconds: float | None, quick: bool) -> tuple[int, float]:
+    """Blocks of a case, and seconds of each."""
+    repeats = (QUICK_REPEATS if quick else REPEATS) if repeats is None else repeats
+    seconds = (QUICK_SECONDS if quick else SECONDS) if seconds is None else seconds
     if repeats < 1:
         raise ConfigError(f"--repeats must be at least 1 (got {repeats})")
     if not (seconds > 0 and math.isfinite(seconds)):
         raise ConfigError(f"--seconds must be a finite number above 0 (got {seconds:g})")
+    return repeats, seconds
 
 
 def _words(option: str, text: str | None, known: Iterable[str]) -> list[str]:
