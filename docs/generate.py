@@ -65,7 +65,7 @@ MORE_API = {
     "flaxcnn.export.export": ("export",),
     "flaxcnn.api.epochs": ("Epoch", "Epochs"),
     "flaxcnn.records.rate_range": ("RateRange",),
-    "flaxcnn.studies.compare": ("Comparison",),
+    "flaxcnn.studies.comparison": ("Comparison",),
     "flaxcnn.engine.saved": ("open_run", "classify", "evaluate_run"),
 }
 
