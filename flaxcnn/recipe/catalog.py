@@ -34,6 +34,7 @@ MODULES = (
     "mnist_archs",
     "fashion_budget",
 )
+OF_PAPERS = ("zoo", "cifar_speed")  # on which no document reports
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,9 @@ def experiments() -> dict[str, Experiment]:
 
 @functools.cache
 def zoo() -> dict[str, Experiment]:
-    """Name -> network of a paper with a plain recipe; no document reports on them."""
-    listed = load_module(experiments_folder() / "zoo.py").EXPERIMENTS
+    """Name -> network of a paper, with a plain recipe or that of the paper."""
+    folder = experiments_folder()
+    listed = [e for name in OF_PAPERS for e in load_module(folder / f"{name}.py").EXPERIMENTS]
     return {experiment.name: experiment for experiment in listed}
 
 
@@ -117,7 +119,8 @@ def find(name: str) -> Experiment:
         return _from_file(Path(file).expanduser(), attribute)
     if name.endswith(".py"):
         return _from_file(Path(name).expanduser(), "")
-    known = zoo() if name.startswith("zoo/") else experiments()
+    of_papers = name.partition("/")[0] in {module.replace("_", "-") for module in OF_PAPERS}
+    known = zoo() if of_papers else experiments()
     if name not in known:
         same_tail = [repr(n) for n in known if n.partition("/")[2] == name]
         hint = f"; did you mean {' or '.join(same_tail)}?" if same_tail else near_miss(name, known)
