@@ -10,6 +10,7 @@ from flaxcnn.xla_messages import choose_level
 if TYPE_CHECKING:  # for editors; when the program runs, `_LAZY` is what counts
     from flaxcnn.api.epochs import epochs
     from flaxcnn.api.lr_range import lr_range
+    from flaxcnn.api.report import report
     from flaxcnn.api.search import search
     from flaxcnn.api.study import study
     from flaxcnn.api.train import train
@@ -24,7 +25,6 @@ if TYPE_CHECKING:  # for editors; when the program runs, `_LAZY` is what counts
     from flaxcnn.recipe.weights import Weights
     from flaxcnn.records.history import history
     from flaxcnn.records.index import runs
-    from flaxcnn.reports.report import report
     from flaxcnn.studies.compare import compare
     from flaxcnn.studies.power import power
     from flaxcnn.studies.reproduce import reproduce
@@ -56,7 +56,7 @@ _LAZY = {
     "load": "flaxcnn.trained",
     "lr_range": "flaxcnn.api.lr_range",
     "power": "flaxcnn.studies.power",
-    "report": "flaxcnn.reports.report",
+    "report": "flaxcnn.api.report",
     "reproduce": "flaxcnn.studies.reproduce",
     "runs": "flaxcnn.records.index",
     "search": "flaxcnn.api.search",

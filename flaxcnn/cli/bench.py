@@ -164,15 +164,23 @@ def bench(
     if width is not None or implementation != "both":
         raise ConfigError("--width and --implementation need --compile-for")
     data = _load(configs.values(), synthetic)
-    for config in configs.values():
-        _check_fits(config, sizes, modes, data[config.dataset])
-    if sizes and "eval" in modes:
-        note("--batch-sizes applies to training only; evaluation has its own batch size")
-    cases = [_cases(*recipe, modes, sizes, precisions) for recipe in configs.items()]
+    cases = _all_cases(configs, modes, sizes, precisions, data)
     quiet()
     with progress(as_json, lines=False) as bar:
         document = _measured(cases, data, seconds, repeats, profile, output, bar, as_json)
     timings.conclude(document, output, plot, profile, as_json)
+
+
+def _all_cases(
+    configs: Mapping[str, Config], modes: list[str], sizes: list[int], precisions: list[str],
+    data: Mapping[str, Dataset],
+) -> list[list[Case]]:  # fmt: skip
+    """The cases of each recipe, all of which fit their data."""
+    for config in configs.values():
+        _check_fits(config, sizes, modes, data[config.dataset])
+    if sizes and "eval" in modes:
+        note("--batch-sizes applies to training only; evaluation has its own batch size")
+    return [_cases(*recipe, modes, sizes, precisions) for recipe in configs.items()]
 
 
 def _measured(

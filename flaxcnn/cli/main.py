@@ -16,6 +16,7 @@ from flaxcnn.cli import (
     data,
     doctor,
     experiments,
+    figures,
     index,
     power,
     processes,
@@ -65,6 +66,7 @@ app.command(short_help="Test which recipes differ by more than chance.")(compare
 app.command(short_help="Plan a study: how many seeds find a difference?")(power.power)
 app.command(short_help="Train a record again, and compare the bits.")(compare.reproduce)
 app.command(short_help="Write a page of runs, studies or searches.")(report.report)
+app.command(short_help="Draw figures of runs and studies for a paper.")(figures.figures)
 app.command(short_help="Evaluate the kept weights of a run.")(runs.evaluate)
 app.command(short_help="Classify images with a run.")(runs.predict)
 app.command(short_help="Write a trained network as ONNX, StableHLO, safetensors.")(runs.export)

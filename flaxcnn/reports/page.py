@@ -20,6 +20,7 @@ import flaxcnn
 from flaxcnn.records.tables import Table
 from flaxcnn.reports import style
 from flaxcnn.reports.commands import shell_path
+from flaxcnn.reports.sparkline import sparkline
 from flaxcnn.reports.style import Picture
 
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -134,5 +135,6 @@ def _fill(template: Path, **values: Any) -> str:
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["clean"] = style.clean
+    environment.filters["sparkline"] = sparkline
     compiled = environment.from_string(template.read_text(encoding="utf-8"))
     return compiled.render(colours=style.COLOURS, version=flaxcnn.__version__, **values)

@@ -115,15 +115,16 @@ def test_the_document_protocol_is_a_warning(tmp_path):
 
 def test_several_are_put_side_by_side(tmp_path):
     a = made.run(tmp_path / "a")
-    b = made.run(tmp_path / "b", config=made.recipe("epochs=6", "seed=1"))
+    b = made.run(tmp_path / "b", config=made.recipe("epochs=6", "learning_rate=0.01"))
     found = make([read(a), read(b)])
-    assert list(found.svgs) == ["accuracy-parameters", "throughput", "overlay-accuracy",
-                                "overlay-loss"]  # fmt: skip
+    assert list(found.svgs) == ["seeds", "bands-accuracy", "bands-loss", "classes", "throughput"]
     assert "2 recipes side by side" in text(found)
-    c = made.study(tmp_path / "c")
+    again = made.run(tmp_path / "again", config=made.recipe("epochs=6", "seed=1"))
+    assert "2 runs of one recipe" in text(make([read(a), read(again)]))
+    c = made.study(tmp_path / "c", epochs=7)
     mixed = make([read(a), read(c)])
     assert "bands-accuracy" in mixed.svgs
-    assert "digits/quickstart (8 seeds)" in text(mixed)
+    assert "epochs=7" in text(mixed)
 
 
 def test_several_that_differ_in_data_say_so(tmp_path):
