@@ -51,7 +51,7 @@ IMPORT_ORDER = (
     "errors", "limits", "activity", "xla_messages", "recipe", "rng", "hardware", "backend",
     "numerics", "collectives", "data", "records", "reports", "model", "augment", "nn",
     "engine", "trained", "export", "estimator", "studies", "checks", "api", "results",
-    "doctor", "bench", "accelerators", "cli", "__main__",
+    "doctor", "bench", "speedrun", "accelerators", "cli", "__main__",
 )  # fmt: skip
 # A line of Args or Raises: names, and what is said of them.
 ITEM = re.compile(r"    ((?:\*{0,2}\w+|\.\.\.)(?:, (?:\*{0,2}\w+|\.\.\.))*): (.*)")
@@ -66,7 +66,7 @@ MORE_API = {
     "flaxcnn.api.check": ("Checked",),
     "flaxcnn.api.epochs": ("Epoch", "Epochs"),
     "flaxcnn.records.rate_range": ("RateRange",),
-    "flaxcnn.studies.compare": ("Comparison",),
+    "flaxcnn.studies.comparison": ("Comparison",),
     "flaxcnn.engine.saved": ("open_run", "classify", "evaluate_run"),
 }
 

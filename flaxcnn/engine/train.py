@@ -41,9 +41,9 @@ from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.data import KNOWN_DATA
 from flaxcnn.recipe.layers import Conv
 from flaxcnn.recipe.networks import only_here, own_code, own_sources
+from flaxcnn.records.card import CURVE, curve_svg, run_readme
 from flaxcnn.records.environment import environment, other_software, unusual
 from flaxcnn.records.files import as_read, plain
-from flaxcnn.records.readme import run_readme
 from flaxcnn.records.run import RunDirectory
 
 log = logging.getLogger(__name__)
@@ -248,7 +248,8 @@ class Training:
         _write_predictions(job, run, state)
         _write_filters(job, run, state)
         config = as_read(job.config.to_dict())
-        run.write_text("README.md", run_readme(config, summary, history, dead))
+        run.write_text(CURVE, curve_svg(history))
+        run.write_text("README.md", run_readme(config, summary, history, dead, stage.data))
         run.write_json("summary.json", summary)
         return state, summary
 

@@ -121,6 +121,11 @@ class Folder:
         self.write_json(self.proof, recipe)
         return self
 
+    def check_unused(self) -> None:
+        """FolderInUseError if a process is writing to it."""
+        if (self.path / NAME).is_file():
+            Lease(self.path, self.kind).release()
+
     def check(self, recipe: dict[str, Any]) -> None:
         """ConfigError if `recipe` is not what the folder holds."""
         raise NotImplementedError

@@ -27,6 +27,8 @@ class Cell:
 
     text: str
     number: float | None = None
+    link: str = ""  # of a page: where the text leads
+    line: Sequence[float] = ()  # drawn on a page in place of the text
 
 
 def count(number: int | None) -> Cell:
