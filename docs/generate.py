@@ -48,8 +48,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # The packages and modules of flaxcnn/ in the order of imports: one imports only from those before
 # it. Within a package the order follows from the imports themselves.
 IMPORT_ORDER = (
-    "errors", "limits", "activity", "xla_messages", "recipe", "rng", "hardware", "backend",
-    "numerics", "collectives", "data", "records", "reports", "model", "augment", "nn",
+    "errors", "limits", "fault_points", "activity", "xla_messages", "recipe", "rng", "hardware",
+    "backend", "numerics", "collectives", "data", "records", "reports", "model", "augment", "nn",
     "engine", "trained", "export", "estimator", "studies", "checks", "api", "results",
     "doctor", "bench", "speedrun", "accelerators", "cli", "__main__",
 )  # fmt: skip
