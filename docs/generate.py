@@ -361,7 +361,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "views": specs(views.Views),
     "averages": specs(averages.Average),
     "distillation": specs(teachers.Distill),
-    "rules": specs(rules.Rates | rules.Lookahead),
+    "rules": specs(rules.Rates | rules.Decays | rules.Fade | rules.Lookahead),
     "augmentations": specs(augment.Augment),
     "resize-spec": specs(resize.Resize),
     "splits": specs(splits.Split),

@@ -224,10 +224,10 @@ def test_a_failed_case_is_a_row_and_exit_1(flaxcnn, home, monkeypatch):
         (["--to-accuracy", "94"], "--to-accuracy must be a share between 0 and 1, such as 0.94 "
                                   "(got 94)"),
         (["--to-accuracy", "0.9", "--runs", "0"], "--runs must be at least 1 (got 0)"),
-        (["--to-accuracy", "0.9", "--dtype", "bf16"], "--dtype does not apply to the whole runs "
-         "of --to-accuracy; use -s precision=bfloat16"),
-        (["--to-accuracy", "0.9", "--mode", "train"], "--mode does not apply to the whole runs of "
-         "--to-accuracy"),
+        (["--to-accuracy", "0.9", "--dtype", "bf16"], "--dtype does not apply to "
+         "--to-accuracy, which times whole runs; use -s precision=bfloat16"),
+        (["--to-accuracy", "0.9", "--mode", "train"], "--mode does not apply to "
+         "--to-accuracy, which times whole runs"),
         (["--to-accuracy", "0.9", "-s", "patience=3"], "patience=3 is decided between epochs, and "
          "a whole run is one program; use patience=none"),
         (["own.py:boxes", "--synthetic"], "--synthetic needs a data set of known shape, digits, "
