@@ -131,16 +131,13 @@ def bench(
     \b
     Examples:
       flaxcnn bench mnist-ladder/model10 --batch-sizes 64,128,256 --dtype f32,bf16
-      flaxcnn bench cifar-tuning/model2 --synthetic --mode train --json
       flaxcnn bench --profile traces --output bench.json --plot bench.png
       flaxcnn bench mnist-ladder/model10 --compile-for h200 --mode train
-      flaxcnn bench --quick
       flaxcnn bench --to-accuracy 0.94 --runs 5 cifar-speed/94
       flaxcnn bench --compare laptop.json h200.json --plot ratios.pdf
     """
     if compare:
-        timings.compare(experiments or [], plot, as_json)
-        return
+        return timings.compare(experiments or [], plot, as_json)
     speedrun.check(to_accuracy, runs, {
         "--batch-sizes": batch_sizes, "--dtype": dtype, "--mode": mode != MODE,
         "--repeats": repeats, "--seconds": seconds, "--quick": quick, "--synthetic": synthetic,
@@ -154,15 +151,11 @@ def bench(
     timings.check_files(output, plot, profile)
     configs = _configs(experiments or [catalog.DEFAULT_EXPERIMENT], assignments or [])
     if to_accuracy is not None:
-        speedrun.run(to_accuracy, runs, configs, output, as_json)
-        return
+        return speedrun.run(to_accuracy, runs, configs, output, as_json)
+    _check_compiling(compile_for, width, implementation, plot, synthetic)
     if compile_for:
-        _check_unmeasured(plot, synthetic)
-        compiled.run(compile_for, configs, modes, sizes, precisions, width, implementation, output,
-                     profile, as_json)  # fmt: skip
-        return
-    if width is not None or implementation != "both":
-        raise ConfigError("--width and --implementation need --compile-for")
+        return compiled.run(compile_for, configs, modes, sizes, precisions, width, implementation,
+                            output, profile, as_json)  # fmt: skip
     data = _load(configs.values(), synthetic)
     cases = _all_cases(configs, modes, sizes, precisions, data)
     quiet()
@@ -229,8 +222,12 @@ def _configs(names: Sequence[str], assignments: Sequence[str]) -> dict[str, Conf
     return {each.name: catalog.resolve(each, assignments=assignments)[0] for each in recipes}
 
 
-def _check_unmeasured(plot: Path | None, synthetic: bool) -> None:
-    if plot or synthetic:
+def _check_compiling(
+    target: str | None, width: int | None, implementation: str, plot: Path | None, synthetic: bool
+) -> None:
+    if target is None and (width is not None or implementation != "both"):
+        raise ConfigError("--width and --implementation need --compile-for")
+    if target is not None and (plot or synthetic):
         raise ConfigError(
             "--compile-for measures nothing, so --plot and --synthetic do not apply; --output and "
             "--profile write the compiled programs"
