@@ -131,25 +131,19 @@ def bench(
     \b
     Examples:
       flaxcnn bench mnist-ladder/model10 --batch-sizes 64,128,256 --dtype f32,bf16
-      flaxcnn bench cifar-tuning/model2 --synthetic --mode train --json
       flaxcnn bench --profile traces --output bench.json --plot bench.png
       flaxcnn bench mnist-ladder/model10 --compile-for h200 --mode train
-      flaxcnn bench --quick
       flaxcnn bench --to-accuracy 0.94 --runs 5 cifar-speed/94
       flaxcnn bench --compare laptop.json h200.json --plot ratios.pdf
     """
     if compare:
-        files = [Path(name).expanduser() for name in experiments or []]
-        timings.compare(files, plot and plot.expanduser(), as_json)
-        return
+        return timings.compare(experiments or [], plot, as_json)
     speedrun.check(to_accuracy, runs, {
         "--batch-sizes": batch_sizes, "--dtype": dtype, "--mode": mode != MODE,
         "--repeats": repeats, "--seconds": seconds, "--quick": quick, "--synthetic": synthetic,
         "--profile": profile, "--plot": plot, "--compile-for": compile_for,
     })  # fmt: skip
-    repeats = (QUICK_REPEATS if quick else REPEATS) if repeats is None else repeats
-    seconds = (QUICK_SECONDS if quick else SECONDS) if seconds is None else seconds
-    _check_numbers(repeats, seconds)
+    repeats, seconds = _effort(repeats, seconds, quick)
     modes = _words("--mode", mode, MODES)
     precisions = [PRECISIONS[word] for word in _words("--dtype", dtype, PRECISIONS)]
     sizes = _sizes(batch_sizes)
@@ -157,25 +151,29 @@ def bench(
     timings.check_files(output, plot, profile)
     configs = _configs(experiments or [catalog.DEFAULT_EXPERIMENT], assignments or [])
     if to_accuracy is not None:
-        speedrun.run(to_accuracy, runs, configs, output, as_json)
-        return
+        return speedrun.run(to_accuracy, runs, configs, output, as_json)
+    _check_compiling(compile_for, width, implementation, plot, synthetic)
     if compile_for:
-        _check_unmeasured(plot, synthetic)
-        compiled.run(compile_for, configs, modes, sizes, precisions, width, implementation, output,
-                     profile, as_json)  # fmt: skip
-        return
-    if width is not None or implementation != "both":
-        raise ConfigError("--width and --implementation need --compile-for")
+        return compiled.run(compile_for, configs, modes, sizes, precisions, width, implementation,
+                            output, profile, as_json)  # fmt: skip
     data = _load(configs.values(), synthetic)
-    for config in configs.values():
-        _check_fits(config, sizes, modes, data[config.dataset])
-    if sizes and "eval" in modes:
-        note("--batch-sizes applies to training only; evaluation has its own batch size")
-    cases = [_cases(*recipe, modes, sizes, precisions) for recipe in configs.items()]
+    cases = _all_cases(configs, modes, sizes, precisions, data)
     quiet()
     with progress(as_json, lines=False) as bar:
         document = _measured(cases, data, seconds, repeats, profile, output, bar, as_json)
     timings.conclude(document, output, plot, profile, as_json)
+
+
+def _all_cases(
+    configs: Mapping[str, Config], modes: list[str], sizes: list[int], precisions: list[str],
+    data: Mapping[str, Dataset],
+) -> list[list[Case]]:  # fmt: skip
+    """The cases of each recipe, all of which fit their data."""
+    for config in configs.values():
+        _check_fits(config, sizes, modes, data[config.dataset])
+    if sizes and "eval" in modes:
+        note("--batch-sizes applies to training only; evaluation has its own batch size")
+    return [_cases(*recipe, modes, sizes, precisions) for recipe in configs.items()]
 
 
 def _measured(
@@ -224,19 +222,27 @@ def _configs(names: Sequence[str], assignments: Sequence[str]) -> dict[str, Conf
     return {each.name: catalog.resolve(each, assignments=assignments)[0] for each in recipes}
 
 
-def _check_unmeasured(plot: Path | None, synthetic: bool) -> None:
-    if plot or synthetic:
+def _check_compiling(
+    target: str | None, width: int | None, implementation: str, plot: Path | None, synthetic: bool
+) -> None:
+    if target is None and (width is not None or implementation != "both"):
+        raise ConfigError("--width and --implementation need --compile-for")
+    if target is not None and (plot or synthetic):
         raise ConfigError(
             "--compile-for measures nothing, so --plot and --synthetic do not apply; --output and "
             "--profile write the compiled programs"
         )
 
 
-def _check_numbers(repeats: int, seconds: float) -> None:
+def _effort(repeats: int | None, seconds: float | None, quick: bool) -> tuple[int, float]:
+    """Blocks of a case, and seconds of each."""
+    repeats = (QUICK_REPEATS if quick else REPEATS) if repeats is None else repeats
+    seconds = (QUICK_SECONDS if quick else SECONDS) if seconds is None else seconds
     if repeats < 1:
         raise ConfigError(f"--repeats must be at least 1 (got {repeats})")
     if not (seconds > 0 and math.isfinite(seconds)):
         raise ConfigError(f"--seconds must be a finite number above 0 (got {seconds:g})")
+    return repeats, seconds
 
 
 def _words(option: str, text: str | None, known: Iterable[str]) -> list[str]:

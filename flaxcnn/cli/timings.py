@@ -12,7 +12,9 @@ import typer
 
 from flaxcnn.cli.output import emit_json, note, say, table
 from flaxcnn.errors import ConfigError, WriteError
+from flaxcnn.records.files import check_suffix, write_atomic
 
+PICTURES = (".pdf", ".svg", ".png")
 HEADER = (
     f"{'mode':5} {'batch':>6} {'dtype':5} {'images/s':>11} {'lowest to highest':>23} "
     f"{'of peak':>7} {'compile':>7} {'memory':>9}"
@@ -67,12 +69,10 @@ def check_files(output: Path | None, plot: Path | None, profile: Path | None) ->
             raise WriteError(
                 f"{option} {path}: cannot be written; give a file in a writable folder"
             )
-    if output is not None and output.suffix.lower() != ".json":
-        raise ConfigError(f"--output writes JSON, so its name must end in .json (got {output})")
+    if output is not None:
+        check_suffix("--output", output, ".json")
     if plot is not None:
-        from flaxcnn.reports.print_style import check_picture
-
-        check_picture("--plot", plot)
+        check_suffix("--plot", plot, *PICTURES)
     if profile is not None:
         try:
             profile.mkdir(parents=True, exist_ok=True)
@@ -113,8 +113,6 @@ def conclude(
 
 def write(path: Path, document: Mapping[str, Any]) -> None:
     """Write the JSON document, whole or not at all."""
-    from flaxcnn.records.files import write_atomic
-
     text = json.dumps(document, indent=1, allow_nan=False) + "\n"
     write_atomic(path, text.encode())
 
@@ -122,7 +120,7 @@ def write(path: Path, document: Mapping[str, Any]) -> None:
 # -- two files -----------------------------------------------------------------------------------
 
 
-def compare(files: Sequence[Path], plot: Path | None, as_json: bool) -> None:
+def compare(names: Sequence[str], plot: Path | None, as_json: bool) -> None:
     """Print the ratios of the second file to the first, and draw them.
 
     Raises:
@@ -131,6 +129,7 @@ def compare(files: Sequence[Path], plot: Path | None, as_json: bool) -> None:
     """
     from flaxcnn.records.timings import APART_NOTE, ratio_table, ratios, read_timings
 
+    files, plot = [Path(name).expanduser() for name in names], plot and plot.expanduser()
     if len(files) != 2:
         raise ConfigError(f"--compare takes two files that --output wrote (got {len(files)})")
     check_files(None, plot, None)

@@ -33,6 +33,7 @@ MODULES = (
     "mnist_ladder",
     "mnist_archs",
     "fashion_budget",
+    "best",
 )
 OF_PAPERS = ("zoo", "cifar_speed")  # on which no document reports
 
@@ -69,6 +70,8 @@ class Experiment:
     candidates: tuple[Candidate, ...] = ()  # of a grid
     incumbent: str = ""  # the hand-made model that the candidates of a grid must beat
     dataset: str = ""  # where neither the recipe nor a candidate names it
+    budget: int | None = None  # of a champion: most parameters, moving statistics included
+    aim: float | None = None  # of a champion: the test accuracy that it is meant for
 
 
 def experiments_folder() -> Path:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from flaxcnn.errors import ConfigError
+from flaxcnn.limits import DEPTH, too_deep
 from flaxcnn.recipe import networks
 from flaxcnn.recipe.augment import check_chain
 from flaxcnn.recipe.codec import decode, encode, hints
@@ -182,6 +183,10 @@ class Config(Execution, Evaluation, Optimisation, Model, Data):
         Raises:
             ConfigError: an unknown key, a wrong type, or a value out of range.
         """
+        if too_deep(dict(plain)):
+            raise ConfigError(f"a recipe has more than {DEPTH} levels of tables and lists")
+        if "type" in plain:
+            raise ConfigError("unknown setting type; a recipe is no choice of several classes")
         return decode(cls, dict(plain), "")
 
     def fingerprint(self) -> str:

@@ -20,10 +20,11 @@ import flaxcnn
 from flaxcnn.records.tables import Table
 from flaxcnn.reports import style
 from flaxcnn.reports.commands import shell_path
+from flaxcnn.reports.sparkline import sparkline
 from flaxcnn.reports.style import Picture
 
 TEMPLATE = Path(__file__).with_name("page.html")
-SCRIPT = Path(__file__).with_name("page.js")
+SCRIPTS = [Path(__file__).with_name(name) for name in ("page.js", "charts.js")]
 FRAGMENT = Path(__file__).with_name("fragment.html")
 MOST = 12  # lines of a table in a fragment
 
@@ -85,7 +86,7 @@ def render(page: Page) -> Rendered:
     """The page as HTML; a picture that cannot be written becomes a warning."""
     svgs, inlined = _drawn(page)
     page.sections = [s for s in page.sections if s.pictures or s.tables or s.folded or s.commands]
-    script = SCRIPT.read_text(encoding="utf-8").strip()
+    script = "\n".join(path.read_text(encoding="utf-8").strip() for path in SCRIPTS)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     html = _fill(TEMPLATE, page=page, svg=inlined, script=Markup(script), script_digest=digest)
     text = f"{page.title}\n{page.figure}\n{page.flag}" + (f"\n\n{page.text}" if page.text else "")
@@ -134,5 +135,6 @@ def _fill(template: Path, **values: Any) -> str:
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["clean"] = style.clean
+    environment.filters["sparkline"] = sparkline
     compiled = environment.from_string(template.read_text(encoding="utf-8"))
     return compiled.render(colours=style.COLOURS, version=flaxcnn.__version__, **values)

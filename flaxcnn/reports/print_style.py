@@ -10,10 +10,9 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from flaxcnn.errors import ConfigError, one_of
-from flaxcnn.records.files import write_atomic
+from flaxcnn.records.files import check_suffix, write_atomic
 
-FORMATS = ("pdf", "svg", "png")
+SUFFIXES = (".pdf", ".svg", ".png")
 DPI = 300  # of png
 INK, GREY = "#000000", "#6e6e6e"
 # Okabe and Ito's, darkest first: apart for the colour-blind, and in shades of grey
@@ -45,15 +44,6 @@ def printed(font: str = "sans") -> contextlib.AbstractContextManager[None]:
     return matplotlib.rc_context({**STYLE, "font.family": family, f"font.{family}": FONTS[font]})
 
 
-def check_picture(option: str, path: Path) -> None:
-    """ConfigError unless the name ends as one of a picture."""
-    if path.suffix.lower() not in [f".{each}" for each in FORMATS]:
-        raise ConfigError(
-            f"{option} draws {one_of(f'.{each}' for each in FORMATS)} files, by their name (got "
-            f"{str(path)!r})"
-        )
-
-
 def write_picture(path: Path, figure: Figure, font: str = "sans") -> None:
     """Write a picture in the format of its name; equal for equal data.
 
@@ -61,7 +51,7 @@ def write_picture(path: Path, figure: Figure, font: str = "sans") -> None:
         ConfigError: another kind of file.
         WriteError: it cannot be written.
     """
-    check_picture("the picture", path)
+    check_suffix("a picture", path, *SUFFIXES)
     kind, file = path.suffix.lower()[1:], io.BytesIO()
     no_date = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}[kind]
     with printed(font):

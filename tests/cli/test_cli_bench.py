@@ -171,8 +171,8 @@ def test_files_that_cannot_be_compared(flaxcnn, home, arguments, code, message):
 
 
 @pytest.mark.parametrize(
-    ("option", "name", "kinds"), [("--plot", "b.jpg", ".pdf, .svg or .png"),
-                                  ("--output", "b.csv", "must end in .json")],
+    ("option", "name", "kinds"), [("--plot", "b.jpg", "--plot writes .pdf, .svg or .png"),
+                                  ("--output", "b.csv", "--output writes .json")],
 )  # fmt: skip
 def test_other_kinds_of_files_are_refused_before_measuring(flaxcnn, option, name, kinds):
     done = flaxcnn("bench", option, name)

@@ -115,15 +115,16 @@ def test_the_document_protocol_is_a_warning(tmp_path):
 
 def test_several_are_put_side_by_side(tmp_path):
     a = made.run(tmp_path / "a")
-    b = made.run(tmp_path / "b", config=made.recipe("epochs=6", "seed=1"))
+    b = made.run(tmp_path / "b", config=made.recipe("epochs=6", "learning_rate=0.01"))
     found = make([read(a), read(b)])
-    assert list(found.svgs) == ["accuracy-parameters", "throughput", "overlay-accuracy",
-                                "overlay-loss"]  # fmt: skip
+    assert list(found.svgs) == ["seeds", "bands-accuracy", "bands-loss", "classes", "throughput"]
     assert "2 recipes side by side" in text(found)
-    c = made.study(tmp_path / "c")
+    again = made.run(tmp_path / "again", config=made.recipe("epochs=6", "seed=1"))
+    assert "2 runs of one recipe" in text(make([read(a), read(again)]))
+    c = made.study(tmp_path / "c", epochs=7)
     mixed = make([read(a), read(c)])
     assert "bands-accuracy" in mixed.svgs
-    assert "digits/quickstart (8 seeds)" in text(mixed)
+    assert "epochs=7" in text(mixed)
 
 
 def test_several_that_differ_in_data_say_so(tmp_path):
@@ -179,9 +180,9 @@ def test_equal_records_give_equal_bytes(run):
 
 def test_32_seeds_stay_small_and_quick(tmp_path):
     path = made.study(tmp_path / "study", seeds=32, epochs=50)
-    began = time.perf_counter()
+    began = time.process_time()
     target, _ = write([path])
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
     assert target.stat().st_size < 3_000_000
 
 
