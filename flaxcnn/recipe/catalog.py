@@ -33,7 +33,6 @@ MODULES = (
     "mnist_ladder",
     "mnist_archs",
     "fashion_budget",
-    "best",
 )
 
 
@@ -100,7 +99,17 @@ def experiments() -> dict[str, Experiment]:
 @functools.cache
 def zoo() -> dict[str, Experiment]:
     """Name -> network of a paper with a plain recipe; no document reports on them."""
-    listed = load_module(experiments_folder() / "zoo.py").EXPERIMENTS
+    return _of_module("zoo")
+
+
+@functools.cache
+def champions() -> dict[str, Experiment]:
+    """Name -> the best network we know of a size, from the smallest of each data set."""
+    return _of_module("best")
+
+
+def _of_module(name: str) -> dict[str, Experiment]:
+    listed = load_module(experiments_folder() / f"{name}.py").EXPERIMENTS
     return {experiment.name: experiment for experiment in listed}
 
 
@@ -120,9 +129,11 @@ def find(name: str) -> Experiment:
         return _from_file(Path(file).expanduser(), attribute)
     if name.endswith(".py"):
         return _from_file(Path(name).expanduser(), "")
-    known = zoo() if name.startswith("zoo/") else experiments()
+    group = name.partition("/")[0]
+    known = {"zoo": zoo, "best": champions}.get(group, experiments)()
     if name not in known:
-        same_tail = [repr(n) for n in known if n.partition("/")[2] == name]
+        every = known | champions()
+        same_tail = [repr(n) for n in every if n.partition("/")[2] == name]
         hint = f"; did you mean {' or '.join(same_tail)}?" if same_tail else near_miss(name, known)
         raise ConfigError(f"unknown experiment {name!r}, see `flaxcnn experiments list`{hint}")
     return known[name]
@@ -227,6 +238,7 @@ def summary(experiment: Experiment) -> dict[str, Any]:
         "reported": dict(experiment.reported),
         "inferred": dict(experiment.inferred),
         "refusal": experiment.refusal or None,
+        **({"budget": experiment.budget, "aim": experiment.aim} if experiment.budget else {}),
         "candidates": [
             {
                 "settings": dict(c.settings),
