@@ -73,7 +73,7 @@ def with_keras(python: str, seeds: int) -> dict[str, Any]:
         command = [python, "-m", "benchmarks.keras_notebook", "--side", str(rows)]
         done = subprocess.run(
             [*command, "--seeds", str(seeds)], cwd=ROOT, check=True, stdout=subprocess.PIPE,
-            text=True, env={**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"},
+            text=True, env={**os.environ, "KERAS_BACKEND": "tensorflow"},
         )  # fmt: skip
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -114,7 +114,9 @@ def compared(ours: list[Curves], theirs: list[Curves]) -> dict[str, Any]:
     found = {}
     for name in METRICS:
         ours_, theirs_ = (np.array([run[name] for run in runs]).T for runs in (ours, theirs))
-        tests = [compare_unpaired(a.tolist(), b.tolist()) for a, b in zip(ours_, theirs_, strict=True)]
+        tests = [
+            compare_unpaired(a.tolist(), b.tolist()) for a, b in zip(ours_, theirs_, strict=True)
+        ]
         p = [1.0 if test.p_value is None else test.p_value for test in tests]
         found[name] = [
             {"flaxcnn": test.mean_a, "flaxcnn_sd": test.sd_a, "keras": test.mean_b,

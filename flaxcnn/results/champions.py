@@ -36,7 +36,8 @@ def best_document(champion: Experiment, budget: int) -> tuple[Experiment, Report
 
 def row(champion: Experiment, measured: Measured, not_run: str) -> list[str]:
     """The cells of one champion; `not_run` says so where it has no row."""
-    assert champion.budget is not None and champion.aim is not None
+    assert champion.budget is not None
+    assert champion.aim is not None
     facts, best = catalog.summary(champion), best_document(champion, champion.budget)
     test, held = measured.summary(), measured.summary("val_accuracy")
     document = f"{best[1].text} {best[1].kind} ({best[0].name})" if best else "-"
@@ -54,4 +55,5 @@ def row(champion: Experiment, measured: Measured, not_run: str) -> list[str]:
 
 def section(rows: list[list[str]]) -> str:
     """The section, of one list of cells a champion."""
-    return HEAD + "\n" + Table("", HEADER, [[Cell(t) for t in one] for one in rows]).markdown() + "\n"
+    table = Table("", HEADER, [[Cell(text) for text in cells] for cells in rows])
+    return f"{HEAD}\n{table.markdown()}\n"
