@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flaxcnn.activity import doing
-from flaxcnn.cli import compiled, options, timings
+from flaxcnn.cli import compiled, options, speedrun, timings
 from flaxcnn.cli.output import command, note, quiet, say
 from flaxcnn.cli.progress import Progress, progress
 from flaxcnn.errors import ConfigError, near_miss, one_of
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from flaxcnn.data.arrays import Dataset
 
 MODES = ("train", "eval")
+MODE = ",".join(MODES)
 REPEATS, SECONDS = 5, 1.0
 QUICK_REPEATS, QUICK_SECONDS = 3, 0.2  # of --quick: enough to see a factor, not a few percent
 
@@ -105,7 +106,7 @@ def bench(
     experiments: Experiments = None,
     batch_sizes: BatchSizes = None,
     dtype: Dtype = None,
-    mode: Mode = "train,eval",
+    mode: Mode = MODE,
     repeats: Repeats = None,
     seconds: Seconds = None,
     quick: Quick = False,
@@ -118,6 +119,8 @@ def bench(
     width: Width = None,
     implementation: Implementation = "both",
     compare: Compare = False,
+    to_accuracy: speedrun.ToAccuracy = None,
+    runs: speedrun.Runs = None,
     as_json: options.Json = False,
 ) -> None:
     """Measure images per second, and their share of the machine's peak.
@@ -132,11 +135,17 @@ def bench(
       flaxcnn bench --profile traces --output bench.json --plot bench.png
       flaxcnn bench mnist-ladder/model10 --compile-for h200 --mode train
       flaxcnn bench --quick
+      flaxcnn bench --to-accuracy 0.94 --runs 5 cifar-speed/94
       flaxcnn bench --compare laptop.json h200.json --plot ratios.pdf
     """
     if compare:
         timings.compare(experiments or [], plot, as_json)
         return
+    speedrun.check(to_accuracy, runs, {
+        "--batch-sizes": batch_sizes, "--dtype": dtype, "--mode": mode != MODE,
+        "--repeats": repeats, "--seconds": seconds, "--quick": quick, "--synthetic": synthetic,
+        "--profile": profile, "--plot": plot, "--compile-for": compile_for,
+    })  # fmt: skip
     repeats, seconds = _effort(repeats, seconds, quick)
     modes = _words("--mode", mode, MODES)
     precisions = [PRECISIONS[word] for word in _words("--dtype", dtype, PRECISIONS)]
@@ -144,6 +153,9 @@ def bench(
     output, plot, profile = (path and path.expanduser() for path in (output, plot, profile))
     timings.check_files(output, plot, profile)
     configs = _configs(experiments or [catalog.DEFAULT_EXPERIMENT], assignments or [])
+    if to_accuracy is not None:
+        speedrun.run(to_accuracy, runs, configs, output, as_json)
+        return
     if compile_for:
         _check_unmeasured(plot, synthetic)
         compiled.run(compile_for, configs, modes, sizes, precisions, width, implementation, output,
@@ -152,15 +164,23 @@ def bench(
     if width is not None or implementation != "both":
         raise ConfigError("--width and --implementation need --compile-for")
     data = _load(configs.values(), synthetic)
-    for config in configs.values():
-        _check_fits(config, sizes, modes, data[config.dataset])
-    if sizes and "eval" in modes:
-        note("--batch-sizes applies to training only; evaluation has its own batch size")
-    cases = [_cases(*recipe, modes, sizes, precisions) for recipe in configs.items()]
+    cases = _all_cases(configs, modes, sizes, precisions, data)
     quiet()
     with progress(as_json, lines=False) as bar:
         document = _measured(cases, data, seconds, repeats, profile, output, bar, as_json)
     timings.conclude(document, output, plot, profile, as_json)
+
+
+def _all_cases(
+    configs: Mapping[str, Config], modes: list[str], sizes: list[int], precisions: list[str],
+    data: Mapping[str, Dataset],
+) -> list[list[Case]]:  # fmt: skip
+    """The cases of each recipe, all of which fit their data."""
+    for config in configs.values():
+        _check_fits(config, sizes, modes, data[config.dataset])
+    if sizes and "eval" in modes:
+        note("--batch-sizes applies to training only; evaluation has its own batch size")
+    return [_cases(*recipe, modes, sizes, precisions) for recipe in configs.items()]
 
 
 def _measured(

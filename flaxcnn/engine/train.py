@@ -42,7 +42,7 @@ from flaxcnn.recipe.data import KNOWN_DATA
 from flaxcnn.recipe.layers import Conv
 from flaxcnn.recipe.networks import only_here, own_code, own_sources
 from flaxcnn.records.card import CURVE, curve_svg, run_readme
-from flaxcnn.records.environment import environment, other_software
+from flaxcnn.records.environment import environment, other_software, unusual
 from flaxcnn.records.files import as_read, plain
 from flaxcnn.records.run import RunDirectory
 
@@ -277,7 +277,7 @@ def _begin(
     env, data = _describe(job, run, name)
     padding = sharding.padding_warning(config, job.plan.sharding)
     started = job.start.notes if job.start else ()
-    told = [text for text in (padding, _own_test(job), data.get("imbalance")) if text]
+    told = [text for text in (padding, _own_test(job), data.get("imbalance"), unusual()) if text]
     warnings = [*config.warnings(), *told, *dead_layers(dead), *started]
     for text in warnings:
         on_note(text)
