@@ -64,8 +64,10 @@ MORE_API = {
     "flaxcnn.nn": ("Conv", "BatchNorm", "Dropout"),
     "flaxcnn.export.export": ("export",),
     "flaxcnn.api.epochs": ("Epoch", "Epochs"),
+    "flaxcnn.records.index": ("Runs", "Entry"),
     "flaxcnn.records.rate_range": ("RateRange",),
     "flaxcnn.studies.comparison": ("Comparison",),
+    "flaxcnn.studies.power": ("Plan",),
     "flaxcnn.engine.saved": ("open_run", "classify", "evaluate_run"),
 }
 
