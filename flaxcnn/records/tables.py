@@ -26,6 +26,8 @@ class Cell:
 
     text: str
     number: float | None = None
+    bar: float | None = None  # a share that a page draws below the text
+    missing: bool = False  # whether the bar is of what is missing
 
 
 def count(number: int | None) -> Cell:
