@@ -77,12 +77,16 @@ class RunDirectory(Folder):
     def checkpoint_folder(self, chosen: str | Path | None = None) -> str | Path:
         """Where its checkpoints are; a `chosen` folder is recorded for later."""
         if chosen is not None:
+            if not str(chosen).strip():
+                raise ConfigError("--checkpoint-dir must name a folder (got an empty text)")
             path = chosen if "://" in str(chosen) else Path(chosen).expanduser().absolute()
             self.write_json(ELSEWHERE, {"folder": str(path)})
             return path
         if (self.path / ELSEWHERE).is_file():
             if not isinstance(folder := self.read_json(ELSEWHERE).get("folder"), str):
                 raise CheckpointError(f"{self.path / ELSEWHERE}: lacks folder: it is damaged")
+            if "://" not in folder and not Path(folder).is_absolute():
+                raise CheckpointError(f"{self.path / ELSEWHERE}: folder must be a whole path")
             return folder
         return self.path / "checkpoints"
 

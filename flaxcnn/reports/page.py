@@ -21,6 +21,7 @@ import flaxcnn
 from flaxcnn.records.tables import Table
 from flaxcnn.reports import style
 from flaxcnn.reports.commands import shell_path
+from flaxcnn.reports.sparkline import sparkline
 from flaxcnn.reports.style import Picture
 from flaxcnn.reports.tiles import Galleries, Matrix, Tiles
 
@@ -232,6 +233,6 @@ def _fill(template: Path, **values: Any) -> str:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters.update(clean=style.clean, prose=prose, kind=_kind)
+    environment.filters.update(clean=style.clean, prose=prose, kind=_kind, sparkline=sparkline)
     compiled = environment.from_string(template.read_text(encoding="utf-8"))
     return compiled.render(colours=style.COLOURS, version=flaxcnn.__version__, **values)

@@ -11,6 +11,8 @@ from flaxcnn.errors import DataError, FlaxcnnError
 from flaxcnn.recipe.data import FILES
 from flaxcnn.records.read import RunRecord
 
+COMPARED = 2**28  # bytes of pixels that are decoded to see whether they are those of the run
+
 
 def load_images(record: RunRecord, loaded: Dataset | None = None) -> Dataset:
     """The data of a run, if it is prepared: nothing is downloaded.
@@ -31,12 +33,19 @@ def load_images(record: RunRecord, loaded: Dataset | None = None) -> Dataset:
     on_demand = name.startswith((*FILES, "tfds:"))
     recipe = record.recipe
     resize, channels = (recipe.resize, recipe.channels) if recipe else (None, "auto")
+    wanted, whole = record.data["digest"], loaded
     try:
         dataset = datasets.load(name, resize, 0 if on_demand else None, channels)
+        if dataset.digest == wanted:
+            return dataset
+        if on_demand and whole is None and dataset.nbytes <= COMPARED:
+            whole = datasets.load(name, resize, None, channels)  # the run may have held them so
     except FlaxcnnError as error:
         raise DataError(str(error)) from error
-    if not on_demand and dataset.digest != record.data["digest"]:
-        raise DataError(f"{name} is not the data that the run was trained on")
+    if whole is None or whole.digest != wanted:
+        raise DataError(
+            f"{name} is not the data that the run was trained on, or too large to be compared"
+        )
     return dataset
 
 
@@ -46,8 +55,8 @@ def names_of(dataset: Dataset, rows: np.ndarray) -> list[str]:
     for row in rows.tolist():
         split, name, own = ((dataset.train, "train", row) if row < first
                             else (dataset.test, "test", row - first))  # fmt: skip
-        files = getattr(split.image, "files", None)
-        found.append(f"{name} row {own}" if files is None else files[split.image.index[own]])
+        files, index = (getattr(split.image, key, None) for key in ("files", "index"))
+        found.append(files[index[own]] if files and index is not None else f"{name} row {own}")
     return found
 
 
