@@ -22,7 +22,7 @@ from flaxcnn.reports.commands import of_search
 from flaxcnn.reports.comparisons import Point
 from flaxcnn.reports.grids import layout
 from flaxcnn.reports.page import Page, Section
-from flaxcnn.reports.run import environment_table, settings_table
+from flaxcnn.reports.recipes import environment_table, settings_table
 from flaxcnn.reports.trials import Trial
 
 SPLIT = "held-out"  # what accuracies are taken on
