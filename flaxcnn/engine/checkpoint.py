@@ -27,6 +27,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as preserva
 
 from flaxcnn.backend import enough_memory
 from flaxcnn.errors import CheckpointError, OutOfMemoryError, WriteError, first_line
+from flaxcnn.fault_points import passing
 from flaxcnn.records.files import patient
 
 log = logging.getLogger(__name__)
@@ -162,6 +163,7 @@ class Checkpoints:
                 self._manager.reload()
                 self._hand_over(pending)
             retry = True
+            passing("checkpoint.wait")
             self._manager.wait_until_finished()
 
         try:
@@ -215,6 +217,7 @@ class Checkpoints:
 
     def _hand_over(self, pending: _Pending) -> None:
         """Begin to write a checkpoint, which goes on in the background."""
+        passing("checkpoint.save")
         saved = self._manager.save(
             pending.epoch,
             args=ocp.args.Composite(
