@@ -66,8 +66,10 @@ MORE_API = {
     "flaxcnn.export.export": ("export",),
     "flaxcnn.api.check": ("Checked",),
     "flaxcnn.api.epochs": ("Epoch", "Epochs"),
+    "flaxcnn.records.index": ("Runs", "Entry"),
     "flaxcnn.records.rate_range": ("RateRange",),
     "flaxcnn.studies.comparison": ("Comparison",),
+    "flaxcnn.studies.power": ("Plan",),
     "flaxcnn.engine.saved": ("open_run", "classify", "evaluate_run"),
 }
 
@@ -362,7 +364,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "views": specs(views.Views),
     "averages": specs(averages.Average),
     "distillation": specs(teachers.Distill),
-    "rules": specs(rules.Rates | rules.Lookahead),
+    "rules": specs(rules.Rates | rules.Decays | rules.Fade | rules.Lookahead),
     "augmentations": specs(augment.Augment),
     "resize-spec": specs(resize.Resize),
     "splits": specs(splits.Split),

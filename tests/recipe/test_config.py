@@ -34,7 +34,7 @@ from flaxcnn.recipe.layers import (
 from flaxcnn.recipe.losses import Focal, TopK
 from flaxcnn.recipe.networks import Linen
 from flaxcnn.recipe.resize import Resize
-from flaxcnn.recipe.rules import Lookahead, Norm, Rates
+from flaxcnn.recipe.rules import Decays, Fade, Lookahead, Norm, Rates
 from flaxcnn.recipe.settings import Source, from_assignments, from_environment, layered
 from flaxcnn.recipe.splits import Archive, Permuted, Ranges
 from flaxcnn.recipe.teachers import Distill
@@ -191,6 +191,7 @@ def test_every_field_changes_the_fingerprint():
         "sampling": "balanced", "class_weight": {"3": 2.0},
         "init_from": Weights("there.safetensors", digest="0" * 64), "no_decay": ("*/bias",),
         "rates": Rates(**{"*/bias": 0.1}), "clip": Norm(1.0), "sam": 0.05,
+        "decays": Decays(**{"*/bias": 0.1}), "fade": Fade(**{"*/bias": 3}),
         "lookahead": Lookahead(), "average": EMA(0.9),
         "tta": Views(), "calibrate": True, "distill": Distill("there", digest="0" * 64),
     }  # fmt: skip
