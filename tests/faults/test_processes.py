@@ -15,7 +15,7 @@ from PIL import Image
 from flaxcnn.data.folders import folder
 from flaxcnn.data.stream import RowReader
 from flaxcnn.engine.saved import open_run
-from flaxcnn.errors import ConfigError, ReaderError
+from flaxcnn.errors import ConfigError, DataError, ReaderError
 from flaxcnn.records.environment import JAX_SETTINGS, environment, other_software, unusual
 from flaxcnn.records.files import read_json
 
@@ -165,12 +165,13 @@ def test_a_reader_that_was_stopped(home, monkeypatch, pictures):
 
 
 def test_an_image_that_became_a_pipe(home, pictures):
-    file = home / "pictures" / pictures.train.image.files[0]
+    images = pictures.train.image
+    file = home / "pictures" / images.files[images.index[0]]
     file.unlink()
     os.mkfifo(file)
-    reader = RowReader([pictures.train.image], 0)
-    reader.submit(np.arange(len(pictures.train), dtype=np.int32))
-    with pytest.raises(Exception, match="not a regular file"):
+    reader = RowReader([images], 0)
+    reader.submit(np.arange(len(images), dtype=np.int32))
+    with pytest.raises(DataError, match="not a regular file"):
         reader.read()
 
 
