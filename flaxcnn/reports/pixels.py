@@ -14,8 +14,10 @@ from flaxcnn.records.read import RunRecord
 COMPARED = 2**28  # bytes of pixels that are decoded to see whether they are those of the run
 
 
-def load_images(record: RunRecord) -> Dataset:
+def load_images(record: RunRecord, loaded: Dataset | None = None) -> Dataset:
     """The data of a run, if it is prepared: nothing is downloaded.
+
+    What is `loaded` already is taken, unless it has lost the names of its files.
 
     Data sets of image files, and those of tfds, are opened undecoded, so that only the images shown
     are read.
@@ -24,6 +26,8 @@ def load_images(record: RunRecord) -> Dataset:
         DataError: it is not prepared, or is not what the run was trained on.
     """
     name = str(record.config["dataset"])
+    if loaded and not name.startswith(FILES):
+        return loaded
     if name in PUBLISHED and not (datasets.cache_path(name) / "meta.json").is_file():
         raise DataError(f"{name} is not prepared here; `flaxcnn data prepare {name}` does that")
     on_demand = name.startswith((*FILES, "tfds:"))
@@ -42,6 +46,17 @@ def load_images(record: RunRecord) -> Dataset:
             f"{name} is not the data that the run was trained on, or too large to be compared"
         )
     return dataset
+
+
+def names_of(dataset: Dataset, rows: np.ndarray) -> list[str]:
+    """Files by row number, or `train row 5` and `test row 5` where the images are in no files."""
+    first, found = len(dataset.train), []
+    for row in rows.tolist():
+        split, name, own = ((dataset.train, "train", row) if row < first
+                            else (dataset.test, "test", row - first))  # fmt: skip
+        files = getattr(split.image, "files", None)
+        found.append(f"{name} row {own}" if files is None else files[split.image.index[own]])
+    return found
 
 
 def pixels(dataset: Dataset, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

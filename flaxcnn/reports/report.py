@@ -117,4 +117,6 @@ def write(
             raise WriteError(f"{own / PICTURES}: cannot be written ({error.strerror})") from error
         for name, text in made.svgs.items():
             write_atomic(own / PICTURES / f"{name}.svg", text.encode())
+        for name, text in made.tables.items():
+            write_atomic(own / name, text.encode())
     return target, made
