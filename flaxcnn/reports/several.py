@@ -235,7 +235,7 @@ def _cost(page: Page, sides: Sequence[Side]) -> Section:
          decimal(_median(side, "seconds"), 1), decimal(rate, 0)]
         for side, (_, rate) in zip(sides, rates, strict=True)
     ]  # fmt: skip
-    header = ["recipe", "parameters", "seconds a run", "images/s in training"]
+    header = ["recipe", "parameters", "seconds a run", "images/s"]
     table = Table("What a run costs, median over seeds", header, rows)
     section.add(table, HALF if len(section.blocks) == 1 else WHOLE)
     return section
