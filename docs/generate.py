@@ -50,7 +50,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 IMPORT_ORDER = (
     "errors", "activity", "signals", "xla_messages", "recipe", "rng", "hardware", "backend", "numerics",
     "collectives", "data", "records", "reports", "model", "augment", "nn", "engine", "trained",
-    "export", "estimator", "studies", "api", "results", "doctor", "bench", "accelerators", "cli",
+    "export", "estimator", "studies", "api", "results", "doctor", "bench", "speedrun",
+    "accelerators", "cli",
     "__main__",
 )  # fmt: skip
 # A line of Args or Raises: names, and what is said of them.
@@ -65,7 +66,7 @@ MORE_API = {
     "flaxcnn.export.export": ("export",),
     "flaxcnn.api.epochs": ("Epoch", "Epochs"),
     "flaxcnn.records.rate_range": ("RateRange",),
-    "flaxcnn.studies.compare": ("Comparison",),
+    "flaxcnn.studies.comparison": ("Comparison",),
     "flaxcnn.engine.saved": ("open_run", "classify", "evaluate_run"),
 }
 

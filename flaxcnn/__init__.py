@@ -23,8 +23,10 @@ if TYPE_CHECKING:  # for editors; when the program runs, `_LAZY` is what counts
     from flaxcnn.recipe.schedules import OptaxSchedule
     from flaxcnn.recipe.weights import Weights
     from flaxcnn.records.history import history
+    from flaxcnn.records.index import runs
     from flaxcnn.reports.report import report
     from flaxcnn.studies.compare import compare
+    from flaxcnn.studies.power import power
     from flaxcnn.studies.reproduce import reproduce
     from flaxcnn.trained import load
 
@@ -33,7 +35,7 @@ __version__ = "0.1.0"
 __all__ = [
     "NNX", "Config", "FlaxCNNClassifier", "Linen", "Loss", "Metric", "Optax", "OptaxSchedule",
     "Own", "Pure", "Weights", "compare", "epochs", "history", "layers", "load", "lr_range",
-    "report", "reproduce", "search", "study", "train",
+    "power", "report", "reproduce", "runs", "search", "study", "train",
 ]  # fmt: skip
 # Name -> its module: imported when it is asked for, since nearly all of it brings jax along.
 _LAZY = {
@@ -53,8 +55,10 @@ _LAZY = {
     "history": "flaxcnn.records.history",
     "load": "flaxcnn.trained",
     "lr_range": "flaxcnn.api.lr_range",
+    "power": "flaxcnn.studies.power",
     "report": "flaxcnn.reports.report",
     "reproduce": "flaxcnn.studies.reproduce",
+    "runs": "flaxcnn.records.index",
     "search": "flaxcnn.api.search",
     "study": "flaxcnn.api.study",
     "train": "flaxcnn.api.train",

@@ -13,6 +13,8 @@ from flaxcnn.cli import (
     data,
     doctor,
     experiments,
+    index,
+    power,
     processes,
     rates,
     report,
@@ -57,6 +59,7 @@ app.command(short_help="Train with many seeds: how sure is the result?")(study.s
 app.command(short_help="Find the best settings on folds of the training rows.")(search.search)
 app.command(short_help="Find a learning rate to begin with.")(rates.lr_range)
 app.command(short_help="Test which recipes differ by more than chance.")(compare.compare)
+app.command(short_help="Plan a study: how many seeds find a difference?")(power.power)
 app.command(short_help="Train a record again, and compare the bits.")(compare.reproduce)
 app.command(short_help="Write a page of runs, studies or searches.")(report.report)
 app.command(short_help="Evaluate the kept weights of a run.")(runs.evaluate)
@@ -66,6 +69,7 @@ app.add_typer(
     experiments.app, name="experiments", short_help="List, show, run and tabulate experiments."
 )
 app.add_typer(data.app, name="data")
+app.add_typer(index.app, name="runs", short_help="List, show and delete runs, studies, searches.")
 app.command(short_help="Measure images per second.")(bench.bench)
 app.command()(doctor.doctor)
 

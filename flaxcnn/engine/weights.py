@@ -59,9 +59,10 @@ def start_of(
 
     Raises:
         ConfigError: the weights are not there, have changed, or do not fit; or a pattern of
-            `init_from`, `freeze`, `no_decay` or `rates` fits nothing.
+            `init_from`, `freeze`, `no_decay`, `rates`, `decays` or `fade` fits nothing.
     """
     by_name = {"freeze": config.freeze, "no_decay": config.no_decay, "rates": plan.rules.rates,
+               "decays": plan.rules.decays, "fade": plan.rules.fade,
                "optimizer.weights": getattr(config.optimizer, "weights", ())}  # fmt: skip
     made = whitening(config, dataset, rows, scaling)
     start = Start(made) if made else None

@@ -33,7 +33,9 @@ MODULES = (
     "mnist_ladder",
     "mnist_archs",
     "fashion_budget",
+    "best",
 )
+OF_PAPERS = ("zoo", "cifar_speed")  # on which no document reports
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ class Experiment:
     candidates: tuple[Candidate, ...] = ()  # of a grid
     incumbent: str = ""  # the hand-made model that the candidates of a grid must beat
     dataset: str = ""  # where neither the recipe nor a candidate names it
+    budget: int | None = None  # of a champion: most parameters, moving statistics included
+    aim: float | None = None  # of a champion: the test accuracy that it is meant for
 
 
 def experiments_folder() -> Path:
@@ -96,8 +100,9 @@ def experiments() -> dict[str, Experiment]:
 
 @functools.cache
 def zoo() -> dict[str, Experiment]:
-    """Name -> network of a paper with a plain recipe; no document reports on them."""
-    listed = load_module(experiments_folder() / "zoo.py").EXPERIMENTS
+    """Name -> network of a paper, with a plain recipe or that of the paper."""
+    folder = experiments_folder()
+    listed = [e for name in OF_PAPERS for e in load_module(folder / f"{name}.py").EXPERIMENTS]
     return {experiment.name: experiment for experiment in listed}
 
 
@@ -117,7 +122,8 @@ def find(name: str) -> Experiment:
         return _from_file(Path(file).expanduser(), attribute)
     if name.endswith(".py"):
         return _from_file(Path(name).expanduser(), "")
-    known = zoo() if name.startswith("zoo/") else experiments()
+    of_papers = name.partition("/")[0] in {module.replace("_", "-") for module in OF_PAPERS}
+    known = zoo() if of_papers else experiments()
     if name not in known:
         same_tail = [repr(n) for n in known if n.partition("/")[2] == name]
         hint = f"; did you mean {' or '.join(same_tail)}?" if same_tail else near_miss(name, known)

@@ -20,6 +20,7 @@ from flaxcnn.recipe.layers import Row, Shape, check_model, layers_of
 from flaxcnn.recipe.losses import check_functions, loss_of, metrics_of
 from flaxcnn.recipe.model import Model
 from flaxcnn.recipe.optimisation import Optimisation
+from flaxcnn.recipe.optimizers import has_momentum
 
 GROUPS = (Data, Model, Optimisation, Evaluation, Execution)
 # Settings that may be given as Python objects, and what makes specifications of them.
@@ -90,6 +91,12 @@ class Config(Execution, Evaluation, Optimisation, Model, Data):
             raise ConfigError(
                 "batch_norm=per_shard does not work with parallel=jit, whose program sees the "
                 "whole batch; use batch_norm=global or parallel=shard_map"
+            )
+        if getattr(self.schedule, "cycle_momentum", False) and not has_momentum(self.optimizer):
+            raise ConfigError(
+                f"schedule.cycle_momentum=true needs an optimizer with momentum or beta_1, such as "
+                f"sgd or adam (got optimizer={type(self.optimizer).__name__.lower()}"
+                f"{' without momentum' if hasattr(self.optimizer, 'momentum') else ''})"
             )
         resize = self.resize
         if resize and self.input == "resident" and resize.train != resize.evaluate:

@@ -11,7 +11,7 @@ from flaxcnn.recipe.data import MAX_SEED
 from flaxcnn.recipe.fields import Role, names, setting
 from flaxcnn.recipe.losses import CrossEntropy, LossSpec
 from flaxcnn.recipe.optimizers import Adam, Optimizer
-from flaxcnn.recipe.rules import Clip, Lookahead, Rates
+from flaxcnn.recipe.rules import Clip, Decays, Fade, Lookahead, Rates
 from flaxcnn.recipe.schedules import Constant, Schedule
 from flaxcnn.recipe.teachers import Distill
 
@@ -41,6 +41,17 @@ class Optimisation:
         None,
         'factors of the learning rate by patterns of weights: `{"conv2d*":0.1}`; where several '
         "fit, their product",
+        before=None,
+    )
+    decays: Decays | None = setting(
+        None,
+        'factors of the weight decay by patterns of weights: `{"*/bias":0.1}`; where several fit, '
+        "their product",
+        before=None,
+    )
+    fade: Fade | None = setting(
+        None,
+        'epochs in which the learning rate of weights falls to 0, by patterns: `{"conv2d/bias":3}`',
         before=None,
     )
     clip: Clip | None = setting(

@@ -42,6 +42,13 @@ def layered(base: Config, sources: Sequence[Source]) -> tuple[Config, dict[str, 
     return Config.from_dict(plain), origins
 
 
+def with_setting(base: Config, setting: Mapping[str, Any]) -> Config:
+    """The recipe with one setting of a grid."""
+    # The kind of an optimizer before its settings, in whichever order they were given.
+    by_depth = dict(sorted(setting.items(), key=lambda item: item[0].count(".")))
+    return layered(base, [Source("grid", by_depth)])[0]
+
+
 def _kind(optimizer: Any) -> str:
     return str(optimizer.get("type") if isinstance(optimizer, dict) else optimizer).lower()
 

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from flaxcnn.errors import CheckpointError, WriteError
+from flaxcnn.errors import CheckpointError, ConfigError, WriteError, one_of
 
 
 def plain(value: Any) -> Any:
@@ -45,6 +45,18 @@ def flat(nested: dict[str, Any]) -> dict[str, Any]:
         else:
             result[key] = value
     return result
+
+
+def check_suffix(option: str, path: Path, *suffixes: str) -> None:
+    """Check that the name of a file says what will be in it.
+
+    Raises:
+        ConfigError: it says another kind.
+    """
+    if path.suffix.lower() not in suffixes:
+        raise ConfigError(
+            f"{option} writes {one_of(suffixes)}, by the name of the file (got {str(path)!r})"
+        )
 
 
 def write_atomic(path: Path, data: bytes) -> None:

@@ -83,15 +83,7 @@ class Folder:
             self._lock = open(self.path / "run.lock", "a+")  # noqa: SIM115
         except OSError as error:
             raise WriteError(f"{self.kind} directory {self.path}: {error.strerror}") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.seek(0)
-            holder = self._lock.read().strip() or "another process"
-            self._lock.close()
-            raise FolderInUseError(
-                f"{self.kind} directory {self.path}: in use by {holder}"
-            ) from None
+        self._hold(self._lock)
         try:
             if (self.path / self.proof).exists():
                 if not resume:
@@ -110,6 +102,24 @@ class Folder:
         digests.remove(self.path)
         self.write_json(self.proof, recipe)
         return self
+
+    def _hold(self, lock: IO[str]) -> None:
+        """Take the lock; FolderInUseError where another process has it."""
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            holder = lock.read().strip() or "another process"
+            lock.close()
+            raise FolderInUseError(
+                f"{self.kind} directory {self.path}: in use by {holder}"
+            ) from None
+
+    def check_unused(self) -> None:
+        """FolderInUseError if a process is writing to it."""
+        if (self.path / "run.lock").is_file():
+            with open(self.path / "run.lock", encoding="utf-8") as lock:
+                self._hold(lock)
 
     def check(self, recipe: dict[str, Any]) -> None:
         """ConfigError if `recipe` is not what the folder holds."""

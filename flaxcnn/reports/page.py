@@ -23,7 +23,7 @@ from flaxcnn.reports.commands import shell_path
 from flaxcnn.reports.style import Picture
 
 TEMPLATE = Path(__file__).with_name("page.html")
-SCRIPT = Path(__file__).with_name("page.js")
+SCRIPTS = [Path(__file__).with_name(name) for name in ("page.js", "charts.js")]
 FRAGMENT = Path(__file__).with_name("fragment.html")
 MOST = 12  # lines of a table in a fragment
 
@@ -85,7 +85,7 @@ def render(page: Page) -> Rendered:
     """The page as HTML; a picture that cannot be written becomes a warning."""
     svgs, inlined = _drawn(page)
     page.sections = [s for s in page.sections if s.pictures or s.tables or s.folded or s.commands]
-    script = SCRIPT.read_text(encoding="utf-8").strip()
+    script = "\n".join(path.read_text(encoding="utf-8").strip() for path in SCRIPTS)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     html = _fill(TEMPLATE, page=page, svg=inlined, script=Markup(script), script_digest=digest)
     text = f"{page.title}\n{page.figure}\n{page.flag}" + (f"\n\n{page.text}" if page.text else "")

@@ -10,7 +10,7 @@ from pathlib import Path
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.errors import ConfigError, WriteError
 from flaxcnn.recipe.references import SOURCES, copies_in
-from flaxcnn.records.files import write_atomic
+from flaxcnn.records.files import check_suffix, write_atomic
 from flaxcnn.records.read import RunRecord, SearchRecord, StudyRecord, read
 from flaxcnn.reports.page import Page, Rendered, render, render_fragment
 from flaxcnn.reports.run import run_brief, run_page
@@ -111,6 +111,8 @@ def write(
         CheckpointError: a folder holds nothing finished.
         WriteError: the file cannot be written.
     """
+    if output is not None:
+        check_suffix("--output", output, ".html", ".htm")
     records = [read(path) for path in paths]
     made = make(records, dataset)
     own = records[0].path if len(records) == 1 else None

@@ -158,11 +158,15 @@ def histories_of(record: StudyRecord, setting: dict[str, Any]) -> list[list[dict
 
 def _epochs(page: Page, record: StudyRecord) -> Section:
     section = Section("training", "Training", "Epochs after some seeds have stopped show the rest.")
-    bands = [(setting["label"], histories_of(record, setting)) for setting in complete(record)]
-    bands = [(name or AS_IT_IS, histories) for name, histories in bands if histories]
+    bands, seeds = [], []
+    for setting in complete(record):
+        if histories := histories_of(record, setting):
+            bands.append((setting["label"] or AS_IT_IS, histories))
+            rows = record.rows_of(setting)
+            seeds.append([row["seed"] for row in rows if record.histories.get(row["run"])])
     if bands:
-        page.draw(section, "accuracy", curves.bands, bands, "accuracy")
-        page.draw(section, "loss", curves.bands, bands, "loss")
+        page.draw(section, "accuracy", curves.bands, bands, "accuracy", seeds)
+        page.draw(section, "loss", curves.bands, bands, "loss", seeds)
     return section
 
 

@@ -17,7 +17,7 @@ from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.data import MAX_SEED
 from flaxcnn.recipe.fields import Role, names
 from flaxcnn.recipe.schedules import spans_run
-from flaxcnn.recipe.settings import Source, layered
+from flaxcnn.recipe.settings import with_setting
 from flaxcnn.recipe.traced import dropout_rates
 from flaxcnn.records.format import AS_IT_IS, EVERYTHING, label
 
@@ -137,13 +137,6 @@ def plan_runs(
             f"grid has the setting {runs[where].label} twice; settings must be distinct"
         )
     return runs
-
-
-def with_setting(base: Config, setting: Mapping[str, Any]) -> Config:
-    """The recipe with one setting of a grid."""
-    # The kind of an optimizer before its settings, in whichever order they were given.
-    by_depth = dict(sorted(setting.items(), key=lambda item: item[0].count(".")))
-    return layered(base, [Source("grid", by_depth)])[0]
 
 
 def longest(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
