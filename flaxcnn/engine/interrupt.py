@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -97,7 +96,7 @@ class Interrupt:
 
 def wait_for(tree: Any, check: Callable[[], None]) -> None:
     """Until every array of `tree` is computed; `check` is called meanwhile and after."""
-    leaves = jax.tree.leaves(tree)
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
     while not all(leaf.is_ready() for leaf in leaves):
         check()
         time.sleep(POLL_SECONDS)

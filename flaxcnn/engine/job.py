@@ -187,9 +187,10 @@ class Job(abc.ABC):
     ) -> tuple[TrainState, MetricSums]:
         """One epoch -> (state, sums [S] of its steps); donates `state`."""
         parts: list[tuple[MetricSums, int]] = []
-        for state, *part in self.train_parts(state, 0, check):
-            parts.append((part[0], part[1]))
-        return state, joined_sums(parts, 1)  # all devices have the same
+        after = state
+        for after, sums, count in self.train_parts(state, 0, check):  # noqa: B007
+            parts.append((sums, count))
+        return after, joined_sums(parts, 1)  # all devices have the same
 
     @abc.abstractmethod
     def train_parts(

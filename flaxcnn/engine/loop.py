@@ -154,34 +154,34 @@ def one_epoch(
     began = time.perf_counter() - midway.seconds
     job.stalled()  # what went before this epoch is not its own
     images, program = job.plan.train_rows * job.runs, id(job.programs.programs)
+    after = state
+
+    def stop_if_asked() -> None:
+        if interrupt.stops and keep is not None:
+            keep(after, midway)
+            steps = job.plan.steps_per_epoch
+            interrupt.stop(f"stopped in {what} after {midway.done} of {steps} steps")
+        interrupt.check()
+
     with doing(what, images, ("train", program, images)):
-        _stop_here(interrupt, what, job, state, midway, keep)
-        for state, *part in job.train_parts(state, midway.done, interrupt.overdue):
-            midway = midway.after(*part, time.perf_counter() - began)
-            _stop_here(interrupt, what, job, state, midway, keep)
+        stop_if_asked()
+        for after, sums, count in job.train_parts(  # noqa: B007 - read by `stop_if_asked`
+            state, midway.done, interrupt.overdue
+        ):
+            midway = midway.after(sums, count, time.perf_counter() - began)
+            stop_if_asked()
+        wait_for((after, midway.parts), interrupt.overdue)
         train = midway.sums()
-        wait_for(train, interrupt.overdue)
     trained = time.perf_counter()
-    trained_state = state
-    try:
-        with doing(f"{what}, validation", kind=("validation", program, images)):
-            state = job.settled(state)
-            host = _evaluated(job, state, train, interrupt)
-    except InterruptedRun:
-        _stop_here(interrupt, what, job, trained_state, midway, keep)
-        raise
+    with doing(f"{what}, validation", kind=("validation", program, images)):
+        try:
+            settled = job.settled(after)
+            host = _evaluated(job, settled, train, interrupt)
+        except InterruptedRun:
+            stop_if_asked()
+            raise
     seconds = time.perf_counter() - began
-    return state, EpochSums(host, trained - began, seconds, job.stalled())
-
-
-def _stop_here(
-    interrupt: Interrupt, what: str, job: Job, state: TrainState, midway: Midway, keep: Keep | None
-) -> None:
-    """Save the epoch and raise InterruptedRun, if a signal has come."""
-    if interrupt.stops and keep is not None:
-        keep(state, midway)
-        interrupt.stop(f"stopped in {what} after {midway.done} of {job.plan.steps_per_epoch} steps")
-    interrupt.check()
+    return settled, EpochSums(host, trained - began, seconds, job.stalled())
 
 
 def _evaluated(

@@ -100,9 +100,7 @@ class ResidentJob(Job):
     @functools.cached_property
     def part_steps(self) -> int:
         """Most steps of a call of the training program; 0: an epoch is a call of another one."""
-        return part_steps(
-            self.plan, self.config, self.dataset.shape, self.dataset.num_classes
-        )
+        return part_steps(self.plan, self.config, self.dataset.shape, self.dataset.num_classes)
 
     @functools.cached_property
     def _train_rows(self) -> jax.Array:

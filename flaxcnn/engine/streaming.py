@@ -323,4 +323,3 @@ def _mean_loss(sums: MetricSums | None) -> float | None:
 
 def _ready(tree: Tree) -> bool:
     return tree is not None and all(leaf.is_ready() for leaf in jax.tree.leaves(tree))
-
