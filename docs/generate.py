@@ -283,7 +283,10 @@ def exit_codes() -> str:
         if isinstance(code, int):
             found[code] = inspect.cleandoc(cls.__doc__ or "").split("\n")[0].rstrip(".")
     found[1] = "any other failure, with a message"
-    found[75] = "SIGTERM: the state was saved; or another process of the run was lost. Resumable"
+    found[75] = (
+        "SIGTERM, SIGHUP, SIGUSR1, SIGUSR2: the state was saved; or another process of the run was "
+        "lost. Resumable"
+    )
     lines = ["| exit code | meaning |", "|---:|---|"]
     return "\n".join([*lines, *(f"| {code} | {found[code]} |" for code in sorted(found))])
 
