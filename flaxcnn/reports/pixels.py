@@ -33,15 +33,16 @@ def load_images(record: RunRecord, loaded: Dataset | None = None) -> Dataset:
     on_demand = name.startswith((*FILES, "tfds:"))
     recipe = record.recipe
     resize, channels = (recipe.resize, recipe.channels) if recipe else (None, "auto")
+    wanted, whole = record.data["digest"], loaded
     try:
         dataset = datasets.load(name, resize, 0 if on_demand else None, channels)
+        if dataset.digest == wanted:
+            return dataset
+        if on_demand and whole is None and dataset.nbytes <= COMPARED:
+            whole = datasets.load(name, resize, None, channels)  # the run may have held them so
     except FlaxcnnError as error:
         raise DataError(str(error)) from error
-    if dataset.digest == record.data["digest"]:
-        return dataset
-    if on_demand and dataset.nbytes <= COMPARED:  # the run may have held them decoded
-        dataset = datasets.load(name, resize, None, channels)
-    if dataset.digest != record.data["digest"]:
+    if whole is None or whole.digest != wanted:
         raise DataError(
             f"{name} is not the data that the run was trained on, or too large to be compared"
         )
@@ -54,8 +55,8 @@ def names_of(dataset: Dataset, rows: np.ndarray) -> list[str]:
     for row in rows.tolist():
         split, name, own = ((dataset.train, "train", row) if row < first
                             else (dataset.test, "test", row - first))  # fmt: skip
-        files = getattr(split.image, "files", None)
-        found.append(f"{name} row {own}" if files is None else files[split.image.index[own]])
+        files, index = (getattr(split.image, key, None) for key in ("files", "index"))
+        found.append(files[index[own]] if files and index is not None else f"{name} row {own}")
     return found
 
 

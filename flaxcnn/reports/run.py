@@ -84,7 +84,7 @@ def _head(record: RunRecord) -> Page:
     value, rows = summary["test_accuracy"], _rows(record, "test")
     interval = wilson(value, rows)
     text, doubtful = protocol_note({summary["protocol"]}, record.config.get("validation"))
-    figures = [("Test", value, "test", interval)]
+    figures: list[words.Figure] = [("Test", value, "test", interval)]
     meaning = "The interval is what this number of test images allows (Wilson)."
     if document := words.reported(summary["experiment"] or ""):
         figures.append(("Document", document[0], "ink", None))

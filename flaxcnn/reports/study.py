@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from flaxcnn.errors import FlaxcnnError
@@ -112,7 +113,7 @@ def _headline(page: Page, record: StudyRecord, settings: list[dict[str, Any]]) -
         interval = (reach[0], reach[1])
         page.interval = [f"± {100 * measured['sd']:.2f} (standard deviation),",
                          words.interval_words(*interval), "of the mean"]  # fmt: skip
-    figures = [("Mean", mean, "test", interval)]
+    figures: list[words.Figure] = [("Mean", mean, "test", interval)]
     if measured["n"] > 1:
         figures += [("Lowest seed", measured["min"], "test", None),
                     ("Highest seed", measured["max"], "test", None)]  # fmt: skip
@@ -159,7 +160,7 @@ def _trust(record: StudyRecord) -> list[tuple[str, str]]:
     ]  # fmt: skip
 
 
-def _data_of(record: StudyRecord) -> tuple[tuple[int, int, int], int] | None:
+def _data_of(record: StudyRecord) -> tuple[Sequence[int], int] | None:
     facts = KNOWN_DATA.get(str(record.plan["config"]["dataset"]))
     return (facts.shape, facts.classes) if facts else None
 

@@ -12,6 +12,7 @@ from flaxcnn.records.format import count_text
 from flaxcnn.reports.page import Versus
 
 KINDS = {1: "grey", 3: "colour"}
+Figure = tuple[str, float, str, tuple[float, float] | None]  # name, accuracy, colour, interval
 PADDED = 0.08  # of an axis, at each end
 
 
@@ -71,8 +72,8 @@ def _called(spec: Any) -> str:
     return str(own) if isinstance(own, str) else type(spec).__name__
 
 
-def versus(figures: Sequence[tuple[str, float, str, tuple[float, float] | None]]) -> list[Versus]:
-    """Accuracies on one axis: name, value, colour, interval."""
+def versus(figures: Sequence[Figure]) -> list[Versus]:
+    """Accuracies on one axis."""
     ends = [end for _, value, _, reach in figures for end in (value, *(reach or ()))]
     low, high = min(ends), max(ends)
     pad = PADDED * (high - low or 0.01)

@@ -264,6 +264,8 @@ def test_images_of_a_folder_are_decoded_for_what_is_shown(tmp_path, monkeypatch)
     assert data.undecoded
     rows, label = choose(data, config), data.test.label
     path = made.run(tmp_path / "run", classes=names)
+    told = json.loads((path / "data.json").read_text())
+    made.write(path, "data.json", {**told, "digest": data.digest})
     made.write(path, "config.json", config.to_dict())
     made.write(path, "split.json", to_json(rows))
     np.savez(path / "predictions.npz", row=rows.test, label=label,
