@@ -27,11 +27,14 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as preserva
 
 from flaxcnn.backend import enough_memory
 from flaxcnn.errors import CheckpointError, OutOfMemoryError, WriteError, first_line
+from flaxcnn.fault_points import passing
 from flaxcnn.records.files import patient
 
 log = logging.getLogger(__name__)
 Tree = Any
 TEMPORARY = ".orbax-checkpoint-tmp"  # ends the name of a checkpoint that is being written
+COPIES = 3  # the best, the last, and the one that is being written
+RECORDS = 2e6  # bytes of records, pages and what Orbax adds
 
 
 def tree_digest(tree: Tree) -> str:
@@ -43,6 +46,20 @@ def tree_digest(tree: Tree) -> str:
         digest.update(f"{path} {array.dtype.str} {array.shape}\n".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
+
+
+def room(folder: str | Path, state: Tree) -> str | None:
+    """A sentence, where the disk of a folder may not hold the checkpoints of a run."""
+    if "://" in str(folder):
+        return None
+    needed = COPIES * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + RECORDS
+    free = shutil.disk_usage(folder).free
+    if free >= needed:
+        return None
+    return (
+        f"{folder}: {free / 1e6:,.1f} MB are free, but checkpoints and records may take "
+        f"{needed / 1e6:,.1f} MB"
+    )
 
 
 def _seal(arrays: str, record: dict[str, Any]) -> str:
@@ -162,6 +179,7 @@ class Checkpoints:
                 self._manager.reload()
                 self._hand_over(pending)
             retry = True
+            passing("checkpoint.wait")
             self._manager.wait_until_finished()
 
         try:
@@ -215,6 +233,7 @@ class Checkpoints:
 
     def _hand_over(self, pending: _Pending) -> None:
         """Begin to write a checkpoint, which goes on in the background."""
+        passing("checkpoint.save")
         saved = self._manager.save(
             pending.epoch,
             args=ocp.args.Composite(

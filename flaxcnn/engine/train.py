@@ -27,7 +27,7 @@ from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.sampling import class_rows, imbalance
 from flaxcnn.engine import hosts, sharding
 from flaxcnn.engine.average import chosen
-from flaxcnn.engine.checkpoint import Checkpoints
+from flaxcnn.engine.checkpoint import Checkpoints, room
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.job import Job
 from flaxcnn.engine.loop import EpochReport, Progress, check_finite, epochs, resumed
@@ -277,7 +277,8 @@ def _begin(
     env, data = _describe(job, run, name)
     padding = sharding.padding_warning(config, job.plan.sharding)
     started = job.start.notes if job.start else ()
-    told = [text for text in (padding, _own_test(job), data.get("imbalance"), unusual()) if text]
+    told = [text for text in (padding, _own_test(job), data.get("imbalance"), unusual(),
+                              room(run.checkpoint_folder(), state)) if text]  # fmt: skip
     warnings = [*config.warnings(), *told, *dead_layers(dead), *started]
     for text in warnings:
         on_note(text)

@@ -27,6 +27,8 @@ class Cell:
 
     text: str
     number: float | None = None
+    bar: float | None = None  # a share that a page draws below the text
+    missing: bool = False  # whether the bar is of what is missing
     link: str = ""  # of a page: where the text leads
     line: Sequence[float] = ()  # drawn on a page in place of the text
 
