@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from flaxcnn.xla_messages import choose_level
 
 if TYPE_CHECKING:  # for editors; when the program runs, `_LAZY` is what counts
+    from flaxcnn.api.check import check
     from flaxcnn.api.epochs import epochs
     from flaxcnn.api.lr_range import lr_range
     from flaxcnn.api.report import report
@@ -34,7 +35,7 @@ choose_level()
 __version__ = "0.1.0"
 __all__ = [
     "NNX", "Config", "FlaxCNNClassifier", "Linen", "Loss", "Metric", "Optax", "OptaxSchedule",
-    "Own", "Pure", "Weights", "compare", "epochs", "history", "layers", "load", "lr_range",
+    "Own", "Pure", "Weights", "check", "compare", "epochs", "history", "layers", "load", "lr_range",
     "power", "report", "reproduce", "runs", "search", "study", "train",
 ]  # fmt: skip
 # Name -> its module: imported when it is asked for, since nearly all of it brings jax along.
@@ -50,6 +51,7 @@ _LAZY = {
     "Pure": "flaxcnn.recipe.networks",
     "Weights": "flaxcnn.recipe.weights",
     "FlaxCNNClassifier": "flaxcnn.estimator",
+    "check": "flaxcnn.api.check",
     "compare": "flaxcnn.studies.compare",
     "epochs": "flaxcnn.api.epochs",
     "history": "flaxcnn.records.history",

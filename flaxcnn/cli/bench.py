@@ -131,34 +131,34 @@ def bench(
     \b
     Examples:
       flaxcnn bench mnist-ladder/model10 --batch-sizes 64,128,256 --dtype f32,bf16
-      flaxcnn bench --profile traces --output bench.json --plot bench.png
+      flaxcnn bench cifar-tuning/model2 --synthetic --mode train --json
+      flaxcnn bench --quick --profile traces --output bench.json --plot bench.png
       flaxcnn bench mnist-ladder/model10 --compile-for h200 --mode train
       flaxcnn bench --to-accuracy 0.94 --runs 5 cifar-speed/94
       flaxcnn bench --compare laptop.json h200.json --plot ratios.pdf
     """
     if compare:
-        return timings.compare(experiments or [], plot, as_json)
+        timings.compare(experiments or [], plot, as_json)
+        return
     speedrun.check(to_accuracy, runs, {
         "--batch-sizes": batch_sizes, "--dtype": dtype, "--mode": mode != MODE,
         "--repeats": repeats, "--seconds": seconds, "--quick": quick, "--synthetic": synthetic,
         "--profile": profile, "--plot": plot, "--compile-for": compile_for,
     })  # fmt: skip
     repeats, seconds = _effort(repeats, seconds, quick)
-    modes = _words("--mode", mode, MODES)
-    precisions = [PRECISIONS[word] for word in _words("--dtype", dtype, PRECISIONS)]
-    sizes = _sizes(batch_sizes)
+    modes, precisions, sizes = _choices(mode, dtype, batch_sizes)
     output, plot, profile = (path and path.expanduser() for path in (output, plot, profile))
     timings.check_files(output, plot, profile)
     configs = _configs(experiments or [catalog.DEFAULT_EXPERIMENT], assignments or [])
     if to_accuracy is not None:
-        return speedrun.run(to_accuracy, runs, configs, output, as_json)
-    _check_compiling(compile_for, width, implementation, plot, synthetic)
+        speedrun.run(to_accuracy, runs, configs, output, as_json)
+        return
+    _check_unmeasured(compile_for, plot, synthetic, width, implementation)
     if compile_for:
-        return compiled.run(compile_for, configs, modes, sizes, precisions, width, implementation,
-                            output, profile, as_json)  # fmt: skip
-    data = _load(configs.values(), synthetic)
-    cases = _all_cases(configs, modes, sizes, precisions, data)
-    quiet()
+        compiled.run(compile_for, configs, modes, sizes, precisions, width, implementation, output,
+                     profile, as_json)  # fmt: skip
+        return
+    cases, data = _all_cases(configs, modes, sizes, precisions, synthetic)
     with progress(as_json, lines=False) as bar:
         document = _measured(cases, data, seconds, repeats, profile, output, bar, as_json)
     timings.conclude(document, output, plot, profile, as_json)
@@ -166,14 +166,15 @@ def bench(
 
 def _all_cases(
     configs: Mapping[str, Config], modes: list[str], sizes: list[int], precisions: list[str],
-    data: Mapping[str, Dataset],
-) -> list[list[Case]]:  # fmt: skip
-    """The cases of each recipe, all of which fit their data."""
+    synthetic: bool,
+) -> tuple[list[list[Case]], dict[str, Dataset]]:  # fmt: skip
+    """The cases of each recipe, all of which fit their data, and the data."""
+    data = _load(configs.values(), synthetic)
     for config in configs.values():
         _check_fits(config, sizes, modes, data[config.dataset])
     if sizes and "eval" in modes:
         note("--batch-sizes applies to training only; evaluation has its own batch size")
-    return [_cases(*recipe, modes, sizes, precisions) for recipe in configs.items()]
+    return [_cases(*recipe, modes, sizes, precisions) for recipe in configs.items()], data
 
 
 def _measured(
@@ -181,6 +182,7 @@ def _measured(
     profile: Path | None, output: Path | None, bar: Progress, as_json: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """The JSON document of all cases, each printed and written as soon as it is measured."""
+    quiet()
     with doing("starting JAX"):
         from flaxcnn.backend import prepare
         from flaxcnn.bench import measure
@@ -222,12 +224,22 @@ def _configs(names: Sequence[str], assignments: Sequence[str]) -> dict[str, Conf
     return {each.name: catalog.resolve(each, assignments=assignments)[0] for each in recipes}
 
 
-def _check_compiling(
-    target: str | None, width: int | None, implementation: str, plot: Path | None, synthetic: bool
-) -> None:
-    if target is None and (width is not None or implementation != "both"):
+def _choices(
+    mode: str, dtype: str | None, batch_sizes: str | None
+) -> tuple[list[str], list[str], list[int]]:
+    """Modes, precisions and training batch sizes; the latter two empty where not given."""
+    precisions = [PRECISIONS[word] for word in _words("--dtype", dtype, PRECISIONS)]
+    return _words("--mode", mode, MODES), precisions, _sizes(batch_sizes)
+
+
+def _check_unmeasured(
+    compile_for: str | None, plot: Path | None, synthetic: bool, width: int | None,
+    implementation: str,
+) -> None:  # fmt: skip
+    """What goes only with programs that are compiled and not measured, or never with them."""
+    if not compile_for and (width is not None or implementation != "both"):
         raise ConfigError("--width and --implementation need --compile-for")
-    if target is not None and (plot or synthetic):
+    if compile_for and (plot or synthetic):
         raise ConfigError(
             "--compile-for measures nothing, so --plot and --synthetic do not apply; --output and "
             "--profile write the compiled programs"

@@ -12,6 +12,7 @@ import typer
 import flaxcnn
 from flaxcnn.cli import (
     bench,
+    check,
     compare,
     data,
     doctor,
@@ -76,6 +77,7 @@ app.add_typer(
 app.add_typer(data.app, name="data")
 app.add_typer(index.app, name="runs", short_help="List, show and delete runs, studies, searches.")
 app.command(short_help="Measure images per second.")(bench.bench)
+app.command(short_help="Try out on a recipe what is promised of every one.")(check.check)
 app.command()(doctor.doctor)
 
 

@@ -58,6 +58,7 @@ def study(
     vary: Vary = "",
     how: options.How = "auto",
     max_memory: options.MaxMemory = None,
+    grace: options.Grace = None,
     assignments: options.Assignments = None,
     config_file: options.ConfigFile = None,
     seed: FirstSeed = None,
@@ -82,7 +83,7 @@ def study(
     check_environment()
     config, _ = catalog.resolve(
         recipe,
-        assignments=assignments or (),
+        assignments=[*(assignments or ()), *([] if grace is None else [f"grace={grace}"])],
         config_file=config_file,
         protocol=protocol,
         seed=seed,

@@ -122,6 +122,7 @@ class RowReader:
         self._failure: FlaxcnnError | None = None  # of a worker; then there is nothing to read
         self._since: float | None = None  # when the read under way began
         self._blocked = False  # a read took too long, and the workers were ended
+        self.patience = read_seconds()  # with a read
 
     def submit(self, rows: np.ndarray, draws: Draws | None = None) -> int:
         """Request rows [n] int32 -> how many times to call `read` for them."""
@@ -159,22 +160,22 @@ class RowReader:
         self._hand_out()
         return pixels
 
-    def _watch(self, folder: Path, patience: float) -> None:
+    def _watch(self, folder: Path) -> None:
         """End the workers if a read takes too long: a disk does not answer, or one was stopped."""
         while self._folder == folder:
             since = self._since
-            if since is not None and time.monotonic() - since > patience:
+            if since is not None and time.monotonic() - since > self.patience:
                 self._blocked = True
                 for file in folder.glob(f"{WORKER}*"):
                     with contextlib.suppress(OSError, ValueError):
                         os.kill(int(file.name.removeprefix(WORKER)), signal.SIGKILL)
                 return
-            time.sleep(min(1.0, patience / 4))
+            time.sleep(min(1.0, self.patience / 4))
 
     def _killed(self, error: Exception) -> ReaderError:
         if self._blocked:
             return ReaderError(
-                f"no image was decoded for {read_seconds():g} s: a process that decodes was "
+                f"no image was decoded for {self.patience:g} s: a process that decodes was "
                 "stopped, or its disk does not answer; resume with --resume, or set "
                 "FLAXCNN_READ_SECONDS"
             )
@@ -215,9 +216,8 @@ class RowReader:
         import grain
         from absl import flags
 
-        patience = read_seconds()
         self._folder = Path(tempfile.mkdtemp(prefix="flaxcnn-stream-"))
-        threading.Thread(target=self._watch, args=(self._folder, patience), daemon=True).start()
+        threading.Thread(target=self._watch, args=(self._folder,), daemon=True).start()
         source: Any = grain.MapDataset.source(_Source(self.archives, str(self._folder)))
         unbuffered = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
         processes = grain.MultiprocessingOptions(self.workers, per_worker_buffer_size=2)

@@ -22,6 +22,7 @@ from flaxcnn.recipe.losses import check_functions, loss_of, metrics_of
 from flaxcnn.recipe.model import Model
 from flaxcnn.recipe.optimisation import Optimisation
 from flaxcnn.recipe.optimizers import has_momentum
+from flaxcnn.recipe.schedules import spans_run
 
 GROUPS = (Data, Model, Optimisation, Evaluation, Execution)
 # Settings that may be given as Python objects, and what makes specifications of them.
@@ -156,6 +157,11 @@ class Config(Execution, Evaluation, Optimisation, Model, Data):
         """The metric that decides: `monitor`, of the average where that is kept."""
         kept = self.average and self.average.keep
         return f"{self.average.name}_{self.monitor}" if self.average and kept else self.monitor
+
+    @property
+    def spans_run(self) -> bool:
+        """Whether an update depends on how many there are in all."""
+        return spans_run(self.schedule) or bool(self.lookahead and self.lookahead.power)
 
     def values(self, role: Role) -> tuple[Any, ...]:
         """The values of all settings that have one of the roles joined in `role`.

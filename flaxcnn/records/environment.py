@@ -124,10 +124,10 @@ def other_software(before: dict[str, Any]) -> str:
             changed.append(f"{key} ({old}, now {now.get(key)})")
     if changed:
         return f"resumed with another {', '.join(changed)}: the bits may differ"
-    revisions = [each.get("source_revision") for each in (then, now)]
-    if None not in revisions and revisions[0] != revisions[1]:
+    old, new = (str(each.get("source_revision") or "") for each in (then, now))
+    if old and new and old != new:
         return (
-            f"resumed with another revision of flaxcnn ({revisions[0][:12]}, now "
-            f"{revisions[1][:12]}): the bits may differ"
+            f"resumed with another revision of flaxcnn ({old[:12]}, now {new[:12]}): "
+            "the bits may differ"
         )
     return ""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from flaxcnn.errors import CheckpointError, ConfigError, WriteError, one_of
+from flaxcnn.fault_points import passing
 from flaxcnn.limits import is_full, parse_json, read_bytes
 
 log = logging.getLogger(__name__)
@@ -86,6 +87,7 @@ def _write_beside(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        passing("record.write")
         os.chmod(name, 0o644)
         os.replace(name, path)
     except BaseException:
@@ -106,6 +108,7 @@ def append(path: Path, data: bytes) -> None:
 
 
 def _append(path: Path, data: bytes) -> None:
+    passing("record.append")
     with open(path, "ab", buffering=0) as file:
         before = file.tell()
         try:

@@ -11,7 +11,6 @@ from typing import Any
 from flaxcnn.errors import CheckpointError, ConfigError, DataError
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.fields import Role, names
-from flaxcnn.recipe.schedules import spans_run
 from flaxcnn.records.folder import Folder
 
 ELSEWHERE = "checkpoints.json"  # names their folder, where it is not in the run directory
@@ -115,7 +114,7 @@ def check_same(where: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> No
     """
     before = Config.from_dict(old).to_dict()  # with the fields that are newer than the record
     free = {*names(Config, Role.EXECUTION | Role.DELIVERY)}
-    free |= set() if spans_run(Config.from_dict(dict(new)).schedule) else {"epochs"}
+    free |= set() if Config.from_dict(dict(new)).spans_run else {"epochs"}
     if differ := [key for key in new if before[key] != new[key] and key not in free]:
         key = differ[0]
         raise ConfigError(

@@ -27,6 +27,7 @@ from flaxcnn.reports.style import (
 
 MOST = 40  # recipes, or classes, that a picture holds
 DESCRIBED = 4  # of them in words
+LETTERS = 56  # of a label and its verdict on one line
 # Verdict -> colour, marker, words
 VERDICTS = {
     "better": (TEST, "o", "better"), "worse": (ERROR, "o", "worse"),
@@ -75,21 +76,22 @@ def forest(compared: Mapping[str, Any]) -> Picture:
         low, high = (scale * end for end in (test["interval"] or (test["difference"],) * 2))
         axes.errorbar([middle], [row], xerr=[[middle - low], [high - middle]], fmt=marker,
                       color=colour, capsize=4, markersize=6)  # fmt: skip
-        p = p_text(one["p_value"])
-        axes.text(0.0, row - 0.24, short(one["label"], 44), size=8.5, va="bottom", weight="bold",
+        told = ", ".join(filter(None, [word, p_text(one["p_value"])]))
+        label = short(one["label"], LETTERS - len(told))
+        axes.text(0.0, row - 0.24, label, size=8.5, va="bottom", weight="bold",
                   transform=axes.get_yaxis_transform())  # fmt: skip
-        axes.text(1.0, row - 0.24, f"{word}{f', {p}' if p else ''}", size=8.5, va="bottom",
-                  ha="right", color=colour, transform=axes.get_yaxis_transform())  # fmt: skip
+        axes.text(1.0, row - 0.24, told, size=8.5, va="bottom", ha="right", color=colour,
+                  transform=axes.get_yaxis_transform())  # fmt: skip
     low, high = axes.get_xlim()
     axes.set_xlim(min(low, -0.05 * (high - low)), max(high, 0.05 * (high - low)))
     axes.set_ylim(len(shown) - 0.6, -0.75)
     _signed_axis(axes, unit)
-    title = f"{metric.capitalize()}: difference from {short(shown[0]['against'], 40)}"
+    title = f"Differences in {metric}"
     heading(axes, title)
     words = "; ".join(_described(one, scale) for one in shown[:DESCRIBED])
     more = len(compared["comparisons"]) - DESCRIBED
     alt = f"Against {clean(shown[0]['against'])}, in {unit}: {words}"
-    insight = "Lines: 95 % intervals."
+    insight = f"From {clean(shown[0]['against'])}; lines are 95 % intervals."
     if margins:
         insight += (
             f" Grey band: differences of at most {max(margins) * scale:.2g} {unit}, which are too "

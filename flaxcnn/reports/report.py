@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from flaxcnn.data.arrays import Dataset
-from flaxcnn.errors import ConfigError, WriteError
+from flaxcnn.errors import CheckpointError, ConfigError, FlaxcnnError, WriteError, first_line
+from flaxcnn.limits import shown
 from flaxcnn.recipe.references import SOURCES, copies_in
 from flaxcnn.records.files import check_suffix, write_atomic
 from flaxcnn.records.index import index_of, kind_by_proof
@@ -27,7 +28,23 @@ Record = RunRecord | StudyRecord | SearchRecord
 
 
 def page_of(record: Record, dataset: Dataset | None = None, brief: bool = False) -> Page:
-    """The page of one record, or only what a notebook shows of it."""
+    """The page of one record, or only what a notebook shows of it.
+
+    Raises:
+        CheckpointError: a record holds what none of this version does.
+    """
+    try:
+        return _page_of(record, dataset, brief)
+    except FlaxcnnError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{record.path}: its records cannot be shown ({type(error).__name__}: "
+            f"{shown(first_line(error))}): one is damaged, or of another version"
+        ) from error
+
+
+def _page_of(record: Record, dataset: Dataset | None, brief: bool) -> Page:
     with copies_in(record.path / SOURCES):  # code of one's own may have changed since
         match record:
             case RunRecord():

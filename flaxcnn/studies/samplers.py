@@ -140,6 +140,17 @@ def _mend_journal(path: Path) -> None:
         os.truncate(path, len(data) - len(last))
 
 
+def importances(study: Any, seed: int) -> dict[str, float]:
+    """Setting -> Optuna's importance (fANOVA, Hutter et al. 2014); empty: nothing to learn from."""
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+
+    try:
+        found = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=seed))
+    except (RuntimeError, ValueError):  # fewer than two trials scored, or all the same
+        return {}
+    return {key: float(share) for key, share in found.items()}
+
+
 def _distribution(axis: Axis) -> Any:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 

@@ -99,7 +99,7 @@ def _carry_out(
     ended = lambda: f"{len(folder.rows())} of {len(planned)} runs"  # noqa: E731
     with (
         folder.take(plan, campaign.resume),
-        Interrupt() as interrupt,
+        Interrupt(planned[0].config.grace) as interrupt,
         status_of(folder, ended),
     ):
         began = time.perf_counter()

@@ -110,7 +110,7 @@ def test_fading_weights_stop_after_their_epochs():
     config = with_(learning_rate=0.5, fade={"conv2d/bias": 2, "dense/*": 4})
     own, hypers = compiled_rules(config), make_hypers(config)
     for epochs in (0.0, 1.0, 2.0, 3.0, 5.0):
-        numbers = rules.at(own, hypers.rules, jnp.float32(epochs))
+        numbers = rules.at(own, hypers.rules, jnp.float32(epochs), jnp.float32(0))
         change, _ = rules.update(
             compiled_optimizer(config.optimizer), own, hypers.learning_rate, hypers.optimizer,
             numbers, GRADS, rules.initial(config.optimizer, own, jnp.float32(0.5), hypers.optimizer,
@@ -200,6 +200,19 @@ def test_adaptive_clipping():
         return -g * np.minimum(1.0, 0.1 * np.maximum(norm(p), 1e-3) / norm(g))
 
     assert_trees_close(change, jax.tree.map(clipped, GRADS, PARAMS))
+
+
+def test_a_lookahead_that_grows_heavy():
+    """airbench's decay of the slow weights: 0.95^5 (n / 476)^3, at update n of 476."""
+    own = compiled_rules(with_(lookahead=Lookahead(5, 1 - 0.95**5, power=3)))
+    given = {"lookahead": jnp.float32(1 - 0.95**5)}
+    for step in (0, 5, 240, 475, 476):
+        alpha = rules.at(own, given, jnp.float32(0), jnp.float32(step / 476))["lookahead"]
+        np.testing.assert_allclose(1 - alpha, 0.95**5 * (step / 476) ** 3, atol=1e-6)
+    plain = compiled_rules(with_(lookahead=Lookahead(5, 0.3)))
+    assert rules.at(plain, given, jnp.float32(0), jnp.float32(0.5)) == given
+    assert with_(lookahead=Lookahead(power=3)).spans_run
+    assert not with_(lookahead=Lookahead()).spans_run
 
 
 def test_lookahead_over_seven_updates():
