@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flaxcnn.errors import CheckpointError
+from flaxcnn.errors import DAMAGED_ARRAY, CheckpointError
 from flaxcnn.records import digests
 from flaxcnn.records.files import read_json, read_lines
 
@@ -90,5 +90,5 @@ def checked_arrays(path: Path, names: Sequence[str]) -> tuple[np.ndarray, ...]:
             return tuple(file[name] for name in names)
     except FileNotFoundError:
         raise CheckpointError(f"{path.name} is missing") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (*DAMAGED_ARRAY, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise CheckpointError(f"{path.name} is damaged ({error})") from None
