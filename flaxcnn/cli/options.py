@@ -18,7 +18,7 @@ from flaxcnn.records.folder import new_plan
 # FLAXCNN_* in the environment that are not settings
 VARIABLES = (
     "ARCHIVES", "DATA_DIR", "CACHE_DIR", "RUNS_DIR", "START_SECONDS", "DEBUG", "GPU_GRAPHS",
-    "ACCELERATORS",
+    "ACCELERATORS", "LAUNCHER", "READ_SECONDS", "FAULT",
 )  # fmt: skip
 
 Experiment = Annotated[
@@ -101,6 +101,14 @@ CheckpointDir = Annotated[
 Parallel = Annotated[
     str | None,
     typer.Option("--parallel", help="How devices share a batch: auto, jit, pmap or shard_map."),
+]
+Grace = Annotated[
+    float | None,
+    typer.Option(
+        "--grace",
+        metavar="SECONDS",
+        help="Have all saved so soon after a signal (default 30, as Slurm and Kubernetes wait).",
+    ),
 ]
 Distributed = Annotated[
     bool,

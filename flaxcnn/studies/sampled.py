@@ -25,7 +25,7 @@ from flaxcnn.studies.candidates import Candidates
 from flaxcnn.studies.events import Listener
 from flaxcnn.studies.plan import Scoring
 from flaxcnn.studies.ranking import rank
-from flaxcnn.studies.samplers import Sampling
+from flaxcnn.studies.samplers import Sampling, importances
 from flaxcnn.studies.search import campaign_of, conclude, scores
 from flaxcnn.studies.trials import GIVEN_UP, Trials
 
@@ -76,7 +76,7 @@ def sampled_search(
     _begin(folder, plan, resume)
     folder.keep_sources(own_sources(config))
     trials = Trials(incumbent, sampling, scoring, max_params, campaign, folder)
-    with status_of(folder, trials.ended), Interrupt() as interrupt:
+    with status_of(folder, trials.ended), Interrupt(config.grace) as interrupt:
         trials.score_incumbent(interrupt)
         while (trial := trials.next()) is not None:
             trials.carry_out(*trial, interrupt)
@@ -103,6 +103,7 @@ def _conclude(trials: Trials, plan: dict[str, Any], refit: bool) -> bool:
             scores(tried, rows), AS_IT_IS, trials.scoring.fold_ratio,
             given_up=sum(each.reason.startswith(GIVEN_UP) for each in dropped),
         ),
+        "importance": importances(trials.study, trials.scoring.seeds[0]),
     }  # fmt: skip
     conclude(trials.campaign, trials.folder, tried, summary, refit)
     return True
