@@ -58,6 +58,7 @@ def train(
     checkpoint_dir: options.CheckpointDir = None,
     parallel: options.Parallel = None,
     grace: options.Grace = None,
+    sdc_check: options.SdcCheck = None,
     distributed: options.Distributed = False,
     coordinator: options.Coordinator = None,
     processes: options.Processes = None,
@@ -88,6 +89,8 @@ def train(
         assignments = [*assignments, f"parallel={parallel}"]
     if grace is not None:
         assignments = [*assignments, f"grace={grace}"]
+    if sdc_check is not None:
+        assignments = [*assignments, f"sdc_check={sdc_check}"]
     config, origins = catalog.resolve(
         recipe, assignments=assignments, config_file=config_file, protocol=protocol, seed=seed
     )

@@ -94,6 +94,7 @@ def make_plan(
         balanced=config.sampling == "balanced",
         rules=compiled_rules(config),
         tta=config.tta,
+        skip=config.on_nonfinite == "skip",
     )
 
 
