@@ -1,4 +1,4 @@
-"""Write the tables of the pages on speed from benchmarks/results, and the chart of peers-cpu.json.
+"""Write the tables of the pages on speed from benchmarks/results, and two of the charts.
 
 python -m benchmarks.tables
 """
@@ -9,14 +9,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks import own_tables
+from benchmarks import cifar_speed, notebook_tables, own_tables
 from benchmarks.peers.models import DEFAULT
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (
     ROOT / "README.md",
     *(ROOT / "docs" / page for page in (
-        "benchmarks/index.md", "howto/trained-model.md", "tutorials/fine-tune.md")),
+        "benchmarks/index.md", "howto/trained-model.md", "tutorials/fine-tune.md",
+        "tutorials/keras-augmentation.md")),
 )  # fmt: skip
 SHORT = (  # in the README
     "mnist-ladder/model1",
@@ -33,6 +34,8 @@ REVISIONS = RESULTS.with_name("revisions-cpu.json")
 STREAMING = RESULTS.with_name("streaming-cpu.json")
 STUDIES = RESULTS.with_name("study-scaling-cpu.json")
 SEARCH = RESULTS.with_name("search-cost-cpu.json")
+NOTEBOOK = RESULTS.with_name("keras-notebook-cpu.json")
+CURVES = NOTEBOOK.with_suffix(".svg")
 LONGER = RESULTS.with_name("search-cost-longer-cpu.json")  # --shrink 5
 # Okabe and Ito's colours, told apart by the colour-blind and visible on white and on black. The
 # bars of a model stand in the order of the legend, which tells them apart where there is no colour.
@@ -278,6 +281,11 @@ def revisions(document: dict[str, Any]) -> str:
     return "\n".join([*lines, "", text])
 
 
+def notebook(document: dict[str, Any]) -> str:
+    """A moved Keras notebook: a table, what it means, and the chart."""
+    return notebook_tables.table(document, f"../../benchmarks/results/{CURVES.name}")
+
+
 BLOCKS = {
     "revisions": (REVISIONS, revisions),
     "revisions-redesign": (REVISIONS.with_name("revisions-redesign-cpu.json"), revisions),
@@ -286,6 +294,7 @@ BLOCKS = {
     "peers in short": (RESULTS, peers_in_short),
     "parallel": (PARALLEL, parallel),
     "augmentation": (PARALLEL.with_name("augment-cpu.json"), augmentation),
+    "cifar-speed": (cifar_speed.RESULTS, cifar_speed.table),
     "accuracy": (ACCURACY, accuracy),
     "studies": (STUDIES, studies),
     "streaming": (STREAMING, streaming),
@@ -293,6 +302,7 @@ BLOCKS = {
     "search-cost-longer": (LONGER, search_cost),
     "own-models": (RESULTS.with_name("own-models-cpu.json"), own_tables.own_models),
     "exports": (RESULTS.with_name("exports.json"), own_tables.exports),
+    "keras-notebook": (NOTEBOOK, notebook),
     "fine-tuning": (RESULTS.with_name("fine-tuning.json"), own_tables.fine_tuning),
 }
 
@@ -397,7 +407,8 @@ def main() -> None:
     for page in PAGES:
         page.write_text(with_blocks(page.read_text()))
     draw(json.loads(RESULTS.read_text()), CHART)
-    print(", ".join(str(path.relative_to(ROOT)) for path in (*PAGES, CHART)))
+    notebook_tables.draw(json.loads(NOTEBOOK.read_text()), styled(), CURVES, INK)
+    print(", ".join(str(path.relative_to(ROOT)) for path in (*PAGES, CHART, CURVES)))
 
 
 if __name__ == "__main__":

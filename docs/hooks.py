@@ -22,6 +22,7 @@ INCLUDED = {  # file in the repository -> page or file of the site
     "CHANGELOG.md": "changelog.md",
     "benchmarks/results/peers-cpu.svg": "images/peers-cpu.svg",
     "benchmarks/results/study-scaling-cpu.svg": "images/study-scaling-cpu.svg",
+    "benchmarks/results/keras-notebook-cpu.svg": "images/keras-notebook-cpu.svg",
 }
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 

@@ -89,7 +89,7 @@ MNIST_35K: Layers = (
     *convolution(32),
     block(convolution(32)),
     MaxPool(2),  # (7, 7, 32)
-    *convolution(60),
+    *convolution(64),
     *HEAD,
 )
 FASHION_48K: Layers = (
@@ -101,6 +101,7 @@ FASHION_48K: Layers = (
     MaxPool(2),
     *separable(96),  # (7, 7, 96)
     block(separable(96, 5)),
+    block(separable(96)),
     block(separable(96)),
     *HEAD,
 )

@@ -85,6 +85,6 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         learning_rate=RATE, schedule=Triangular(peak=0.1, start=0.2, end=0.0),
         rates=Rates(**{NORM_BIAS: SCALED_BIAS, "dense/kernel": THIRD}),
         decays=Decays(**{NORM_BIAS: 1 / SCALED_BIAS, "dense/kernel": 1 / THIRD}),
-        lookahead=Lookahead(steps=5, alpha=0.5), batch_size=1024, epochs=37,
+        lookahead=Lookahead(steps=5, alpha=1 - 0.95**5, power=3), batch_size=1024, epochs=37,
     ),
 )  # fmt: skip

@@ -13,8 +13,10 @@ run --all --no-grids
 run mnist-ladder fashion-slim/final fashion-budget/final fashion-budget/final-dropout-0.2 \
   --protocol both --seeds 8
 run mnist-ladder/baseline mnist-ladder/model1 --seeds 64  # how often is it born dead?
+run best/mnist-2k best/mnist-8k best/mnist-35k best/fashion-48k --seeds 5
 run fashion-slim/grid
 run mnist-archs/grid-kernel
 run fashion-budget/grid
 run mnist-archs cifar-tuning --no-grids --protocol both --seeds 3
 run cifar-tuning/grid-a cifar-tuning/grid-b
+run best --seeds 5

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 from flaxcnn.xla_messages import choose_level
 
 if TYPE_CHECKING:  # for editors; when the program runs, `_LAZY` is what counts
+    from flaxcnn.api.check import check
     from flaxcnn.api.epochs import epochs
     from flaxcnn.api.lr_range import lr_range
+    from flaxcnn.api.report import report
     from flaxcnn.api.search import search
     from flaxcnn.api.study import study
     from flaxcnn.api.train import train
@@ -24,7 +26,6 @@ if TYPE_CHECKING:  # for editors; when the program runs, `_LAZY` is what counts
     from flaxcnn.recipe.weights import Weights
     from flaxcnn.records.history import history
     from flaxcnn.records.index import runs
-    from flaxcnn.reports.report import report
     from flaxcnn.studies.compare import compare
     from flaxcnn.studies.power import power
     from flaxcnn.studies.reproduce import reproduce
@@ -34,7 +35,7 @@ choose_level()
 __version__ = "0.1.0"
 __all__ = [
     "NNX", "Config", "FlaxCNNClassifier", "Linen", "Loss", "Metric", "Optax", "OptaxSchedule",
-    "Own", "Pure", "Weights", "compare", "epochs", "history", "layers", "load", "lr_range",
+    "Own", "Pure", "Weights", "check", "compare", "epochs", "history", "layers", "load", "lr_range",
     "power", "report", "reproduce", "runs", "search", "study", "train",
 ]  # fmt: skip
 # Name -> its module: imported when it is asked for, since nearly all of it brings jax along.
@@ -50,13 +51,14 @@ _LAZY = {
     "Pure": "flaxcnn.recipe.networks",
     "Weights": "flaxcnn.recipe.weights",
     "FlaxCNNClassifier": "flaxcnn.estimator",
+    "check": "flaxcnn.api.check",
     "compare": "flaxcnn.studies.compare",
     "epochs": "flaxcnn.api.epochs",
     "history": "flaxcnn.records.history",
     "load": "flaxcnn.trained",
     "lr_range": "flaxcnn.api.lr_range",
     "power": "flaxcnn.studies.power",
-    "report": "flaxcnn.reports.report",
+    "report": "flaxcnn.api.report",
     "reproduce": "flaxcnn.studies.reproduce",
     "runs": "flaxcnn.records.index",
     "search": "flaxcnn.api.search",

@@ -132,9 +132,8 @@ def bench(
     Examples:
       flaxcnn bench mnist-ladder/model10 --batch-sizes 64,128,256 --dtype f32,bf16
       flaxcnn bench cifar-tuning/model2 --synthetic --mode train --json
-      flaxcnn bench --profile traces --output bench.json --plot bench.png
+      flaxcnn bench --quick --profile traces --output bench.json --plot bench.png
       flaxcnn bench mnist-ladder/model10 --compile-for h200 --mode train
-      flaxcnn bench --quick
       flaxcnn bench --to-accuracy 0.94 --runs 5 cifar-speed/94
       flaxcnn bench --compare laptop.json h200.json --plot ratios.pdf
     """
@@ -147,32 +146,35 @@ def bench(
         "--profile": profile, "--plot": plot, "--compile-for": compile_for,
     })  # fmt: skip
     repeats, seconds = _effort(repeats, seconds, quick)
-    modes = _words("--mode", mode, MODES)
-    precisions = [PRECISIONS[word] for word in _words("--dtype", dtype, PRECISIONS)]
-    sizes = _sizes(batch_sizes)
+    modes, precisions, sizes = _choices(mode, dtype, batch_sizes)
     output, plot, profile = (path and path.expanduser() for path in (output, plot, profile))
     timings.check_files(output, plot, profile)
     configs = _configs(experiments or [catalog.DEFAULT_EXPERIMENT], assignments or [])
     if to_accuracy is not None:
         speedrun.run(to_accuracy, runs, configs, output, as_json)
         return
+    _check_unmeasured(compile_for, plot, synthetic, width, implementation)
     if compile_for:
-        _check_unmeasured(plot, synthetic)
         compiled.run(compile_for, configs, modes, sizes, precisions, width, implementation, output,
                      profile, as_json)  # fmt: skip
         return
-    if width is not None or implementation != "both":
-        raise ConfigError("--width and --implementation need --compile-for")
+    cases, data = _all_cases(configs, modes, sizes, precisions, synthetic)
+    with progress(as_json, lines=False) as bar:
+        document = _measured(cases, data, seconds, repeats, profile, output, bar, as_json)
+    timings.conclude(document, output, plot, profile, as_json)
+
+
+def _all_cases(
+    configs: Mapping[str, Config], modes: list[str], sizes: list[int], precisions: list[str],
+    synthetic: bool,
+) -> tuple[list[list[Case]], dict[str, Dataset]]:  # fmt: skip
+    """The cases of each recipe, all of which fit their data, and the data."""
     data = _load(configs.values(), synthetic)
     for config in configs.values():
         _check_fits(config, sizes, modes, data[config.dataset])
     if sizes and "eval" in modes:
         note("--batch-sizes applies to training only; evaluation has its own batch size")
-    cases = [_cases(*recipe, modes, sizes, precisions) for recipe in configs.items()]
-    quiet()
-    with progress(as_json, lines=False) as bar:
-        document = _measured(cases, data, seconds, repeats, profile, output, bar, as_json)
-    timings.conclude(document, output, plot, profile, as_json)
+    return [_cases(*recipe, modes, sizes, precisions) for recipe in configs.items()], data
 
 
 def _measured(
@@ -180,6 +182,7 @@ def _measured(
     profile: Path | None, output: Path | None, bar: Progress, as_json: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """The JSON document of all cases, each printed and written as soon as it is measured."""
+    quiet()
     with doing("starting JAX"):
         from flaxcnn.backend import prepare
         from flaxcnn.bench import measure
@@ -221,8 +224,22 @@ def _configs(names: Sequence[str], assignments: Sequence[str]) -> dict[str, Conf
     return {each.name: catalog.resolve(each, assignments=assignments)[0] for each in recipes}
 
 
-def _check_unmeasured(plot: Path | None, synthetic: bool) -> None:
-    if plot or synthetic:
+def _choices(
+    mode: str, dtype: str | None, batch_sizes: str | None
+) -> tuple[list[str], list[str], list[int]]:
+    """Modes, precisions and training batch sizes; the latter two empty where not given."""
+    precisions = [PRECISIONS[word] for word in _words("--dtype", dtype, PRECISIONS)]
+    return _words("--mode", mode, MODES), precisions, _sizes(batch_sizes)
+
+
+def _check_unmeasured(
+    compile_for: str | None, plot: Path | None, synthetic: bool, width: int | None,
+    implementation: str,
+) -> None:  # fmt: skip
+    """What goes only with programs that are compiled and not measured, or never with them."""
+    if not compile_for and (width is not None or implementation != "both"):
+        raise ConfigError("--width and --implementation need --compile-for")
+    if compile_for and (plot or synthetic):
         raise ConfigError(
             "--compile-for measures nothing, so --plot and --synthetic do not apply; --output and "
             "--profile write the compiled programs"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,9 @@ from flaxcnn.cli.output import command, emit_json, note, quiet, say, table
 from flaxcnn.cli.progress import progress
 from flaxcnn.errors import check_choice
 from flaxcnn.records.files import check_suffix, write_atomic
+
+if TYPE_CHECKING:
+    from flaxcnn.studies.comparison import Comparison
 
 KINDS = {".txt": "text", ".md": "markdown", ".tex": "latex", ".csv": "csv", ".json": "json"}
 
@@ -71,6 +74,11 @@ def compare(
     found = compare(*paths, metric=metric, paired=paired, margin=margin, anyway=anyway, alive=alive)
     for text in found.notes:
         note(text)
+    _show(found, kind, output, as_json)
+
+
+def _show(found: Comparison, kind: str, output: Path | None, as_json: bool) -> None:
+    """Print it, or write the file."""
     if output is not None:
         text = json.dumps(found.to_dict(), indent=1) + "\n" if kind == "json" else found.text(kind)
         write_atomic(output.expanduser(), text.encode())

@@ -47,6 +47,9 @@ def list_(
     zoo: Annotated[
         bool, typer.Option("--zoo", help="List networks of papers instead, with a plain recipe.")
     ] = False,
+    best: Annotated[
+        bool, typer.Option("--best", help="List champions instead, the best of each size.")
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """List all experiments with data set, parameters and what their document reported.
@@ -55,9 +58,12 @@ def list_(
     Examples:
       flaxcnn experiments list
       flaxcnn experiments list --zoo
+      flaxcnn experiments list --best
       flaxcnn experiments list --json
     """
-    listed = catalog.zoo() if zoo else catalog.experiments()
+    if zoo and best:
+        raise ConfigError("experiments list: --zoo and --best are two lists; give one of them")
+    listed = catalog.zoo() if zoo else catalog.champions() if best else catalog.experiments()
     entries = [catalog.summary(e) for e in listed.values()]
     if as_json:
         emit_json(entries)
@@ -116,7 +122,8 @@ def run(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[NAME]...", help="Experiments, or whole documents such as mnist-ladder."
+            metavar="[NAME]...",
+            help="Experiments, or whole documents such as mnist-ladder, or best.",
         ),
     ] = None,
     everything: Annotated[

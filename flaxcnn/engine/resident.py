@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
-from flaxcnn.engine import epoch
+from flaxcnn.engine import epoch, share
 from flaxcnn.engine.devices import device_put_global, output_sharding
 from flaxcnn.engine.epoch import Alive, Span
 from flaxcnn.engine.hosts import several
@@ -126,7 +126,7 @@ class ResidentJob(Job):
         which = np.array([done, count, order is None], np.int32)
         order = self._no_order if order is None else order
         span = Span(order, device_put_global(which, self.placement))
-        program = self._program(epoch.train_part, state, most)
+        program = self._program(epoch.train_part, state, most=most)
         state, sums, order = program(state, self.hypers, self.data, self._train_rows, span)
         return state, sums, order
 
@@ -188,7 +188,7 @@ class ResidentJob(Job):
 
     def _batches(self, split: SplitName) -> Iterator[tuple[jax.Array, jax.Array, int]]:
         """Arguments of each call of an evaluation program, and its number of true batches."""
-        steps, width = self.eval_shape()
+        steps, width = self._eval_shape(split)
         for rows, mask, count in epoch.eval_parts(self.split_rows(split), width, steps):
             yield *device_put_global((rows, mask), self.placement), count
 
@@ -199,18 +199,41 @@ class ResidentJob(Job):
         return self._program(epoch.train_part if self.part_steps else epoch.train_epoch, state)
 
     def eval_program(self, state: TrainState, split: SplitName) -> jax.stages.Compiled:
-        """The program behind `evaluate` and `predict`, the same for every split."""
+        """The program behind `evaluate` and `predict`.
+
+        The same for every split, but where a share of a split has several views: then it goes over
+        the whole of it.
+        """
+        if share.shares(self.plan):
+            return self._program(share.evaluate, state, self._eval_shape(split))
         return self._program(epoch.evaluate, state)
 
+    def _eval_shape(self, split: SplitName) -> tuple[int, int]:
+        """(S, B) of the program that goes over the rows of a split."""
+        if split == "probe" or not share.shares(self.plan):
+            return self.eval_shape()
+        rows = len(self.split_rows(split))
+        width = epoch.eval_width(self.plan, rows)
+        return -(-rows // width), width
+
     def _program(
-        self, function: Callable[..., object], state: TrainState, most: int = 0
-    ) -> jax.stages.Compiled:
-        key, lower = self._key(function, most), lambda: self.traced(function, state, most).lower()
+        self, function: Callable[..., object], state: TrainState,
+        batches: tuple[int, int] | None = None, most: int = 0,
+    ) -> jax.stages.Compiled:  # fmt: skip
+        """`function` compiled.
+
+        `batches` are (S, B) of an evaluation, if not those of all; `most` as of `_most`.
+        """
+        key = self._key(function, batches, most)
+        lower = lambda: self.traced(function, state, batches, most).lower()  # noqa: E731
         return self.programs.get(key, lower, self.plan)
 
-    def _key(self, function: Callable[..., object], most: int = 0) -> tuple[Any, ...]:
-        shape = (len(self.rows.train),) if _of_training(function) else self.eval_shape()
-        # It follows from the grace, which a plan does not know.
+    def _key(
+        self, function: Callable[..., object], batches: tuple[int, int] | None = None, most: int = 0
+    ) -> tuple[Any, ...]:
+        batches = batches or self.eval_shape()
+        shape = (len(self.rows.train),) if _of_training(function) else batches
+        # The steps follow from the grace, which a plan does not know.
         return (function, shape, self.width, self._most(function, most))
 
     @property
@@ -219,7 +242,10 @@ class ResidentJob(Job):
         return self._key(epoch.train_part)
 
     def _most(self, function: Callable[..., object], most: int = 0) -> int:
-        """Steps that are compiled into a program; where an epoch is a call, for the rest of one."""
+        """Steps that are compiled into a program: `most`, or 0: as many as the job's calls do.
+
+        On CPU any number is a matter of arguments. Where an epoch is a call, the rest of one is.
+        """
         if function is not epoch.train_part:
             return 0
         if most and not on_cpu(self.plan.sharding.platform):
@@ -227,8 +253,9 @@ class ResidentJob(Job):
         return self.part_steps or self.plan.steps_per_epoch
 
     def traced(
-        self, function: Callable[..., object], state: TrainState, most: int = 0
-    ) -> jax.stages.Traced:
+        self, function: Callable[..., object], state: TrainState,
+        batches: tuple[int, int] | None = None, most: int = 0,
+    ) -> jax.stages.Traced:  # fmt: skip
         """A program of `flaxcnn.engine.epoch` for this job, before it is lowered."""
         each = output_sharding(self.placement)
         plan = dataclasses.replace(self.plan, part_steps=self._most(function, most))
@@ -238,7 +265,8 @@ class ResidentJob(Job):
             own: tuple[Tree, ...] = (state, self.hypers)
             out: Tree = (self.state_placement(state), each) if trains or in_parts else each
         else:
-            shapes = [jax.ShapeDtypeStruct(self.eval_shape(), kind) for kind in (jnp.int32, bool)]
+            batches = batches or self.eval_shape()
+            shapes = [jax.ShapeDtypeStruct(batches, kind) for kind in (jnp.int32, bool)]
             own, out = (state,), each
         shared = (self.data, *(shape.update(sharding=self.placement) for shape in shapes))
         stacked: tuple[Tree, ...] = (*[0] * len(own), *[None] * len(shared))

@@ -195,9 +195,10 @@ def update(plan: Plan, state: TrainState, hypers: Hypers, sums: Sums) -> TrainSt
     # Its sums over all parameters must not depend on fusions.
     if rules.reduces(plan.optimizer, plan.rules):
         of_params = isolated(plan.sharding, of_params)
-    own = hypers.rules
-    if plan.rules.fade:
-        own = rules.at(plan.rules, own, state.step.astype(jnp.float32) / plan.steps_per_epoch)
+    now = state.step.astype(jnp.float32)
+    own = rules.at(
+        plan.rules, hypers.rules, now / plan.steps_per_epoch, now / max(plan.total_steps, 1)
+    )
     numbers = scheduled_numbers(plan.schedule, hypers.optimizer, state.step, plan.total_steps)
     updates, opt_state = of_params(rate, numbers, own, grads, state.opt_state, state.params)
     new = dataclasses.replace(

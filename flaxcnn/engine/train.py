@@ -44,8 +44,9 @@ from flaxcnn.engine.step import TrainState
 from flaxcnn.errors import DivergedError, InterruptedRun, PeerLostError
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.networks import own_sources
+from flaxcnn.records.card import CURVE, curve_svg, run_readme
+from flaxcnn.records.environment import unusual
 from flaxcnn.records.files import as_read, plain
-from flaxcnn.records.readme import run_readme
 from flaxcnn.records.run import RunDirectory
 
 log = logging.getLogger(__name__)
@@ -281,7 +282,8 @@ class Training:
         write_predictions(job, run, state)
         write_filters(job, run, state)
         config = as_read(job.config.to_dict())
-        run.write_text("README.md", run_readme(config, summary, history, dead))
+        run.write_text(CURVE, curve_svg(history))
+        run.write_text("README.md", run_readme(config, summary, history, dead, stage.data))
         run.write_json("summary.json", summary)
         return state, summary
 
@@ -309,7 +311,8 @@ def _begin(
     env, data = describe(job, run, name)
     padding = sharding.padding_warning(config, job.plan.sharding)
     started = job.start.notes if job.start else ()
-    told = [text for text in (padding, note_on_test(job), data.get("imbalance")) if text]
+    about = (padding, note_on_test(job), data.get("imbalance"), unusual())
+    told = [text for text in about if text]
     warnings = [*config.warnings(), *told, *dead_layers(dead), *started]
     for text in warnings:
         on_note(text)

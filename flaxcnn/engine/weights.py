@@ -36,7 +36,7 @@ def kept_state(path: Path, record: RunRecord) -> TrainState:
     config = Config.from_dict(record.config)
     plan = make_plan(config, record.data["rows"]["train"])
     like = state_like(plan, config, tuple(record.data["shape"]))
-    with Checkpoints(RunDirectory(path).checkpoint_folder()) as checkpoints:
+    with Checkpoints(RunDirectory(path).checkpoint_folder(), writes=False) as checkpoints:
         state, _ = checkpoints.restore(record.summary["kept_epoch"], like)
     return chosen(config, state)
 

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from flaxcnn.data.batches import Resident
-from flaxcnn.engine import epoch
+from flaxcnn.engine import epoch, share
 from flaxcnn.engine.average import chosen
 from flaxcnn.engine.devices import device_put_global
 from flaxcnn.engine.metrics import MetricSums, finalize
@@ -87,7 +87,8 @@ def whole_run(
     if average and average.batch_stats == "estimate" and jax.tree.leaves(state.batch_stats):
         stats = epoch.estimate(plan, state, hypers, data, rows)
         state = dataclasses.replace(state, average={**state.average, "batch_stats": stats})
-    tested, _ = epoch.evaluate(plan, chosen(config, state), data, *test)
+    evaluate = share.evaluate if share.shares(plan) else epoch.evaluate
+    tested, _ = evaluate(plan, chosen(config, state), data, *test)
     return tested, jax.tree.map(lambda each: each[-1], sums)
 
 

@@ -72,12 +72,21 @@ def update(
     return _look_ahead(rules.lookahead, own["lookahead"], change, inner, state, params)
 
 
-def at(rules: spec.Rules, own: Numbers, epochs: Scalar) -> Numbers:
-    """The numbers of the rules at a time, in epochs that are done: [] float32 each."""
-    left = {
+def at(rules: spec.Rules, own: Numbers, epochs: Scalar, share: Scalar) -> Numbers:
+    """The numbers of the rules at a time, [] float32 each.
+
+    Args:
+        rules: which there are.
+        own: their numbers.
+        epochs: that are done, [] float32.
+        share: of the run that is done, [] float32.
+    """
+    now = {
         f"fade.{name}": jnp.maximum(1.0 - epochs / own[f"fade.{name}"], 0.0) for name in rules.fade
     }
-    return {**own, **left}
+    if rules.lookahead and rules.lookahead.power:
+        now["lookahead"] = 1.0 - (1.0 - own["lookahead"]) * share**rules.lookahead.power
+    return {**own, **now}
 
 
 def ascent(rules: spec.Rules, rho: Scalar, grads: Params, params: Params) -> Params:

@@ -33,7 +33,6 @@ MODULES = (
     "mnist_ladder",
     "mnist_archs",
     "fashion_budget",
-    "best",
 )
 OF_PAPERS = ("zoo", "cifar_speed")  # on which no document reports
 
@@ -101,8 +100,18 @@ def experiments() -> dict[str, Experiment]:
 @functools.cache
 def zoo() -> dict[str, Experiment]:
     """Name -> network of a paper, with a plain recipe or that of the paper."""
+    return _of_modules(*OF_PAPERS)
+
+
+@functools.cache
+def champions() -> dict[str, Experiment]:
+    """Name -> the best network we know of a size, from the smallest of each data set."""
+    return _of_modules("best")
+
+
+def _of_modules(*names: str) -> dict[str, Experiment]:
     folder = experiments_folder()
-    listed = [e for name in OF_PAPERS for e in load_module(folder / f"{name}.py").EXPERIMENTS]
+    listed = [e for name in names for e in load_module(folder / f"{name}.py").EXPERIMENTS]
     return {experiment.name: experiment for experiment in listed}
 
 
@@ -122,10 +131,13 @@ def find(name: str) -> Experiment:
         return _from_file(Path(file).expanduser(), attribute)
     if name.endswith(".py"):
         return _from_file(Path(name).expanduser(), "")
-    of_papers = name.partition("/")[0] in {module.replace("_", "-") for module in OF_PAPERS}
-    known = zoo() if of_papers else experiments()
+    group = name.partition("/")[0].replace("-", "_")
+    known = experiments()
+    if group in (*OF_PAPERS, "best"):
+        known = champions() if group == "best" else zoo()
     if name not in known:
-        same_tail = [repr(n) for n in known if n.partition("/")[2] == name]
+        every = known | champions()
+        same_tail = [repr(n) for n in every if n.partition("/")[2] == name]
         hint = f"; did you mean {' or '.join(same_tail)}?" if same_tail else near_miss(name, known)
         raise ConfigError(f"unknown experiment {name!r}, see `flaxcnn experiments list`{hint}")
     return known[name]
@@ -230,6 +242,7 @@ def summary(experiment: Experiment) -> dict[str, Any]:
         "reported": dict(experiment.reported),
         "inferred": dict(experiment.inferred),
         "refusal": experiment.refusal or None,
+        **({"budget": experiment.budget, "aim": experiment.aim} if experiment.budget else {}),
         "candidates": [
             {
                 "settings": dict(c.settings),

@@ -15,6 +15,10 @@ from flaxcnn.recipe.rules import Clip, Decays, Fade, Lookahead, Rates
 from flaxcnn.recipe.schedules import Constant, Schedule
 from flaxcnn.recipe.teachers import Distill
 
+MAX_BATCH = 2**20  # rows; they are padded to a batch, so one far larger than the data costs memory
+MAX_EPOCHS = 10**6
+LEAST_RATE = 2.0**-126  # the smallest normal number of float32
+
 
 def _seed(default: int | None, sentence: str, role: Role = Role.STREAM) -> Any:
     return setting(default, sentence, at_least=0, at_most=MAX_SEED, role=role)
@@ -109,10 +113,13 @@ class Optimisation:
         32,
         "rows of one update; the last batch of an epoch may be shorter",
         at_least=1,
+        at_most=MAX_BATCH,
         role=Role.COST,
     )
     drop_last: bool = setting(False, "leave an incomplete last batch out of training")
-    epochs: int = setting(10, "passes over the training rows", at_least=1, role=Role.COST)
+    epochs: int = setting(
+        10, "passes over the training rows", at_least=1, at_most=MAX_EPOCHS, role=Role.COST
+    )
     seed: int = _seed(0, "seed of initialisation, order, augmentation and dropout", Role.SEED)
     init_seed: int | None = _seed(None, "seed of the initial weights alone; without one, `seed`")
     order_seed: int | None = _seed(None, "seed of the order of rows alone")
@@ -136,6 +143,11 @@ class Optimisation:
         return [self.seed if seed is None else seed for seed in own]
 
     def _check_optimisation(self) -> None:
+        if self.learning_rate is not None and self.learning_rate < LEAST_RATE:
+            raise ConfigError(
+                f"learning_rate must be at least {LEAST_RATE:g}, or it is 0 in float32 "
+                f"(got {self.learning_rate!r})"
+            )
         scaled = self.learning_rate_scaling != "none"
         if scaled and self.base_batch_size is None:
             raise ConfigError(

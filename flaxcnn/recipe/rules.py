@@ -52,10 +52,17 @@ class Lookahead:
     """Zhang et al. 2019 (arXiv:1907.08610): slow weights follow the fast ones from time to time.
 
     After every `steps` updates slow <- slow + alpha * (fast - slow), and the fast go on from there.
+    With `power` p the share is 1 - (1 - alpha) * t^p at the time t of the run, from 0 to 1: slow
+    weights that are free at first and heavy at the end, as airbench has them with p = 3 and
+    alpha = 1 - 0.95^5 (Jordan 2024, arXiv:2404.00498).
     """
 
     steps: int = setting(5, "updates from one to the next", at_least=1, whole=True)
     alpha: float = setting(0.5, "share of the way that is gone", above=0, at_most=1)
+    power: float = setting(
+        0.0, "the share falls from 1 to alpha with the power of the time; 0: always alpha",
+        at_least=0, before=0.0,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         check_bounds(self, "lookahead.")

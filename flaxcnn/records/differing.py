@@ -71,9 +71,14 @@ def _text(value: Any) -> str:
 
 
 def difference_table(labels: Sequence[str], differ: Mapping[str, Sequence[str]]) -> Table:
-    """A row for each setting that differs, a column for each side."""
+    """Settings that differ and sides, whichever is more as the rows."""
+    caption = "Settings that differ; all others are the same"
+    if len(labels) > len(differ):
+        values = zip(*differ.values(), strict=True)
+        rows = [[Cell(label), *map(Cell, own)] for label, own in zip(labels, values, strict=True)]
+        return Table(caption, ["recipe", *differ], rows)
     rows = [[Cell(key), *map(Cell, values)] for key, values in differ.items()]
-    return Table("Settings that differ; all others are the same", ["setting", *labels], rows)
+    return Table(caption, ["setting", *labels], rows)
 
 
 def side_labels(
@@ -94,8 +99,11 @@ def side_labels(
     labels = []
     for number, path in enumerate(paths):
         words = [names[number]] if len(set(names)) > 1 else []
-        if 0 < len(differ) <= MOST:
-            words.append(", ".join(f"{key}={values[number]}" for key, values in differ.items()))
+        # Of the first all, of the others what they have changed
+        own = {key: values[number] for key, values in differ.items()
+               if number == 0 or values[number] != values[0]}  # fmt: skip
+        if (0 < len(own) <= MOST and number) or 0 < len(differ) <= MOST:
+            words.append(", ".join(f"{key}={value}" for key, value in own.items()))
         elif differ:
             words.append(path.name)
         if varied[number] != EVERYTHING:

@@ -141,6 +141,13 @@ def runs(folder: Path | str | None = None) -> Runs:
     return Runs(top, found).by("when")
 
 
+def index_of(folder: Path) -> Runs | None:
+    """What is under a folder; None where there is no folder, or no record."""
+    if not folder.expanduser().is_dir():
+        return None
+    return runs(folder) or None
+
+
 def kind_by_proof(path: Path) -> str | None:
     """What a folder holds, finished or not; None: no record."""
     for name, kind in PROOFS:

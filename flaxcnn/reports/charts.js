@@ -97,8 +97,9 @@ class Chart {
     const positive = ys.map((y) => (this.data.percent ? 1 - y : y)).filter((y) => y > 0);
     this.least = positive.length ? Math.min(...positive) / 2 : 1e-3;
     let [low, high] = [Math.min(...ys.map((y) => this.warp(y))), Math.max(...ys.map((y) => this.warp(y)))];
+    const whole = !this.data.percent && !this.log && low >= 0 && low < 0.3 * high;
     const pad = (high - low || Math.abs(high) || 1) * 0.06;
-    [low, high] = [low - pad, high + pad];
+    [low, high] = [whole ? 0 : low - pad, high + pad];
     if (this.data.percent && !this.log) [low, high] = [Math.max(low, 0), Math.min(high, 1.002)];
     if (left === right) [left, right] = [left - 0.5, right + 0.5];
     return [left, right, low, high];
@@ -122,8 +123,8 @@ class Chart {
     return found.map((y) => [y, trim(y)]).sort((a, b) => a[0] - b[0]);
   }
 
-  draw() {
-    const width = Math.max(this.plot.clientWidth, 240);
+  draw(paper) {
+    const width = Math.max(paper || this.plot.clientWidth, 240);
     if (!this.plot.clientWidth && this.svg) return;
     const wide = width >= 420;
     const height = Number(getComputedStyle(this.figure).getPropertyValue("--height")) || 280;
@@ -296,4 +297,7 @@ class Chart {
   }
 }
 
-for (const figure of document.querySelectorAll("figure[data-chart]")) new Chart(figure);
+const charts = [...document.querySelectorAll("figure[data-chart]")].map((figure) => new Chart(figure));
+const half = 430; // pixels: about what half a sheet of paper has
+addEventListener("beforeprint", () => charts.forEach((chart) => chart.draw(Math.min(half, chart.width))));
+addEventListener("afterprint", () => charts.forEach((chart) => chart.draw()));

@@ -12,9 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 DIGITS = 5  # that a value keeps: more than a screen has pixels
 
-Values = Sequence[float]  # NaN where there is none
+Values = Sequence[float] | np.ndarray  # NaN where there is none
 
 
 @dataclass(frozen=True)

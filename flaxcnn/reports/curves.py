@@ -53,7 +53,7 @@ def series(history: History, key: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _chart(lines: Sequence[Line], metric: str, **more: Any) -> Chart:
     accuracy = metric == "accuracy"
-    return Chart(lines, "epoch", "" if accuracy else "nats per row", accuracy, log=True, **more)
+    return Chart(lines, "epoch", "" if accuracy else "nats per image", accuracy, log=True, **more)
 
 
 def _epochs_axis(axes: Axes, metric: str) -> None:
@@ -63,8 +63,13 @@ def _epochs_axis(axes: Axes, metric: str) -> None:
 
 
 @styled
-def learning(history: History, metric: str, best: int | None) -> Picture:
-    """Accuracy or loss of each split over the epochs of one run, the best epoch marked."""
+def learning(
+    history: History, metric: str, best: int | None, summary: Mapping[str, Any] | None = None
+) -> Picture:
+    """Accuracy or loss of each split over the epochs of one run, the best epoch marked.
+
+    With the `summary`, a chart shows the test figure of the weights that were kept too.
+    """
     figure = blank(3.1)
     axes = panel(figure, 0.62, 0.48, top=0.62)
     words, lines = [], []
@@ -92,7 +97,11 @@ def learning(history: History, metric: str, best: int | None) -> Picture:
     heading(axes, title)
     alt = f"{metric.capitalize()} per epoch: {'; '.join(words)}."
     mark = None if best is None else (best, f"best epoch, {best}")
-    return Picture(f"learning-{metric}", title, alt, figure, chart=_chart(lines, metric, mark=mark))
+    points = []
+    if summary:
+        points = [(summary["kept_epoch"], summary[f"test_{metric}"], "test", "test")]
+    chart = _chart(lines, metric, mark=mark, points=points)
+    return Picture(f"learning-{metric}", title, alt, figure, chart=chart)
 
 
 def _from_to(values: np.ndarray) -> str:

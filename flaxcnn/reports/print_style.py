@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 from pathlib import Path
 from typing import Any
@@ -38,10 +37,11 @@ STYLE: dict[Any, Any] = {
 }  # fmt: skip
 
 
-def printed(font: str = "sans") -> contextlib.AbstractContextManager[None]:
+def printed(font: str = "sans") -> Any:
     """The style of print, as a context or a decorator, in a "serif" or "sans" font."""
     family = "serif" if font == "serif" else "sans-serif"
-    return matplotlib.rc_context({**STYLE, "font.family": family, f"font.{family}": FONTS[font]})
+    style: dict[Any, Any] = {**STYLE, "font.family": family, f"font.{family}": FONTS[font]}
+    return matplotlib.rc_context(style)
 
 
 def write_picture(path: Path, figure: Figure, font: str = "sans") -> None:

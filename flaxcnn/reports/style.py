@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
+import matplotlib.colors
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import LinearSegmentedColormap
@@ -27,21 +28,23 @@ INK = "#767676"  # contrast of 4.5 to both white and black
 COLOURS = {
     "train": ("#0072b2", "#56b4e9"),
     "clean_train": ("#a8558a", "#cc79a7"),
-    "validation": ("#c85800", "#f0842c"),
+    "validation": ("#bf5300", "#f0842c"),
     "test": ("#00805e", "#2fb592"),
     "error": ("#b3261e", "#ff8a80"),
     # Recipes beside each other, which are no splits
-    "side_1": ("#2458b8", "#82b1ff"),
+    "side_1": ("#2459ba", "#82b1ff"),
     "side_2": ("#ad4700", "#ffa05c"),
     "side_3": ("#00765f", "#41cfa8"),
     "side_4": ("#983d84", "#e394ce"),
     "side_5": ("#785f00", "#dfc24a"),
     "side_6": ("#006f82", "#5ccbe0"),
     "side_7": ("#5b6068", "#b6bcc4"),
-    "side_8": ("#9f2140", "#ff8fa3"),
+    "side_8": ("#b02749", "#ff8fa3"),
 }
 TRAIN, CLEAN_TRAIN, VALIDATION, TEST, ERROR = (light for light, _ in list(COLOURS.values())[:5])
 SIDES = 8
+PAPERS = ("#ffffff", "#14171a")  # of a page, light and dark
+STEPS = 8  # of shades of a matrix's cells
 DASHES = ("", "7 4", "2 3", "9 3 2 3")  # of a chart's lines, as SVG has them
 LINES = {"train": "-", "clean_train": ":", "val": "--", "test": "-."}  # by prefix in the records
 MARKERS = "osD^vP*Xh<>p"  # with COLOURS' first four: 12 runs before a pair repeats
@@ -108,6 +111,36 @@ def pair_of(number: int) -> tuple[str, str]:
 def side_of(number: int) -> tuple[str, str]:
     """(name of a colour in CSS, dashes) of a recipe among several, in a chart."""
     return f"side-{number % SIDES + 1}", DASHES[number // SIDES % len(DASHES)]
+
+
+def shades() -> dict[str, tuple[str, str, str, str]]:
+    """Class in CSS -> fill of a matrix's cell on white and on black, and the ink on each.
+
+    `right-0` to `right-8` are of the diagonal, `wrong-0` to `wrong-8` of errors.
+    """
+    found = {}
+    for kind, name, most in (("right", "test", 0.55), ("wrong", "error", 0.85)):
+        colours = COLOURS[name]
+        for step in range(STEPS + 1):
+            share = 0.06 + (most - 0.06) * step / STEPS
+            light, dark = (_mixed(paper, colour, share)
+                           for paper, colour in zip(PAPERS, colours, strict=True))  # fmt: skip
+            found[f"{kind}-{step}"] = (light, dark, ink_on(light), ink_on(dark))
+    return found
+
+
+def _mixed(paper: str, colour: str, share: float) -> str:
+    below, above = (matplotlib.colors.to_rgb(one) for one in (paper, colour))
+    red, green, blue = ((1 - share) * a + share * b for a, b in zip(below, above, strict=True))
+    return matplotlib.colors.to_hex((red, green, blue))
+
+
+def ink_on(colour: str) -> str:
+    """Black or white, whichever stands out more from a colour."""
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4
+              for c in matplotlib.colors.to_rgb(colour)]  # fmt: skip
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "#000000" if luminance > 0.179 else "#ffffff"
 
 
 def clean(text: str) -> str:

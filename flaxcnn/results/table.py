@@ -15,6 +15,7 @@ from flaxcnn.recipe.catalog import Experiment
 from flaxcnn.records.format import figure, label
 from flaxcnn.records.tables import Cell, Table
 from flaxcnn.records.views import candidates_table, refit_note, scoring_text
+from flaxcnn.results import champions
 from flaxcnn.results.figures import (
     Document,
     Figures,
@@ -70,7 +71,8 @@ class PageData:
     def of(cls, results: Results) -> PageData:
         """Of a folder of rows."""
         figures = Figures(results)
-        known = [e for e in catalog.experiments().values() if e.kind != "mention"]
+        every = catalog.experiments() | catalog.champions()
+        known = [e for e in every.values() if e.kind != "mention"]
         left = {}
         for protocol in PROTOCOLS:
             wanted = [e for e in known if protocol == "honest" or not e.candidates]
@@ -94,6 +96,7 @@ def page(results: Results) -> str:
     table = PageData.of(results)
     parts = [HEAD, _state(table)]
     parts += [_document(table, document) for document in documents()]
+    parts += [champions.section([_champion(table, e) for e in catalog.champions().values()])]
     parts += [QUESTIONS_HEAD, "\n\n".join(_answer(a) for a in answers(table.figures)) + "\n"]
     return "\n".join(parts)
 
@@ -158,6 +161,11 @@ def _machines(figures: Figures) -> str:
         for row in figures.rows
     )
     return "; ".join(f"{what} ({n} rows)" for what, n in counts.most_common()) or "no machine yet"
+
+
+def _champion(table: PageData, experiment: Experiment) -> list[str]:
+    measured = table.figures.of(experiment.name, "honest")
+    return champions.row(experiment, measured, table.not_run(experiment, "honest"))
 
 
 # -- a document ----------------------------------------------------------------------------------

@@ -87,13 +87,14 @@ def chosen(names: Sequence[str], everything: bool) -> list[Experiment]:
     """The experiments with these names, in the order of the catalog.
 
     Args:
-        names: names of experiments, names of documents (`mnist-ladder`), or FILE.py:NAME.
+        names: names of experiments, names of documents (`mnist-ladder`) or `best` for all
+            champions, or FILE.py:NAME.
         everything: all that a document describes.
 
     Raises:
         ConfigError: none are named, a name is unknown, or one cannot be run.
     """
-    known = catalog.experiments()
+    known = catalog.experiments() | catalog.champions()
     if not names and not everything:
         raise ConfigError("experiments run: which ones? Give names, a document's name such as "
                           "mnist-ladder, or --all")  # fmt: skip

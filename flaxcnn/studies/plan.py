@@ -16,7 +16,6 @@ from flaxcnn.recipe.codec import parse_text
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.data import MAX_SEED
 from flaxcnn.recipe.fields import Role, names
-from flaxcnn.recipe.schedules import spans_run
 from flaxcnn.recipe.settings import with_setting
 from flaxcnn.recipe.traced import dropout_rates
 from flaxcnn.records.format import AS_IT_IS, EVERYTHING, label
@@ -147,7 +146,7 @@ def longest(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
     """
     alike: dict[Config, list[PlannedRun]] = {}
     for run in runs:
-        spans = spans_run(run.config.schedule)
+        spans = run.config.spans_run
         key = run.config if spans else replace(run.config, epochs=1)
         alike.setdefault(key, []).append(run)
     chosen = []

@@ -60,7 +60,7 @@ class UnderWay:
             "data": job.dataset.digest, "kept": run.kept is not None,
         }  # fmt: skip
         self.forget(key)  # it would be of the same step, or of an earlier one
-        with Checkpoints(self.folder / key, "step") as checkpoints:
+        with Checkpoints(self.folder / key, counts="step") as checkpoints:
             checkpoints.save(int(run.state.step), arrays, record, None)
 
     def restore(self, key: str, job: Job, like: TrainState) -> RunUnderWay | None:
@@ -74,7 +74,7 @@ class UnderWay:
         begun = Midway(before=like) if job.config.on_nonfinite == "rollback" else BEGINNING
         shapes = _Arrays(underway(job.plan, like, begun), like)
         try:
-            with Checkpoints(self.folder / key, "step") as checkpoints:
+            with Checkpoints(self.folder / key, counts="step") as checkpoints:
                 found = checkpoints.restore_newest(shapes)
         except CheckpointError as error:
             log.warning("run %s begins anew: %s", key, error)

@@ -220,6 +220,16 @@ def test_a_failed_case_is_a_row_and_exit_1(flaxcnn, home, monkeypatch):
                                        "digits (got 2000)"),
         (["digits/quikstart"], "unknown experiment 'digits/quikstart', see `flaxcnn experiments "
                                "list`; did you mean 'digits/quickstart'?"),
+        (["--runs", "3"], "--runs=3 needs --to-accuracy"),
+        (["--to-accuracy", "94"], "--to-accuracy must be a share between 0 and 1, such as 0.94 "
+                                  "(got 94)"),
+        (["--to-accuracy", "0.9", "--runs", "0"], "--runs must be at least 1 (got 0)"),
+        (["--to-accuracy", "0.9", "--dtype", "bf16"], "--dtype does not apply to "
+         "--to-accuracy, which times whole runs; use -s precision=bfloat16"),
+        (["--to-accuracy", "0.9", "--mode", "train"], "--mode does not apply to "
+         "--to-accuracy, which times whole runs"),
+        (["--to-accuracy", "0.9", "-s", "patience=3"], "patience=3 is decided between epochs, and "
+         "a whole run is one program; use patience=none"),
         (["own.py:boxes", "--synthetic"], "--synthetic needs a data set of known shape, digits, "
          "mnist, fashion_mnist or cifar10 (got 'folder:boxes')"),
     ],
@@ -231,6 +241,28 @@ def test_what_cannot_be_measured_is_one_line_and_exit_2(flaxcnn, home, arguments
     )  # fmt: skip
     done = flaxcnn("bench", *arguments)
     assert (done.code, done.out, done.err) == (2, "", f"error: {message}\n")
+
+
+def test_whole_runs_to_an_accuracy(flaxcnn, home):
+    """Two runs of two epochs, against a bar that they meet and one that they do not."""
+    done = flaxcnn("bench", "--to-accuracy", "0.5", "--runs", "2", "--output", "runs.json",
+                   "recipes.py:small")  # fmt: skip
+    assert done.code == 0, done.err
+    document = json.loads((home / "runs.json").read_text())
+    (race,) = document["races"]
+    assert [run["seed"] for run in race["runs"]] == [0, 1]
+    assert (race["train_rows"], race["test_rows"]) == (1437, 360)
+    assert (race["epochs"], race["steps"], race["reached"]) == (2, 30, True)
+    # three times 640 multiply-adds of an image, less the gradient of the images
+    assert race["training_flops"] == (3 * 2 - 2) * 640 * 30 * 100
+    assert race["seconds"]["min"] <= race["seconds"]["median"] <= race["seconds"]["max"]
+    assert race["accuracy"]["mean"] == sum(run["accuracy"] for run in race["runs"]) / 2
+    assert 0 < race["p"] < 1
+    assert document["environment"]["backend"] == "cpu"
+    assert "bar      0.5 reached by the mean, p = " in done.out
+    again = flaxcnn("bench", "--to-accuracy", "0.999", "--runs", "1", "recipes.py:small", "--json")
+    (race,) = again.json["races"]
+    assert (race["reached"], race["p"], race["accuracy"]["sd"]) == (False, None, None)
 
 
 def test_experiments_of_the_help_text_exist():
