@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flaxcnn.activity import doing
 from flaxcnn.engine.average import averaged
 from flaxcnn.engine.hosts import several
-from flaxcnn.engine.interrupt import Interrupt, wait_for
+from flaxcnn.engine.interrupt import Interrupt, is_ready, wait_for
 from flaxcnn.engine.job import Job
 from flaxcnn.engine.metrics import MetricSums, finalize, first_bad
 from flaxcnn.engine.midway import BEGINNING, Keep, Midway
@@ -213,7 +213,7 @@ def one_epoch(
 
 def _is_bad(sums: MetricSums, count: int) -> bool:
     """Whether a part that is computed has a loss that is not finite."""
-    return sums.loss.is_ready() and first_bad(sums, count) is not None
+    return is_ready(sums) and first_bad(sums, count) is not None
 
 
 def _evaluated(

@@ -8,6 +8,7 @@ from typing import Any
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from flaxcnn.engine.metrics import MetricSums, as_vector, from_vector, joined_sums
@@ -64,7 +65,7 @@ def underway(plan: Plan, state: TrainState, midway: Midway) -> Underway:
 def restored(plan: Plan, arrays: Underway, record: dict[str, Any]) -> tuple[TrainState, Midway]:
     """The reverse of `underway`, of what a checkpoint says."""
     done, seconds = int(record["done"]), float(record["seconds"])
-    vector = np.asarray(arrays.sums)[..., :done, :]
+    vector = jnp.asarray(arrays.sums)[..., :done, :]
     sums = from_vector(vector, plan.metrics)
     parts = ((sums, done),) if done else ()
     return arrays.state, Midway(done, parts, seconds, arrays.before or None)
