@@ -84,13 +84,9 @@ def train(
     """
     recipe = catalog.find(experiment)
     check_environment()
-    assignments = assignments or []
-    if parallel is not None:
-        assignments = [*assignments, f"parallel={parallel}"]
-    if grace is not None:
-        assignments = [*assignments, f"grace={grace}"]
-    if sdc_check is not None:
-        assignments = [*assignments, f"sdc_check={sdc_check}"]
+    given = {"parallel": parallel, "grace": grace, "sdc_check": sdc_check}
+    words = [f"{name}={value}" for name, value in given.items() if value is not None]
+    assignments = [*(assignments or []), *words]
     config, origins = catalog.resolve(
         recipe, assignments=assignments, config_file=config_file, protocol=protocol, seed=seed
     )
