@@ -24,6 +24,7 @@ from typing import Any
 import typer.main
 
 import flaxcnn
+from docs.faults import faults
 from flaxcnn import errors
 from flaxcnn.cli.main import app
 from flaxcnn.recipe import (
@@ -374,6 +375,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "command-pages": command_pages,
     "api": api,
     "exit codes": exit_codes,
+    "faults": faults,
     "map": source_map,
 }
 

@@ -43,6 +43,11 @@ StudyDir = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Resume an interrupted study.")]
 
+Predictions = Annotated[
+    bool,
+    typer.Option("--predictions", help="Keep each run's logits of the test rows, for data check."),
+]
+
 
 @command
 def study(
@@ -61,6 +66,7 @@ def study(
     resume: Resume = False,
     protocol: options.Protocol = None,
     no_cache: options.NoCache = False,
+    predictions: Predictions = False,
     as_json: options.Json = False,
 ) -> None:
     """Train a model with many seeds, and report how sure the result is.
@@ -90,6 +96,7 @@ def study(
         None if max_memory is None else parse_memory(max_memory),
         plan_folder("study", recipe.name, study_dir, resume),
         resume,
+        predictions,
     )
     # Report a wrong plan before anything is loaded.
     plan_runs(config, plan.seeds, plan.grid, plan.vary)
@@ -106,6 +113,7 @@ class Plan(NamedTuple):
     max_memory: int | None
     folder: Path
     resume: bool
+    predictions: bool
 
     def ended(self) -> int:
         """Runs that an earlier start has trained."""
@@ -164,6 +172,7 @@ def _train(
     return study(
         config, plan.seeds, grid=plan.grid, vary=plan.vary, how=plan.how, study_dir=plan.folder,
         max_memory=plan.max_memory, resume=plan.resume, name=name, dataset=dataset, tell=listener,
+        predictions=plan.predictions,
     )  # fmt: skip
 
 

@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 WITHIN = "within"  # folder of the checkpoint of an epoch that is not done
 Tree = Any
 TEMPORARY = ".orbax-checkpoint-tmp"  # ends the name of a checkpoint that is being written
+COPIES = 3  # the best, the last, and the one that is being written
+RECORDS = 2e6  # bytes of records, pages and what Orbax adds
 
 
 def tree_digest(tree: Tree) -> str:
@@ -45,6 +47,20 @@ def tree_digest(tree: Tree) -> str:
         digest.update(f"{path} {array.dtype.str} {array.shape}\n".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
+
+
+def room(folder: str | Path, state: Tree) -> str | None:
+    """A sentence, where the disk of a folder may not hold the checkpoints of a run."""
+    if "://" in str(folder):
+        return None
+    needed = COPIES * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + RECORDS
+    free = shutil.disk_usage(folder).free
+    if free >= needed:
+        return None
+    return (
+        f"{folder}: {free / 1e6:,.1f} MB are free, but checkpoints and records may take "
+        f"{needed / 1e6:,.1f} MB"
+    )
 
 
 def _seal(arrays: str, record: dict[str, Any]) -> str:

@@ -31,7 +31,7 @@ from flaxcnn.engine.about import (
     write_predictions,
 )
 from flaxcnn.engine.average import chosen
-from flaxcnn.engine.checkpoint import Checkpoints
+from flaxcnn.engine.checkpoint import Checkpoints, room
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.job import Job
 from flaxcnn.engine.loop import EpochReport, Progress, check_finite, epochs, resumed, spike
@@ -311,7 +311,10 @@ def _begin(
     env, data = describe(job, run, name)
     padding = sharding.padding_warning(config, job.plan.sharding)
     started = job.start.notes if job.start else ()
-    about = (padding, note_on_test(job), data.get("imbalance"), unusual())
+    about = (
+        padding, note_on_test(job), data.get("imbalance"), unusual(),
+        room(run.checkpoint_folder(), state),
+    )  # fmt: skip
     told = [text for text in about if text]
     warnings = [*config.warnings(), *told, *dead_layers(dead), *started]
     for text in warnings:

@@ -21,6 +21,7 @@ from flaxcnn.model.kernels import flatten
 from flaxcnn.model.layout import on_cpu
 from flaxcnn.model.modules import BatchNorm, Conv2D, OwnLayer, WeightedLayer
 from flaxcnn.model.own_layers import own_rows
+from flaxcnn.model.pooled_norm import Windows
 from flaxcnn.model.pooling import avg_pool2d, blur_pool2d, max_pool2d
 from flaxcnn.model.protocol import RowContext, Tree, Variables
 from flaxcnn.model.regularization import dropout
@@ -252,28 +253,40 @@ class Forward:
         rate = jnp.float32(layer.rate) if rates is None else rates[number - 1]
         return dropout(x, self.dropout_key, number, rate, self.model.platform)
 
-    def pool_early(self, named: list[tuple[str, spec.Layer]], x: jax.Array) -> jax.Array:
-        """A convolution, an activation or both, and a maximum taken before bias and activation.
+    def pool_early(self, named: list[tuple[str, Any]], x: jax.Array) -> jax.Array:
+        """A convolution or normalisation, an activation or both, and a maximum taken before it.
 
-        The result is the same, and all that comes after it has a fraction of the values.
+        That is, before bias, normalisation and activation. The result is the same, and all that
+        comes after it has a fraction of the values.
         """
         (name, first), *between, (pool_name, pool) = named
+        dtype, platform = self.model.dtype, self.model.platform
         take = functools.partial(self.layer, pool_name, pool)
-        if isinstance(first, spec.Conv):
-            conv = Conv2D(first, self.model.dtype, self.model.platform, name=name)
-            x = self.activate(name, first.activation, conv(x, take))
-        else:
-            x = self.layer(name, first, take(x))
+        match first:
+            case spec.Conv():
+                conv = Conv2D(first, dtype, platform, name=name)
+                x = self.activate(name, first.activation, conv(x, take))
+            case spec.BatchNorm():
+                windows = Windows(spec.pair(pool.size, "size"), pool.strides, pool.padding)
+                norm = BatchNorm(first, dtype, self.model.axis, platform, name=name)
+                x = norm(x, self.train, self.mask, windows)
+            case _:
+                x = self.layer(name, first, take(x))
         for name, layer in between:
             x = self.layer(name, layer, x)
         return x
 
 
 def _pooled_early(layers: tuple[spec.Layer, ...]) -> int:
-    """How many of the first layers are [convolution], [activation], maximum over windows; or 1."""
+    """How many of the first are [convolution or norm], [activation], maximum over windows; or 1."""
     match layers:
-        case (spec.Conv(activation=None), spec.Activation() as own, spec.MaxPool() as pool, *_):
+        case (
+            spec.Conv(activation=None) | spec.BatchNorm(),
+            spec.Activation() as own, spec.MaxPool() as pool, *_,
+        ):  # fmt: skip
             count, rises = 3, _rises(own)
+        case (spec.BatchNorm(), spec.MaxPool() as pool, *_):
+            count, rises = 2, True
         case (spec.Conv(activation=name), spec.MaxPool() as pool, *_):
             count, rises = 2, name is None or name in MONOTONE
         case (spec.Activation() as own, spec.MaxPool() as pool, *_):

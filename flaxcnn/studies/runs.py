@@ -255,7 +255,8 @@ class Slot:
     def _predictions(self, state: TrainState) -> dict[str, np.ndarray]:
         logits = self.job.predict(state, "test")
         rows = self.job.rows.test
-        return {"row": rows, "label": self.job.labels()[rows], "predicted": logits.argmax(axis=1)}
+        return {"row": rows, "label": self.job.labels()[rows], "predicted": logits.argmax(axis=1),
+                "logits": logits.astype(np.float16)}  # fmt: skip
 
     def _diverged(self, run: PlannedRun, error: DivergedError) -> Outcome:
         row = {

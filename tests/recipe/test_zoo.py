@@ -1,4 +1,4 @@
-"""Networks of papers: their parameters, and that each is built as its table says."""
+"""Networks of papers, and champions: their parameters, and that each is built as its table says."""
 
 import functools
 
@@ -49,20 +49,23 @@ def test_parameters_are_those_of_the_paper(name):
     assert totals(table(layers, shape))["trainable_params"] == expected
 
 
-DEEP = {"zoo/pyramidnet-110", "zoo/pyramidnet-164"}  # traced for some seconds each
+DEEP = {  # traced for some seconds each
+    "zoo/pyramidnet-110", "zoo/pyramidnet-164", "best/fashion-800k", "best/cifar10-300k",
+    "best/cifar10-1.25m", "best/cifar10-2.4m",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=pytest.mark.slow) if name in DEEP else name
-     for name in sorted(catalog.zoo())],
+     for name in sorted(catalog.zoo() | catalog.champions())],
 )  # fmt: skip
 def test_networks_are_what_their_tables_say(name):
     """The same parameters, by name, and logits for every class; no weight is computed."""
     experiment = catalog.find(name)
     summary = catalog.summary(experiment)
     layers = experiment.config.layers
-    shape = KNOWN_DATA["cifar10"].shape
+    shape = KNOWN_DATA.get(experiment.config.dataset, KNOWN_DATA["cifar10"]).shape
     model, image = CNN(layers), jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     make = functools.partial(model.init, train=False)
     variables = jax.eval_shape(make, jax.random.key(0), image)
