@@ -272,7 +272,7 @@ class ResidentJob(Job):
         stacked: tuple[Tree, ...] = (*[0] * len(own), *[None] * len(shared))
         if in_parts:
             which = jax.ShapeDtypeStruct((3,), jnp.int32, sharding=self.placement)
-            shared, stacked = (*shared, Span(self._no_order, which)), (*stacked, Span(0, None))  # type: ignore[arg-type]
+            shared, stacked = (*shared, Span(self._no_order, which)), (*stacked, Span(0, None))
             out = (*out, self.placement)
         axes = stacked if self.width else None
         return jitted(plan, function, axes, trains or in_parts, out).trace(*own, *shared)
