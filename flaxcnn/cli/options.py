@@ -110,6 +110,14 @@ Grace = Annotated[
         help="Have all saved so soon after a signal (default 30, as Slurm and Kubernetes wait).",
     ),
 ]
+SdcCheck = Annotated[
+    int | None,
+    typer.Option(
+        "--sdc-check",
+        metavar="M",
+        help="Compute every M-th step twice, to find a device that corrupts data silently.",
+    ),
+]
 Distributed = Annotated[
     bool,
     typer.Option("--distributed", help="Join the cluster that JAX detects: TPU, GKE, Slurm, MPI."),

@@ -58,6 +58,7 @@ def train(
     checkpoint_dir: options.CheckpointDir = None,
     parallel: options.Parallel = None,
     grace: options.Grace = None,
+    sdc_check: options.SdcCheck = None,
     distributed: options.Distributed = False,
     coordinator: options.Coordinator = None,
     processes: options.Processes = None,
@@ -83,11 +84,9 @@ def train(
     """
     recipe = catalog.find(experiment)
     check_environment()
-    assignments = assignments or []
-    if parallel is not None:
-        assignments = [*assignments, f"parallel={parallel}"]
-    if grace is not None:
-        assignments = [*assignments, f"grace={grace}"]
+    given = {"parallel": parallel, "grace": grace, "sdc_check": sdc_check}
+    words = [f"{name}={value}" for name, value in given.items() if value is not None]
+    assignments = [*(assignments or []), *words]
     config, origins = catalog.resolve(
         recipe, assignments=assignments, config_file=config_file, protocol=protocol, seed=seed
     )

@@ -239,6 +239,11 @@ class Checkpoints:
                 f"checkpoints: epoch {epoch} was not written ({first_line(error)})"
             ) from error
         self._pending = pending
+        if self._within is not None:  # it is older now
+            self._wait()
+            self._within.__exit__(None)
+            self._within = None
+            self._place_within().rmtree()
 
     def _hand_over(self, pending: _Pending) -> None:
         """Begin to write a checkpoint, which goes on in the background."""
@@ -254,12 +259,6 @@ class Checkpoints:
             raise WriteError(
                 f"checkpoints: epoch {pending.epoch} was refused; a later one is there already"
             )
-
-        if self._within is not None:  # it is older now
-            self._wait()
-            self._within.__exit__(None)
-            self._within = None
-            self._place_within().rmtree()
 
     def save_within(self, step: int, arrays: Tree, progress: dict[str, Any]) -> None:
         """Write what there is of an epoch after `step` steps of the run, until `save` is called."""

@@ -111,10 +111,10 @@ def train_epoch(
 class Span(NamedTuple):
     """Which steps of an epoch a call of `train_part` does."""
 
-    order: tuple[jax.Array, jax.Array]  # row numbers and mask [S, B] of the epoch's batches
+    order: Tree  # row numbers and mask [S, B] of the epoch's batches
     # [3] int32: the first step, how many, and whether `order` is yet to be drawn. To draw it takes
     # as long as several steps, so that only the first call of an epoch does.
-    which: jax.Array
+    which: Any
 
 
 def train_part(

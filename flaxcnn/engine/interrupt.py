@@ -94,10 +94,14 @@ class Interrupt:
         wait_for(tree, self.check)
 
 
+def is_ready(tree: Any) -> bool:
+    """Whether every array of `tree` is computed."""
+    return all(leaf.is_ready() for leaf in jax.tree.leaves(tree) if hasattr(leaf, "is_ready"))
+
+
 def wait_for(tree: Any, check: Callable[[], None]) -> None:
     """Until every array of `tree` is computed; `check` is called meanwhile and after."""
-    leaves: list[Any] = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
-    while not all(leaf.is_ready() for leaf in leaves):
+    while not is_ready(tree):
         check()
         time.sleep(POLL_SECONDS)
     check()

@@ -93,6 +93,7 @@ def make_plan(
         balanced=config.sampling == "balanced",
         rules=compiled_rules(config),
         tta=config.tta,
+        skip=config.on_nonfinite == "skip",
     )
 
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from flaxcnn.activity import doing
 from flaxcnn.engine.average import averaged
-from flaxcnn.engine.interrupt import Interrupt, wait_for
+from flaxcnn.engine.hosts import several
+from flaxcnn.engine.interrupt import Interrupt, is_ready, wait_for
 from flaxcnn.engine.job import Job
-from flaxcnn.engine.metrics import MetricSums, finalize
+from flaxcnn.engine.metrics import MetricSums, finalize, first_bad
 from flaxcnn.engine.midway import BEGINNING, Keep, Midway
 from flaxcnn.engine.step import TrainState
 from flaxcnn.errors import CheckpointError, DataError, DivergedError, InterruptedRun
@@ -23,6 +26,10 @@ from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.schedules import Plateau, Schedule
 from flaxcnn.records.run import check_same
 
+log = logging.getLogger(__name__)
+ROLLBACKS = 3  # of a run: what half, a quarter, an eighth of the rate do not help has other causes
+ROLLBACK_RATE = 0.5
+SPIKE = 3.0  # times the lowest training loss so far: far beyond what epochs differ by
 LOSSES = ("train_loss", "val_loss")  # an epoch counts only if those it has are finite
 
 
@@ -39,6 +46,7 @@ class Progress:
     rate_best: float | None = None  # monitored value of the best epoch by its threshold
     rate_wait: int = 0  # bad epochs since then, or since the last reduction
     rate_rest: int = 0  # epochs of the cooldown that are left
+    rollbacks: int = 0  # with `on_nonfinite=rollback`; each halves `rate`
 
     def after(self, metrics: dict[str, float], config: Config) -> Progress:
         """Progress after another epoch: strictly better wins, an epoch with a NaN loss never.
@@ -68,6 +76,12 @@ class Progress:
         if wait > schedule.patience:
             rate, wait, rest = max(rate * schedule.factor, schedule.final), 0, schedule.cooldown
         return dataclasses.replace(self, rate=rate, rate_best=best, rate_wait=wait, rate_rest=rest)
+
+    def rolled_back(self) -> Progress:
+        """Progress at the beginning of an epoch that is tried again."""
+        return dataclasses.replace(
+            self, rollbacks=self.rollbacks + 1, rate=self.rate * ROLLBACK_RATE
+        )
 
     def done(self, config: Config) -> bool:
         """Whether the run ends here, by count or by patience."""
@@ -128,14 +142,24 @@ def epochs(
     Raises:
         InterruptedRun: a signal came; `keep` was called.
     """
-    config = job.config
+    config, goes_back = job.config, job.config.on_nonfinite == "rollback"
     if not progress.done(config):  # compile before the first clock starts
         job.compile(state)
     while not progress.done(config):
         what, now = f"epoch {progress.epoch + 1}", job.at_rate(progress.rate)
+        if goes_back and midway.before is None:  # training uses the state up
+            midway = dataclasses.replace(midway, before=jax.tree.map(jnp.copy, state))
+        before, begun = midway.before, progress
         state, counted = one_epoch(now, state, interrupt, what, midway, keep)
         midway = BEGINNING
         metrics, progress = epoch_metrics(counted, progress, config)
+        if before and begun.rollbacks < ROLLBACKS and (bad := not_finite(metrics, config)):
+            state, progress = before, begun.rolled_back()
+            log.warning(
+                "%s: %s; it begins again with half the learning rate (%d of %d times)",
+                what, bad, progress.rollbacks, ROLLBACKS,
+            )  # fmt: skip
+            continue
         yield EpochReport(metrics, progress, state)
 
 
@@ -165,11 +189,14 @@ def one_epoch(
 
     with doing(what, images, ("train", program, images)):
         stop_if_asked()
-        for after, sums, count in job.train_parts(  # noqa: B007 - read by `stop_if_asked`
-            state, midway.done, interrupt.overdue
-        ):
+        for after, sums, count in job.train_parts(state, midway.done, interrupt.overdue):
             midway = midway.after(sums, count, time.perf_counter() - began)
             stop_if_asked()
+            # The other steps would be in vain. Of several processes, all must do the same ones.
+            if job.runs == 1 and not several() and _is_bad(sums, count):
+                wait_for((after, midway.parts), interrupt.overdue)
+                taken = time.perf_counter() - began
+                return after, EpochSums({"train": jax.device_get(midway.sums())}, taken, taken)
         wait_for((after, midway.parts), interrupt.overdue)
         train = midway.sums()
     trained = time.perf_counter()
@@ -182,6 +209,11 @@ def one_epoch(
             raise
     seconds = time.perf_counter() - began
     return settled, EpochSums(host, trained - began, seconds, job.stalled())
+
+
+def _is_bad(sums: MetricSums, count: int) -> bool:
+    """Whether a part that is computed has a loss that is not finite."""
+    return is_ready(sums) and first_bad(sums, count) is not None
 
 
 def _evaluated(
@@ -212,7 +244,13 @@ def epoch_metrics(
         for split, sums in counted.sums.items()
         for name, value in finalize(sums).items()
     }
-    if isinstance(config.schedule, Plateau):
+    if config.on_nonfinite == "skip":
+        metrics["skipped_steps"] = int((counted.sums["train"].count == 0).sum())
+    if progress.rollbacks:
+        metrics["rollbacks"] = progress.rollbacks
+    if (step := first_bad(train := counted.sums["train"], train.loss.shape[-1])) is not None:
+        metrics["bad_step"] = step + 1
+    if isinstance(config.schedule, Plateau) or progress.rollbacks:
         metrics["learning_rate"] = config.scaled_learning_rate() * progress.rate
     progress = progress.after(metrics, config)
     return {
@@ -227,10 +265,31 @@ def epoch_metrics(
 
 def check_finite(metrics: dict[str, Any], progress: Progress, config: Config) -> None:
     """DivergedError before the weights of such an epoch can become a checkpoint."""
+    if bad := not_finite(metrics, config):
+        after = f" after {progress.rollbacks} rollbacks" if progress.rollbacks else ""
+        raise DivergedError(
+            f"epoch {progress.epoch}: {bad}{after}; "
+            f"lower learning_rate (now {config.learning_rate:g}); "
+            f"best epoch so far: {progress.best_epoch or 'none'}"
+        )
+
+
+def not_finite(metrics: dict[str, Any], config: Config) -> str | None:
+    """What of an epoch is not finite, in words."""
     for name in (*LOSSES, config.monitor, config.monitored):
-        if not math.isfinite(loss := metrics.get(name, 0.0)):
-            raise DivergedError(
-                f"epoch {progress.epoch}: {name} is {loss}; "
-                f"lower learning_rate (now {config.learning_rate:g}); "
-                f"best epoch so far: {progress.best_epoch or 'none'}"
-            )
+        if not math.isfinite(value := metrics.get(name, 0.0)):
+            step = f" from step {metrics['bad_step']} on" if "bad_step" in metrics else ""
+            return f"{name} is {value}{step}"
+    return None
+
+
+def spike(history: Sequence[dict[str, Any]]) -> str | None:
+    """A warning, if the training loss of the last epoch is far above the lowest before."""
+    *earlier, last = (row["train_loss"] for row in history)
+    low = min((loss for loss in earlier if loss is not None), default=math.inf)
+    if last is None or not 0 < SPIKE * low < last:
+        return None
+    return (
+        f"epoch {len(history)}: the training loss rose to {last:.4g}, from {low:.4g} at its "
+        "lowest: a lower learning_rate, or clip, may keep it down"
+    )

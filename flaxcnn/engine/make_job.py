@@ -40,6 +40,11 @@ def make_job(config: Config, dataset: Dataset) -> Job:
     _check(config, dataset)
     if not streams(config, dataset, devices.pixel_memory()):
         return make_resident_job(config, dataset)
+    if config.sdc_check:
+        raise ConfigError(
+            f"sdc_check={config.sdc_check} computes steps again on rows that lie on the device, "
+            "and these are streamed; use sdc_check=0"
+        )
     if config.average and config.average.batch_stats == "estimate" and config.may_have_batch_norm:
         raise ConfigError(
             "average.batch_stats=estimate takes a second pass over rows on the device, and these "
@@ -64,7 +69,12 @@ def make_job(config: Config, dataset: Dataset) -> Job:
 
 
 def _check(config: Config, dataset: Dataset) -> None:
-    """Whether the model and the augmentation of a recipe fit the images."""
+    """Whether the model and the augmentation of a recipe fit the images, and all the device."""
+    if config.sdc_check and devices.platform() != "cpu" and config.determinism != "exact":
+        raise ConfigError(
+            f"sdc_check={config.sdc_check} compares bits, which may differ on {devices.platform()} "
+            "from one time to the next; use it with determinism=exact"
+        )
     config.check_on(dataset.shape, dataset.num_classes)
     if any(isinstance(kind, Augmentation) for kind in each_kind(config.augment)):
         sample = np.asarray(dataset.train.image[np.arange(min(SAMPLE, len(dataset.train)))])

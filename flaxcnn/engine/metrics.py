@@ -99,12 +99,19 @@ def joined_sums(parts: Sequence[tuple[MetricSums, int]], devices: int) -> Metric
     return whole
 
 
+def first_bad(sums: MetricSums, count: int) -> int | None:
+    """The first of `count` batches, along the last axis, with a loss that is not finite."""
+    bad = ~np.isfinite(np.asarray(sums.loss)[..., :count])
+    return int(bad.reshape(-1, count).any(axis=0).argmax()) if bad.any() else None
+
+
 def finalize(sums: MetricSums) -> dict[str, float]:
     """Exact means: per-batch sums [S] from the device, added without rounding and divided once.
 
     So their order, which is that of the devices, does not matter.
     """
     total = lambda value: math.fsum(np.ravel(value).tolist())  # noqa: E731
-    count = total(sums.count)
+    if not (count := total(sums.count)):  # every step was left out
+        return dict.fromkeys(("loss", "accuracy", *sums.own), math.nan)
     own = {name: total(value) / count for name, value in sums.own.items()}
     return {"loss": total(sums.loss) / count, "accuracy": total(sums.hits) / count, **own}

@@ -8,6 +8,7 @@ from typing import Any
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from flaxcnn.engine.metrics import MetricSums, as_vector, from_vector, joined_sums
@@ -23,10 +24,11 @@ class Midway:
     done: int = 0  # steps
     parts: tuple[tuple[MetricSums, int], ...] = ()  # sums of a call [K], and how many steps it did
     seconds: float = 0.0  # that they took, also in an earlier process
+    before: TrainState | None = None  # the state at its beginning, where that may be gone back to
 
     def after(self, sums: MetricSums, count: int, seconds: float) -> Midway:
         """With another part; the epoch has taken `seconds`."""
-        return Midway(self.done + count, (*self.parts, (sums, count)), seconds)
+        return Midway(self.done + count, (*self.parts, (sums, count)), seconds, self.before)
 
     def sums(self) -> MetricSums:
         """Of its steps [done]."""
@@ -48,6 +50,7 @@ class Underway:
 
     state: TrainState
     sums: jax.Array  # [..., S, 3 + M] as `as_vector` has them; 0 for steps to come
+    before: Tree = flax.struct.field(default_factory=dict)  # of `Midway`; {}: none
 
 
 def underway(plan: Plan, state: TrainState, midway: Midway) -> Underway:
@@ -56,13 +59,13 @@ def underway(plan: Plan, state: TrainState, midway: Midway) -> Underway:
     vector = np.zeros((*runs, plan.steps_per_epoch, 3 + len(plan.metrics)), np.float32)
     if midway.done:
         vector[..., : midway.done, :] = as_vector(jax.device_get(midway.sums()))
-    return Underway(state, vector)  # type: ignore[arg-type]
+    return Underway(state, vector, midway.before or {})  # type: ignore[arg-type]
 
 
 def restored(plan: Plan, arrays: Underway, record: dict[str, Any]) -> tuple[TrainState, Midway]:
     """The reverse of `underway`, of what a checkpoint says."""
     done, seconds = int(record["done"]), float(record["seconds"])
-    vector: Any = np.asarray(arrays.sums)[..., :done, :]
+    vector = jnp.asarray(arrays.sums)[..., :done, :]
     sums = from_vector(vector, plan.metrics)
     parts = ((sums, done),) if done else ()
-    return arrays.state, Midway(done, parts, seconds)
+    return arrays.state, Midway(done, parts, seconds, arrays.before or None)

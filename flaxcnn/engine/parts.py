@@ -36,7 +36,18 @@ def part_steps(plan: Plan, config: Config, shape: Shape, classes: int) -> int:
     flops = 6 * totals(config.table(shape, classes))["macs"] * plan.batch_size
     seconds = LEAST_STEP_SECONDS + flops / LEAST_FLOPS / plan.sharding.devices
     steps = max(int(PART_OF_GRACE * config.grace / seconds), 1)
+    if config.sdc_check:
+        return min(steps, config.sdc_check, plan.steps_per_epoch)
     return 0 if steps >= plan.steps_per_epoch else steps
+
+
+def until_check(done: int, every: int) -> int:
+    """Steps after `done` up to one that is computed twice, the last of every `every`; 0: the next.
+
+    >>> [until_check(done, 4) for done in (0, 2, 3, 4)]
+    [3, 1, 0, 3]
+    """
+    return every - 1 - done % every
 
 
 def next_steps(left: int, most: int, seconds: float, step_seconds: float | None) -> int:

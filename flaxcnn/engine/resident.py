@@ -28,11 +28,13 @@ from flaxcnn.engine.job import (
     no_check,
 )
 from flaxcnn.engine.metrics import MetricSums
-from flaxcnn.engine.parts import next_steps, part_seconds, part_steps
+from flaxcnn.engine.parts import next_steps, part_seconds, part_steps, until_check
 from flaxcnn.engine.programs import ProgramCache, jitted
 from flaxcnn.engine.step import Hypers, Plan, TrainState
 from flaxcnn.engine.teacher import with_teacher, with_weights
 from flaxcnn.engine.weights import start_of
+from flaxcnn.errors import FlaxcnnError
+from flaxcnn.model.layout import on_cpu
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.fields import Role
 
@@ -68,9 +70,17 @@ class ResidentJob(Job):
         """The steps of an epoch after `done`, in parts that are computed when they are yielded."""
         total, known, order = self.plan.steps_per_epoch, self.programs.step_seconds, None
         whole = not self.part_steps or several()  # of which each has a clock of its own
+        every = self.config.sdc_check
         while done < total:
             count = total - done
-            if not whole:
+            if every and not (ahead := until_check(done, every)):
+                state, sums, order = self._twice(state, done, order)
+                done += 1
+                yield state, sums, 1
+                continue
+            if every:
+                count = min(count, ahead)
+            if not whole or every:
                 most, before = self.part_steps, known.get(self._training)
                 count = next_steps(count, most, part_seconds(self.config), before)
             began = time.perf_counter()
@@ -80,10 +90,33 @@ class ResidentJob(Job):
             done += count
             yield state, sums, count
 
+    def _twice(
+        self, state: TrainState, done: int, order: Tree
+    ) -> tuple[TrainState, MetricSums, Tree]:
+        """A step that is computed twice.
+
+        Raises:
+            FlaxcnnError: to other bits.
+        """
+        again = jax.tree.map(jnp.copy, state)
+        state, sums, order = self._train(state, done, 1, order, most=1)
+        again, other, _ = self._train(again, done, 1, order, most=1)
+        if not bool(_same_bits((state, sums), (again, other))):
+            steps = int(np.ravel(state.step)[0])  # of any run of a stack
+            epoch_number = (steps - 1) // self.plan.steps_per_epoch + 1
+            raise FlaxcnnError(
+                f"sdc_check: epoch {epoch_number}, step {done + 1}, computed twice, gave different "
+                f"bits: {jax.devices()[0].device_kind} corrupts data silently; go on with --resume "
+                "on another device"
+            )
+        return state, sums, order
+
     def _train(
-        self, state: TrainState, done: int, count: int, order: Tree
+        self, state: TrainState, done: int, count: int, order: Tree, most: int = 0
     ) -> tuple[TrainState, MetricSums, Tree]:
         """`count` steps after `done` -> (state, sums [K], order of the epoch's rows).
+
+        `most` steps are compiled in; 0, and on CPU: those of the usual program.
 
         `order` is that of the steps before, None: of the first ones in this process.
         """
@@ -93,7 +126,7 @@ class ResidentJob(Job):
         which = np.array([done, count, order is None], np.int32)
         order = self._no_order if order is None else order
         span = Span(order, device_put_global(which, self.placement))
-        program = self._program(epoch.train_part, state)
+        program = self._program(epoch.train_part, state, most=most)
         state, sums, order = program(state, self.hypers, self.data, self._train_rows, span)
         return state, sums, order
 
@@ -185,35 +218,47 @@ class ResidentJob(Job):
 
     def _program(
         self, function: Callable[..., object], state: TrainState,
-        batches: tuple[int, int] | None = None,
+        batches: tuple[int, int] | None = None, most: int = 0,
     ) -> jax.stages.Compiled:  # fmt: skip
-        """`function` compiled; `batches` are (S, B) of an evaluation, if not those of all."""
-        lower = lambda: self.traced(function, state, batches).lower()  # noqa: E731
-        return self.programs.get(self._key(function, batches), lower, self.plan)
+        """`function` compiled.
+
+        `batches` are (S, B) of an evaluation, if not those of all; `most` as of `_most`.
+        """
+        key = self._key(function, batches, most)
+        lower = lambda: self.traced(function, state, batches, most).lower()  # noqa: E731
+        return self.programs.get(key, lower, self.plan)
 
     def _key(
-        self, function: Callable[..., object], batches: tuple[int, int] | None = None
+        self, function: Callable[..., object], batches: tuple[int, int] | None = None, most: int = 0
     ) -> tuple[Any, ...]:
-        shape = (len(self.rows.train),) if _of_training(function) else batches or self.eval_shape()
-        # It follows from the grace, which a plan does not know.
-        return (function, shape, self.width, self._most(function))
+        batches = batches or self.eval_shape()
+        shape = (len(self.rows.train),) if _of_training(function) else batches
+        # The steps follow from the grace, which a plan does not know.
+        return (function, shape, self.width, self._most(function, most))
 
     @property
     def _training(self) -> tuple[Any, ...]:
         """Names the training program where its speed is kept."""
         return self._key(epoch.train_part)
 
-    def _most(self, function: Callable[..., object]) -> int:
-        """Steps that are compiled into a program; where an epoch is a call, for the rest of one."""
-        return (self.part_steps or self.plan.steps_per_epoch) * (function is epoch.train_part)
+    def _most(self, function: Callable[..., object], most: int = 0) -> int:
+        """Steps that are compiled into a program: `most`, or 0: as many as the job's calls do.
+
+        On CPU any number is a matter of arguments. Where an epoch is a call, the rest of one is.
+        """
+        if function is not epoch.train_part:
+            return 0
+        if most and not on_cpu(self.plan.sharding.platform):
+            return most
+        return self.part_steps or self.plan.steps_per_epoch
 
     def traced(
         self, function: Callable[..., object], state: TrainState,
-        batches: tuple[int, int] | None = None,
+        batches: tuple[int, int] | None = None, most: int = 0,
     ) -> jax.stages.Traced:  # fmt: skip
         """A program of `flaxcnn.engine.epoch` for this job, before it is lowered."""
         each = output_sharding(self.placement)
-        plan = dataclasses.replace(self.plan, part_steps=self._most(function))
+        plan = dataclasses.replace(self.plan, part_steps=self._most(function, most))
         trains, in_parts = function is epoch.train_epoch, function is epoch.train_part
         if _of_training(function):
             shapes = [jax.ShapeDtypeStruct((len(self.rows.train),), jnp.int32)]
@@ -227,7 +272,7 @@ class ResidentJob(Job):
         stacked: tuple[Tree, ...] = (*[0] * len(own), *[None] * len(shared))
         if in_parts:
             which = jax.ShapeDtypeStruct((3,), jnp.int32, sharding=self.placement)
-            shared, stacked = (*shared, Span(self._no_order, which)), (*stacked, Span(0, None))  # type: ignore[arg-type]
+            shared, stacked = (*shared, Span(self._no_order, which)), (*stacked, Span(0, None))
             out = (*out, self.placement)
         axes = stacked if self.width else None
         return jitted(plan, function, axes, trains or in_parts, out).trace(*own, *shared)
@@ -267,6 +312,18 @@ class ResidentJob(Job):
     def stacked(self, hypers: Hypers, width: int) -> ResidentJob:
         """The job for `width` runs, whose hypers are stacked."""
         return dataclasses.replace(self, hypers=hypers, width=width)
+
+
+@jax.jit
+def _same_bits(one: Tree, other: Tree) -> jax.Array:
+    """Whether all arrays of two trees are equal, NaN and -0.0 included."""
+
+    def same(x: jax.Array, y: jax.Array) -> jax.Array:
+        if jnp.issubdtype(x.dtype, jnp.floating):
+            x, y = (jax.lax.bitcast_convert_type(v, f"uint{8 * x.dtype.itemsize}") for v in (x, y))
+        return (x == y).all()
+
+    return jnp.stack(jax.tree.leaves(jax.tree.map(same, one, other))).all()
 
 
 def _of_training(function: Callable[..., object]) -> bool:

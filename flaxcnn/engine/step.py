@@ -68,6 +68,7 @@ class Plan:
     rules: Rules = NO_RULES  # of the update, beside the optimizer
     tta: Views | None = None  # of an image that is evaluated
     teacher: Model | None = None  # whose variables are in `Scaling`
+    skip: bool = False  # updates that are not finite
     part_steps: int = 0  # most steps of a call, where an epoch takes several
 
 
@@ -238,7 +239,20 @@ def train_step(
         uphill = _uphill(plan, state, hypers, sums)
         again = reduce_over_shards(plan.sharding, of_rows, (uphill, hypers, scaling), batch)
         sums = dataclasses.replace(sums, grads=again.grads)
-    return update(plan, state, hypers, sums), sums.metrics
+    new = update(plan, state, hypers, sums)
+    return _if_finite(state, new, sums) if plan.skip else (new, sums.metrics)
+
+
+def _if_finite(state: TrainState, new: TrainState, sums: Sums) -> tuple[TrainState, MetricSums]:
+    """The new state and metrics, where loss and gradients are finite; else the old, and 0 rows."""
+    finite = jnp.isfinite(sums.metrics.loss)
+    for leaf in jax.tree.leaves(sums.grads):
+        finite &= jnp.isfinite(leaf).all()
+    old = (dataclasses.replace(state, step=new.step), jax.tree.map(jnp.zeros_like, sums.metrics))
+    kept: tuple[TrainState, MetricSums] = jax.tree.map(
+        lambda one, other: jnp.where(finite, one, other), (new, sums.metrics), old
+    )
+    return kept
 
 
 def _uphill(plan: Plan, state: TrainState, hypers: Hypers, sums: Sums) -> TrainState:

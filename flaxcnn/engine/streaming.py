@@ -38,7 +38,7 @@ from flaxcnn.data.stream import RowReader, columns
 from flaxcnn.engine import devices, epoch
 from flaxcnn.engine.epoch import Alive
 from flaxcnn.engine.feed import Feed, Part
-from flaxcnn.engine.interrupt import POLL_SECONDS, wait_for
+from flaxcnn.engine.interrupt import POLL_SECONDS, is_ready, wait_for
 from flaxcnn.engine.job import Check, Job, SplitName, eval_shape, no_check, split_rows
 from flaxcnn.engine.metrics import MetricSums
 from flaxcnn.engine.programs import jitted
@@ -226,7 +226,7 @@ class Stream:
                 chunk = self._feed.get(POLL_SECONDS)
             except queue.Empty:
                 check()
-                if idle is None and _ready(self._running):
+                if idle is None and is_ready(self._running):
                     idle = time.perf_counter()
             else:
                 self.stalled += 0.0 if idle is None else time.perf_counter() - idle
@@ -319,7 +319,3 @@ def _mean_loss(sums: MetricSums | None) -> float | None:
     if sums is None or not (sums.loss.is_fully_addressable and sums.count.is_fully_addressable):
         return None
     return float(np.asarray(sums.loss).sum() / np.asarray(sums.count).sum())
-
-
-def _ready(tree: Tree) -> bool:
-    return tree is not None and all(leaf.is_ready() for leaf in jax.tree.leaves(tree))

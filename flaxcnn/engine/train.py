@@ -34,7 +34,7 @@ from flaxcnn.engine.average import chosen
 from flaxcnn.engine.checkpoint import Checkpoints, room
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.job import Job
-from flaxcnn.engine.loop import EpochReport, Progress, check_finite, epochs, resumed
+from flaxcnn.engine.loop import EpochReport, Progress, check_finite, epochs, resumed, spike
 from flaxcnn.engine.make_job import make_job
 from flaxcnn.engine.midway import BEGINNING, Midway, restored, underway
 from flaxcnn.engine.promises import of_job
@@ -137,7 +137,8 @@ def training(
             on_note(text)
         begun = _begin(job, run, checkpoints if resume else None, name, on_note)
         saved = int(begun.state.step)
-        yield Training(job, run, checkpoints, interrupt, name, on_epoch, begun, saved)
+        tell = (on_epoch, on_note)
+        yield Training(job, run, checkpoints, interrupt, name, *tell, begun, saved)
 
 
 @contextlib.contextmanager
@@ -182,6 +183,7 @@ class Training:
     interrupt: Interrupt
     name: str  # of the experiment
     on_epoch: Callable[[dict[str, Any]], None]
+    on_note: Callable[[str], None]
     stage: Stage
     saved: int = 0  # steps of the run that the newest checkpoint has
 
@@ -197,6 +199,8 @@ class Training:
             history.append(plain(report.metrics))
             run.add_epoch(history)
             self.on_epoch(report.metrics)
+            if text := spike(history):
+                self.on_note(text)
             self._check_finite(report)
             done, stopping = progress.done(config), self.interrupt.coming()
             due = progress.epoch % config.save_every == 0
@@ -307,8 +311,11 @@ def _begin(
     env, data = describe(job, run, name)
     padding = sharding.padding_warning(config, job.plan.sharding)
     started = job.start.notes if job.start else ()
-    told = [text for text in (padding, note_on_test(job), data.get("imbalance"), unusual(),
-                              room(run.checkpoint_folder(), state)) if text]  # fmt: skip
+    about = (
+        padding, note_on_test(job), data.get("imbalance"), unusual(),
+        room(run.checkpoint_folder(), state),
+    )  # fmt: skip
+    told = [text for text in about if text]
     warnings = [*config.warnings(), *told, *dead_layers(dead), *started]
     for text in warnings:
         on_note(text)
@@ -319,7 +326,8 @@ def _newest(
     checkpoints: Checkpoints, job: Job, like: TrainState
 ) -> tuple[TrainState, Midway, dict[str, Any]] | None:
     """The newest checkpoint that is whole, be it within an epoch, with its record."""
-    if found := checkpoints.restore_within(underway(job.plan, like, BEGINNING)):
+    begun = Midway(before=like) if job.config.on_nonfinite == "rollback" else BEGINNING
+    if found := checkpoints.restore_within(underway(job.plan, like, begun)):
         return *restored(job.plan, *found), found[1]
     whole = checkpoints.restore_newest(like)
     return whole and (whole[0], BEGINNING, whole[1])

@@ -79,6 +79,14 @@ class Execution:
         role=Role.DELIVERY,
         before=30.0,
     )
+    sdc_check: int = setting(
+        0,
+        "compute every so many steps one twice and compare all bits, to find a device that "
+        "corrupts data silently; 0: never",
+        at_least=0,
+        role=Role.EXECUTION,
+        before=0,
+    )
     input: Literal["auto", "resident", "stream"] = setting(
         "auto",
         "`resident` holds all pixels on the device, `stream` decodes them when needed, `auto` "

@@ -73,6 +73,13 @@ class Optimisation:
     lookahead: Lookahead | None = setting(
         None, "slow weights that follow: `lookahead`, with `steps` and `alpha`", before=None
     )
+    on_nonfinite: Literal["stop", "skip", "rollback"] = setting(
+        "stop",
+        "where a loss or a gradient is not finite: `stop` the run; `skip` that update; or "
+        "`rollback` to the beginning of the epoch, at most 3 times, each with half the learning "
+        "rate",
+        before="stop",
+    )
     average: Average | None = setting(
         None,
         'an average of the weights: `ema`, `{"type":"swa","start":8}` or `schedulefree`; '

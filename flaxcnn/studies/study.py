@@ -118,6 +118,11 @@ def _check_exact(how: How, planned: Sequence[PlannedRun]) -> None:
             "how=vmap does not work with determinism=exact, since the bits of stacked runs depend "
             "on how many there are; use map"
         )
+    if how == "vmap" and any(run.config.on_nonfinite == "rollback" for run in planned):
+        raise ConfigError(
+            "how=vmap does not work with on_nonfinite=rollback, since runs side by side are at the "
+            "same step; use map"
+        )
 
 
 def _check_data(planned: Sequence[PlannedRun], config: Config, data: Dataset) -> None:

@@ -71,7 +71,8 @@ class UnderWay:
         """
         if not (self.folder / key).is_dir():
             return None
-        shapes = _Arrays(underway(job.plan, like, BEGINNING), like)
+        begun = Midway(before=like) if job.config.on_nonfinite == "rollback" else BEGINNING
+        shapes = _Arrays(underway(job.plan, like, begun), like)
         try:
             with Checkpoints(self.folder / key, counts="step") as checkpoints:
                 found = checkpoints.restore_newest(shapes)

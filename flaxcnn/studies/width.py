@@ -23,6 +23,7 @@ from flaxcnn.engine.programs import ProgramCache
 from flaxcnn.engine.resident import ResidentJob
 from flaxcnn.engine.step import TrainState
 from flaxcnn.errors import ConfigError, OutOfMemoryError
+from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.fields import Role
 from flaxcnn.studies.groups import Group
 from flaxcnn.studies.plan import How
@@ -73,10 +74,15 @@ def choose_width(group: Group, jobs: list[ResidentJob], how: How, max_memory: in
             f"--max-memory must be at least {needed} bytes, one run on each device (got "
             f"{max_memory}); give more, or use a smaller batch_size"
         )
-    if how == "map" or most == 1 or group.runs[0].config.determinism == "exact":
+    if how == "map" or most == 1 or _alone(group.runs[0].config):
         return 1
     with doing("measuring how many runs fit side by side"):
         return _measured_width(group, jobs, how, memory, most)
+
+
+def _alone(config: Config) -> bool:
+    """Whether a run may have no other beside it: bits, or the epochs to go back to, are its own."""
+    return config.determinism == "exact" or config.on_nonfinite == "rollback"
 
 
 def _measured_width(group: Group, jobs: list[ResidentJob], how: How, memory: int, most: int) -> int:
