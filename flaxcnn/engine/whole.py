@@ -52,7 +52,7 @@ def check_whole(config: Config) -> None:
         )
     if config.average and config.average.batch_stats == "estimate" and config.may_have_batch_norm:
         raise ConfigError(
-            "average.batch_stats=estimate is a program of its own after each epoch, and a whole run "
+            "average.batch_stats=estimate is a program of its own between epochs, and a whole run "
             "is one program; use average.batch_stats=average"
         )
     if config.init_from is not None:
