@@ -68,6 +68,7 @@ class Plan:
     rules: Rules = NO_RULES  # of the update, beside the optimizer
     tta: Views | None = None  # of an image that is evaluated
     teacher: Model | None = None  # whose variables are in `Scaling`
+    part_steps: int = 0  # most steps of a call, where an epoch takes several
 
 
 @flax.struct.dataclass

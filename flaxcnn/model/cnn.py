@@ -160,11 +160,14 @@ class Forward:
         self.dropouts = 0  # layers so far, each with a stream of random numbers of its own
         # A unit that is alive only where no window is would be called dead.
         self.pools_early = not (on_cpu(model.platform) or model.is_mutable_collection(ALIVE))
+        # On a GPU as many bytes, and a few kernels more (benchmarks/NOTES.md).
+        self.norms_late = self.pools_early and model.platform == "tpu"
 
     def layers(self, layers: tuple[spec.Layer, ...], x: jax.Array) -> jax.Array:
         """x through one layer after the other."""
         while layers:
-            group = layers[: _pooled_early(layers) if self.pools_early else 1]
+            early = _pooled_early(layers, self.norms_late) if self.pools_early else 1
+            group = layers[:early]
             layers = layers[len(group) :]
             named = [(self.names.next(layer), layer) for layer in group]
             x = self.layer(*named[0], x) if len(group) == 1 else self.pool_early(named, x)
@@ -277,9 +280,11 @@ class Forward:
         return x
 
 
-def _pooled_early(layers: tuple[spec.Layer, ...]) -> int:
+def _pooled_early(layers: tuple[spec.Layer, ...], norms_late: bool) -> int:
     """How many of the first are [convolution or norm], [activation], maximum over windows; or 1."""
     match layers:
+        case (spec.BatchNorm(), *_) if not norms_late:
+            return 1
         case (
             spec.Conv(activation=None) | spec.BatchNorm(),
             spec.Activation() as own, spec.MaxPool() as pool, *_,

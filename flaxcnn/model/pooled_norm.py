@@ -3,8 +3,8 @@
 Normalisation is a line in each channel: where it rises, the largest value stays the largest, and
 where it falls, the smallest becomes it. So the maximum is taken first, and what is normalised is
 the pooled map. The gradients of `scale` and `bias` are sums over the pooled map likewise, and the
-whole map is visited once, for the gradient of the input. On a TPU and a GPU, where such passes are
-most of what a normalisation costs (benchmarks/NOTES.md).
+whole map is visited once, for the gradient of the input. On a TPU such passes are most of what a
+normalisation costs (benchmarks/NOTES.md).
 """
 
 from __future__ import annotations
