@@ -50,6 +50,11 @@ def check_whole(config: Config) -> None:
             f"patience={config.patience} is decided between epochs, and a whole run is one "
             "program; use patience=none"
         )
+    if config.average and config.average.batch_stats == "estimate" and config.may_have_batch_norm:
+        raise ConfigError(
+            "average.batch_stats=estimate is a program of its own between epochs, and a whole run "
+            "is one program; use average.batch_stats=average"
+        )
     if config.init_from is not None:
         raise ConfigError("init_from: a whole run begins with random weights; use init_from=none")
 
@@ -83,10 +88,7 @@ def whole_run(
 
     state, sums = jax.lax.scan(one, state, None, length=config.epochs)
     if config.average and config.average.keep:
-        kept = dict(state.average)
-        if config.average.batch_stats == "estimate" and jax.tree.leaves(state.batch_stats):
-            kept["batch_stats"] = epoch.estimate(plan, state, hypers, data, rows)
-        state = dataclasses.replace(state, **kept)
+        state = dataclasses.replace(state, **state.average)
     evaluate = share.evaluate if share.shares(plan) else epoch.evaluate
     tested, _ = evaluate(plan, state, data, *test)
     return tested, jax.tree.map(lambda each: each[-1], sums)

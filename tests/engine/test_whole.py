@@ -89,9 +89,7 @@ def test_one_program_gives_what_epochs_and_a_test_give(trained, data):
 
 @pytest.mark.slow  # another program
 def test_an_average_is_what_is_tested(data):
-    config = dataclasses.replace(
-        SMALL, tta=None, average=EMA(0.9, batch_stats="estimate"), schedule={"type": "constant"}
-    )
+    config = dataclasses.replace(SMALL, tta=None, average=EMA(0.9), schedule={"type": "constant"})
     config = speedrun.whole_recipe(config)
     job = make_resident_job(config, data)
     state = job.init()
@@ -108,6 +106,7 @@ def test_an_average_is_what_is_tested(data):
     ("changed", "message"),
     [
         ({"schedule": Plateau()}, "schedule=plateau is decided between epochs"),
+        ({"average": EMA(batch_stats="estimate")}, "average.batch_stats=estimate is a program of"),
         ({"patience": 3}, "patience=3 is decided between epochs"),
     ],
 )
