@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Iterable
+from tokenize import TokenError
+
+# What numpy raises for an array's file that is missing or damaged; a TokenError since Python 3.12.
+DAMAGED_ARRAY = (OSError, ValueError, EOFError, TokenError)
 
 
 class FlaxcnnError(Exception):

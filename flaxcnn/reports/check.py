@@ -175,7 +175,7 @@ def _duplicates(name: str, title: str, groups: Sequence[dict[str, Any]], show: O
         heading = "; ".join(marks) or f"class {group['classes'][0]}, {group['splits'][0]}"
         tiles = [
             tile for image in group["images"][:TOGETHER]
-            if (tile := _tile(show, image, image, "", (short_name(image),)))
+            if (tile := _tile(show, image, image, "", _lines(image)))
         ]  # fmt: skip
         more = len(group["images"]) - TOGETHER
         shown.append((f"{heading}{f' (and {more} more)' if more > 0 else ''}", tiles))
@@ -183,6 +183,12 @@ def _duplicates(name: str, title: str, groups: Sequence[dict[str, Any]], show: O
     insight = f"And {left:,} more: `--json` lists all." if left else ""
     section.add(Tiles(count_text(len(groups), "group"), shown, insight))
     return section
+
+
+def _lines(image: str) -> list[str]:
+    """A file, and its folder in a line of its own."""
+    folder, _, name = image.rpartition("/")
+    return [name, folder] if folder else [name]
 
 
 def _tile(

@@ -13,7 +13,7 @@ import pytest
 
 from flaxcnn.cli.main import main
 
-SAFETY_NET = 280  # seconds after which a child process hangs for certain; Orbax waits for 300
+SAFETY_NET = 900  # seconds after which a child process hangs for certain
 LAYERS = 'layers=[{"type":"flatten"},{"type":"dense","units":10}]'
 ON_TMPFS = pytest.mark.skipif(
     os.geteuid() != 0 or sys.platform != "linux", reason="mounts a file system"
@@ -47,6 +47,8 @@ def refused(code, *arguments):
 class Train:
     """`flaxcnn train` in a process of its own, on the digits."""
 
+    patience = SAFETY_NET
+
     def __init__(self, run, *more, epochs=60, **popen):
         self.run = Path(run)
         small = ["epochs=" + str(epochs), "patience=none", "batch_size=500", LAYERS]
@@ -73,7 +75,7 @@ class Train:
     def ended(self):
         """(exit code, stderr)."""
         try:
-            _, err = self.child.communicate(timeout=SAFETY_NET)
+            _, err = self.child.communicate(timeout=self.patience)
         except subprocess.TimeoutExpired:
             self.child.send_signal(signal.SIGKILL)
             self.child.communicate()
