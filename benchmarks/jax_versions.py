@@ -23,6 +23,7 @@ from benchmarks.peers.measure import spread
 from benchmarks.peers.record import FOLDER, geometric_mean, now, read
 from flaxcnn import backend
 from flaxcnn.hardware import installed
+from flaxcnn.records.environment import source_revision
 from flaxcnn.records.files import plain, write_atomic
 
 MODELS = ("mnist-ladder/model10", "fashion-budget/final", "cifar-tuning/model3",
@@ -137,6 +138,7 @@ def main(arguments: list[str] | None = None) -> int:
     for model in options.models.split(","):
         row = compare(model, setups, options)
         row |= {"time": now(), "processor": backend.processor(), "load": os.getloadavg()[0]}
+        row["revision"] = source_revision()
         results["rows"] = [old for old in results["rows"] if old["model"] != model] + [plain(row)]
         results["geometric_mean"] = {
             name: geometric_mean([old["speed"][name]["median"] for old in results["rows"]])
