@@ -1,16 +1,19 @@
 # make train   set up, train the embedded digits, show the result and where it lies
 # make test    set up with the test tools, check, run every test, a worker a core
 # make quick   the tests but the long ones
+# make newest  these with the newest Python and jax, in a set-up of their own (TESTS="tests/model ...")
 # make docs    the documentation as a site: site/index.html
 # make accelerators   compilers for GPUs and TPUs in a folder of their own: FLAXCNN_ACCELERATORS
 PYTHON ?= python3
 VENV := .venv
+CONSTRAINTS := constraints.txt
+TESTS :=
 BIN := $(VENV)/bin
 # A worker for each core; of a long module, those that have nothing left to do take a part.
 PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
 
-.PHONY: train test quick check format docs accelerators clean
+.PHONY: train test quick newest check format docs accelerators clean
 
 train: $(VENV)/base.stamp
 	$(BIN)/flaxcnn train
@@ -19,7 +22,11 @@ test: check
 	$(PYTEST)
 
 quick: $(VENV)/test.stamp
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow" $(TESTS)
+
+newest:
+	python=$$($(PYTHON) .ci/newest_python.py) && \
+	  $(MAKE) quick VENV=.venv-newest CONSTRAINTS=constraints-newest.txt PYTHON="$$python"
 
 check: $(VENV)/test.stamp
 	$(BIN)/ruff check .
@@ -44,7 +51,7 @@ $(VENV)/accelerators.stamp: $(VENV)/test.stamp flaxcnn/accelerators/cases.py
 	  $$($(BIN)/python -c 'from flaxcnn.accelerators.cases import WHEELS; print(*WHEELS)')
 	touch $@
 
-$(VENV)/base.stamp: pyproject.toml constraints.txt
+$(VENV)/base.stamp: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -c 'import sys; sys.exit("flaxcnn needs Python 3.11 or newer: make PYTHON=python3.11 ..." if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) -e .
@@ -59,4 +66,4 @@ $(VENV)/docs.stamp: $(VENV)/base.stamp
 	touch $@
 
 clean:
-	rm -rf $(VENV) dist build site .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-newest dist build site .mypy_cache .ruff_cache .pytest_cache .hypothesis

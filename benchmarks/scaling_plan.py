@@ -28,6 +28,7 @@ MEASURED = ROOT / "benchmarks" / "results" / "peers-cpu.json"
 RESULTS = MEASURED.with_name("scaling-plan.json")
 COMPILED = RESULTS.parent
 PAGE = ROOT / "docs" / "scaling.md"
+CHART = ROOT / "docs" / "images" / "scaling-plan.svg"
 
 NETWORKS = ("mnist-ladder/model10", "cifar-tuning/model1", "resnet18-cifar")
 CHIPS = (8, 64, 512)
@@ -85,9 +86,48 @@ ASSUMPTIONS = {
 }  # fmt: skip
 
 
+# What nobody has measured may be better or worse than assumed: (best, worst) of each guess.
+GUESSES = {
+    "derate": (0.5, 0.08), "gpu_floor": (30 * MICRO, 300 * MICRO),
+    "tpu_floor": (20 * MICRO, 150 * MICRO), "overlap": (1.0, 0.0),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Price:
+    """Dollars an hour of one chip on demand, from the cheapest to the dearest offer found."""
+
+    low: float
+    high: float
+    source: str
+
+
+PRICED = "2026-11-30"  # when the offers were looked up
+PRICES = {
+    "H100/H200": Price(1.99, 12.29, "costnimbus.com, March 2026: RunPod 1.99, Lambda 2.99, AWS "
+                       "3.90, Azure 6.98; list price of p5.48xlarge before its cuts, 98.32 for 8"),
+    "TPU v5e": Price(1.60, 1.60, "blog.easecloud.io, 2026: 1.60 on demand"),
+    "TPU v5p": Price(1.20, 4.00, "blog.easecloud.io, 2026: 1.20 spot, 4.00 on demand"),
+    "TPU v6e": Price(1.60, 4.00, "no offer found: between v5e and v5p, a guess"),
+}  # fmt: skip
+_side: int | None = None  # 0: the guesses at their best, 1: at their worst, None: as assumed
+
+
 def given(name: str) -> float:
     """The assumed number called `name`."""
+    if _side is not None and name in GUESSES:
+        return GUESSES[name][_side]
     return ASSUMPTIONS[name].value
+
+
+def ranged(figure: Callable[[], float]) -> list[float]:
+    """[lowest, highest] of a figure over the guesses at their best, as assumed, at their worst."""
+    global _side
+    found = []
+    for _side in (0, None, 1):
+        found.append(figure())
+    _side = None
+    return [min(found), max(found)]
 
 
 @dataclass(frozen=True)
@@ -280,12 +320,29 @@ def weak(nets: Sequence[Network]) -> list[dict[str, Any]]:
             for chips in CHIPS:
                 found = step(net, fabric, chips, BATCH)
                 per_second = chips * BATCH / found["step"]
+                known = (net, fabric.name, chips)
                 rows.append({"network": net.name, "fabric": fabric.name, "chips": chips, **found,
                              "efficiency": alone / found["step"], "images_per_second": per_second,
                              "hiding_batch": hiding_batch(net, fabric, chips),
                              "input_bytes_per_second": per_second * net.image_bytes,
-                             "steps_an_epoch": math.ceil(net.rows / (chips * BATCH))})  # fmt: skip
+                             "steps_an_epoch": math.ceil(net.rows / (chips * BATCH)),
+                             **weak_ranges(*known)})  # fmt: skip
     return rows
+
+
+def weak_ranges(net: Network, name: str, chips: int) -> dict[str, list[float]]:
+    """Step, efficiency and images a second, from the lowest to the highest."""
+    taken = lambda many: step(net, fabric_named(name), many, BATCH)["step"]  # noqa: E731
+    return {
+        "step_range": ranged(lambda: taken(chips)),
+        "efficiency_range": ranged(lambda: taken(1) / taken(chips)),
+        "images_per_second_range": ranged(lambda: chips * BATCH / taken(chips)),
+    }
+
+
+def fabric_named(name: str) -> Fabric:
+    """One kind of chip, with the guesses as they are now."""
+    return next(fabric for fabric in fabrics() if fabric.name == name)
 
 
 def strong(nets: Sequence[Network]) -> list[dict[str, Any]]:
@@ -300,7 +357,37 @@ def strong(nets: Sequence[Network]) -> list[dict[str, Any]]:
                 seconds = net.epochs * math.ceil(net.rows / GLOBAL_BATCH) * found["step"]
                 rows.append({"network": net.name, "fabric": fabric.name, "chips": chips, **found,
                              "speedup": speedup, "efficiency": speedup / chips,
-                             "run_seconds": seconds})  # fmt: skip
+                             "run_seconds": seconds,
+                             **strong_ranges(net, fabric.name, chips)})  # fmt: skip
+    return rows
+
+
+def strong_ranges(net: Network, name: str, chips: int) -> dict[str, list[float]]:
+    """Step, speed-up and whole run, from the lowest to the highest."""
+
+    def taken(many: int) -> float:
+        return step(net, fabric_named(name), many, GLOBAL_BATCH / many)["step"]
+
+    steps = net.epochs * math.ceil(net.rows / GLOBAL_BATCH)
+    return {
+        "step_range": ranged(lambda: taken(chips)),
+        "speedup_range": ranged(lambda: taken(1) / taken(chips)),
+        "run_range": ranged(lambda: steps * taken(chips)),
+    }
+
+
+def costs(nets: Sequence[Network]) -> list[dict[str, Any]]:
+    """Dollars of a whole run on one node of 8: of its training alone, and with one start."""
+    rows = []
+    for net in nets:
+        for name, price in PRICES.items():
+            low, high = strong_ranges(net, name, 8)["run_range"]
+            hour = [8 * price.low / HOUR, 8 * price.high / HOUR]
+            start = given("restart")
+            begun = [low + start, high + start]
+            rows.append({"network": net.name, "fabric": name, "chips": 8, "seconds": [low, high],
+                         "training": [low * hour[0], high * hour[1]],
+                         "with_start": [begun[0] * hour[0], begun[1] * hour[1]]})  # fmt: skip
     return rows
 
 
@@ -339,7 +426,10 @@ def plan() -> dict[str, Any]:
         "batch": BATCH, "global_batch": GLOBAL_BATCH,
         "networks": [{**asdict(net), "gradient_bytes": net.gradient_bytes, "flops": net.flops,
                       "cpu_share": net.cpu_share} for net in nets],
+        "guesses": {name: list(ends) for name, ends in GUESSES.items()},
+        "priced": PRICED, "prices": {name: asdict(one) for name, one in PRICES.items()},
         "weak": weak(nets), "strong": strong(nets), "failures": failures(), "compiled": compiled(),
+        "costs": costs(nets),
     }  # fmt: skip
 
 
@@ -366,6 +456,30 @@ def count(number: float) -> str:
     return f"{number:.3g}"
 
 
+def between(ends: Sequence[float], show: Callable[[float], str]) -> str:
+    """`80 to 300 µs`: two digits each, the unit once where it is the same."""
+    low, high = show(ends[0]), show(ends[1])
+    if low == high:
+        return low
+    (first, _, one), (last, _, other) = low.rpartition(" "), high.rpartition(" ")
+    return f"{first} to {high}" if first and last and one == other else f"{low} to {high}"
+
+
+def rough(seconds: float) -> str:
+    """Seconds with two digits."""
+    return duration(float(f"{seconds:.2g}"))
+
+
+def rough_count(number: float) -> str:
+    """A count with two digits."""
+    return count(float(f"{number:.2g}"))
+
+
+def dollars(amount: float) -> str:
+    """`$0.02`, or less than a cent."""
+    return "< $0.01" if amount < 0.01 else f"${amount:.2f}" if amount < 10 else f"${amount:.0f}"
+
+
 def network_table(document: dict[str, Any]) -> str:
     """What goes in."""
     return grid(
@@ -380,11 +494,10 @@ def network_table(document: dict[str, Any]) -> str:
 def weak_table(document: dict[str, Any]) -> str:
     """A fixed batch a chip."""
     return grid(
-        ("plan for", "chips are", "chips", "compute", "all-reduce", "step", "efficiency",
-         "images/s", "steps an epoch"),
-        [(row["network"], row["fabric"], str(row["chips"]), duration(row["compute"]),
-          duration(row["all_reduce"]), duration(row["step"]), f"{row['efficiency']:.0%}",
-          count(row["images_per_second"]), str(row["steps_an_epoch"]))
+        ("plan for", "chips are", "chips", "step", "efficiency", "images/s", "steps an epoch"),
+        [(row["network"], row["fabric"], str(row["chips"]), between(row["step_range"], rough),
+          between(row["efficiency_range"], lambda share: f"{share:.0%}"),
+          between(row["images_per_second_range"], rough_count), str(row["steps_an_epoch"]))
          for row in document["weak"]], text=(0, 1),
     )  # fmt: skip
 
@@ -414,13 +527,64 @@ def compiled_table(document: dict[str, Any]) -> str:
 def strong_table(document: dict[str, Any]) -> str:
     """A fixed batch in all."""
     return grid(
-        ("plan for", "chips are", "chips", "images a chip", "step", "speed-up", "efficiency",
-         "whole run"),
+        ("plan for", "chips are", "chips", "images a chip", "step", "speed-up", "whole run"),
         [(row["network"], row["fabric"], str(row["chips"]),
-          f"{document['global_batch'] // row['chips']}", duration(row["step"]),
-          f"{row['speedup']:.1f}", f"{row['efficiency']:.0%}", duration(row["run_seconds"]))
+          f"{document['global_batch'] // row['chips']}", between(row["step_range"], rough),
+          between(row["speedup_range"], lambda times: f"{times:.2g}"),
+          between(row["run_range"], rough))
          for row in document["strong"]], text=(0, 1),
     )  # fmt: skip
+
+
+def cost_table(document: dict[str, Any]) -> str:
+    """Dollars of a run on one node."""
+    return grid(
+        ("plan for", "8 chips of", "training alone", "with one start of 5 minutes"),
+        [(row["network"], row["fabric"], between(row["training"], dollars),
+          between(row["with_start"], dollars)) for row in document["costs"]], text=(0, 1),
+    )  # fmt: skip
+
+
+def price_table(document: dict[str, Any]) -> str:
+    """What a chip costs an hour."""
+    return grid(
+        ("chip", "$ an hour of one", f"source, looked up {document['priced']}"),
+        [(name, between([one["low"], one["high"]], lambda price: f"{price:.2f}"), one["source"])
+         for name, one in document["prices"].items()], text=(0, 2),
+    )  # fmt: skip
+
+
+def chart(document: dict[str, Any]) -> None:
+    """Images a second over the number of chips, with the range of the guesses."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter
+
+    from flaxcnn.reports.print_style import DASHES, MARKERS, PALETTE, printed, write_picture
+
+    with printed():
+        figure = Figure((7.5, 2.9), layout="constrained")
+        panels = figure.subplots(1, len(NETWORKS))
+        for axes, name in zip(panels, NETWORKS, strict=True):
+            kinds = dict.fromkeys(row["fabric"] for row in document["weak"])
+            for number, kind in enumerate(kinds):
+                rows = [row for row in document["weak"]
+                        if (row["network"], row["fabric"]) == (name, kind)]  # fmt: skip
+                chips = [row["chips"] for row in rows]
+                ends = [row["images_per_second_range"] for row in rows]
+                low, high = zip(*ends, strict=True)
+                axes.fill_between(chips, low, high, color=PALETTE[number], alpha=0.13, linewidth=0)
+                axes.plot(chips, [row["images_per_second"] for row in rows], DASHES[number],
+                          color=PALETTE[number], marker=MARKERS[number], label=kind)  # fmt: skip
+            axes.set_xscale("log", base=2)
+            axes.set_yscale("log")
+            axes.set_xticks(CHIPS, [str(each) for each in CHIPS])
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: count(value)))
+            axes.set_xlabel("chips")
+            axes.set_title(name, loc="left")
+        panels[0].set_ylabel("images per second")
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+        write_picture(CHART, figure)
 
 
 def by_chips(document: dict[str, Any], show: Callable[[dict[str, Any]], str]) -> str:
@@ -463,6 +627,7 @@ TABLES = {
     "networks": network_table, "weak": weak_table, "compiled": compiled_table,
     "strong": strong_table, "hiding": hiding_table,
     "input": input_table, "failures": failure_table, "assumptions": assumption_table,
+    "costs": cost_table, "prices": price_table,
 }  # fmt: skip
 
 
@@ -485,7 +650,9 @@ def main() -> None:
         RESULTS.write_text(json.dumps(plan(), indent=1) + "\n")
         print(RESULTS.relative_to(ROOT))
     if chosen.page:
-        PAGE.write_text(with_tables(PAGE.read_text(), json.loads(RESULTS.read_text())))
+        document = json.loads(RESULTS.read_text())
+        PAGE.write_text(with_tables(PAGE.read_text(), document))
+        chart(document)
         print(PAGE.relative_to(ROOT))
     if not (chosen.json or chosen.page):
         document = plan()

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks import notebook_tables, own_tables
+from benchmarks import cifar_speed, notebook_tables, own_tables
 from benchmarks.peers.models import DEFAULT
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -294,6 +294,7 @@ BLOCKS = {
     "peers in short": (RESULTS, peers_in_short),
     "parallel": (PARALLEL, parallel),
     "augmentation": (PARALLEL.with_name("augment-cpu.json"), augmentation),
+    "cifar-speed": (cifar_speed.RESULTS, cifar_speed.table),
     "accuracy": (ACCURACY, accuracy),
     "studies": (STUDIES, studies),
     "streaming": (STREAMING, streaming),

@@ -48,10 +48,10 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # The packages and modules of flaxcnn/ in the order of imports: one imports only from those before
 # it. Within a package the order follows from the imports themselves.
 IMPORT_ORDER = (
-    "errors", "activity", "xla_messages", "recipe", "rng", "hardware", "backend", "numerics",
-    "collectives", "data", "records", "reports", "model", "augment", "nn", "engine", "trained",
-    "export", "estimator", "studies", "api", "results", "doctor", "bench", "accelerators", "cli",
-    "__main__",
+    "errors", "limits", "fault_points", "activity", "xla_messages", "recipe", "rng", "hardware",
+    "backend", "numerics", "collectives", "data", "records", "reports", "model", "augment", "nn",
+    "engine", "trained", "export", "estimator", "studies", "checks", "api", "results",
+    "doctor", "bench", "speedrun", "accelerators", "cli", "__main__",
 )  # fmt: skip
 # A line of Args or Raises: names, and what is said of them.
 ITEM = re.compile(r"    ((?:\*{0,2}\w+|\.\.\.)(?:, (?:\*{0,2}\w+|\.\.\.))*): (.*)")
@@ -63,9 +63,12 @@ ALIASES = {  # of types in the specifications
 MORE_API = {
     "flaxcnn.nn": ("Conv", "BatchNorm", "Dropout"),
     "flaxcnn.export.export": ("export",),
+    "flaxcnn.api.check": ("Checked",),
     "flaxcnn.api.epochs": ("Epoch", "Epochs"),
+    "flaxcnn.records.index": ("Runs", "Entry"),
     "flaxcnn.records.rate_range": ("RateRange",),
-    "flaxcnn.studies.compare": ("Comparison",),
+    "flaxcnn.studies.comparison": ("Comparison",),
+    "flaxcnn.studies.power": ("Plan",),
     "flaxcnn.engine.saved": ("open_run", "classify", "evaluate_run"),
 }
 
@@ -360,7 +363,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "views": specs(views.Views),
     "averages": specs(averages.Average),
     "distillation": specs(teachers.Distill),
-    "rules": specs(rules.Rates | rules.Lookahead),
+    "rules": specs(rules.Rates | rules.Decays | rules.Fade | rules.Lookahead),
     "augmentations": specs(augment.Augment),
     "resize-spec": specs(resize.Resize),
     "splits": specs(splits.Split),

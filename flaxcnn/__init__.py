@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 from flaxcnn.xla_messages import choose_level
 
 if TYPE_CHECKING:  # for editors; when the program runs, `_LAZY` is what counts
+    from flaxcnn.api.check import check
     from flaxcnn.api.epochs import epochs
     from flaxcnn.api.lr_range import lr_range
+    from flaxcnn.api.report import report
     from flaxcnn.api.search import search
     from flaxcnn.api.study import study
     from flaxcnn.api.train import train
@@ -23,8 +25,9 @@ if TYPE_CHECKING:  # for editors; when the program runs, `_LAZY` is what counts
     from flaxcnn.recipe.schedules import OptaxSchedule
     from flaxcnn.recipe.weights import Weights
     from flaxcnn.records.history import history
-    from flaxcnn.reports.report import report
+    from flaxcnn.records.index import runs
     from flaxcnn.studies.compare import compare
+    from flaxcnn.studies.power import power
     from flaxcnn.studies.reproduce import reproduce
     from flaxcnn.trained import load
 
@@ -32,8 +35,8 @@ choose_level()
 __version__ = "0.1.0"
 __all__ = [
     "NNX", "Config", "FlaxCNNClassifier", "Linen", "Loss", "Metric", "Optax", "OptaxSchedule",
-    "Own", "Pure", "Weights", "compare", "epochs", "history", "layers", "load", "lr_range",
-    "report", "reproduce", "search", "study", "train",
+    "Own", "Pure", "Weights", "check", "compare", "epochs", "history", "layers", "load", "lr_range",
+    "power", "report", "reproduce", "runs", "search", "study", "train",
 ]  # fmt: skip
 # Name -> its module: imported when it is asked for, since nearly all of it brings jax along.
 _LAZY = {
@@ -48,13 +51,16 @@ _LAZY = {
     "Pure": "flaxcnn.recipe.networks",
     "Weights": "flaxcnn.recipe.weights",
     "FlaxCNNClassifier": "flaxcnn.estimator",
+    "check": "flaxcnn.api.check",
     "compare": "flaxcnn.studies.compare",
     "epochs": "flaxcnn.api.epochs",
     "history": "flaxcnn.records.history",
     "load": "flaxcnn.trained",
     "lr_range": "flaxcnn.api.lr_range",
-    "report": "flaxcnn.reports.report",
+    "power": "flaxcnn.studies.power",
+    "report": "flaxcnn.api.report",
     "reproduce": "flaxcnn.studies.reproduce",
+    "runs": "flaxcnn.records.index",
     "search": "flaxcnn.api.search",
     "study": "flaxcnn.api.study",
     "train": "flaxcnn.api.train",

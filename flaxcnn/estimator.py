@@ -10,8 +10,7 @@ from __future__ import annotations
 import functools
 import numbers
 import os
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -38,18 +37,17 @@ from flaxcnn.engine.arrays import (
     relative,
     standardizer,
 )
+from flaxcnn.engine.average import chosen
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.loop import Progress, check_finite, epoch_metrics, epochs, one_epoch
 from flaxcnn.engine.resident import ResidentJob
 from flaxcnn.engine.step import TrainState
 from flaxcnn.errors import ConfigError, FlaxcnnError
-from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
-from flaxcnn.recipe.layers import Conv, Dense, Flatten, Layer, MaxPool, Shape
+from flaxcnn.recipe.for_arrays import layers_for, other_settings
+from flaxcnn.recipe.layers import Layer, Shape
 from flaxcnn.recipe.optimizers import Optimizer
 from flaxcnn.recipe.traced import compiled_optimizer
-
-LEAST_SIDE = 8  # pixels of height and width from which on "auto" is a CNN
 
 
 class FlaxCNNClassifier(ClassifierMixin, BaseEstimator):
@@ -83,6 +81,9 @@ class FlaxCNNClassifier(ClassifierMixin, BaseEstimator):
         devices: that share a batch; None takes as many as do well.
         random_state: of all that is drawn; an integer is the `seed` of `flaxcnn train`.
         verbose: print a line after each epoch.
+        settings: other fields of `flaxcnn.Config` by name, as {"augment": (Shift(0.1),),
+            "average": EMA(0.99), "clip": Clip("norm", 1.0)}; with "model", a network of one's own,
+            `layers` are not used. Augmentation wants uint8 images.
 
     Attributes:
         classes_: labels [K] in the order of the columns of `predict_proba`.
@@ -114,6 +115,7 @@ class FlaxCNNClassifier(ClassifierMixin, BaseEstimator):
         devices: int | None = 1,
         random_state: int | np.random.RandomState | None = None,
         verbose: bool = False,
+        settings: Mapping[str, Any] | None = None,
     ):
         self.layers = layers
         self.image_shape = image_shape
@@ -128,6 +130,7 @@ class FlaxCNNClassifier(ClassifierMixin, BaseEstimator):
         self.devices = devices
         self.random_state = random_state
         self.verbose = verbose
+        self.settings = settings
 
     @enough_memory("a smaller batch_size or network, or fewer rows")
     def fit(
@@ -219,8 +222,9 @@ class FlaxCNNClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         image = self._checked(X, None, reset=False)[0]
         _start()
+        state = chosen(self.config_, jax.device_put(self.state_))
         return softmax(
-            logits(self.config_, self.state_, self.standardizer_, image).astype(np.float64), axis=1
+            logits(self.config_, state, self.standardizer_, image).astype(np.float64), axis=1
         )
 
     def predict(self, X: ArrayLike) -> np.ndarray:
@@ -275,29 +279,19 @@ class FlaxCNNClassifier(ClassifierMixin, BaseEstimator):
 
     def _config(self, shape: Shape) -> Config:
         """The recipe that the parameters describe, for images of `shape`."""
+        settings = other_settings(self.settings, self.get_params(deep=False))
+        layers = self.layers
+        if settings.get("model"):
+            layers = ()
+        elif isinstance(layers, str):
+            layers = layers_for(layers, shape, len(self.classes_))
         return Config(
-            DATASET, self._layers(shape), optimizer=self.optimizer,  # type: ignore[arg-type]
+            DATASET, tuple(layers), optimizer=self.optimizer,  # type: ignore[arg-type]
             learning_rate=_plain(self.learning_rate), batch_size=_plain(self.batch_size),
             epochs=_plain(self.epochs), patience=_plain(self.patience), seed=self._seed(),
             normalize=self.normalize or "unit", precision=self.precision,  # type: ignore[arg-type]
-            keep="best" if self.validation_fraction else "last",
+            keep="best" if self.validation_fraction else "last", **settings,
         )  # fmt: skip
-
-    def _layers(self, shape: Shape) -> tuple[Layer, ...]:
-        if not isinstance(self.layers, str):
-            return tuple(self.layers)
-        if self.layers != "auto":
-            experiment = catalog.find(self.layers)
-            if experiment.config is None:
-                raise ConfigError(f"layers: {self.layers} has none: {experiment.refusal}")
-            *before, last = experiment.config.layers
-            assert isinstance(last, Dense)  # since Config checked the experiment
-            return (*before, replace(last, units=len(self.classes_)))
-        hidden = (Flatten(), Dense(128, "relu"), Dense(len(self.classes_)))
-        if min(shape[:2]) < LEAST_SIDE:
-            return hidden
-        conv = functools.partial(Conv, kernel=3, padding="same", activation="relu")
-        return (conv(32), MaxPool(2), conv(64), MaxPool(2), *hidden)
 
     def _seed(self) -> int:
         if isinstance(self.random_state, numbers.Integral):
@@ -307,6 +301,10 @@ class FlaxCNNClassifier(ClassifierMixin, BaseEstimator):
     def _job(
         self, config: Config, image: Any, label: Any, weight: Any, rows: Rows, standard: Any
     ) -> ResidentJob:
+        if config.augment and image.dtype != np.uint8:
+            raise ConfigError(
+                f"settings: augment changes pixels: X must be uint8 images (got {image.dtype})"
+            )
         _start()
         image, scaling = standard.apply(image)
         data = Resident(image, label, scaling, weight)
@@ -359,11 +357,10 @@ def _on_host(state: TrainState) -> TrainState:
 
 def _check_same_network(before: Config, now: Config) -> None:
     """ConfigError where the kept state is not one of `now`."""
-    for name, old, new in (
-        ("layers", before.layers, now.layers),
-        ("optimizer", compiled_optimizer(before.optimizer), compiled_optimizer(now.optimizer)),
-    ):
-        if old != new:
+    optimizers = compiled_optimizer(before.optimizer), compiled_optimizer(now.optimizer)
+    for name in ("layers", "model", "average", "lookahead", "rates", "optimizer"):
+        old, new = getattr(before, name), getattr(now, name)
+        if len(set(optimizers)) > 1 if name == "optimizer" else old != new:
             raise ConfigError(
                 f"{name} has changed since the first call of partial_fit; keep it, or call fit, "
                 "which starts again"

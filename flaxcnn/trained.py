@@ -19,9 +19,10 @@ from flaxcnn.engine.saved import Result, open_run
 from flaxcnn.engine.step import TrainState
 from flaxcnn.errors import DataError
 from flaxcnn.model.protocol import Model, RowContext, Variables
-from flaxcnn.model.views import logits_of_all
+from flaxcnn.model.views import least_sure, logits_of_all
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.references import SOURCES, copies_in
+from flaxcnn.recipe.views import Views
 from flaxcnn.xla_messages import hushed
 
 MOST_ROWS = 256  # of one call of the compiled program; more are done in parts
@@ -52,12 +53,16 @@ class TrainedModel:
             variables: such as `self.variables`.
             images: [B, H, W, C], uint8 or float, pixels from 0 to 255.
         """
+        return self._seen(variables, images, self.config.tta)
+
+    def _seen(self, variables: Variables, images: jax.Array, views: Views | None) -> jax.Array:
+        """The same by these views."""
         image = standardize(images, jnp.asarray(self.mean), jnp.asarray(self.scale))
 
         def forward(image: jax.Array) -> jax.Array:
             return self.model.apply(variables, image, train=False, rows=RowContext())[0]
 
-        return logits_of_all(forward, image, self.config.tta)
+        return logits_of_all(forward, image, views)
 
     @hushed()
     def __call__(self, images: Any) -> np.ndarray:
@@ -66,9 +71,13 @@ class TrainedModel:
         Raises:
             DataError: images of another shape or type.
         """
-        array = self._checked(images)
-        parts = [self._logits(array[i : i + MOST_ROWS]) for i in range(0, len(array), MOST_ROWS)]
-        return np.concatenate(parts) if parts else np.zeros((0, len(self.classes)), np.float32)
+        array, views = self._checked(images), self.config.tta
+        if views is None or views.share == 1.0:
+            return self._of_all(array, views)
+        logits = self._of_all(array, None)
+        rows = np.asarray(least_sure(jnp.asarray(logits), views.count(len(array))))
+        logits[rows] = self._of_all(array[rows], views.of_all)
+        return logits
 
     def predict(self, images: Any) -> list[str]:
         """The name of the most probable class of each image.
@@ -82,16 +91,23 @@ class TrainedModel:
         """The same network in the forms that are fast on "cpu", "gpu" or "tpu"."""
         return dataclasses.replace(self, model=self.model.for_platform(platform))
 
-    def _logits(self, images: np.ndarray) -> np.ndarray:
+    def _of_all(self, images: np.ndarray, views: Views | None) -> np.ndarray:
+        """Logits [N, K] of images [N, H, W, C], all by these views."""
+        parts = [
+            self._logits(images[i : i + MOST_ROWS], views) for i in range(0, len(images), MOST_ROWS)
+        ]
+        return np.concatenate(parts) if parts else np.zeros((0, len(self.classes)), np.float32)
+
+    def _logits(self, images: np.ndarray, views: Views | None) -> np.ndarray:
         """Of at most MOST_ROWS images, padded to a power of two: few programs for any number."""
         count = len(images)
         size = 1 << (count - 1).bit_length()
         padded = np.concatenate([images, np.zeros((size - count, *self.shape), images.dtype)])
-        return np.asarray(self._compiled(self.variables, padded))[:count]
+        return np.asarray(self._compiled(self.variables, padded, views))[:count]
 
     @functools.cached_property
     def _compiled(self) -> Any:
-        return jax.jit(self.apply)
+        return jax.jit(self._seen, static_argnums=2)
 
     def _checked(self, images: Any) -> np.ndarray:
         array = np.asarray(images)

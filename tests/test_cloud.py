@@ -326,3 +326,27 @@ def test_the_heartbeat_is_that_of_the_code(path):
     said = re.findall(r"heartbeat timeout[^.]*?(\d+) s\b|(\d+) s heartbeat", text)
     assert said
     assert {int(a or b) for a, b in said} == {HEARTBEAT_SECONDS}
+
+
+# -- images --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "demo.Dockerfile"])
+def test_what_an_image_copies_is_there(name):
+    text = (CLOUD / name).read_text()
+    for line in re.findall(r"^COPY (.+)$", text, re.M):
+        *sources, _ = line.split()
+        for source in sources:
+            assert "*" in source or (ROOT / source).exists(), source
+    assert re.search(r"^ENTRYPOINT \[", text, re.M)  # not through a shell, which keeps signals
+    assert not re.search(r"^(ADD|MAINTAINER) ", text, re.M)
+
+
+def test_the_demo_runs_as_nobody_in_particular_and_what_it_says_exists():
+    text = (CLOUD / "demo.Dockerfile").read_text()
+    assert re.search(r"^USER \d+$", text, re.M)
+    known = set(get_command(app).commands)
+    said = re.findall(r"flaxcnn-demo ([a-z]+)", text) + re.findall(r'^CMD \["([a-z]+)"', text, re.M)
+    assert said
+    assert set(said) <= known
+    assert "-f cloud/demo.Dockerfile" in (CLOUD / "README.md").read_text()

@@ -251,17 +251,23 @@ def test_results_page_is_generated():
         assert row["environment"]["source_revision"], row["experiment"]
 
 
-def test_constraints_pin_every_dependency_without_hosts():
-    text = (ROOT / "constraints.txt").read_text()
+@pytest.mark.parametrize(
+    ("file", "extras"),
+    [("constraints.txt", ["test", "docs"]), ("constraints-newest.txt", ["test"])],
+)
+def test_constraints_pin_every_dependency_without_hosts(file, extras):
+    text = (ROOT / file).read_text()
     pinned = {re.split("==", line)[0].lower().replace("_", "-")
               for line in text.splitlines() if "==" in line}  # fmt: skip
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     needed = project["dependencies"] + [
-        one for extra in ("test", "docs") for one in project["optional-dependencies"][extra]
+        one for extra in extras for one in project["optional-dependencies"][extra]
     ]
     names = {re.match(r"[A-Za-z0-9-]+", one)[0].lower() for one in needed}
     assert names <= pinned
     assert "://" not in text
+    excluded = re.findall(r"!=([\d.]+)", project["dependencies"][0])
+    assert not any(f"jax=={one}\n" in text for one in excluded)
 
 
 def examples():

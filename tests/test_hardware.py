@@ -99,7 +99,9 @@ def test_what_is_there_is_recorded(machine, plugins):
     }  # fmt: skip
     assert set(found["versions"]) == {"python", "flaxcnn", "jax"}  # others missing: no error
     plugins["nvidia-cudnn-cu13"] = "9.29"
-    assert record.other_software(found) == "resumed with another accelerator: the bits may differ"
+    assert record.other_software(found) == (
+        "resumed with another nvidia-cudnn-cu13 (9.28.1.4, now 9.29): the bits may differ"
+    )
 
 
 def test_records_from_before_and_machines_without_one_agree(machine, plugins):

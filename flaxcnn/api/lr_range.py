@@ -12,8 +12,9 @@ from flaxcnn.data.given import Arrays
 from flaxcnn.engine.range_test import range_test
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
+from flaxcnn.records.files import check_suffix
 from flaxcnn.records.rate_range import RateRange
-from flaxcnn.reports.rates import check_picture, draw
+from flaxcnn.reports.rates import draw
 
 
 def lr_range(
@@ -58,7 +59,7 @@ def lr_range(
         WriteError: the picture cannot be written.
     """
     if output is not None:
-        check_picture(Path(output))
+        check_suffix("output", Path(output), ".png", ".svg", ".pdf")
     ask = asked(recipe, "", model, dataset, data, settings)
     loaded = ask.data()
     prepare()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flaxcnn.activity import doing
-from flaxcnn.cli import compiled, options
-from flaxcnn.cli.output import command, emit_json, note, quiet, say
+from flaxcnn.cli import compiled, options, speedrun, timings
+from flaxcnn.cli.output import command, note, quiet, say
 from flaxcnn.cli.progress import Progress, progress
-from flaxcnn.errors import ConfigError, WriteError, near_miss, one_of
+from flaxcnn.errors import ConfigError, near_miss, one_of
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.data import KNOWN_DATA
@@ -28,11 +26,9 @@ if TYPE_CHECKING:
     from flaxcnn.data.arrays import Dataset
 
 MODES = ("train", "eval")
-HEADER = (
-    f"{'experiment':30} {'mode':5} {'batch':>6} {'dtype':5} {'images/s':>11} "
-    f"{'lowest to highest':>23} {'Gflop/s':>9} {'of peak':>7} {'compile':>8} {'memory':>10}"
-)
-
+MODE = ",".join(MODES)
+REPEATS, SECONDS = 5, 1.0
+QUICK_REPEATS, QUICK_SECONDS = 3, 0.2  # of --quick: enough to see a factor, not a few percent
 
 Experiments = Annotated[
     list[str] | None,
@@ -53,8 +49,19 @@ Dtype = Annotated[
     ),
 ]
 Mode = Annotated[str, typer.Option("--mode", help="train, eval, or both.")]
-Repeats = Annotated[int, typer.Option("--repeats", help="Timed blocks per case.")]
-Seconds = Annotated[float, typer.Option("--seconds", help="Approximate seconds per timed block.")]
+Repeats = Annotated[
+    int | None, typer.Option("--repeats", help=f"Timed blocks per case (default {REPEATS}).")
+]
+Seconds = Annotated[
+    float | None,
+    typer.Option("--seconds", help=f"Approximate seconds per timed block (default {SECONDS:g})."),
+]
+Quick = Annotated[
+    bool,
+    typer.Option(
+        "--quick", help=f"{QUICK_REPEATS} blocks of {QUICK_SECONDS:g} s: a factor, not percents."
+    ),
+]
 Synthetic = Annotated[
     bool, typer.Option("--synthetic", help="Use random images instead of the data set.")
 ]
@@ -65,7 +72,14 @@ Output = Annotated[
     Path | None, typer.Option("--output", help="Write the JSON document to this file.")
 ]
 Plot = Annotated[
-    Path | None, typer.Option("--plot", help="Plot images per second to this PNG file.")
+    Path | None,
+    typer.Option("--plot", help="Draw images per second, or the ratios: .png, .svg or .pdf."),
+]
+Compare = Annotated[
+    bool,
+    typer.Option(
+        "--compare", help="Measure nothing: the arguments are two files that --output wrote."
+    ),
 ]
 CompileFor = Annotated[
     str | None,
@@ -92,9 +106,10 @@ def bench(
     experiments: Experiments = None,
     batch_sizes: BatchSizes = None,
     dtype: Dtype = None,
-    mode: Mode = "train,eval",
-    repeats: Repeats = 5,
-    seconds: Seconds = 1.0,
+    mode: Mode = MODE,
+    repeats: Repeats = None,
+    seconds: Seconds = None,
+    quick: Quick = False,
     synthetic: Synthetic = False,
     profile: Profile = None,
     output: Output = None,
@@ -103,6 +118,9 @@ def bench(
     compile_for: CompileFor = None,
     width: Width = None,
     implementation: Implementation = "both",
+    compare: Compare = False,
+    to_accuracy: speedrun.ToAccuracy = None,
+    runs: speedrun.Runs = None,
     as_json: options.Json = False,
 ) -> None:
     """Measure images per second, and their share of the machine's peak.
@@ -114,33 +132,49 @@ def bench(
     Examples:
       flaxcnn bench mnist-ladder/model10 --batch-sizes 64,128,256 --dtype f32,bf16
       flaxcnn bench cifar-tuning/model2 --synthetic --mode train --json
-      flaxcnn bench --profile traces --output bench.json --plot bench.png
+      flaxcnn bench --quick --profile traces --output bench.json --plot bench.png
       flaxcnn bench mnist-ladder/model10 --compile-for h200 --mode train
+      flaxcnn bench --to-accuracy 0.94 --runs 5 cifar-speed/94
+      flaxcnn bench --compare laptop.json h200.json --plot ratios.pdf
     """
-    _check_numbers(repeats, seconds)
-    modes = _words("--mode", mode, MODES)
-    precisions = [PRECISIONS[word] for word in _words("--dtype", dtype, PRECISIONS)]
-    sizes = _sizes(batch_sizes)
+    if compare:
+        timings.compare(experiments or [], plot, as_json)
+        return
+    speedrun.check(to_accuracy, runs, {
+        "--batch-sizes": batch_sizes, "--dtype": dtype, "--mode": mode != MODE,
+        "--repeats": repeats, "--seconds": seconds, "--quick": quick, "--synthetic": synthetic,
+        "--profile": profile, "--plot": plot, "--compile-for": compile_for,
+    })  # fmt: skip
+    repeats, seconds = _effort(repeats, seconds, quick)
+    modes, precisions, sizes = _choices(mode, dtype, batch_sizes)
     output, plot, profile = (path and path.expanduser() for path in (output, plot, profile))
-    _check_files(output, plot, profile)
+    timings.check_files(output, plot, profile)
     configs = _configs(experiments or [catalog.DEFAULT_EXPERIMENT], assignments or [])
+    if to_accuracy is not None:
+        speedrun.run(to_accuracy, runs, configs, output, as_json)
+        return
+    _check_unmeasured(compile_for, plot, synthetic, width, implementation)
     if compile_for:
-        _check_unmeasured(plot, synthetic)
         compiled.run(compile_for, configs, modes, sizes, precisions, width, implementation, output,
                      profile, as_json)  # fmt: skip
         return
-    if width is not None or implementation != "both":
-        raise ConfigError("--width and --implementation need --compile-for")
+    cases, data = _all_cases(configs, modes, sizes, precisions, synthetic)
+    with progress(as_json, lines=False) as bar:
+        document = _measured(cases, data, seconds, repeats, profile, output, bar, as_json)
+    timings.conclude(document, output, plot, profile, as_json)
+
+
+def _all_cases(
+    configs: Mapping[str, Config], modes: list[str], sizes: list[int], precisions: list[str],
+    synthetic: bool,
+) -> tuple[list[list[Case]], dict[str, Dataset]]:  # fmt: skip
+    """The cases of each recipe, all of which fit their data, and the data."""
     data = _load(configs.values(), synthetic)
     for config in configs.values():
         _check_fits(config, sizes, modes, data[config.dataset])
     if sizes and "eval" in modes:
         note("--batch-sizes applies to training only; evaluation has its own batch size")
-    cases = [_cases(*recipe, modes, sizes, precisions) for recipe in configs.items()]
-    quiet()
-    with progress(as_json, lines=False) as bar:
-        document = _measured(cases, data, seconds, repeats, profile, output, bar, as_json)
-    _conclude(document, output, plot, profile, as_json)
+    return [_cases(*recipe, modes, sizes, precisions) for recipe in configs.items()], data
 
 
 def _measured(
@@ -148,6 +182,7 @@ def _measured(
     profile: Path | None, output: Path | None, bar: Progress, as_json: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """The JSON document of all cases, each printed and written as soon as it is measured."""
+    quiet()
     with doing("starting JAX"):
         from flaxcnn.backend import prepare
         from flaxcnn.bench import measure
@@ -159,7 +194,6 @@ def _measured(
     reduced = any(case.dtype == "bf16" for group in cases for case in group)
     if reduced and document["environment"]["backend"] == "cpu":
         note("bf16: a CPU emulates bfloat16 in float32 and gains nothing from it")
-    say(HEADER, as_json)
     for before, group in enumerate(cases):
         results, peak = measure(
             group, data[group[0].config.dataset], seconds, repeats, profile,
@@ -167,10 +201,10 @@ def _measured(
         )  # fmt: skip
         document["results"] += plain(results)
         document["peak"] += plain(peak)
-        for line in (*map(_line, results), *map(_peak_line, peak)):
+        for line in timings.lines(results, peak):
             say(line, as_json)
         if output:
-            _write_json(output, document)
+            timings.write(output, document)
     return document
 
 
@@ -190,19 +224,37 @@ def _configs(names: Sequence[str], assignments: Sequence[str]) -> dict[str, Conf
     return {each.name: catalog.resolve(each, assignments=assignments)[0] for each in recipes}
 
 
-def _check_unmeasured(plot: Path | None, synthetic: bool) -> None:
-    if plot or synthetic:
+def _choices(
+    mode: str, dtype: str | None, batch_sizes: str | None
+) -> tuple[list[str], list[str], list[int]]:
+    """Modes, precisions and training batch sizes; the latter two empty where not given."""
+    precisions = [PRECISIONS[word] for word in _words("--dtype", dtype, PRECISIONS)]
+    return _words("--mode", mode, MODES), precisions, _sizes(batch_sizes)
+
+
+def _check_unmeasured(
+    compile_for: str | None, plot: Path | None, synthetic: bool, width: int | None,
+    implementation: str,
+) -> None:  # fmt: skip
+    """What goes only with programs that are compiled and not measured, or never with them."""
+    if not compile_for and (width is not None or implementation != "both"):
+        raise ConfigError("--width and --implementation need --compile-for")
+    if compile_for and (plot or synthetic):
         raise ConfigError(
             "--compile-for measures nothing, so --plot and --synthetic do not apply; --output and "
             "--profile write the compiled programs"
         )
 
 
-def _check_numbers(repeats: int, seconds: float) -> None:
+def _effort(repeats: int | None, seconds: float | None, quick: bool) -> tuple[int, float]:
+    """Blocks of a case, and seconds of each."""
+    repeats = (QUICK_REPEATS if quick else REPEATS) if repeats is None else repeats
+    seconds = (QUICK_SECONDS if quick else SECONDS) if seconds is None else seconds
     if repeats < 1:
         raise ConfigError(f"--repeats must be at least 1 (got {repeats})")
     if not (seconds > 0 and math.isfinite(seconds)):
         raise ConfigError(f"--seconds must be a finite number above 0 (got {seconds:g})")
+    return repeats, seconds
 
 
 def _words(option: str, text: str | None, known: Iterable[str]) -> list[str]:
@@ -225,23 +277,6 @@ def _sizes(text: str | None) -> list[int]:
                 f"--batch-sizes takes integers of at least 1, separated by commas (got {word!r})"
             )
     return list(dict.fromkeys(map(int, words)))
-
-
-def _check_files(output: Path | None, plot: Path | None, profile: Path | None) -> None:
-    """Fail now rather than after minutes of measuring."""
-    for option, path in (("--output", output), ("--plot", plot)):
-        if path is None:
-            continue
-        folder = path.absolute().parent
-        if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-            raise WriteError(
-                f"{option} {path}: cannot be written; give a file in a writable folder"
-            )
-    if profile is not None:
-        try:
-            profile.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise WriteError(f"--profile {profile}: {error.strerror}") from error
 
 
 def _load(recipes: Iterable[Config], synthetic: bool) -> dict[str, Dataset]:
@@ -289,82 +324,3 @@ def _cases(
                 settings: dict[str, Any] = {"batch_size": size, "precision": precision}
                 cases.append(Case(name, mode, replace(config, **settings)))
     return cases
-
-
-# -- output ---------------------------------------------------------------------------------------
-
-
-def _line(row: Mapping[str, Any]) -> str:
-    start = f"{row['experiment']:30} {row['mode']:5} {row['batch_size']:>6} {row['dtype']:5} "
-    if row["images_per_second"] is None:
-        return f"{start} failed: {row['error']}"
-    low, high = row["spread"]
-    between = f"{low:,.0f} to {high:,.0f}"
-    share = "-" if row["share_of_peak"] is None else f"{row['share_of_peak']:.1%}"
-    memory = "-" if row["bytes"] is None else f"{row['bytes'] / 2**20:,.1f} MiB"
-    failed = f"  profile failed: {row['error']}" if "error" in row else ""
-    return (
-        f"{start}{row['images_per_second']:>11,.0f} {between:>23} "
-        f"{row['flops_per_second'] / 1e9:>9,.1f} {share:>7} {row['compile_seconds']:>6.1f} s "
-        f"{memory:>10}{failed}"
-    )
-
-
-def _peak_line(row: Mapping[str, Any]) -> str:
-    if "error" in row:
-        return f"peak {row['dtype']}: failed: {row['error']}"
-    return (
-        f"peak {row['dtype']}: {row['peak_flops_per_second'] / 1e9:,.1f} Gflop/s, matrix product "
-        f"of {row['size']} x {row['size']} on {row['devices']} device(s)"
-    )
-
-
-def _conclude(
-    document: dict[str, Any], output: Path | None, plot: Path | None, profile: Path | None,
-    as_json: bool,
-) -> None:  # fmt: skip
-    """Write files and the JSON document; exit with 1 if a case failed."""
-    if output:
-        say(f"results {output}", as_json)
-    if plot:
-        _draw(plot, document["results"])
-        say(f"plot    {plot}", as_json)
-    if profile:
-        say(
-            f"traces  {profile}\n"
-            f"  TensorBoard: tensorboard --logdir {profile} (with tensorboard-plugin-profile)\n"
-            "  Perfetto: open a perfetto_trace.json.gz below it in https://ui.perfetto.dev",
-            as_json,
-        )
-    if as_json:
-        emit_json(document)
-    if any("error" in row for row in (*document["results"], *document["peak"])):
-        raise typer.Exit(1)
-
-
-def _write_json(path: Path, document: Mapping[str, Any]) -> None:
-    from flaxcnn.records.files import write_atomic
-
-    text = json.dumps(document, indent=1, allow_nan=False) + "\n"
-    write_atomic(path, text.encode())
-
-
-def _draw(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
-    """Draw one bar per case: the median, with the lowest and the highest as error bar."""
-    from matplotlib.figure import Figure
-
-    rows = [row for row in results if row["images_per_second"] is not None]
-    labels = [f"{r['experiment']} {r['mode']} {r['batch_size']} {r['dtype']}" for r in rows]
-    rates = [row["images_per_second"] for row in rows]
-    below = [row["images_per_second"] - row["spread"][0] for row in rows]
-    above = [row["spread"][1] - row["images_per_second"] for row in rows]
-    figure = Figure(figsize=(9, 1.2 + 0.4 * len(rows)), layout="constrained")
-    axes = figure.subplots()
-    axes.barh(range(len(rows)), rates, xerr=[below, above], capsize=3)
-    axes.set_yticks(range(len(rows)), labels)
-    axes.invert_yaxis()
-    axes.set_xlabel("images per second: median, lowest and highest")
-    try:
-        figure.savefig(path, format="png", dpi=150)
-    except OSError as error:
-        raise WriteError(f"{path}: cannot be written ({error.strerror})") from error

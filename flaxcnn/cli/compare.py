@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +13,13 @@ from flaxcnn.activity import doing
 from flaxcnn.cli import options
 from flaxcnn.cli.output import command, emit_json, note, quiet, say, table
 from flaxcnn.cli.progress import progress
+from flaxcnn.errors import check_choice
+from flaxcnn.records.files import check_suffix, write_atomic
+
+if TYPE_CHECKING:
+    from flaxcnn.studies.comparison import Comparison
+
+KINDS = {".txt": "text", ".md": "markdown", ".tex": "latex", ".csv": "csv", ".json": "json"}
 
 
 @command
@@ -37,6 +45,14 @@ def compare(
     alive: Annotated[
         bool, typer.Option("--alive", help="Leave out dead networks (all ReLUs of a layer at 0).")
     ] = False,
+    kind: Annotated[
+        str | None,
+        typer.Option("--format", help="text, markdown, latex (booktabs) or csv, for a paper."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", metavar="FILE", help="Write it: .txt, .md, .tex, .csv or .json."),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Test which recipes differ from the first one by more than chance.
@@ -49,16 +65,46 @@ def compare(
       flaxcnn compare runs/mnist-ladder/baseline/* runs/mnist-ladder/model10/*
       flaxcnn compare runs/grid --metric val_accuracy --paired
       flaxcnn compare runs/study-a runs/study-b --alive
+      flaxcnn compare runs/study-a runs/study-b --format latex
+      flaxcnn compare runs/study-a runs/study-b --output differences.csv
     """
+    kind = _kind(kind, output)
     from flaxcnn.studies.compare import compare
 
     found = compare(*paths, metric=metric, paired=paired, margin=margin, anyway=anyway, alive=alive)
     for text in found.notes:
         note(text)
-    table(found.table().lines(), as_json)
-    say("\n" + "\n".join(found.sentences()), as_json)
+    _show(found, kind, output, as_json)
+
+
+def _show(found: Comparison, kind: str, output: Path | None, as_json: bool) -> None:
+    """Print it, or write the file."""
+    if output is not None:
+        text = json.dumps(found.to_dict(), indent=1) + "\n" if kind == "json" else found.text(kind)
+        write_atomic(output.expanduser(), text.encode())
+        say(f"{output}", as_json)
+    elif kind != "text" and not as_json:
+        say(found.text(kind).rstrip("\n"))
+    else:
+        table(found.table().lines(), as_json, less=("P(better) [95 %]",))
+        say("\n" + "\n".join(found.sentences()), as_json)
     if as_json:
         emit_json(found.to_dict())
+
+
+def _kind(chosen: str | None, output: Path | None) -> str:
+    """The kind of text, by --format or by the name of the file, which must not disagree.
+
+    Raises:
+        ConfigError: an unknown kind, or a file of another one.
+    """
+    if chosen is not None:
+        check_choice("--format", chosen, (*KINDS.values(),))
+    if output is None:
+        return chosen or "text"
+    known = [suffix for suffix, kind in KINDS.items() if chosen in (None, kind)]
+    check_suffix("--output", output, *known)
+    return KINDS[output.suffix.lower()]
 
 
 @command

@@ -209,12 +209,14 @@ def table(
       flaxcnn experiments table
       flaxcnn experiments table --results results --output RESULTS.md
     """
-    from flaxcnn.records.files import write_atomic
+    from flaxcnn.records.files import check_suffix, write_atomic
     from flaxcnn.results.table import page, verdicts
 
     folder = _of_rows(results)
     if output is not None and output.is_dir():
         raise ConfigError(f"--output: {output} is a folder; give a file, such as RESULTS.md")
+    if output is not None:
+        check_suffix("--output", output, ".md")
     target = (output or folder.path / "RESULTS.md").expanduser().absolute()
     write_atomic(target, page(folder).encode())
     say(f"table {target}", as_json)

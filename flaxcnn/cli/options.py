@@ -18,7 +18,7 @@ from flaxcnn.records.folder import new_plan
 # FLAXCNN_* in the environment that are not settings
 VARIABLES = (
     "ARCHIVES", "DATA_DIR", "CACHE_DIR", "RUNS_DIR", "START_SECONDS", "DEBUG", "GPU_GRAPHS",
-    "ACCELERATORS",
+    "ACCELERATORS", "LAUNCHER", "READ_SECONDS", "FAULT",
 )  # fmt: skip
 
 Experiment = Annotated[

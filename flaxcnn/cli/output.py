@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import json
@@ -14,7 +15,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TextIO, TypeVar
 
 import typer
 
@@ -28,12 +29,28 @@ _at_once = False  # see leave_at_once
 
 def emit_json(value: Any) -> None:
     """The one JSON document of a command."""
-    print(json.dumps(value, indent=1, allow_nan=False), flush=True)
+    _print(json.dumps(value, indent=1, allow_nan=False), sys.stdout)
 
 
 def say(text: str, as_json: bool = False) -> None:
     """A line for a person: on stdout, or on stderr where stdout is for JSON."""
-    print(text, file=sys.stderr if as_json else sys.stdout, flush=True)
+    _print(printable(text), sys.stderr if as_json else sys.stdout)
+
+
+def _print(text: str, file: TextIO) -> None:
+    """Where nobody reads any more, as after `flaxcnn train | head`, the work goes on in silence."""
+    try:
+        print(text, file=file, flush=True)
+    except BrokenPipeError:
+        with contextlib.suppress(OSError, ValueError):  # a stream without a descriptor
+            os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
+
+
+def printable(text: str) -> str:
+    """The text without what would move the cursor or change colours: names come from elsewhere."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
 
 
 def short(path: Path) -> Path:
@@ -74,7 +91,7 @@ def table(
 
 def note(text: str) -> None:
     """A warning, on stderr."""
-    print(f"warning: {text}", file=sys.stderr, flush=True)
+    _print(f"warning: {printable(text)}", sys.stderr)
 
 
 def quiet() -> None:
@@ -90,18 +107,10 @@ def quiet() -> None:
 
 def print_error(message: str, code: int, as_json: bool) -> None:
     """An error as one line on stderr, and with --json as the JSON document."""
-    message = " ".join(message.split())
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    message = printable(" ".join(message.split()))
+    _print(f"error: {message}", sys.stderr)
     if as_json:
-        try:
-            emit_json({"error": message, "exit_code": code})
-        except BrokenPipeError:
-            _close_stdout()
-
-
-def _close_stdout() -> None:
-    """`flaxcnn ... | head`: head has exited, and Python must not complain about it at its exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        emit_json({"error": message, "exit_code": code})
 
 
 def leave_at_once() -> None:
@@ -111,6 +120,11 @@ def leave_at_once() -> None:
     """
     global _at_once
     _at_once = True
+
+
+def leaves_at_once() -> bool:
+    """Whether `leave_at_once` was called."""
+    return _at_once
 
 
 def _fail(message: str, code: int, as_json: bool) -> NoReturn:
@@ -131,7 +145,7 @@ def command(function: Command) -> Command:
         try:
             function(*args, **kwargs)
         except InterruptedRun as error:
-            print(f"interrupted: {error}", file=sys.stderr, flush=True)
+            _print(f"interrupted: {error}", sys.stderr)
             # Do not wait for an epoch that the device may still compute.
             os._exit(error.exit_code)
         except FlaxcnnError as error:
@@ -140,9 +154,6 @@ def command(function: Command) -> Command:
             _fail(str(error), error.exit_code, as_json)
         except KeyboardInterrupt:
             _fail("interrupted", SIGINT_EXIT, as_json)
-        except BrokenPipeError:
-            _close_stdout()
-            raise typer.Exit(0) from None
         except typer.Exit:
             raise
         except Exception as error:

@@ -28,6 +28,8 @@ RESUMABLE = (75, 134, 137, 139)
 ABORTED = 134
 GRACE_SECONDS = 20  # for the others to end after one has, above jax's heartbeat
 POLL_SECONDS = 0.05
+LAUNCHER = "FLAXCNN_LAUNCHER"  # process number of the launcher, in the environment of the others
+FOLLOW_SECONDS = 1.0  # between their looks at whether it is there
 CHATTER = "[Gloo]"  # starts log lines of no use to a person
 FIRST_WAIT_SECONDS = 1.0  # before a restart; doubled after each one without progress
 
@@ -54,11 +56,21 @@ def joined(group: Group) -> Iterator[None]:
         )
     from flaxcnn.engine import hosts
 
+    if LAUNCHER in os.environ:
+        threading.Thread(target=_follow_launcher, daemon=True).start()
     leave_at_once()
     _own_stdout()
     hosts.connect(group.coordinator, group.processes, group.process)
     with hosts.lost_peers():
         yield
+
+
+def _follow_launcher() -> None:
+    """Stop, as for SIGTERM, when the `flaxcnn launch` that started this process is gone."""
+    while str(os.getppid()) == os.environ[LAUNCHER]:
+        time.sleep(FOLLOW_SECONDS)
+    note("flaxcnn launch is gone; stopping")
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _own_stdout() -> None:
@@ -200,6 +212,7 @@ def _environment(process: int, processes: int) -> dict[str, str]:
                 f"--processes must be at most {len(names)}, one per GPU (got {processes})"
             )
         variables["CUDA_VISIBLE_DEVICES"] = ",".join(share(names, process, processes))
+    variables[LAUNCHER] = str(os.getpid())
     variables.setdefault("JAX_NUM_CPU_DEVICES", str(max((os.cpu_count() or 1) // processes, 1)))
     return variables
 

@@ -12,6 +12,7 @@ from flaxcnn.cli import options
 from flaxcnn.cli.output import command, emit_json, quiet, say, table
 from flaxcnn.cli.progress import progress
 from flaxcnn.recipe import catalog
+from flaxcnn.records.files import check_suffix
 from flaxcnn.records.format import count_text
 
 
@@ -37,13 +38,13 @@ def lr_range(
       flaxcnn lr-range
       flaxcnn lr-range mnist-ladder/model10 -s optimizer=sgd --low 0.001 --output rates.png
     """
-    from flaxcnn.reports.rates import check_picture, draw
+    from flaxcnn.reports.rates import draw
 
     config, _ = catalog.resolve(
         catalog.find(experiment), assignments=assignments or [], config_file=config_file
     )
     if output is not None:
-        check_picture(output)
+        check_suffix("--output", output, ".png", ".svg", ".pdf")
     from flaxcnn.data.datasets import load_for
 
     quiet()

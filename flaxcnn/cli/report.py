@@ -59,7 +59,7 @@ def report(
         raise ConfigError(f"--output: {output} is a folder; give a file, such as report.html")
     if tensorboard:
         require("--tensorboard")
-    from flaxcnn.reports.report import write
+    from flaxcnn.api.report import write
 
     target, made = write(paths, output)
     events = [convert(path) for path in paths] if tensorboard else []

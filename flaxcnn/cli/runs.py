@@ -10,6 +10,7 @@ import typer
 from flaxcnn.cli import options
 from flaxcnn.cli.output import command, emit_json, quiet, say
 from flaxcnn.errors import check_choice
+from flaxcnn.records.files import check_suffix, write_atomic
 
 SPLITS = ("test", "validation", "train")
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")]
@@ -78,6 +79,8 @@ def predict(
       flaxcnn predict RUN *.png --resize --json
       flaxcnn predict RUN photos/ --csv photos.csv
     """
+    if table is not None:
+        check_suffix("--csv", table, ".csv")
     from flaxcnn.backend import prepare
     from flaxcnn.data.decode import read_for
     from flaxcnn.data.folders import image_files
@@ -99,7 +102,6 @@ def predict(
                for i in best]  # fmt: skip
         rows.append({"image": str(path), **top[0], "top": top})
     if table is not None:
-        from flaxcnn.records.files import write_atomic
         from flaxcnn.records.tables import csv_text
 
         columns = {key: [row[key] for row in rows] for key in ("image", "class", "probability")}

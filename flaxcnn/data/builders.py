@@ -147,7 +147,7 @@ def read_idx(path: Path) -> np.ndarray:
                 raise ValueError(f"its header must have rows of 28x28 (got {shape.tolist()})")
             data = file.read(int(shape.prod()) + 1)
     except UNREADABLE as error:
-        raise DataError(f"{path}: the archive is damaged ({error})") from None
+        raise DataError(f"{path}: the archive is damaged ({first_line(error)})") from None
     if len(data) != shape.prod():
         raise DataError(
             f"{path}: must hold {shape.prod()} bytes, as its header says (got {len(data)})"
@@ -176,7 +176,7 @@ def read_tar(path: Path, wanted: set[str]) -> dict[str, bytes]:
                     opened = tar.extractfile(member)
                     members[name] = opened.read() if opened else b""
     except UNREADABLE as error:
-        raise DataError(f"{path}: the archive is damaged ({error})") from None
+        raise DataError(f"{path}: the archive is damaged ({first_line(error)})") from None
     if missing := sorted(wanted - set(members)):
         raise DataError(f"{path}: the archive lacks {missing[0]}")
     return members

@@ -25,6 +25,7 @@ import platformdirs
 import flaxcnn
 from flaxcnn.data.arrays import Dataset, Split, content_digest
 from flaxcnn.errors import DataError, WriteError, first_line
+from flaxcnn.limits import is_full
 
 FORMAT = 1
 FILES = ("train_image.npy", "train_label.npy", "test_image.npy", "test_label.npy")
@@ -63,9 +64,12 @@ def construction(label: str) -> Iterator[Path]:
             yield work
         finally:
             shutil.rmtree(work, ignore_errors=True)
-    except OSError as error:
+    except Exception as error:
+        if not isinstance(error, OSError) and not is_full(error):  # tfds raises its own
+            raise
+        cause = getattr(error, "strerror", None) or first_line(error)
         raise WriteError(
-            f"the data cache {folder} cannot be written ({error.strerror or error}); "
+            f"the data cache {folder} cannot be written ({cause}); "
             "set FLAXCNN_DATA_DIR to a folder with free space"
         ) from error
 

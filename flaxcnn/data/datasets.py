@@ -7,7 +7,9 @@ recipe's `data_memory` is decoded on demand instead, from its original files.
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from flaxcnn.data.folders import folder
 from flaxcnn.data.sources import digits, npz
 from flaxcnn.data.tables import csv_file
 from flaxcnn.errors import ConfigError, DataError
+from flaxcnn.limits import cut, shown
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.data import DATA_SCHEMES, KNOWN_DATA, Channels, known_data, meant
 from flaxcnn.recipe.resize import Resize
@@ -244,8 +247,20 @@ def _parse(name: str) -> tuple[str, str]:
         return "", name
     for scheme in DATA_SCHEMES:
         if name.startswith(scheme) and name != scheme:
+            _check_path(name, name.removeprefix(scheme))
             return scheme, name.removeprefix(scheme)
-    raise DataError(f"dataset must be {known_data()} (got {name!r}){meant(name)}")
+    raise DataError(f"dataset must be {known_data()} (got {shown(name)}){meant(name[:200])}")
+
+
+def _check_path(name: str, rest: str) -> None:
+    """DataError for a name that no file system can hold."""
+    try:
+        os.stat(os.path.expanduser(rest))
+    except ValueError as error:
+        raise DataError(f"{shown(name)}: {error}") from None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise DataError(f"{cut(name)}: {error.strerror}") from None
 
 
 def _prepare_published(name: str, given: Path | None, final: Path, replace: bool) -> None:

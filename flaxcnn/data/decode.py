@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 
 from flaxcnn.data.resize import Draws, fit
 from flaxcnn.errors import DataError, first_line, one_of
+from flaxcnn.limits import open_regular
 from flaxcnn.recipe.data import FILES, Channels
 from flaxcnn.recipe.resize import Resize
 
@@ -65,7 +66,7 @@ def decode(
         DataError: it is damaged, misnamed, of another mode than those or larger than 64 megapixels.
     """
     try:
-        with Image.open(file, formats=READ) as image:
+        with _opened(file) as opened, Image.open(opened, formats=READ) as image:
             _check_header(where, name, image, not isinstance(file, str | Path))
             image.load()
             mode = _mode(where, name, image, form, like)
@@ -90,6 +91,10 @@ def decode(
             f"{where}: {name} cannot be read as {one_of(READ)} ({first_line(error)}){many}"
         ) from None
     return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def _opened(file: str | Path | IO[bytes]) -> contextlib.AbstractContextManager[IO[bytes]]:
+    return open_regular(file) if isinstance(file, str | Path) else contextlib.nullcontext(file)
 
 
 @contextlib.contextmanager

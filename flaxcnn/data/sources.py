@@ -7,13 +7,14 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from numpy.lib import format as npy
 
 from flaxcnn.data.arrays import Dataset, Split, check_labels, dataset
 from flaxcnn.errors import DataError, first_line
+from flaxcnn.limits import open_regular
 
 MAX_RATIO = 200  # inflated : stored; beyond it only arrays up to ALWAYS_READ are read
 ALWAYS_READ = 2**30  # bytes
@@ -58,9 +59,11 @@ def npz(path: Path) -> Dataset:
     """
     path = path.expanduser()
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             arrays = _arrays(path, archive)
-    except (OSError, zipfile.BadZipFile) as error:
+    except OSError as error:
+        raise DataError(f"npz:{path}: {error.strerror or error}") from None
+    except zipfile.BadZipFile as error:
         raise DataError(f"npz:{path}: cannot be read as an .npz file ({error})") from None
     where = f"npz:{path}"
     train = _split(path, arrays["image"], arrays["label"])
@@ -139,10 +142,7 @@ def _read(path: Path, archive: zipfile.ZipFile, key: str) -> np.ndarray:
     member = archive.getinfo(f"{key}.npy")
     try:
         with archive.open(member) as file:
-            if npy.read_magic(file) == (1, 0):
-                shape, _, dtype = npy.read_array_header_1_0(file)
-            else:  # (2, 0); later ones are for record arrays and fail here
-                shape, _, dtype = npy.read_array_header_2_0(file)
+            shape, dtype = _header(file)
             header = file.tell()
         _check_type(where, key, dtype, shape)
         expected, size = math.prod(shape) * dtype.itemsize, member.file_size - header
@@ -158,6 +158,17 @@ def _read(path: Path, archive: zipfile.ZipFile, key: str) -> np.ndarray:
             return np.ascontiguousarray(array)
     except UNREADABLE as error:
         raise DataError(f"{where}: the array cannot be read ({first_line(error)})") from None
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+    """(shape, type) that an array announces; ValueError where that cannot be read."""
+    version = npy.read_magic(file)
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    try:  # (3, 0) is for record arrays and fails here
+        shape, _, dtype = read(file)
+    except Exception as error:  # of a Python literal, also TokenError, RecursionError, MemoryError
+        raise ValueError(f"its header is no table of NumPy's ({type(error).__name__})") from None
+    return shape, dtype
 
 
 def _check_type(where: str, key: str, dtype: np.dtype, shape: tuple[int, ...]) -> None:

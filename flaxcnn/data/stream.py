@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import multiprocessing
 import os
 import re
@@ -34,12 +35,26 @@ import numpy as np
 
 from flaxcnn.data.images import Images, Pixels, rows_at_once
 from flaxcnn.data.resize import Draws
-from flaxcnn.errors import FlaxcnnError, ReaderError, first_line
+from flaxcnn.errors import ConfigError, FlaxcnnError, ReaderError, first_line
 
 ITEM_BYTES = 2 * 2**20  # of pixels per item: much work compared with handing it over
 AHEAD = 6  # items per worker that may be decoded before they are read
 POLL_SECONDS = 0.002  # between a worker's checks for its next slip
 LAST = "end"  # the slip that ends a worker
+WORKER = "worker-"  # with its process number: a file that says it is there
+READ_SECONDS = 300.0  # for 2 MiB of pixels, after which the workers count as blocked
+
+
+def read_seconds() -> float:
+    """FLAXCNN_READ_SECONDS, or its default; ConfigError where that is no number of seconds."""
+    given = os.environ.get("FLAXCNN_READ_SECONDS") or str(READ_SECONDS)
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise ConfigError(f"FLAXCNN_READ_SECONDS must be a number of seconds (got {given!r})")
+    return seconds
 
 
 class Order(NamedTuple):
@@ -105,6 +120,9 @@ class RowReader:
         self._folder: Path | None = None  # of slips; None: there are no workers (any more)
         self._items: Any = None
         self._failure: FlaxcnnError | None = None  # of a worker; then there is nothing to read
+        self._since: float | None = None  # when the read under way began
+        self._blocked = False  # a read took too long, and the workers were ended
+        self.patience = read_seconds()  # with a read
 
     def submit(self, rows: np.ndarray, draws: Draws | None = None) -> int:
         """Request rows [n] int32 -> how many times to call `read` for them."""
@@ -128,8 +146,11 @@ class RowReader:
         if self._failure is not None:
             raise self._failure
         try:
+            self._since = time.monotonic()
             pixels = next(self._items)
+            self._since = None
         except Exception as error:
+            self._since = None
             self._failure = error if isinstance(error, FlaxcnnError) else self._killed(error)
             self._end()
             raise self._failure from None
@@ -139,7 +160,25 @@ class RowReader:
         self._hand_out()
         return pixels
 
+    def _watch(self, folder: Path) -> None:
+        """End the workers if a read takes too long: a disk does not answer, or one was stopped."""
+        while self._folder == folder:
+            since = self._since
+            if since is not None and time.monotonic() - since > self.patience:
+                self._blocked = True
+                for file in folder.glob(f"{WORKER}*"):
+                    with contextlib.suppress(OSError, ValueError):
+                        os.kill(int(file.name.removeprefix(WORKER)), signal.SIGKILL)
+                return
+            time.sleep(min(1.0, self.patience / 4))
+
     def _killed(self, error: Exception) -> ReaderError:
+        if self._blocked:
+            return ReaderError(
+                f"no image was decoded for {self.patience:g} s: a process that decodes was "
+                "stopped, or its disk does not answer; resume with --resume, or set "
+                "FLAXCNN_READ_SECONDS"
+            )
         code = re.search(r"exit code (-?\d+)", str(error))
         return ReaderError(
             f"one of {self.workers} processes that decode images was killed "
@@ -178,6 +217,7 @@ class RowReader:
         from absl import flags
 
         self._folder = Path(tempfile.mkdtemp(prefix="flaxcnn-stream-"))
+        threading.Thread(target=self._watch, args=(self._folder,), daemon=True).start()
         source: Any = grain.MapDataset.source(_Source(self.archives, str(self._folder)))
         unbuffered = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
         processes = grain.MultiprocessingOptions(self.workers, per_worker_buffer_size=2)
@@ -251,6 +291,7 @@ class _begin:
     def __call__(self, index: int, count: int) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
+        (self.folder / f"{WORKER}{os.getpid()}").touch()
         threading.Thread(target=self._follow, daemon=True).start()
 
     def _follow(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 from typing import NoReturn
 
@@ -12,6 +13,7 @@ from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.decode import FORMATS, Form
 from flaxcnn.data.folders import SPLITS, Labelled, Listing, labelled
 from flaxcnn.errors import DataError, near_miss, one_of
+from flaxcnn.limits import TABLE_BYTES, read_bytes
 
 NEEDED = ("path", "label")
 SHOWN = 3  # problems that a message names
@@ -45,7 +47,7 @@ def listing(file: Path) -> Listing:
     where = f"csv:{file}"
     path = file.expanduser()
     try:
-        with path.open(encoding="utf-8-sig", newline="") as opened:
+        with io.StringIO(read_bytes(path, TABLE_BYTES).decode("utf-8-sig"), newline="") as opened:
             reader = csv.DictReader(opened, strict=True)
             header = [(name or "").strip() for name in reader.fieldnames or ()]
             _check_header(where, header)

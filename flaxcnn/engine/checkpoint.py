@@ -8,14 +8,16 @@ bit that no format detects.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -25,9 +27,12 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as preserva
 
 from flaxcnn.backend import enough_memory
 from flaxcnn.errors import CheckpointError, OutOfMemoryError, WriteError, first_line
+from flaxcnn.fault_points import passing
+from flaxcnn.records.files import patient
 
 log = logging.getLogger(__name__)
 Tree = Any
+TEMPORARY = ".orbax-checkpoint-tmp"  # ends the name of a checkpoint that is being written
 
 
 def tree_digest(tree: Tree) -> str:
@@ -88,22 +93,34 @@ class _BestAndLatest(preservation.PreservationPolicy):
         return [c.step in (newest, self.best) for c in checkpoints]
 
 
+class _Pending(NamedTuple):
+    """A checkpoint to write."""
+
+    epoch: int
+    state: Tree  # on the host
+    record: dict[str, Any]
+
+
 class Checkpoints:
     """The `checkpoints/` folder of one run; a context manager that waits for pending writes.
 
     `folder` may lie in an object store (gs://). Every process of a run opens it, so that it
-    must be the same place for all of them.
+    must be the same place for all of them. Without `writes`, nothing is made or removed there.
 
     Raises:
         WriteError: the folder cannot be reached, or a checkpoint could not be written.
     """
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, writes: bool = True):
         self.folder = folder
         self._keep = _BestAndLatest()
+        self._pending: _Pending | None = None  # handed to Orbax, and not known to be on disk
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=self._keep, cleanup_tmp_directories=True
-        )
+            preservation_policy=self._keep, cleanup_tmp_directories=writes, create=writes,
+            read_only=not writes,
+            # Its threads would wait 5 minutes for a folder that could not be made
+            async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
+        )  # fmt: skip
         remote = "://" in str(folder)
         if str(folder).startswith("s3:"):  # its asynchronous save fails, google/orbax#359
             raise WriteError(
@@ -114,6 +131,8 @@ class Checkpoints:
             place = epath.Path(str(folder)) if remote else Path(folder).resolve()
             self._manager = ocp.CheckpointManager(place, options=options)
         except Exception as error:  # ImportError, OSError and what each store raises of its own
+            if "can't start new thread" in str(error):  # what a limit on memory looks like
+                raise OutOfMemoryError("out of memory (no new thread can be started)") from error
             needs = "; object stores need flaxcnn[cloud] and credentials" if remote else ""
             raise WriteError(
                 f"checkpoints: {folder} cannot be used ({first_line(error)}){needs}"
@@ -122,17 +141,46 @@ class Checkpoints:
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
         try:
-            self._wait()
+            # What has failed already is not waited for again, and is what a person should read
+            with contextlib.suppress(*(() if failure is None else (Exception,))):
+                self._wait()
         finally:
-            self._manager.close()
+            with contextlib.suppress(Exception):  # as above: all that counts has been waited for
+                self._manager.close()
 
     def _wait(self) -> None:
-        try:
+        """Until what was saved is on disk; a disk that is full is given time to have room again."""
+        if self._pending is None:
+            return
+        pending, retry = self._pending, False
+
+        def finish() -> None:
+            nonlocal retry
+            if retry:
+                self._remove_leftovers()
+                self._manager.reload()
+                self._hand_over(pending)
+            retry = True
+            passing("checkpoint.wait")
             self._manager.wait_until_finished()
-        except Exception as error:
-            raise WriteError(f"checkpoints: the last one was not written ({error})") from error
+
+        try:
+            patient(self.folder, finish)
+        except Exception as error:  # Orbax raises its own, OSError and ValueError alike
+            self._remove_leftovers()
+            raise WriteError(
+                f"checkpoints: epoch {pending.epoch} was not written ({first_line(error)})"
+            ) from error
+        finally:
+            self._pending = None
+
+    def _remove_leftovers(self) -> None:
+        """Half-written checkpoints: they would keep the disk full."""
+        if "://" not in str(self.folder):
+            for path in Path(self.folder).glob(f"*{TEMPORARY}"):
+                shutil.rmtree(path, ignore_errors=True)
 
     def epochs(self) -> list[int]:
         """Epochs that can be tried, ascending."""
@@ -140,23 +188,46 @@ class Checkpoints:
 
     def save(self, epoch: int, state: Tree, progress: dict[str, Any], best: int | None) -> None:
         """Write the state after `epoch`; `best` is the epoch to keep beside it."""
+        self._wait()
         self._keep.best = best
         host = jax.device_get(state)
         # A copy: Orbax encodes it in the background, when the caller may be an epoch further on.
         record = copy.deepcopy({**progress, "epoch": epoch})
         record["digest"] = _seal(tree_digest(host), record)
+        pending = _Pending(epoch, _written(host), record)
+        retry = False
+
+        def hand_over() -> None:
+            nonlocal retry
+            if retry:
+                self._remove_leftovers()
+            retry = True
+            self._hand_over(pending)
+
         try:
-            saved = self._manager.save(
-                epoch,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(_written(host)), progress=ocp.args.JsonSave(record)
-                ),
-            )
-        except Exception as error:  # Orbax raises its own, OSError and ValueError alike
-            raise WriteError(f"checkpoints: epoch {epoch} was not written ({error})") from error
+            patient(self.folder, hand_over)
+        except WriteError:
+            raise
+        except Exception as error:
+            self._remove_leftovers()
+            raise WriteError(
+                f"checkpoints: epoch {epoch} was not written ({first_line(error)})"
+            ) from error
+        self._pending = pending
+
+    def _hand_over(self, pending: _Pending) -> None:
+        """Begin to write a checkpoint, which goes on in the background."""
+        passing("checkpoint.save")
+        saved = self._manager.save(
+            pending.epoch,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(pending.state),
+                progress=ocp.args.JsonSave(pending.record),
+            ),
+        )
         if not saved:
             raise WriteError(
-                f"checkpoints: epoch {epoch} was refused; a later one is there already"
+                f"checkpoints: epoch {pending.epoch} was refused; a later one is there already"
             )
 
     def restore(self, epoch: int, like: Tree) -> tuple[Tree, dict[str, Any]]:

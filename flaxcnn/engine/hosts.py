@@ -45,7 +45,7 @@ def connect(coordinator: str | None, processes: int | None, process: int | None)
         FlaxcnnError: the port is taken.
     """
     _check(coordinator, processes, process)
-    seconds = int(os.environ.get("FLAXCNN_START_SECONDS") or START_SECONDS)
+    seconds = start_seconds()
     if coordinator is not None and process == 0:
         _check_port(coordinator)
     joined = threading.Event()
@@ -72,6 +72,16 @@ def connect(coordinator: str | None, processes: int | None, process: int | None)
         raise FlaxcnnError(f"{where}: process {process} cannot join ({error})") from None
     finally:
         joined.set()
+
+
+def start_seconds() -> int:
+    """FLAXCNN_START_SECONDS, or its default; ConfigError where that is no number of seconds."""
+    given = os.environ.get("FLAXCNN_START_SECONDS") or str(START_SECONDS)
+    if not given.isdecimal() or not 0 < int(given[:10]) < 2**31:
+        raise ConfigError(
+            f"FLAXCNN_START_SECONDS must be a whole number of seconds (got {given!r})"
+        )
+    return int(given)
 
 
 def _check(coordinator: str | None, processes: int | None, process: int | None) -> None:

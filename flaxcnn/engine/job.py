@@ -34,7 +34,6 @@ from flaxcnn.model.foreign import Compiled, build
 from flaxcnn.model.losses import build_loss, build_metrics
 from flaxcnn.model.protocol import Model
 from flaxcnn.recipe.config import Config
-from flaxcnn.recipe.schedules import spans_run
 from flaxcnn.recipe.traced import (
     compiled_layers,
     compiled_optimizer,
@@ -87,7 +86,7 @@ def make_plan(
         drop_last=config.drop_last,
         train_rows=train_rows,
         steps_per_epoch=steps,
-        total_steps=steps * config.epochs if spans_run(config.schedule) else 0,
+        total_steps=steps * config.epochs if config.spans_run else 0,
         exact=config.determinism == "exact",
         loss=build_loss(config.loss),
         metrics=build_metrics(config.metrics),

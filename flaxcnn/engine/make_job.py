@@ -45,6 +45,10 @@ def make_job(config: Config, dataset: Dataset) -> Job:
             "average.batch_stats=estimate takes a second pass over rows on the device, and these "
             "are streamed; use average.batch_stats=average"
         )
+    if config.tta and config.tta.share < 1:
+        raise ConfigError(
+            "tta.share ranks all rows of a split, and these are streamed; use tta.unsure"
+        )
     rows, scaling = choose_rows(config, dataset)
     scaling = with_weights(config, dataset, scaling)
     plan = with_teacher(config, make_plan(config, len(rows.train)))

@@ -25,7 +25,7 @@ GRAPHS = "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,CONVOLUTION,WHILE"
 IN_WORDS = {
     "train_epoch": "the training steps", "train_chunk": "the training steps",
     "evaluate": "the evaluation", "evaluate_chunk": "the evaluation",
-    "init": "the initial weights", "estimate": "the batch statistics",
+    "init": "the initial weights", "estimate": "the batch statistics", "whole": "a whole run",
     "alive_units": "the count of units", "alive_units_chunk": "the count of units",
 }  # fmt: skip
 NO_GRAPHS = "FLAXCNN_GPU_GRAPHS"  # set to 0: launch every kernel by itself

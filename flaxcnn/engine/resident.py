@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
 
-from flaxcnn.engine import epoch
+from flaxcnn.engine import epoch, share
 from flaxcnn.engine.devices import device_put_global, output_sharding
 from flaxcnn.engine.epoch import Alive
 from flaxcnn.engine.job import (
@@ -96,7 +96,7 @@ class ResidentJob(Job):
 
     def _batches(self, split: SplitName) -> Iterator[tuple[jax.Array, jax.Array, int]]:
         """Arguments of each call of an evaluation program, and its number of true batches."""
-        steps, width = self.eval_shape()
+        steps, width = self._eval_shape(split)
         for rows, mask, count in epoch.eval_parts(self.split_rows(split), width, steps):
             yield *device_put_global((rows, mask), self.placement), count
 
@@ -107,15 +107,38 @@ class ResidentJob(Job):
         return self._program(epoch.train_epoch, state)
 
     def eval_program(self, state: TrainState, split: SplitName) -> jax.stages.Compiled:
-        """The program behind `evaluate` and `predict`, the same for every split."""
+        """The program behind `evaluate` and `predict`.
+
+        The same for every split, but where a share of a split has several views: then it goes over
+        the whole of it.
+        """
+        if share.shares(self.plan):
+            return self._program(share.evaluate, state, self._eval_shape(split))
         return self._program(epoch.evaluate, state)
 
-    def _program(self, function: Callable[..., object], state: TrainState) -> jax.stages.Compiled:
-        shape = (len(self.rows.train),) if _of_training(function) else self.eval_shape()
-        key = (function, shape, self.width)
-        return self.programs.get(key, lambda: self.traced(function, state).lower(), self.plan)
+    def _eval_shape(self, split: SplitName) -> tuple[int, int]:
+        """(S, B) of the program that goes over the rows of a split."""
+        if split == "probe" or not share.shares(self.plan):
+            return self.eval_shape()
+        rows = len(self.split_rows(split))
+        width = epoch.eval_width(self.plan, rows)
+        return -(-rows // width), width
 
-    def traced(self, function: Callable[..., object], state: TrainState) -> jax.stages.Traced:
+    def _program(
+        self, function: Callable[..., object], state: TrainState,
+        batches: tuple[int, int] | None = None,
+    ) -> jax.stages.Compiled:  # fmt: skip
+        """`function` compiled; `batches` are (S, B) of an evaluation, if not those of all."""
+        batches = batches or self.eval_shape()
+        shape = (len(self.rows.train),) if _of_training(function) else batches
+        key = (function, shape, self.width)
+        lower = lambda: self.traced(function, state, batches).lower()  # noqa: E731
+        return self.programs.get(key, lower, self.plan)
+
+    def traced(
+        self, function: Callable[..., object], state: TrainState,
+        batches: tuple[int, int] | None = None,
+    ) -> jax.stages.Traced:  # fmt: skip
         """`train_epoch`, `evaluate` or `alive_units` of this job, before it is lowered."""
         each = output_sharding(self.placement)
         trains = function is epoch.train_epoch
@@ -124,7 +147,8 @@ class ResidentJob(Job):
             own: tuple[Tree, ...] = (state, self.hypers)
             out: Tree = (self.state_placement(state), each) if trains else each
         else:
-            shapes = [jax.ShapeDtypeStruct(self.eval_shape(), kind) for kind in (jnp.int32, bool)]
+            batches = batches or self.eval_shape()
+            shapes = [jax.ShapeDtypeStruct(batches, kind) for kind in (jnp.int32, bool)]
             own, out = (state,), each
         shared = (self.data, *(shape.update(sharding=self.placement) for shape in shapes))
         stacked = (*[0] * len(own), *[None] * len(shared)) if self.width else None

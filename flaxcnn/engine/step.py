@@ -33,7 +33,7 @@ from flaxcnn.model import averages, rules
 from flaxcnn.model.distillation import divergence
 from flaxcnn.model.losses import RowFunction
 from flaxcnn.model.protocol import Model, RowContext
-from flaxcnn.model.schedules import scheduled_rate
+from flaxcnn.model.schedules import scheduled_numbers, scheduled_rate
 from flaxcnn.model.views import logits_of
 from flaxcnn.recipe.augment import Augment
 from flaxcnn.recipe.averages import Average
@@ -193,9 +193,12 @@ def update(plan: Plan, state: TrainState, hypers: Hypers, sums: Sums) -> TrainSt
     # Its sums over all parameters must not depend on fusions.
     if rules.reduces(plan.optimizer, plan.rules):
         of_params = isolated(plan.sharding, of_params)
-    updates, opt_state = of_params(
-        rate, hypers.optimizer, hypers.rules, grads, state.opt_state, state.params
+    now = state.step.astype(jnp.float32)
+    own = rules.at(
+        plan.rules, hypers.rules, now / plan.steps_per_epoch, now / max(plan.total_steps, 1)
     )
+    numbers = scheduled_numbers(plan.schedule, hypers.optimizer, state.step, plan.total_steps)
+    updates, opt_state = of_params(rate, numbers, own, grads, state.opt_state, state.params)
     new = dataclasses.replace(
         state,
         step=state.step + 1,

@@ -41,9 +41,9 @@ from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.data import KNOWN_DATA
 from flaxcnn.recipe.layers import Conv
 from flaxcnn.recipe.networks import only_here, own_code, own_sources
-from flaxcnn.records.environment import environment, other_software
+from flaxcnn.records.card import CURVE, curve_svg, run_readme
+from flaxcnn.records.environment import environment, other_software, unusual
 from flaxcnn.records.files import as_read, plain
-from flaxcnn.records.readme import run_readme
 from flaxcnn.records.run import RunDirectory
 
 log = logging.getLogger(__name__)
@@ -248,7 +248,8 @@ class Training:
         _write_predictions(job, run, state)
         _write_filters(job, run, state)
         config = as_read(job.config.to_dict())
-        run.write_text("README.md", run_readme(config, summary, history, dead))
+        run.write_text(CURVE, curve_svg(history))
+        run.write_text("README.md", run_readme(config, summary, history, dead, stage.data))
         run.write_json("summary.json", summary)
         return state, summary
 
@@ -276,7 +277,7 @@ def _begin(
     env, data = _describe(job, run, name)
     padding = sharding.padding_warning(config, job.plan.sharding)
     started = job.start.notes if job.start else ()
-    told = [text for text in (padding, _own_test(job), data.get("imbalance")) if text]
+    told = [text for text in (padding, _own_test(job), data.get("imbalance"), unusual()) if text]
     warnings = [*config.warnings(), *told, *dead_layers(dead), *started]
     for text in warnings:
         on_note(text)

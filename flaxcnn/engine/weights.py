@@ -36,7 +36,7 @@ def kept_state(path: Path, record: RunRecord) -> TrainState:
     config = Config.from_dict(record.config)
     plan = make_plan(config, record.data["rows"]["train"])
     like = state_like(plan, config, tuple(record.data["shape"]))
-    with Checkpoints(RunDirectory(path).checkpoint_folder()) as checkpoints:
+    with Checkpoints(RunDirectory(path).checkpoint_folder(), writes=False) as checkpoints:
         state, _ = checkpoints.restore(record.summary["kept_epoch"], like)
     return chosen(config, state)
 
@@ -59,9 +59,10 @@ def start_of(
 
     Raises:
         ConfigError: the weights are not there, have changed, or do not fit; or a pattern of
-            `init_from`, `freeze`, `no_decay` or `rates` fits nothing.
+            `init_from`, `freeze`, `no_decay`, `rates`, `decays` or `fade` fits nothing.
     """
     by_name = {"freeze": config.freeze, "no_decay": config.no_decay, "rates": plan.rules.rates,
+               "decays": plan.rules.decays, "fade": plan.rules.fade,
                "optimizer.weights": getattr(config.optimizer, "weights", ())}  # fmt: skip
     made = whitening(config, dataset, rows, scaling)
     start = Start(made) if made else None

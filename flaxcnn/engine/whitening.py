@@ -1,14 +1,19 @@
-"""A first convolution that whitens the patches of the training images, computed before training."""
+"""A first convolution that whitens the patches of the training images, known before training."""
 
 from __future__ import annotations
 
 import hashlib
+import math
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from flaxcnn.data.arrays import Dataset
-from flaxcnn.data.batches import Scaling
+from flaxcnn.data.batches import Resident, Scaling, take
 from flaxcnn.data.splits import Rows
+from flaxcnn.data.standardize import standardize
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import WHITENED, Conv, pair
 
@@ -43,19 +48,63 @@ def whitening(
 
 
 def _kernel(layer: Conv, dataset: Dataset, rows: np.ndarray, scaling: Scaling) -> np.ndarray:
-    window, channels = pair(layer.kernel, "kernel"), dataset.shape[-1]
-    size, count = window[0] * window[1] * channels, 0
+    size, count = _size(layer, dataset.shape[-1]), 0
     moments = np.zeros((size, size))
     for first in range(0, len(rows), AT_ONCE):
         image = np.asarray(dataset.train.image[rows[first : first + AT_ONCE]], np.float64)
-        image = (image - np.asarray(scaling.mean)) / np.asarray(scaling.scale)
-        views = np.lib.stride_tricks.sliding_window_view(image, window, (1, 2))
-        patches = np.moveaxis(views, 3, -1).reshape(-1, size)  # rows, columns, channels
+        patches = _patches(layer, (image - np.asarray(scaling.mean)) / np.asarray(scaling.scale))
         moments, count = moments + patches.T @ patches, count + len(patches)
-    values, vectors = np.linalg.eigh(moments / count)
+    return np.asarray(_filters(layer, moments / count)).astype(np.float32)
+
+
+def whitened(layer: Conv, data: Resident, rows: jax.Array) -> jax.Array:
+    """The same kernel [H, W, C, N], computed in float32 inside a program.
+
+    Args:
+        layer: the first of the network.
+        data: on the device.
+        rows: [N] int32, the training rows in their order.
+    """
+    rows = rows[:IMAGES]
+
+    def moments_of(rows: jax.Array) -> jax.Array:
+        batch = take(data, rows, jnp.ones(len(rows), bool))
+        patches = _patches(layer, standardize(batch.image, data.scaling.mean, data.scaling.scale))
+        return jnp.matmul(patches.T, patches, precision="highest") / len(patches)
+
+    whole = len(rows) // AT_ONCE * AT_ONCE
+    each = jax.lax.map(moments_of, rows[:whole].reshape(-1, AT_ONCE)).sum(axis=0) * AT_ONCE
+    if whole < len(rows):
+        each = each + moments_of(rows[whole:]) * (len(rows) - whole)
+    kernel: jax.Array = _filters(layer, each / len(rows))
+    return kernel
+
+
+def _size(layer: Conv, channels: int) -> int:
+    """Numbers of a patch."""
+    return math.prod(pair(layer.kernel, "kernel")) * channels
+
+
+def _patches(layer: Conv, image: Any) -> Any:
+    """The patches [n, rows * columns * channels] of images [B, H, W, C], of NumPy or jax."""
+    (rows, columns), (height, width) = pair(layer.kernel, "kernel"), image.shape[1:3]
+    parts = [
+        image[:, y : height - rows + 1 + y, x : width - columns + 1 + x]
+        for y in range(rows) for x in range(columns)
+    ]  # fmt: skip
+    stack = image.__array_namespace__().stack(parts, axis=3)
+    return stack.reshape(-1, _size(layer, image.shape[-1]))
+
+
+def _filters(layer: Conv, moments: Any) -> Any:
+    """The kernel [H, W, C, N] for second moments [P, P] of patches, of NumPy or jax."""
+    xp = moments.__array_namespace__()
+    values, vectors = xp.linalg.eigh(moments)
     half = layer.filters // 2
     best = vectors.T[::-1][:half]
-    signs = np.sign(np.take_along_axis(best, np.abs(best).argmax(1)[:, None], axis=1))
-    filters = best * signs / np.sqrt(values[::-1][:half, None] + FLOOR)
-    both = np.concatenate([filters, -filters])
-    return both.T.reshape(*window, channels, layer.filters).astype(np.float32)
+    largest = xp.abs(best).argmax(axis=1)[:, None]
+    signs = xp.sign(xp.take_along_axis(best, largest, axis=1))
+    filters = best * signs / xp.sqrt(values[::-1][:half, None] + FLOOR)
+    both = xp.concatenate([filters, -filters])
+    window = pair(layer.kernel, "kernel")
+    return both.T.reshape(*window, len(moments) // math.prod(window), layer.filters)

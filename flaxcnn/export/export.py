@@ -20,7 +20,7 @@ from flaxcnn.engine.initial import flat
 from flaxcnn.engine.saved import check_data, open_run
 from flaxcnn.errors import ConfigError, FlaxcnnError, WriteError, check_choice
 from flaxcnn.export.onnx_graph import onnx_model
-from flaxcnn.records.files import write_atomic
+from flaxcnn.records.files import check_suffix, write_atomic
 from flaxcnn.trained import TrainedModel, load
 
 FORMATS = {"safetensors": "safetensors", "stablehlo": "", "onnx": "onnx"}  # and what they need
@@ -64,6 +64,8 @@ def export(
     """
     check_choice("--format", format, FORMATS)
     _require(format)
+    if output:
+        check_suffix("--output", Path(output), SUFFIXES[format])
     opened = open_run(Path(run))
     model = load(opened)
     path = Path(output) if output else opened.path / f"model{SUFFIXES[format]}"

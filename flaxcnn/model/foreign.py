@@ -22,7 +22,7 @@ from flax import nnx
 
 from flaxcnn.errors import ConfigError, first_line
 from flaxcnn.model.protocol import Model, RowContext, Tree, Variables, promotion_as_usual
-from flaxcnn.recipe.networks import NNX, ForeignModel, Linen, sources
+from flaxcnn.recipe.networks import NNX, ForeignModel, Linen, check_kind, sources
 from flaxcnn.recipe.references import resolve
 
 # Arguments by which a module may be told whether it trains, and their values when it does.
@@ -233,6 +233,7 @@ def build(spec: ForeignModel, compiled: Compiled) -> Model:
         ConfigError: its code is not there or has changed, or it refuses its arguments.
     """
     targets = [resolve(name, sha) for name, sha in sources(spec)]
+    check_kind(type(spec), targets[0])
     if isinstance(spec, Linen):
         module = _module(spec.target, targets[0], spec.named)
         return LinenModel(module, compiled=compiled)

@@ -45,7 +45,7 @@ def _start(first: bool, second: bool, fill: float = 0.0) -> Any:
     return init
 
 
-def _average(old: Params, new: Params, beta: float) -> Params:
+def _average(old: Params, new: Params, beta: float | Scalar) -> Params:
     """Exponential moving average in Keras's form, old + (1 - beta) * (new - old)."""
     return jax.tree.map(lambda o, n: o + (1.0 - beta) * (n - o), old, new)
 
@@ -69,27 +69,27 @@ def sgd(o: spec.SGD, rate: Scalar, momentum: Scalar) -> optax.GradientTransforma
     return optax.GradientTransformation(_start(first=True, second=False), update)
 
 
-def adam(o: spec.Adam, rate: Scalar) -> optax.GradientTransformation:
+def adam(o: spec.Adam, rate: Scalar, beta_1: float | Scalar) -> optax.GradientTransformation:
     """change = -rate * sqrt(1 - beta_2^t) / (1 - beta_1^t) * m / (sqrt(v) + epsilon)."""
 
     def update(
         grads: Params, state: Moments, params: Params | None = None
     ) -> tuple[Params, Moments]:
         t = (state.steps + 1).astype(jnp.float32)
-        m = _average(state.first, grads, o.beta_1)
+        m = _average(state.first, grads, beta_1)
         v = _average(state.second, _squares(grads), o.beta_2)
-        alpha = rate * jnp.sqrt(1.0 - o.beta_2**t) / (1.0 - o.beta_1**t)
+        alpha = rate * jnp.sqrt(1.0 - o.beta_2**t) / (1.0 - beta_1**t)
         change = jax.tree.map(lambda m, v: -alpha * m / (jnp.sqrt(v) + o.epsilon), m, v)
         return change, state._replace(steps=state.steps + 1, first=m, second=v)
 
     return optax.GradientTransformation(_start(first=True, second=True), update)
 
 
-def nadam(o: spec.Nadam, rate: Scalar) -> optax.GradientTransformation:
+def nadam(o: spec.Nadam, rate: Scalar, beta_1: float | Scalar) -> optax.GradientTransformation:
     """Adam with a nesterov step; momentum u_t = beta_1 * (1 - 0.96^(t * schedule_decay) / 2)."""
 
     def momentum(t: Scalar) -> Scalar:
-        return o.beta_1 * (1.0 - 0.5 * 0.96 ** (t * o.schedule_decay))
+        return beta_1 * (1.0 - 0.5 * 0.96 ** (t * o.schedule_decay))
 
     def update(
         grads: Params, state: Moments, params: Params | None = None
@@ -97,7 +97,7 @@ def nadam(o: spec.Nadam, rate: Scalar) -> optax.GradientTransformation:
         t = (state.steps + 1).astype(jnp.float32)
         now, then = momentum(t), momentum(t + 1.0)
         product = state.product * now
-        m = _average(state.first, grads, o.beta_1)
+        m = _average(state.first, grads, beta_1)
         v = _average(state.second, _squares(grads), o.beta_2)
         scale_m, scale_g = then / (1.0 - product * then), (1.0 - now) / (1.0 - product)
 
@@ -110,16 +110,16 @@ def nadam(o: spec.Nadam, rate: Scalar) -> optax.GradientTransformation:
     return optax.GradientTransformation(_start(first=True, second=True), update)
 
 
-def adamax(o: spec.Adamax, rate: Scalar) -> optax.GradientTransformation:
+def adamax(o: spec.Adamax, rate: Scalar, beta_1: float | Scalar) -> optax.GradientTransformation:
     """u <- max(beta_2 * u, |g|);  change = -rate * m / ((1 - beta_1^t) * (u + epsilon))."""
 
     def update(
         grads: Params, state: Moments, params: Params | None = None
     ) -> tuple[Params, Moments]:
         t = (state.steps + 1).astype(jnp.float32)
-        m = _average(state.first, grads, o.beta_1)
+        m = _average(state.first, grads, beta_1)
         u = jax.tree.map(lambda u, g: jnp.maximum(o.beta_2 * u, jnp.abs(g)), state.second, grads)
-        alpha = rate / (1.0 - o.beta_1**t)
+        alpha = rate / (1.0 - beta_1**t)
         change = jax.tree.map(lambda m, u: -alpha * m / (u + o.epsilon), m, u)
         return change, state._replace(steps=state.steps + 1, first=m, second=u)
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from flaxcnn.errors import ConfigError
-from flaxcnn.model.protocol import fits, leaf_name, matches
+from flaxcnn.model.protocol import fits, leaf_name, matches, product
 from flaxcnn.recipe import optimizers as spec
 
 Params = Any  # a pytree of float32 arrays
@@ -34,7 +34,7 @@ class MuonState(NamedTuple):
 
 def muon(
     o: spec.Muon, rate: Scalar, numbers: dict[str, Scalar], other: optax.GradientTransformation,
-    no_decay: tuple[str, ...] = (),
+    no_decay: tuple[str, ...] = (), decays: dict[str, Scalar] | None = None,
 ) -> optax.GradientTransformation:  # fmt: skip
     """m <- momentum * m + g;  change = -rate * scale * orthogonal(g + momentum * m).
 
@@ -44,6 +44,7 @@ def muon(
         numbers: the traced ones, "momentum" and "weight_decay".
         other: transforms the gradients of all other weights, a tree of which is {name: array}.
         no_decay: patterns of weights that do not decay.
+        decays: factors of the decay by patterns.
     """
     momentum = numbers["momentum"]
 
@@ -71,11 +72,12 @@ def muon(
             for name, direction in directions.items()
         }
         if o.weight_decay:
-            changes |= {
-                name: changes[name] - rate * numbers["weight_decay"] * kernel
-                for name, kernel in kernels.items()
-                if not matches(no_decay, name)
-            }
+            decay = rate * numbers["weight_decay"]
+            for name, kernel in kernels.items():
+                if not matches(no_decay, name):
+                    factor = product(decays or {}, name)
+                    own_decay = decay if factor is None else decay * factor
+                    changes[name] = changes[name] - own_decay * kernel
         rest, state_of_rest = other.update(rest, state.other, others)
         changes |= rest
         whole = jax.tree_util.tree_map_with_path(lambda path, _: changes[leaf_name(path)], grads)

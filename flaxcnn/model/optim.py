@@ -17,7 +17,7 @@ from flaxcnn.errors import ConfigError, first_line
 from flaxcnn.model import keras_optimizers as keras
 from flaxcnn.model.factories import made
 from flaxcnn.model.muon import muon
-from flaxcnn.model.protocol import fits
+from flaxcnn.model.protocol import fits, leaf_name, product
 from flaxcnn.recipe import optimizers as spec
 from flaxcnn.recipe.references import resolve
 
@@ -55,10 +55,10 @@ def initial(
 
 def update(
     optimizer: spec.Optimizer, rate: Scalar, numbers: dict[str, Scalar], grads: Params, state: Any,
-    params: Params, no_decay: tuple[str, ...] = (),
+    params: Params, no_decay: tuple[str, ...] = (), decays: dict[str, Scalar] | None = None,
 ) -> tuple[Params, Any]:  # fmt: skip
     """(change of the parameters, new state) for mean gradients; `numbers` are the traced ones."""
-    transformation = make(optimizer, rate, numbers, no_decay)
+    transformation = make(optimizer, rate, numbers, no_decay, decays)
     if not isinstance(optimizer, spec.Optax):
         return transformation.update(grads, state, params)
     with jax.numpy_dtype_promotion("standard"):
@@ -75,32 +75,39 @@ def update(
 
 def make(
     optimizer: spec.Optimizer, rate: Scalar, numbers: dict[str, Scalar],
-    no_decay: tuple[str, ...] = (),
+    no_decay: tuple[str, ...] = (), decays: dict[str, Scalar] | None = None,
 ) -> optax.GradientTransformation:  # fmt: skip
     """The transformation from mean gradients to the change of the parameters.
 
     Weight decay is decoupled, as in Keras: it subtracts rate * weight_decay * parameter. Whether
     there is any, and any momentum, `optimizer` says; how much, the traced `numbers`. Weights that a
-    pattern of `no_decay` fits do not decay.
+    pattern of `no_decay` fits do not decay, others by the factors of the patterns of `decays`.
 
     Raises:
-        ConfigError: a factory cannot be imported, refuses its arguments, or returns something else.
+        ConfigError: a factory cannot be imported, refuses its arguments, or returns something else;
+            or it has a decay of its own, which `decays` cannot change.
     """
+    decays = decays or {}
+    if decays and isinstance(optimizer, spec.Optax):
+        raise ConfigError(
+            f"decays: {optimizer.factory} decays all weights alike; use no_decay, or an optimizer "
+            "of flaxcnn's own"
+        )
     match optimizer:
         case spec.Optax():
             return _optax(optimizer, rate, numbers, no_decay)
         case spec.Muon(other=other):
             of_others = {name: jnp.float32(getattr(other, name)) for name in other.traced}
-            rest = make(other, rate * numbers["other_rate"], of_others, no_decay)
-            return muon(optimizer, rate, numbers, rest, no_decay)
+            rest = make(other, rate * numbers["other_rate"], of_others, no_decay, decays)
+            return muon(optimizer, rate, numbers, rest, no_decay, decays)
         case spec.SGD():
             step = keras.sgd(optimizer, rate, numbers["momentum"])
         case spec.Adam():
-            step = keras.adam(optimizer, rate)
+            step = keras.adam(optimizer, rate, numbers.get("beta_1", optimizer.beta_1))
         case spec.Nadam():
-            step = keras.nadam(optimizer, rate)
+            step = keras.nadam(optimizer, rate, numbers.get("beta_1", optimizer.beta_1))
         case spec.Adamax():
-            step = keras.adamax(optimizer, rate)
+            step = keras.adamax(optimizer, rate, numbers.get("beta_1", optimizer.beta_1))
         case spec.RMSprop():
             step = keras.rmsprop(optimizer, rate, numbers["momentum"])
         case spec.Adagrad():
@@ -115,7 +122,11 @@ def make(
         decay = numbers["weight_decay"]
 
         def decayed(path: Any, update: jax.Array, param: jax.Array) -> jax.Array:
-            return update if fits(no_decay, path) else update - rate * decay * param
+            if fits(no_decay, path):
+                return update
+            factor = product(decays, leaf_name(path))
+            own = rate * decay if factor is None else rate * decay * factor
+            return update - own * param
 
         return jax.tree_util.tree_map_with_path(decayed, updates, params), state
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, Self
 
 import flax.struct
@@ -53,6 +54,12 @@ def fits(patterns: Sequence[str], path: Any) -> bool:
 def matches(patterns: Sequence[str], name: str) -> bool:
     """Whether a pattern fits a name."""
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def product(numbers: Mapping[str, jax.Array], name: str) -> jax.Array | None:
+    """The product of the numbers [] of all patterns that fit a name; None: no pattern does."""
+    found = [number for pattern, number in numbers.items() if matches((pattern,), name)]
+    return math.prod(found[1:], start=found[0]) if found else None
 
 
 class Model(Protocol):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from flaxcnn.model import optim
-from flaxcnn.model.protocol import fits
+from flaxcnn.model.protocol import fits, leaf_name, product
 from flaxcnn.recipe import rules as spec
 from flaxcnn.recipe.optimizers import Optimizer
 
@@ -54,18 +53,40 @@ def update(
 ) -> tuple[Params, Any]:  # fmt: skip
     """(change of the parameters, new state) for mean gradients.
 
-    `numbers` are those of the optimizer, `own` those of the rules.
+    `numbers` are those of the optimizer, `own` those of the rules as `at` gives them.
     """
     if rules.clip is not None:
         grads = _clipped(rules.clip, own["clip"], _trained(rules, grads), params)
     inner = state.optimizer if rules.lookahead else state
-    change, inner = optim.update(optimizer, rate, numbers, grads, inner, params, rules.no_decay)
-    if rules.rates:
-        change = _scaled(rules.rates, own, change)
+    decays = {name: own[f"decays.{name}"] for name in rules.decays}
+    change, inner = optim.update(
+        optimizer, rate, numbers, grads, inner, params, rules.no_decay, decays
+    )
+    for setting, patterns in (("rates", rules.rates), ("fade", rules.fade)):
+        if patterns:
+            factors = {name: own[f"{setting}.{name}"] for name in patterns}
+            change = _scaled(factors, change)
     change = _trained(rules, change)
     if rules.lookahead is None:
         return change, inner
     return _look_ahead(rules.lookahead, own["lookahead"], change, inner, state, params)
+
+
+def at(rules: spec.Rules, own: Numbers, epochs: Scalar, share: Scalar) -> Numbers:
+    """The numbers of the rules at a time, [] float32 each.
+
+    Args:
+        rules: which there are.
+        own: their numbers.
+        epochs: that are done, [] float32.
+        share: of the run that is done, [] float32.
+    """
+    now = {
+        f"fade.{name}": jnp.maximum(1.0 - epochs / own[f"fade.{name}"], 0.0) for name in rules.fade
+    }
+    if rules.lookahead and rules.lookahead.power:
+        now["lookahead"] = 1.0 - (1.0 - own["lookahead"]) * share**rules.lookahead.power
+    return {**own, **now}
 
 
 def ascent(rules: spec.Rules, rho: Scalar, grads: Params, params: Params) -> Params:
@@ -87,10 +108,10 @@ def _trained(rules: spec.Rules, tree: Params) -> Params:
     )
 
 
-def _scaled(patterns: tuple[str, ...], own: Numbers, change: Params) -> Params:
+def _scaled(factors: Numbers, change: Params) -> Params:
     def scaled(path: Any, change: jax.Array) -> jax.Array:
-        factors = [own[f"rates.{name}"] for name in patterns if fits((name,), path)]
-        return math.prod(factors[1:], start=factors[0]) * change if factors else change
+        factor = product(factors, leaf_name(path))
+        return change if factor is None else factor * change
 
     return jax.tree_util.tree_map_with_path(scaled, change)
 

@@ -49,6 +49,21 @@ def scheduled_rate(
             return rate * factor
 
 
+def scheduled_numbers(
+    schedule: spec.Schedule, numbers: dict[str, Scalar], step: jax.Array, total_steps: int
+) -> dict[str, Scalar]:
+    """The traced numbers of the optimizer at an update, with the momentum of the schedule.
+
+    That of SGD, RMSprop and Muon is `momentum`; of Adam and its like, `beta_1`.
+    """
+    if not isinstance(schedule, spec.OneCycle) or not schedule.cycle_momentum:
+        return numbers
+    share = _Time(step.astype(jnp.float32), 1.0, float(total_steps)).share(0.0)
+    low, high = schedule.base_momentum, schedule.max_momentum
+    momentum = _one_cycle(schedule, share, high, low, high)
+    return {**numbers, ("momentum" if "momentum" in numbers else "beta_1"): momentum}
+
+
 @dataclass(frozen=True)
 class _Time:
     """When an update is."""
@@ -69,7 +84,9 @@ def _factor(schedule: spec.Schedule, time: _Time) -> Scalar:
         case spec.Polynomial(warmup_epochs=warmup, power=power, final=final):
             return final + (1.0 - final) * (1.0 - time.share(warmup * epoch)) ** power
         case spec.OneCycle():
-            return _one_cycle(schedule, time.share(0.0))
+            first = 1.0 / schedule.div_factor
+            last = first / schedule.final_div_factor
+            return _one_cycle(schedule, time.share(0.0), first, 1.0, last)
         case spec.Triangular():
             return _triangular(schedule, time.share(0.0))
         case spec.Trapezoid(decay_epochs=decay, final=final, shape=shape):
@@ -88,15 +105,16 @@ def _factor(schedule: spec.Schedule, time: _Time) -> Scalar:
     return jnp.float32(1)  # Plateau, whose reductions are made between epochs
 
 
-def _one_cycle(schedule: spec.OneCycle, share: Scalar) -> Scalar:
-    first = 1.0 / schedule.div_factor
-    last = first / schedule.final_div_factor
+def _one_cycle(
+    schedule: spec.OneCycle, share: Scalar, first: float, turn: float, last: float
+) -> Scalar:
+    """From `first` to `turn` in the first part of the run, and to `last` in the second."""
     up = share / schedule.pct_start
     down = (share - schedule.pct_start) / (1.0 - schedule.pct_start)
     if schedule.anneal_strategy == "cos":
         up, down = (0.5 - 0.5 * jnp.cos(jnp.pi * part) for part in (up, down))
     rising = share < schedule.pct_start
-    return jnp.where(rising, first + (1.0 - first) * up, 1.0 + (last - 1.0) * down)
+    return jnp.where(rising, first + (turn - first) * up, turn + (last - turn) * down)
 
 
 def _triangular(schedule: spec.Triangular, share: Scalar) -> Scalar:

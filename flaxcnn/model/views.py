@@ -17,13 +17,16 @@ def logits_of(forward: Forward, image: jax.Array, views: Views | None) -> jax.Ar
     """Logits [B, K] of images [B, H, W, C]: of one view, or the mean over `views`.
 
     Where only unsure rows have several views, the others cost nothing: unsure rows are gathered,
-    and looked at a part of a batch at a time.
+    and looked at a part of a batch at a time. A share of the rows is one of these B.
     """
     if views is None:
         return forward(image)
-    if views.unsure == 1.0:
+    if views.unsure == views.share == 1.0:
         return _mean(forward, image, views)
     once = forward(image)
+    if views.share < 1.0:
+        rows = least_sure(once, views.count(len(image)))
+        return once.at[rows].set(_mean(forward, image[rows], views))
     unsure = is_unsure(once, views)
     order = jnp.argsort(~unsure, stable=True)  # unsure rows first
     size = -(-len(image) // PARTS)
@@ -39,15 +42,30 @@ def logits_of(forward: Forward, image: jax.Array, views: Views | None) -> jax.Ar
 
 def logits_of_all(forward: Forward, image: jax.Array, views: Views | None) -> jax.Array:
     """The same for a batch of any size, as an exported program needs: all views of all rows."""
-    if views is None or views.unsure == 1.0:
+    if views is None or views.unsure == views.share == 1.0:
         return logits_of(forward, image, views)
     once = forward(image)
-    return jnp.where(is_unsure(once, views)[:, None], _mean(forward, image, views), once)
+    unsure = is_unsure(once, views)
+    if views.share < 1.0:
+        rank = jnp.argsort(jnp.argsort(surety(once), stable=True))
+        count = jnp.floor(views.share * jnp.ones(len(image), jnp.float32).sum() + 0.5)
+        unsure = rank < jnp.maximum(count.astype(rank.dtype), 1)
+    return jnp.where(unsure[:, None], _mean(forward, image, views), once)
 
 
 def is_unsure(logits: jax.Array, views: Views) -> jax.Array:
     """Which rows [B] bool have several views, by the logits [B, K] of one."""
-    return jax.nn.softmax(logits).max(axis=-1) < views.unsure
+    return surety(logits) < views.unsure
+
+
+def surety(logits: jax.Array) -> jax.Array:
+    """The largest probability [B] of each row."""
+    return jax.nn.softmax(logits).max(axis=-1)
+
+
+def least_sure(logits: jax.Array, count: int) -> jax.Array:
+    """Which `count` rows [count] have the least of it, by the logits [B, K] of one view."""
+    return jnp.argsort(surety(logits), stable=True)[:count]
 
 
 def _mean(forward: Forward, image: jax.Array, views: Views) -> jax.Array:

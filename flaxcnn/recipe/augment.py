@@ -44,6 +44,8 @@ __all__ = [
     "Shift", "Translate", "TrivialAugment", "Zoom",
 ]  # fmt: skip
 
+MAX_CHAIN = 64  # operations on a row, all of them compiled
+
 
 @dataclass(frozen=True)
 class Mixup(Checked):
@@ -176,6 +178,8 @@ def check_chain(chain: Iterable[Augment], shape: Shape) -> None:
     """
     height, width, channels = shape
     size = min(height, width)
+    if (count := sum(1 for _ in each_kind(chain))) > MAX_CHAIN:
+        raise ConfigError(f"augment: a chain has at most {MAX_CHAIN} operations (got {count})")
     for kind in each_kind(chain):
         name = type(kind).__name__.lower()
         match kind:

@@ -34,6 +34,7 @@ MODULES = (
     "mnist_archs",
     "fashion_budget",
 )
+OF_PAPERS = ("zoo", "cifar_speed")  # on which no document reports
 
 
 @dataclass(frozen=True)
@@ -98,18 +99,19 @@ def experiments() -> dict[str, Experiment]:
 
 @functools.cache
 def zoo() -> dict[str, Experiment]:
-    """Name -> network of a paper with a plain recipe; no document reports on them."""
-    return _of_module("zoo")
+    """Name -> network of a paper, with a plain recipe or that of the paper."""
+    return _of_modules(*OF_PAPERS)
 
 
 @functools.cache
 def champions() -> dict[str, Experiment]:
     """Name -> the best network we know of a size, from the smallest of each data set."""
-    return _of_module("best")
+    return _of_modules("best")
 
 
-def _of_module(name: str) -> dict[str, Experiment]:
-    listed = load_module(experiments_folder() / f"{name}.py").EXPERIMENTS
+def _of_modules(*names: str) -> dict[str, Experiment]:
+    folder = experiments_folder()
+    listed = [e for name in names for e in load_module(folder / f"{name}.py").EXPERIMENTS]
     return {experiment.name: experiment for experiment in listed}
 
 
@@ -129,8 +131,10 @@ def find(name: str) -> Experiment:
         return _from_file(Path(file).expanduser(), attribute)
     if name.endswith(".py"):
         return _from_file(Path(name).expanduser(), "")
-    group = name.partition("/")[0]
-    known = {"zoo": zoo, "best": champions}.get(group, experiments)()
+    group = name.partition("/")[0].replace("-", "_")
+    known = experiments()
+    if group in (*OF_PAPERS, "best"):
+        known = champions() if group == "best" else zoo()
     if name not in known:
         every = known | champions()
         same_tail = [repr(n) for n in every if n.partition("/")[2] == name]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from flaxcnn.errors import ConfigError
 from flaxcnn.recipe.fields import about, check_bounds, setting
-from flaxcnn.recipe.shapes import Shape, check_groups, check_map
+from flaxcnn.recipe.shapes import MAX_FEATURES, Shape, check_groups, check_map
 
 
 class _Checked:
@@ -136,7 +136,9 @@ class TakeChannels(_Checked):
 class PadChannels(_Checked):
     """Channels of zeros after those there are: a shortcut without weights (He et al. 2015, A)."""
 
-    channels: int = field(metadata=about("channels in all", at_least=1, whole=True))
+    channels: int = field(
+        metadata=about("channels in all", at_least=1, at_most=MAX_FEATURES, whole=True)
+    )
 
     label = "pad_channels"
 

@@ -16,7 +16,10 @@ from collections.abc import Sequence
 from typing import Any, Literal, Union
 
 from flaxcnn.errors import ConfigError, near_miss, one_of
+from flaxcnn.limits import DEPTH, cut, shown
 from flaxcnn.recipe.references import TakesArguments
+
+LARGEST = 2**63 - 1  # what an array of integers can hold
 
 
 def encode(value: Any) -> Any:
@@ -41,11 +44,14 @@ def encode(value: Any) -> Any:
     return value
 
 
+INDEX_DIGITS = 9  # of a number in a path; more than a list can have, and less than int() refuses
+
+
 class WrongTypeError(ConfigError):
     """A value of another type than its field; `wanted` are the alternatives, `hint` a near miss."""
 
     def __init__(self, path: str, wanted: Sequence[str], value: Any, hint: str = ""):
-        super().__init__(f"{path} must be {one_of(wanted)} (got {value!r}){hint}")
+        super().__init__(f"{cut(path)} must be {one_of(wanted)} (got {shown(value)}){hint}")
         self.wanted, self.hint = wanted, hint
 
 
@@ -73,9 +79,15 @@ def decode(hint: Any, value: Any, path: str) -> Any:
 
 def _decode_scalar(hint: Any, value: Any, path: str) -> Any:
     if hint is float and type(value) in (int, float):
-        if not math.isfinite(value):
+        try:
+            number = float(value)
+        except OverflowError:  # an integer of hundreds of digits
+            number = math.inf
+        if not math.isfinite(number):
             raise WrongTypeError(path, ["a finite number"], value)
-        return float(value)
+        return number
+    if type(value) is int and hint is int and not -LARGEST <= value <= LARGEST:
+        raise WrongTypeError(path, [f"an integer from {-LARGEST} to {LARGEST}"], value)
     if type(value) is hint:
         return value
     wanted = {int: "an integer", float: "a number", str: "text", bool: "true or false"}[hint]
@@ -156,7 +168,7 @@ def _decode_dataclass(cls: type, value: Any, path: str) -> Any:
         if key not in known:
             has = ", ".join(known) or "no settings"
             raise ConfigError(
-                f"unknown setting {prefix}{key}; {cls.__name__.lower()} has {has}"
+                f"unknown setting {cut(prefix + key)}; {cls.__name__.lower()} has {has}"
                 f"{near_miss(key, known)}"
             )
     for field in dataclasses.fields(cls):
@@ -187,12 +199,14 @@ def set_at(plain: Any, path: str, value: Any, parent: str = "") -> None:
 
     Names are not checked here but by `decode`. `parent` is the path of `plain` itself, for errors.
     """
+    if path.count(".") > DEPTH:
+        raise ConfigError(f"{cut(path)}: is deeper than {DEPTH} settings within settings")
     name, _, rest = path.partition(".")
     key: Any = name
     if isinstance(plain, list):
-        if not name.isdecimal() or int(name) >= len(plain):
+        if not name.isdecimal() or len(name) > INDEX_DIGITS or int(name) >= len(plain):
             allowed = f"must be from 0 to {len(plain) - 1}" if plain else "has no item to change"
-            raise ConfigError(f"{parent}{path}: the index {allowed} (got {name!r})")
+            raise ConfigError(f"{cut(parent + path)}: the index {allowed} (got {shown(name)})")
         key = int(name)
     if not rest:
         plain[key] = value

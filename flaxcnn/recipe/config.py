@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from flaxcnn.errors import ConfigError
+from flaxcnn.limits import DEPTH, too_deep
 from flaxcnn.recipe import networks
 from flaxcnn.recipe.augment import check_chain
 from flaxcnn.recipe.codec import decode, encode, hints
@@ -20,6 +21,8 @@ from flaxcnn.recipe.layers import Row, Shape, check_model, layers_of
 from flaxcnn.recipe.losses import check_functions, loss_of, metrics_of
 from flaxcnn.recipe.model import Model
 from flaxcnn.recipe.optimisation import Optimisation
+from flaxcnn.recipe.optimizers import has_momentum
+from flaxcnn.recipe.schedules import spans_run
 
 GROUPS = (Data, Model, Optimisation, Evaluation, Execution)
 # Settings that may be given as Python objects, and what makes specifications of them.
@@ -91,6 +94,12 @@ class Config(Execution, Evaluation, Optimisation, Model, Data):
                 "batch_norm=per_shard does not work with parallel=jit, whose program sees the "
                 "whole batch; use batch_norm=global or parallel=shard_map"
             )
+        if getattr(self.schedule, "cycle_momentum", False) and not has_momentum(self.optimizer):
+            raise ConfigError(
+                f"schedule.cycle_momentum=true needs an optimizer with momentum or beta_1, such as "
+                f"sgd or adam (got optimizer={type(self.optimizer).__name__.lower()}"
+                f"{' without momentum' if hasattr(self.optimizer, 'momentum') else ''})"
+            )
         resize = self.resize
         if resize and self.input == "resident" and resize.train != resize.evaluate:
             raise ConfigError(
@@ -149,6 +158,11 @@ class Config(Execution, Evaluation, Optimisation, Model, Data):
         kept = self.average and self.average.keep
         return f"{self.average.name}_{self.monitor}" if self.average and kept else self.monitor
 
+    @property
+    def spans_run(self) -> bool:
+        """Whether an update depends on how many there are in all."""
+        return spans_run(self.schedule) or bool(self.lookahead and self.lookahead.power)
+
     def values(self, role: Role) -> tuple[Any, ...]:
         """The values of all settings that have one of the roles joined in `role`.
 
@@ -169,6 +183,10 @@ class Config(Execution, Evaluation, Optimisation, Model, Data):
         Raises:
             ConfigError: an unknown key, a wrong type, or a value out of range.
         """
+        if too_deep(dict(plain)):
+            raise ConfigError(f"a recipe has more than {DEPTH} levels of tables and lists")
+        if "type" in plain:
+            raise ConfigError("unknown setting type; a recipe is no choice of several classes")
         return decode(cls, dict(plain), "")
 
     def fingerprint(self) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from flaxcnn.errors import ConfigError
 from flaxcnn.recipe.fields import about, check_bounds, setting
 from flaxcnn.recipe.shapes import (
+    MAX_FEATURES,
     ConvInit,
     Function,
     Init,
@@ -28,7 +29,9 @@ def _dilation() -> Any:
 
 
 def _multiplier() -> Any:
-    return setting(1, "output channels of each input channel", at_least=1, whole=True)
+    return setting(
+        1, "output channels of each input channel", at_least=1, at_most=MAX_FEATURES, whole=True
+    )
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,9 @@ class Conv:
     uncorrelated, and is not trained (Page 2019; Jordan 2024, arXiv:2404.00498).
     """
 
-    filters: int = field(metadata=about("output channels", at_least=1, whole=True))
+    filters: int = field(
+        metadata=about("output channels", at_least=1, at_most=MAX_FEATURES, whole=True)
+    )
     kernel: Size = 3
     stride: Size = 1
     padding: Padding = "valid"
@@ -117,7 +122,9 @@ class DepthwiseConv:
 class SeparableConv:
     """A depthwise convolution and one with a 1x1 kernel, as Keras's SeparableConv2D."""
 
-    filters: int = field(metadata=about("output channels", at_least=1, whole=True))
+    filters: int = field(
+        metadata=about("output channels", at_least=1, at_most=MAX_FEATURES, whole=True)
+    )
     kernel: Size = 3
     stride: Size = 1
     padding: Padding = "valid"

@@ -9,6 +9,7 @@ from flaxcnn.errors import ConfigError
 from flaxcnn.recipe.fields import Role, setting
 
 MAX_WORKERS = 256
+MAX_SHARDS = 2**16
 # The short names of precisions on command lines and in tables of benchmarks.
 PRECISIONS = {"f32": "float32", "tf32": "tensorfloat32", "bf16": "bfloat16"}
 
@@ -35,6 +36,7 @@ class Execution:
         "with `determinism=exact`: parts of a batch that are summed in a fixed order and divided "
         "among devices; with 1, one device computes",
         at_least=1,
+        at_most=MAX_SHARDS,
         before=1,
     )
     parallel: Literal["auto", "jit", "pmap", "shard_map"] = setting(

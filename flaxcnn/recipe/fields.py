@@ -68,7 +68,8 @@ class Setting:
     def bounds(self) -> str:
         """What is allowed in words; empty without bounds."""
         if self.whole:
-            return f"an integer of {replace(self, whole=False).bounds}"
+            bounds = replace(self, whole=False).bounds
+            return f"an integer {'' if bounds.startswith('from') else 'of '}{bounds}"
         if self.at_least is not None and self.at_most is not None:
             return f"from {self.at_least} to {self.at_most}"
         limits = {"at least": self.at_least, "above": self.above, "at most": self.at_most,

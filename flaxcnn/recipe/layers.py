@@ -27,6 +27,8 @@ from flaxcnn.recipe.own_layers import Own, own_layer
 from flaxcnn.recipe.pools import AvgPool, BlurPool, GlobalAvgPool, GlobalMaxPool, MaxPool
 from flaxcnn.recipe.shapes import (
     LEAKY_RELU_SLOPE,
+    MAX_LAYERS,
+    MAX_PARAMS,
     ConvInit,
     Function,
     Init,
@@ -266,7 +268,11 @@ def _rows(layers: tuple[Layer, ...], shape: Shape, names: Names) -> Iterator[Row
 
 def check_model(layers: tuple[Layer, ...], shape: Shape, classes: int) -> list[Row]:
     """The model's table, once it is known to end in one logit per class."""
+    if (count := sum(1 for _ in every(layers))) > MAX_LAYERS:
+        raise ConfigError(f"layers: a network has at most {MAX_LAYERS} layers (got {count})")
     rows = table(layers, shape)
+    if (params := sum(row.params for row in rows)) > MAX_PARAMS:
+        raise ConfigError(f"layers: a network has at most {MAX_PARAMS:,} parameters (got {params})")
     if not layers:
         raise ConfigError("layers is empty; a model needs at least a dense layer")
     if (end := chain(layers, shape)) != (classes,):

@@ -42,6 +42,7 @@ class _Named(TakesArguments):
     arguments: tuple[tuple[str, Json], ...] = ()
 
     def __init__(self, target: str | Callable[..., Any], *, source: str = "", **arguments: Any):
+        check_kind(type(self), target)
         name, source = name_of(target, source, "model")
         self._set("model", {"target": name, "source": source}, arguments)
 
@@ -178,6 +179,17 @@ def spec_of(model: Any) -> ForeignModel:
         "model must be a linen module, an NNX module class, a pair of functions (init, apply) or "
         f"one of Linen, NNX and Pure (got {type(model).__name__}){hint}"
     )
+
+
+def check_kind(wrapper: type, target: Any) -> None:
+    """ConfigError where `Linen` got an NNX module or its class, or `NNX` one of linen."""
+    kind = _kind(target)
+    if kind and kind != wrapper.__name__.lower():
+        right = Linen if kind == "linen" else NNX
+        raise ConfigError(
+            f"model: {getattr(target, '__name__', type(target).__name__)} is a module of "
+            f"flax.{kind}: use flaxcnn.{right.__name__}, in a recipe type={kind}"
+        )
 
 
 def _kind(model: Any) -> str:

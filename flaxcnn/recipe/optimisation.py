@@ -11,9 +11,13 @@ from flaxcnn.recipe.data import MAX_SEED
 from flaxcnn.recipe.fields import Role, names, setting
 from flaxcnn.recipe.losses import CrossEntropy, LossSpec
 from flaxcnn.recipe.optimizers import Adam, Optimizer
-from flaxcnn.recipe.rules import Clip, Lookahead, Rates
+from flaxcnn.recipe.rules import Clip, Decays, Fade, Lookahead, Rates
 from flaxcnn.recipe.schedules import Constant, Schedule
 from flaxcnn.recipe.teachers import Distill
+
+MAX_BATCH = 2**20  # rows; they are padded to a batch, so one far larger than the data costs memory
+MAX_EPOCHS = 10**6
+LEAST_RATE = 2.0**-126  # the smallest normal number of float32
 
 
 def _seed(default: int | None, sentence: str, role: Role = Role.STREAM) -> Any:
@@ -41,6 +45,17 @@ class Optimisation:
         None,
         'factors of the learning rate by patterns of weights: `{"conv2d*":0.1}`; where several '
         "fit, their product",
+        before=None,
+    )
+    decays: Decays | None = setting(
+        None,
+        'factors of the weight decay by patterns of weights: `{"*/bias":0.1}`; where several fit, '
+        "their product",
+        before=None,
+    )
+    fade: Fade | None = setting(
+        None,
+        'epochs in which the learning rate of weights falls to 0, by patterns: `{"conv2d/bias":3}`',
         before=None,
     )
     clip: Clip | None = setting(
@@ -91,10 +106,13 @@ class Optimisation:
         32,
         "rows of one update; the last batch of an epoch may be shorter",
         at_least=1,
+        at_most=MAX_BATCH,
         role=Role.COST,
     )
     drop_last: bool = setting(False, "leave an incomplete last batch out of training")
-    epochs: int = setting(10, "passes over the training rows", at_least=1, role=Role.COST)
+    epochs: int = setting(
+        10, "passes over the training rows", at_least=1, at_most=MAX_EPOCHS, role=Role.COST
+    )
     seed: int = _seed(0, "seed of initialisation, order, augmentation and dropout", Role.SEED)
     init_seed: int | None = _seed(None, "seed of the initial weights alone; without one, `seed`")
     order_seed: int | None = _seed(None, "seed of the order of rows alone")
@@ -118,6 +136,11 @@ class Optimisation:
         return [self.seed if seed is None else seed for seed in own]
 
     def _check_optimisation(self) -> None:
+        if self.learning_rate is not None and self.learning_rate < LEAST_RATE:
+            raise ConfigError(
+                f"learning_rate must be at least {LEAST_RATE:g}, or it is 0 in float32 "
+                f"(got {self.learning_rate!r})"
+            )
         scaled = self.learning_rate_scaling != "none"
         if scaled and self.base_batch_size is None:
             raise ConfigError(

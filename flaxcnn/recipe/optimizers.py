@@ -194,4 +194,11 @@ class Muon(_Checked):
     traced = ("weight_decay", "momentum", "other_rate")
 
 
+def has_momentum(optimizer: Optimizer) -> bool:
+    """Whether a schedule can give it a momentum, or beta_1."""
+    if isinstance(optimizer, RMSprop):
+        return optimizer.momentum > 0
+    return isinstance(optimizer, SGD | Muon | Adam | Nadam | Adamax)
+
+
 Optimizer = SGD | Adam | Nadam | Adamax | RMSprop | Adadelta | Adagrad | Muon | Optax

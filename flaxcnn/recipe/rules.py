@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from flaxcnn.errors import ConfigError
 from flaxcnn.recipe.averages import Average
@@ -52,34 +52,72 @@ class Lookahead:
     """Zhang et al. 2019 (arXiv:1907.08610): slow weights follow the fast ones from time to time.
 
     After every `steps` updates slow <- slow + alpha * (fast - slow), and the fast go on from there.
+    With `power` p the share is 1 - (1 - alpha) * t^p at the time t of the run, from 0 to 1: slow
+    weights that are free at first and heavy at the end, as airbench has them with p = 3 and
+    alpha = 1 - 0.95^5 (Jordan 2024, arXiv:2404.00498).
     """
 
     steps: int = setting(5, "updates from one to the next", at_least=1, whole=True)
     alpha: float = setting(0.5, "share of the way that is gone", above=0, at_most=1)
+    power: float = setting(
+        0.0, "the share falls from 1 to alpha with the power of the time; 0: always alpha",
+        at_least=0, before=0.0,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         check_bounds(self, "lookahead.")
 
 
 @dataclass(frozen=True, init=False)
-class Rates(TakesArguments):
-    """Factors of the learning rate by patterns of names: `{"conv2d*": 0.1, "dense/*": 2}`.
-
-    The change of a weight is multiplied by the factors of all patterns that fit its name.
-    """
+class _ByName(TakesArguments):
+    """Numbers by patterns of names; where several fit a name, their product counts."""
 
     arguments: tuple[tuple[str, Json], ...] = ()
 
+    setting: ClassVar[str]  # of the recipe
+    zero: ClassVar[bool] = True  # whether a number may be 0
+
     def __init__(self, **arguments: Any):
-        self._set("rates", {}, arguments)
+        self._set(self.setting, {}, arguments)
         if not self.arguments:
-            raise ConfigError('rates is empty; write patterns and factors, as {"conv2d*": 0.1}')
-        for pattern, factor in self.arguments:
-            number = isinstance(factor, int | float) and not isinstance(factor, bool)
-            if not number or not factor >= 0:  # type: ignore[operator]
+            raise ConfigError(
+                f'{self.setting} is empty; write patterns and numbers, as {{"conv2d*": 0.1}}'
+            )
+        for pattern, number in self.arguments:
+            real = isinstance(number, int | float) and not isinstance(number, bool)
+            if not real or not (number > 0 or (self.zero and number == 0)):  # type: ignore[operator]
+                bound = "of at least 0" if self.zero else "above 0"
                 raise ConfigError(
-                    f"rates.{pattern} must be a number of at least 0 (got {factor!r})"
+                    f"{self.setting}.{pattern} must be a number {bound} (got {number!r})"
                 )
+
+
+class Rates(_ByName):
+    """Factors of the learning rate by patterns of names: `{"conv2d*": 0.1, "dense/*": 2}`.
+
+    The change of a weight, its decay included, is multiplied by the factors of all patterns that
+    fit its name.
+    """
+
+    setting = "rates"
+
+
+class Decays(_ByName):
+    """Factors of the weight decay by patterns of names: `{"*/bias": 0.1}`.
+
+    `rates` multiply the decay as well; 1 over the factor there keeps it as of the other weights.
+    """
+
+    setting = "decays"
+
+
+class Fade(_ByName):
+    """Epochs in which the learning rate falls to 0, by patterns of names: `{"conv2d/bias": 3}`.
+
+    The change of a weight is multiplied by 1 - t / epochs, and is 0 from then on.
+    """
+
+    setting, zero = "fade", False
 
 
 @dataclass(frozen=True)
@@ -88,7 +126,9 @@ class Rules:
 
     freeze: tuple[str, ...] = ()
     no_decay: tuple[str, ...] = ()
-    rates: tuple[str, ...] = ()  # patterns
+    rates: tuple[str, ...] = ()  # patterns, as are the next two
+    decays: tuple[str, ...] = ()
+    fade: tuple[str, ...] = ()
     clip: Clip | None = None
     sam: bool = False
     lookahead: Lookahead | None = None

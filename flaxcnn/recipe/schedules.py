@@ -42,6 +42,12 @@ def _final() -> float:
     return _share(0.0, "share of the rate after the last step")
 
 
+def _momentum(default: float, sentence: str) -> float:
+    return setting(
+        default, f"momentum {sentence}, with `cycle_momentum`", at_least=0, below=1, before=default
+    )
+
+
 @dataclass(frozen=True)
 class Constant:
     """The learning rate unchanged."""
@@ -81,15 +87,27 @@ class OneCycle(_Checked):
     """Smith and Topin 2019 (arXiv:1708.07120): up to the rate, and down to almost nothing.
 
     As torch's `OneCycleLR`: from rate / `div_factor` to the rate, then to
-    rate / (`div_factor` * `final_div_factor`).
+    rate / (`div_factor` * `final_div_factor`). With `cycle_momentum` the momentum (`beta_1` of
+    Adam) goes the other way: from `max_momentum` to `base_momentum` and back.
     """
 
     pct_start: float = setting(0.3, "share of the run in which the rate rises", above=0, below=1)
     div_factor: float = setting(25.0, "the rate over the first one", at_least=1)
     final_div_factor: float = setting(1e4, "the first rate over the last one", at_least=1)
     anneal_strategy: Literal["cos", "linear"] = "cos"
+    cycle_momentum: bool = setting(False, "the momentum has a cycle, too", before=False)
+    base_momentum: float = _momentum(0.85, "where the rate is highest")
+    max_momentum: float = _momentum(0.95, "at the start and the end")
 
     spans = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.base_momentum > self.max_momentum:
+            raise ConfigError(
+                f"schedule.base_momentum must be at most max_momentum={self.max_momentum} "
+                f"(got {self.base_momentum})"
+            )
 
 
 @dataclass(frozen=True)

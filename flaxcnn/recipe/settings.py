@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flaxcnn.errors import ConfigError
+from flaxcnn.errors import ConfigError, first_line
+from flaxcnn.limits import CONFIG_BYTES, parse_json, read_bytes, too_deep
 from flaxcnn.recipe.codec import hints, parse_text, set_at
 from flaxcnn.recipe.config import Config
 
@@ -40,6 +40,13 @@ def layered(base: Config, sources: Sequence[Source]) -> tuple[Config, dict[str, 
             set_at(plain, path, value)
             origins[path] = origin
     return Config.from_dict(plain), origins
+
+
+def with_setting(base: Config, setting: Mapping[str, Any]) -> Config:
+    """The recipe with one setting of a grid."""
+    # The kind of an optimizer before its settings, in whichever order they were given.
+    by_depth = dict(sorted(setting.items(), key=lambda item: item[0].count(".")))
+    return layered(base, [Source("grid", by_depth)])[0]
 
 
 def _kind(optimizer: Any) -> str:
@@ -93,12 +100,16 @@ def read_table(path: Path, option: str) -> dict[str, Any]:
         ConfigError: the file is missing, not text, or not valid TOML or JSON.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        plain = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{option} {path}: {error}") from None
+        text = read_bytes(path, CONFIG_BYTES).decode()
+        plain = parse_json(text) if path.suffix == ".json" else tomllib.loads(text)
+    except OSError as error:
+        raise ConfigError(f"{option} {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{option} {path}: {first_line(error)}") from None
     if not isinstance(plain, dict):
         raise ConfigError(f"{option} {path}: the file must hold a table of settings")
+    if too_deep(plain):
+        raise ConfigError(f"{option} {path}: its tables are nested too deeply")
     return plain
 
 

@@ -23,6 +23,11 @@ ConvInit = Literal[
     "dirac", "whiten",
 ]  # fmt: skip
 
+# Far beyond what anybody trains, so that a recipe from elsewhere is refused before it is built
+MAX_WINDOW = 4096  # pixels of a side of a kernel, a pooling window or a stride
+MAX_FEATURES = 2**20  # of a layer
+MAX_LAYERS = 4096  # ResNet-1202 has 3,000
+MAX_PARAMS = 2**35  # 128 GB in float32
 LEAKY_RELU_SLOPE = 0.3  # Keras's LeakyReLU layer; the documents use it throughout
 
 
@@ -47,6 +52,8 @@ def pair(value: Size, what: str) -> tuple[int, int]:
     two = value if isinstance(value, tuple) else (value, value)
     if len(two) != 2 or not all(type(n) is int and n >= 1 for n in two):
         raise ConfigError(f"{what} must be a positive integer or a pair of them (got {value!r})")
+    if max(two) > MAX_WINDOW:
+        raise ConfigError(f"{what} must be at most {MAX_WINDOW} (got {value!r})")
     return two
 
 

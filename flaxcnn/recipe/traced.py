@@ -70,6 +70,8 @@ def compiled_rules(config: Config) -> Rules:
         freeze=config.frozen,
         no_decay=config.no_decay,
         rates=tuple(config.rates.named) if config.rates else (),
+        decays=tuple(config.decays.named) if config.decays else (),
+        fade=tuple(config.fade.named) if config.fade else (),
         clip=replace(config.clip, value=NONZERO) if config.clip else None,
         sam=config.sam > 0,
         lookahead=replace(config.lookahead, alpha=NONZERO) if config.lookahead else None,
@@ -88,8 +90,8 @@ def _compiled_average(average: Average | None) -> Average | None:
 def rule_numbers(config: Config) -> dict[str, float]:
     """The numbers of these rules by name."""
     numbers: dict[str, float] = {}
-    if config.rates:
-        numbers |= {f"rates.{name}": float(factor) for name, factor in config.rates.named.items()}
+    for given in filter(None, (config.rates, config.decays, config.fade)):
+        numbers |= {f"{given.setting}.{name}": float(n) for name, n in given.named.items()}
     if config.clip:
         numbers["clip"] = config.clip.value
     if config.sam:

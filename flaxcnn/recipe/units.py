@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from flaxcnn.errors import ConfigError
 from flaxcnn.recipe.fields import about, check_bounds
-from flaxcnn.recipe.shapes import Function, Init, Shape
+from flaxcnn.recipe.shapes import MAX_FEATURES, Function, Init, Shape
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,9 @@ class Activation:
 class Dense:
     """Fully connected layer on flat features. The last one of a model gives the logits."""
 
-    units: int = field(metadata=about("output features", at_least=1, whole=True))
+    units: int = field(
+        metadata=about("output features", at_least=1, at_most=MAX_FEATURES, whole=True)
+    )
     activation: Function | None = None
     init: Init = "glorot_uniform"
     bias: bool = True

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 from flaxcnn.errors import ConfigError
 from flaxcnn.recipe.fields import check_bounds, setting
@@ -27,11 +28,37 @@ class Views:
         above=0,
         at_most=1,
     )
+    share: float = setting(
+        1.0,
+        "only for this share of the rows of a split, those whose largest probability is least; 1: "
+        "for all",
+        above=0,
+        at_most=1,
+        before=1.0,
+    )
 
     def __post_init__(self) -> None:
         check_bounds(self, "tta.")
         if not (self.flip or self.shift or self.transpose):
             raise ConfigError("tta has one view alone; give flip, shift or transpose")
+        if self.unsure < 1 and self.share < 1:
+            raise ConfigError(
+                f"tta.unsure={self.unsure:g} and tta.share={self.share:g} both say which rows have "
+                "several views; give one of them"
+            )
+
+    @property
+    def of_all(self) -> Views:
+        """The same views for every row."""
+        return replace(self, unsure=1.0, share=1.0)
+
+    def count(self, rows: int) -> int:
+        """How many of `rows` rows have several views, by `share`; at least one.
+
+        >>> Views(share=0.25).count(10_000)
+        2500
+        """
+        return min(rows, max(1, math.floor(self.share * rows + 0.5)))
 
     def check_on(self, shape: Shape) -> None:
         """ConfigError unless images of `shape`, (H, W, C), can be seen so."""

@@ -262,18 +262,28 @@ def convnext(
     return *layers, GlobalAvgPool(), LayerNorm(1e-6), Dense(classes)
 
 
-def airbench(widths: Sequence[int] = (64, 256, 256), classes: int = 10) -> Layers:
+def airbench(
+    widths: Sequence[int] = (64, 256, 256), classes: int = 10, residual: bool = False,
+    momentum: float = 0.6, head: Layers = (),
+) -> Layers:  # fmt: skip
     """Jordan 2024 (arXiv:2404.00498): the network behind 94 % on CIFAR-10 within seconds.
 
     A whitening convolution, three groups of two 3x3 convolutions that begin by handing their input
-    on, and logits that start small. airbench95 has widths 128, 384 and 384.
+    on, and logits that start small. airbench95 has widths 128, 384 and 384; airbench96 128, 384 and
+    512, a third convolution in each group, its last two with a shortcut (`residual`), and batch
+    normalisation of momentum 0.9. `head` takes the place of the last two layers.
     """
 
     def normed() -> Layers:
-        return BatchNorm(0.6, 1e-12, scale=False), Activation("gelu")
+        return BatchNorm(momentum, 1e-12, scale=False), Activation("gelu")
 
     layers: Layers = (Conv(24, 2, activation="gelu", init="whiten"),)
     for width in widths:
         start = Conv(width, 3, padding="same", init="dirac", bias=False)
-        layers = (*layers, start, MaxPool(2), *normed(), start, *normed())
-    return *layers, MaxPool(3), Flatten(), Dense(classes, bias=False), Scale(1 / 9)
+        layers = (*layers, start, MaxPool(2), *normed())
+        if residual:
+            twice = (start, *normed(), start, BatchNorm(momentum, 1e-12, scale=False))
+            layers = (*layers, Residual(twice, (), "gelu"))
+        else:
+            layers = (*layers, start, *normed())
+    return *layers, MaxPool(3), Flatten(), *(head or (Dense(classes, bias=False), Scale(1 / 9)))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flaxcnn.errors import CheckpointError
+from flaxcnn.errors import CheckpointError, first_line
+from flaxcnn.limits import open_regular, shown
 from flaxcnn.records import digests
 from flaxcnn.records.files import read_json, read_lines
 
@@ -29,6 +29,39 @@ NEEDED = {
     "epochs.jsonl": ("run", "epoch"),
     "search.json": ("experiment", "candidates", "winner", "incumbent", "dropped", "protocol"),
 }  # fmt: skip
+# Types of what they hold, where another one would be an error far from here: a record may be made
+# by anybody. None stands for a number that is not finite.
+NUMBER, WHOLE, TEXT, LIST, TABLE = (int, float, type(None)), (int,), (str,), (list,), (dict,)
+TYPES: dict[str, dict[str, tuple[type, ...]]] = {
+    "summary.json": {
+        "experiment": TEXT, "protocol": TEXT, "seed": WHOLE, "params": WHOLE, "kept_epoch": WHOLE,
+        "trainable_params": WHOLE, "best_epoch": (int, type(None)), "epochs_run": WHOLE,
+        "stopped_early": (bool,), "fingerprint": TEXT, "data_digest": TEXT, "split_digest": TEXT,
+        "params_digest": TEXT, "seconds": NUMBER, "compile_seconds": NUMBER, "device": TEXT,
+        "images_per_second": NUMBER, "dead_units": WHOLE, "dead_units_init": WHOLE,
+        "relu_units": WHOLE, "dead_layers": LIST, "temperature": NUMBER, "diverged_epoch": WHOLE,
+        **{f"{split}_{figure}": NUMBER for split in ("train", "val", "test")
+           for figure in ("loss", "accuracy")},
+        **{f"{split}_rows": WHOLE for split in ("train", "val", "test")},
+    },
+    "metrics.jsonl": {
+        "epoch": WHOLE, "best": (bool,), "seconds": NUMBER, "images_per_second": NUMBER,
+        **{f"{split}_{figure}": NUMBER for split in ("train", "val")
+           for figure in ("loss", "accuracy")},
+    },
+    "data.json": {"shape": LIST, "classes": LIST, "digest": TEXT, "rows": TABLE, "name": TEXT,
+                  "test_origin": TEXT},
+    "study.json": {"experiment": TEXT, "planned": WHOLE, "complete": WHOLE, "settings": LIST},
+    "runs.jsonl": {"run": TEXT, "seed": WHOLE, "setting": TABLE, "status": TEXT, "protocol": TEXT,
+                   "data_digest": TEXT, "split_digest": TEXT,
+                   "test_accuracy": NUMBER, "val_accuracy": NUMBER, "test_loss": NUMBER},
+    "epochs.jsonl": {"run": TEXT, "epoch": WHOLE},
+    "search.json": {"experiment": TEXT, "candidates": LIST, "protocol": TEXT},
+    "plan.json": {"experiment": TEXT, "config": TABLE, "seeds": LIST, "grid": TABLE, "vary": LIST,
+                  "candidates": LIST, "repeats": WHOLE},
+}  # fmt: skip
+MAX_SIDE = 2**15  # pixels of an image
+ARRAY_BYTES = 2**32  # of all arrays of a record; a few KB can unfold to any number
 PLAN = {
     "study": ("experiment", "config", "seeds", "grid", "vary"),
     "search": ("experiment", "candidates", "folds", "repeats", "seeds", "document"),
@@ -74,6 +107,44 @@ def _check(file: Path, value: Any, needed: Sequence[str], where: str = "") -> No
         raise CheckpointError(
             f"{file}: {where}lacks {', '.join(lacking)}: it is damaged, or of another version"
         )
+    for name, types in TYPES.get(file.name, {}).items():
+        if name in value and not _is_of(value[name], types):
+            raise CheckpointError(
+                f"{file}: {where}{name} is {shown(value[name])}: it is damaged, or of another "
+                "version"
+            )
+    if file.name == "data.json" and needed and not _are_images(value):
+        raise CheckpointError(f"{file}: describes no images: it is damaged, or of another version")
+
+
+def _is_of(value: Any, types: tuple[type, ...]) -> bool:
+    """Whether it has one of the types; true and false are no numbers."""
+    return type(value) in types
+
+
+def _are_images(data: dict[str, Any]) -> bool:
+    """Whether shape, rows, classes and scaling are those of a data set of images."""
+    shape, rows = data["shape"], data["rows"]
+    sizes = [*shape, *(rows.get(split) for split in ("train", "validation", "test"))]
+    return (
+        len(shape) == 3
+        and all(type(size) is int and size >= 0 for size in sizes)
+        and all(1 <= side <= MAX_SIDE for side in shape)
+        and len(data["classes"]) > 0
+        and all(type(name) is str for name in data["classes"])
+        and all(_scales(data.get(key, 1.0), shape) for key in ("mean", "scale"))
+    )
+
+
+def _scales(numbers: Any, shape: list[int]) -> bool:
+    """Whether nested lists are one number, one a channel, or one a pixel."""
+    import numpy as np
+
+    try:
+        array = np.asarray(numbers, np.float32)
+        return np.broadcast_shapes(array.shape, tuple(shape)) == tuple(shape)
+    except (ValueError, TypeError, OverflowError):
+        return False
 
 
 def checked_arrays(path: Path, names: Sequence[str]) -> tuple[np.ndarray, ...]:
@@ -82,13 +153,23 @@ def checked_arrays(path: Path, names: Sequence[str]) -> tuple[np.ndarray, ...]:
     Raises:
         CheckpointError: missing or damaged.
     """
-    import numpy as np
-
     digests.check(path.parent, path.name)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return tuple(file[name] for name in names)
+        with open_regular(path) as opened, zipfile.ZipFile(opened) as archive:
+            if sum(member.file_size for member in archive.infolist()) > ARRAY_BYTES:
+                raise ValueError(f"it unfolds to more than {ARRAY_BYTES:,} bytes")
+            return tuple(_array(archive, name) for name in names)
     except FileNotFoundError:
         raise CheckpointError(f"{path.name} is missing") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise CheckpointError(f"{path.name} is damaged ({error})") from None
+    except Exception as error:  # of zipfile, zlib and NumPy's header, of many kinds
+        text = f"{type(error).__name__}: {first_line(error)}"
+        raise CheckpointError(f"{path.name} is damaged ({text})") from None
+
+
+def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    from numpy.lib import format as npy
+
+    with archive.open(f"{name}.npy") as file:
+        array = npy.read_array(file, allow_pickle=False)
+        file.read(1)  # the end of the member, where zipfile compares its checksum
+        return array

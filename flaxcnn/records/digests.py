@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flaxcnn.errors import CheckpointError
+from flaxcnn.limits import read_bytes
 from flaxcnn.records.files import read_json, write_atomic
 
 NAME = "digests.json"
@@ -110,7 +111,7 @@ def _compare(folder: Path, name: str, recorded: dict[str, dict[str, Any]]) -> Da
     if name not in recorded or not path.is_file():
         return None
     try:
-        found = _of(path.read_bytes(), name)
+        found = _of(read_bytes(path), name)
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}") from error
     if found["sha256"] == recorded[name]["sha256"]:

@@ -23,8 +23,16 @@ DECIDES_BITS = (
     "cpus",
     "XLA_FLAGS",
     "PJRT_NPROC",
+    "jax",
     "accelerator",  # older records and machines without one have no such field
 )
+# Settings of jax that change random numbers or arithmetic, with the values that it has by itself
+JAX_SETTINGS = {
+    "jax_threefry_partitionable": True,
+    "jax_enable_x64": False,
+    "jax_default_prng_impl": "threefry2x32",
+    "jax_default_matmul_precision": None,
+}
 DECIDES_NOTHING = ("numerics",)  # recorded, but no cause of other bits
 NOT_RUN = "not run"  # the numerics suite, on this software and device
 
@@ -78,14 +86,48 @@ def environment() -> dict[str, Any]:
         "processes": jax.process_count(),
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
         "PJRT_NPROC": os.environ.get("PJRT_NPROC", ""),
+        "jax": {name: _value(name) for name in JAX_SETTINGS},
         "matmul_precision": str(getattr(jax.config, "jax_default_matmul_precision", None)),
         **({"accelerator": accelerator} if accelerator else {}),
         "numerics": kept() or NOT_RUN,
     }
 
 
+def _value(name: str) -> Any:
+    import jax
+
+    return getattr(jax.config, name, None)
+
+
+def unusual() -> str | None:
+    """A sentence where jax is told to compute or draw otherwise than it does by itself."""
+    odd = [f"{name}={_value(name)}" for name, own in JAX_SETTINGS.items() if _value(name) != own]
+    if not odd:
+        return None
+    return f"{', '.join(odd)}: the bits are not those of jax's own settings"
+
+
 def other_software(before: dict[str, Any]) -> str:
     """A warning if env.json, of the start, differs from the present in what decides bits."""
-    now = environment()
-    changed = [key for key in DECIDES_BITS if before.get(key) != now.get(key)]
-    return f"resumed with another {', '.join(changed)}: the bits may differ" if changed else ""
+    now, then = environment(), {**before}
+    if "jax" not in then:  # older records do not say
+        now.pop("jax")
+    changed = []
+    for key in DECIDES_BITS:
+        if isinstance(old := then.get(key), dict) and isinstance(new := now.get(key), dict):
+            changed += [
+                f"{name} ({old.get(name)}, now {new.get(name)})"
+                for name in sorted({*old, *new})
+                if old.get(name) != new.get(name)
+            ]
+        elif old != now.get(key):
+            changed.append(f"{key} ({old}, now {now.get(key)})")
+    if changed:
+        return f"resumed with another {', '.join(changed)}: the bits may differ"
+    old, new = (str(each.get("source_revision") or "") for each in (then, now))
+    if old and new and old != new:
+        return (
+            f"resumed with another revision of flaxcnn ({old[:12]}, now {new[:12]}): "
+            "the bits may differ"
+        )
+    return ""

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import math
 import os
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from flaxcnn.errors import CheckpointError, WriteError
+from flaxcnn.errors import CheckpointError, ConfigError, WriteError, one_of
+from flaxcnn.fault_points import passing
+from flaxcnn.limits import is_full, parse_json, read_bytes
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 def plain(value: Any) -> Any:
@@ -47,6 +56,18 @@ def flat(nested: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+def check_suffix(option: str, path: Path, *suffixes: str) -> None:
+    """Check that the name of a file says what will be in it.
+
+    Raises:
+        ConfigError: it says another kind.
+    """
+    if path.suffix.lower() not in suffixes:
+        raise ConfigError(
+            f"{option} writes {one_of(suffixes)}, by the name of the file (got {str(path)!r})"
+        )
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Write beside the target, flush to disk, rename.
 
@@ -54,25 +75,88 @@ def write_atomic(path: Path, data: bytes) -> None:
         WriteError: the folder is not writable, or the disk is full.
     """
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        patient(path, lambda: _write_beside(path, data))
     except OSError as error:
         raise WriteError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _write_beside(path: Path, data: bytes) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        passing("record.write")
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def append(path: Path, data: bytes) -> None:
+    """Add to the end of a file, all of it or nothing, and flush it to disk.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    try:
+        patient(path, lambda: _append(path, data))
+    except OSError as error:
+        raise WriteError(f"{path}: {error.strerror}") from error
+
+
+def _append(path: Path, data: bytes) -> None:
+    passing("record.append")
+    with open(path, "ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            if (written := file.write(data)) != len(data):
+                raise OSError(errno.ENOSPC, f"only {written} of {len(data)} bytes were written")
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(before)
+            raise
+
+
+# -- a full disk -----------------------------------------------------------------------------------
+
+SPACE_SECONDS = 60.0  # that a full disk is waited for, for as long as it stays full
+_full_until: float | None = None  # when the patience with the disk that is full now ends
+
+
+def patient(what: Any, write: Callable[[], T]) -> T:
+    """What `write()` gives; while the disk is full, it is tried again for SPACE_SECONDS.
+
+    So that a disk that others fill for a moment does not end a run of days. What it raises for
+    another reason, or still raises then, is raised.
+    """
+    global _full_until
+    wait = 0.5
+    while True:
+        try:
+            done = write()
+        except Exception as error:
+            if not is_full(error):
+                raise
+            now = time.monotonic()
+            if _full_until is None:
+                _full_until = now + SPACE_SECONDS
+                log.warning("%s: the disk is full; waiting %.0f s for room", what, SPACE_SECONDS)
+            if now >= _full_until:
+                raise
+            time.sleep(min(wait, max(_full_until - now, 0.0)))
+            wait = min(2 * wait, 4.0)
+        else:
+            _full_until = None
+            return done
 
 
 def read_json(path: Path) -> Any:
     """A JSON file; CheckpointError if it is missing or damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(read_bytes(path))
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}") from error
     except ValueError as error:
@@ -86,7 +170,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         CheckpointError: another line is damaged, or the file cannot be read.
     """
     try:
-        *lines, _ = path.read_bytes().split(b"\n")
+        *lines, _ = read_bytes(path).split(b"\n")
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -94,7 +178,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
-            rows.append(dict(json.loads(line)))
+            rows.append(dict(parse_json(line)))
         except (ValueError, TypeError):
             raise CheckpointError(f"{path}: line {number} is damaged") from None
     return rows

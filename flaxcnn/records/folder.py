@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import fcntl
+import atexit
+import contextlib
 import io
 import json
 import logging
 import os
-import socket
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Self
 
-from flaxcnn.errors import CheckpointError, ConfigError, FolderInUseError, WriteError
+from flaxcnn.errors import CheckpointError, ConfigError, WriteError
 from flaxcnn.recipe.references import SOURCES
 from flaxcnn.records import digests
-from flaxcnn.records.files import as_read, plain, read_json, read_lines, write_atomic
+from flaxcnn.records.files import append, as_read, plain, read_json, read_lines, write_atomic
+from flaxcnn.records.lease import NAME, Lease
 
 log = logging.getLogger(__name__)
 
@@ -32,22 +33,43 @@ def stamp() -> str:
 
 
 def new_run(name: str, seed: int) -> Path:
-    """The default folder of a new run: runs/NAME/20261120-101500-seed0, or with -2 after it."""
-    return _unused(runs_folder() / name / f"{stamp()}-seed{seed}")
+    """The default folder of a new run: runs/NAME/20261120-101500-seed0, or with -2 after it.
+
+    It is made, so that a process that starts in the same second takes another one.
+    """
+    return _reserved(runs_folder() / name / f"{stamp()}-seed{seed}")
 
 
 def new_plan(kind: str, name: str) -> Path:
     """The default folder of a new "study" or "search": runs/NAME/study-20261120-101500."""
-    return _unused(runs_folder() / name / f"{kind}-{stamp()}")
+    return _reserved(runs_folder() / name / f"{kind}-{stamp()}")
 
 
-def _unused(path: Path) -> Path:
-    """The path, or with -2, -3, ... after it where there is something already."""
+def _reserved(path: Path) -> Path:
+    """The path, or with -2, -3, ... after it where there is something already, as a new folder.
+
+    If nothing comes to be in it, it is removed when the process ends.
+    """
     own, number = path, 2
-    while path.exists():
-        path = own.with_name(f"{own.name}-{number}")
-        number += 1
-    return path
+    while True:
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            path = own.with_name(f"{own.name}-{number}")
+            number += 1
+        except OSError:
+            return path  # the one who writes there says what is wrong
+        else:
+            atexit.register(_remove_empty, path.absolute(), runs_folder().absolute())
+            return path
+
+
+def _remove_empty(path: Path, top: Path) -> None:
+    """Remove a folder, and those above it up to `top`, if nothing came to be there."""
+    with contextlib.suppress(OSError):
+        for folder in (path, *path.parents):
+            if top in (folder, *folder.parents):
+                folder.rmdir()
 
 
 class Folder:
@@ -69,7 +91,7 @@ class Folder:
     def __init__(self, path: Path, writes: bool = True):
         self.path = path.expanduser().absolute()
         self.writes = writes  # False: another process writes, and this one's calls do nothing
-        self._lock: IO[str] | None = None
+        self._lease: Lease | None = None
 
     # -- opening ---------------------------------------------------------------------------------
 
@@ -80,18 +102,9 @@ class Folder:
         try:
             self._check_place()
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / "run.lock", "a+")  # noqa: SIM115
+            self._lease = Lease(self.path, self.kind)
         except OSError as error:
             raise WriteError(f"{self.kind} directory {self.path}: {error.strerror}") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.seek(0)
-            holder = self._lock.read().strip() or "another process"
-            self._lock.close()
-            raise FolderInUseError(
-                f"{self.kind} directory {self.path}: in use by {holder}"
-            ) from None
         try:
             if (self.path / self.proof).exists():
                 if not resume:
@@ -104,12 +117,14 @@ class Folder:
         except BaseException:
             self.close()
             raise
-        self._lock.truncate(0)
-        self._lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        self._lock.flush()
         digests.remove(self.path)
         self.write_json(self.proof, recipe)
         return self
+
+    def check_unused(self) -> None:
+        """FolderInUseError if a process is writing to it."""
+        if (self.path / NAME).is_file():
+            Lease(self.path, self.kind).release()
 
     def check(self, recipe: dict[str, Any]) -> None:
         """ConfigError if `recipe` is not what the folder holds."""
@@ -133,9 +148,9 @@ class Folder:
 
     def close(self) -> None:
         """Release the lock."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        if self._lease is not None:
+            self._lease.release()
+            self._lease = None
 
     def __enter__(self) -> Self:
         return self
@@ -147,7 +162,7 @@ class Folder:
         """Refuse a folder of something else before anything is written."""
         if not self.path.is_dir() or (self.path / self.proof).exists():
             return
-        ours = ("run.lock", f".{self.proof}.")  # the latter is left by a start that was killed
+        ours = (NAME, f".{self.proof}.")  # the latter is left by a start that was killed
         if others := sorted(p.name for p in self.path.iterdir() if not p.name.startswith(ours)):
             raise ConfigError(
                 f"{self.kind} directory {self.path}: holds {others[0]} but no {self.kind}; "
@@ -175,6 +190,7 @@ class Folder:
     def write_bytes(self, name: str, data: bytes) -> None:
         """Write a file, whole or not at all."""
         if self.writes:
+            self._check_lease()
             write_atomic(self.path / name, data)
 
     def write_npz(self, name: str, **arrays: Any) -> None:
@@ -195,15 +211,9 @@ class Folder:
 
     def add_lines(self, name: str, rows: list[dict[str, Any]]) -> None:
         """Append to a JSON-lines file in a single write."""
-        if not self.writes:
-            return
-        try:
-            with open(self.path / name, "a", encoding="utf-8") as file:
-                file.write("".join(_line(row) for row in rows))
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise WriteError(f"{self.path / name}: {error.strerror}") from error
+        if self.writes:
+            self._check_lease()
+            append(self.path / name, "".join(_line(row) for row in rows).encode())
 
     def keep_sources(self, sources: Mapping[str, str]) -> None:
         """Write code of one's own, file name -> text, to source/."""
@@ -217,12 +227,23 @@ class Folder:
 
         At an end, the digests of all records are taken, to find later what has been damaged.
         """
-        found = self.write_json("status.json", {"status": status, **more})
-        if self.writes and status == "running":
-            digests.remove(self.path)
-        elif self.writes:
-            digests.write(self.path)
+        try:
+            found = self.write_json("status.json", {"status": status, **more})
+            if self.writes and status == "running":
+                digests.remove(self.path)
+            elif self.writes:
+                digests.write(self.path)
+        except WriteError as error:
+            if status in ("running", "complete"):
+                raise
+            log.warning("%s", error)  # why it ends is more than what could not be noted of it
+            return {"status": status, **more}
         return found
+
+    def _check_lease(self) -> None:
+        """Raise where the folder is gone, or another process has taken it."""
+        if self._lease is not None:
+            self._lease.check()
 
 
 def _line(row: dict[str, Any]) -> str:

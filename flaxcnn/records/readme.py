@@ -1,4 +1,4 @@
-"""README.md of a run, a study and a search: what its folder holds, in Markdown."""
+"""README.md of a study and of a search: what its folder holds, in Markdown."""
 
 from __future__ import annotations
 
@@ -10,58 +10,15 @@ from flaxcnn.records.views import (
     FOLDS_NOTE,
     FRONT_NOTE,
     SEEDS_NOTE,
-    TRAINING_NOTE,
     candidates_table,
     dropped_heading,
-    epochs_table,
     protocol_note,
     refit_note,
     scoring_text,
     seeds_table,
-    splits_table,
     trained_note,
     variance_table,
 )
-
-
-def run_readme(
-    config: Mapping[str, Any],
-    summary: Mapping[str, Any],
-    history: Sequence[Mapping[str, Any]],
-    dead: Mapping[str, tuple[int, int]],
-) -> str:
-    """README.md of a run.
-
-    Args:
-        config: config.json.
-        summary: summary.json.
-        history: the epochs.
-        dead: layer -> (dead relu units, relu units).
-    """
-    counts = ", ".join(f"{layer} {n} of {total}" for layer, (n, total) in dead.items() if n)
-    return _document(
-        f"# {summary['experiment'] or 'a run'}, seed {summary['seed']}",
-        _protocol({summary["protocol"]}, config["validation"]),
-        f"Weights of epoch {summary['kept_epoch']} of {summary['epochs_run']}, "
-        f"{summary['params']:,} parameters.",
-        f"It diverged in epoch {summary['diverged_epoch']}; these are the last good weights."
-        if "diverged_epoch" in summary
-        else "",
-        splits_table(summary).markdown(),
-        f"Dead relu units: {counts or 'none'}. Training took {summary['seconds']:.1f} s after "
-        f"{summary['compile_seconds']:.1f} s of compilation on {summary['device']}.",
-        f"Probabilities are those of logits divided by {summary['temperature']:.3f}, fitted to the "
-        "validation rows."
-        if "temperature" in summary
-        else "",
-        "## Epochs",
-        f"{TRAINING_NOTE} * marks a new best.",
-        epochs_table(history).markdown(),
-        "## Recipe",
-        f"`config.json` holds it in full (fingerprint `{summary['fingerprint']}`); `split.json` "
-        "the rows, `env.json` the software. Digest of the parameters: "
-        f"`{summary['params_digest']}`.",
-    )
 
 
 def study_readme(summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:

@@ -11,7 +11,6 @@ from typing import Any
 from flaxcnn.errors import CheckpointError, ConfigError, DataError
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.fields import Role, names
-from flaxcnn.recipe.schedules import spans_run
 from flaxcnn.records.folder import Folder
 
 ELSEWHERE = "checkpoints.json"  # names their folder, where it is not in the run directory
@@ -77,12 +76,16 @@ class RunDirectory(Folder):
     def checkpoint_folder(self, chosen: str | Path | None = None) -> str | Path:
         """Where its checkpoints are; a `chosen` folder is recorded for later."""
         if chosen is not None:
+            if not str(chosen).strip():
+                raise ConfigError("--checkpoint-dir must name a folder (got an empty text)")
             path = chosen if "://" in str(chosen) else Path(chosen).expanduser().absolute()
             self.write_json(ELSEWHERE, {"folder": str(path)})
             return path
         if (self.path / ELSEWHERE).is_file():
             if not isinstance(folder := self.read_json(ELSEWHERE).get("folder"), str):
                 raise CheckpointError(f"{self.path / ELSEWHERE}: lacks folder: it is damaged")
+            if "://" not in folder and not Path(folder).is_absolute():
+                raise CheckpointError(f"{self.path / ELSEWHERE}: folder must be a whole path")
             return folder
         return self.path / "checkpoints"
 
@@ -111,7 +114,7 @@ def check_same(where: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> No
     """
     before = Config.from_dict(old).to_dict()  # with the fields that are newer than the record
     free = {*names(Config, Role.EXECUTION | Role.DELIVERY)}
-    free |= set() if spans_run(Config.from_dict(dict(new)).schedule) else {"epochs"}
+    free |= set() if Config.from_dict(dict(new)).spans_run else {"epochs"}
     if differ := [key for key in new if before[key] != new[key] and key not in free]:
         key = differ[0]
         raise ConfigError(

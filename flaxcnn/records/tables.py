@@ -18,6 +18,7 @@ from flaxcnn.records.format import interval_text
 MISSING = "-"
 GAP = 2  # columns between two of a table
 LEAST = 30  # columns for cells beside their names
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # begin what a spreadsheet computes
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,10 @@ class Cell:
 
     text: str
     number: float | None = None
+    bar: float | None = None  # a share that a page draws below the text
+    missing: bool = False  # whether the bar is of what is missing
+    link: str = ""  # of a page: where the text leads
+    line: Sequence[float] = ()  # drawn on a page in place of the text
 
 
 def count(number: int | None) -> Cell:
@@ -188,6 +193,11 @@ def csv_text(table: Mapping[str, Sequence[Any]]) -> str:
     """Columns as CSV, their names first."""
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(table)
-    writer.writerows(zip(*table.values(), strict=True))
+    writer.writerow(map(_cell, table))
+    writer.writerows(map(_cell, row) for row in zip(*table.values(), strict=True))
     return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """A text that a spreadsheet would run as a formula begins with ', which it does not show."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value

@@ -45,8 +45,8 @@ def protocol_note(protocols: Collection[str], validation: Any) -> tuple[str, boo
 # -- a run ---------------------------------------------------------------------------------------
 
 
-def splits_table(summary: Mapping[str, Any]) -> Table:
-    """Accuracy and loss of the kept weights, one row per split."""
+def splits_table(summary: Mapping[str, Any], percent: bool = False) -> Table:
+    """Accuracy and loss of the kept weights, one row per split; accuracies in percent or not."""
     rows = []
     names = (name.removeprefix("test_") for name in summary if name.startswith("test_"))
     own = [name for name in names if name not in ("accuracy", "loss", "rows")]
@@ -57,8 +57,15 @@ def splits_table(summary: Mapping[str, Any]) -> Table:
         ends = wilson(accuracy, size) if size and accuracy is not None else None
         loss = decimal(summary[f"{key}_loss"])
         more = [decimal(summary.get(f"{key}_{metric}")) for metric in own]
-        rows.append([Cell(name), decimal(accuracy), interval(ends), loss, *more, count(size)])
-    caption = "Accuracy and loss of the kept weights on each split"
+        shown = [decimal(accuracy), interval(ends)]
+        if percent and accuracy is not None and ends:
+            shown = [Cell(f"{100 * accuracy:.2f} %", accuracy),
+                     Cell(f"{100 * ends[0]:.2f} to {100 * ends[1]:.2f}", ends[0])]  # fmt: skip
+        rows.append([Cell(name), *shown, loss, *more, count(size)])
+    caption = (
+        "The kept weights on each split" if percent
+        else "Accuracy and loss of the kept weights on each split"
+    )  # fmt: skip
     return Table(caption, ["split", "accuracy", "95 % interval", "loss", *own, "rows"], rows)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from flaxcnn.reports.charts import Chart, Line
 from flaxcnn.reports.style import (
     CLEAN_TRAIN,
     INK,
@@ -21,6 +22,7 @@ from flaxcnn.reports.style import (
     pair_of,
     panel,
     short,
+    side_of,
     styled,
 )
 
@@ -30,6 +32,12 @@ SPLITS = {
     "train": ("training, running mean", TRAIN),
     "clean_train": ("training, after the epoch", CLEAN_TRAIN),
     "val": ("validation", VALIDATION),
+}
+# Prefix -> the same for a chart: name, colour of `style.COLOURS`, dashes.
+DRAWN = {
+    "train": ("training", "train", ""),
+    "clean_train": ("training, after", "clean-train", "1 4"),
+    "val": ("validation", "validation", "7 4"),
 }
 METRICS = {"accuracy": "accuracy (share of rows)", "loss": "loss (nats per row)"}
 FEW = 30  # epochs that have a marker each
@@ -43,6 +51,11 @@ def series(history: History, key: str) -> tuple[np.ndarray, np.ndarray]:
     return np.array([row["epoch"] for row in rows]), np.array(values, float)
 
 
+def _chart(lines: Sequence[Line], metric: str, **more: Any) -> Chart:
+    accuracy = metric == "accuracy"
+    return Chart(lines, "epoch", "" if accuracy else "nats per image", accuracy, log=True, **more)
+
+
 def _epochs_axis(axes: Axes, metric: str) -> None:
     axes.set_xlabel("epoch (passes over the training rows)")
     axes.set_ylabel(METRICS[metric])
@@ -50,15 +63,22 @@ def _epochs_axis(axes: Axes, metric: str) -> None:
 
 
 @styled
-def learning(history: History, metric: str, best: int | None) -> Picture:
-    """Accuracy or loss of each split over the epochs of one run, the best epoch marked."""
+def learning(
+    history: History, metric: str, best: int | None, summary: Mapping[str, Any] | None = None
+) -> Picture:
+    """Accuracy or loss of each split over the epochs of one run, the best epoch marked.
+
+    With the `summary`, a chart shows the test figure of the weights that were kept too.
+    """
     figure = blank(3.1)
     axes = panel(figure, 0.62, 0.48, top=0.62)
-    words = []
+    words, lines = [], []
     for prefix, (name, colour) in SPLITS.items():
         x, y = series(history, f"{prefix}_{metric}")
         if not len(x):
             continue
+        called, own, dash = DRAWN[prefix]
+        lines.append(Line(called, x, y, own, dash))
         marker = "o" if len(x) <= FEW else None
         axes.plot(x, y, LINES[prefix], color=colour, marker=marker, label=name)
         finite = y[np.isfinite(y)]
@@ -76,7 +96,12 @@ def learning(history: History, metric: str, best: int | None) -> Picture:
     _legend(axes)
     heading(axes, title)
     alt = f"{metric.capitalize()} per epoch: {'; '.join(words)}."
-    return Picture(f"learning-{metric}", title, alt, figure)
+    mark = None if best is None else (best, f"best epoch, {best}")
+    points = []
+    if summary:
+        points = [(summary["kept_epoch"], summary[f"test_{metric}"], "test", "test")]
+    chart = _chart(lines, metric, mark=mark, points=points)
+    return Picture(f"learning-{metric}", title, alt, figure, chart=chart)
 
 
 def _from_to(values: np.ndarray) -> str:
@@ -102,8 +127,9 @@ def overlay(runs: Sequence[tuple[str, History]], metric: str) -> Picture:
     top = 0.4 + 0.16 * named + (0.16 if len(shown) > NAMED else 0)
     figure = blank(2.7 + top)
     axes = panel(figure, 0.62, 0.48, top=top)
-    ends = []
+    ends, lines = [], []
     for number, (name, x, y) in enumerate(shown):
+        lines.append(Line(short(name, 40), x, y, *side_of(number)))
         colour, marker = pair_of(number)
         label = short(name, 60) if number < NAMED else "_"
         axes.plot(x, y, "-", color=colour, marker=marker if len(x) <= FEW else None,
@@ -122,7 +148,18 @@ def overlay(runs: Sequence[tuple[str, History]], metric: str) -> Picture:
     more = f" and {len(ends) - NAMED} more" if len(ends) > NAMED else ""
     end = "highest" if metric == "accuracy" else "lowest"
     alt = f"Validation {metric} per epoch; {end} value of {', '.join(ends[:NAMED])}{more}."
-    return Picture(f"overlay-{metric}", title, alt, figure)
+    return Picture(f"overlay-{metric}", title, alt, figure, chart=_chart(lines, metric))
+
+
+def every(
+    histories: Sequence[History], names: Sequence[str], key: str, epochs: np.ndarray
+) -> dict[str, list[float]]:
+    """Name of a run -> its values at the epochs, NaN where it has none."""
+    found = {}
+    for name, history in zip(names, histories, strict=True):
+        values = dict(zip(*(part.tolist() for part in series(history, key)), strict=True))
+        found[name] = [values.get(epoch, np.nan) for epoch in epochs.tolist()]
+    return found
 
 
 def spread(histories: Sequence[History], key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -138,20 +175,32 @@ def spread(histories: Sequence[History], key: str) -> tuple[np.ndarray, np.ndarr
 
 
 @styled
-def bands(settings: Sequence[tuple[str, Sequence[History]]], metric: str) -> Picture:
-    """Median over seeds with a band from the lowest to the highest; one colour per setting."""
+def bands(
+    settings: Sequence[tuple[str, Sequence[History]]], metric: str,
+    seeds: Sequence[Sequence[int]] = (),
+) -> Picture:  # fmt: skip
+    """Median over seeds with a band from the lowest to the highest; one colour per setting.
+
+    Args:
+        settings: the name and the runs of each.
+        metric: accuracy or loss.
+        seeds: of the runs of each setting; by default the first ones.
+    """
     shown = settings[:NAMED]
     alone = len(shown) == 1
     top = 0.62 if alone else 0.4 + 0.16 * len(shown)
     figure = blank(2.6 + top)
     axes = panel(figure, 0.62, 0.48, top=top)
-    words = []
+    words, lines = [], []
     for number, (name, histories) in enumerate(shown):
-        lines = SPLITS if alone else {"val": SPLITS["val"]}
-        for prefix, (split, own) in lines.items():
+        named = [f"seed {seed}" for seed in (seeds[number] if seeds else range(len(histories)))]
+        for prefix, (split, own) in SPLITS.items() if alone else [("val", SPLITS["val"])]:
             x, y = spread(histories, f"{prefix}_{metric}")
             if not len(x):
                 continue
+            called, shade, dash = DRAWN[prefix] if alone else (name, *side_of(number))
+            each = every(histories, named, f"{prefix}_{metric}", x)
+            lines.append(Line(called, x, y[1], shade, dash, y[0], y[2], each))
             colour, marker = (own, "o") if alone else pair_of(number)
             style = LINES[prefix] if alone else "-"
             axes.fill_between(x, y[0], y[2], color=colour, alpha=0.22, linewidth=0)
@@ -163,9 +212,10 @@ def bands(settings: Sequence[tuple[str, Sequence[History]]], metric: str) -> Pic
             )
     _epochs_axis(axes, metric)
     _legend(axes, 2 if alone else 1)
-    seeds = max((len(histories) for _, histories in settings), default=0)
+    most = max((len(histories) for _, histories in settings), default=0)
     what = metric.capitalize() if alone else f"Validation {metric}"
-    title = f"{what} over {seeds} seeds: median, lowest, highest"
+    title = f"{what} over {most} seeds: median, lowest, highest"
     heading(axes, title)
     more = f" {len(settings) - NAMED} more settings are not drawn." if len(settings) > NAMED else ""
-    return Picture(f"bands-{metric}", title, f"{'; '.join(words)}.{more}", figure)
+    alt = f"{'; '.join(words)}.{more}"
+    return Picture(f"bands-{metric}", title, alt, figure, chart=_chart(lines, metric))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.patches import Rectangle
 
+from flaxcnn.records.format import count_text
 from flaxcnn.reports.style import (
     ERROR,
     INK,
@@ -20,6 +21,7 @@ from flaxcnn.reports.style import (
     short,
     styled,
 )
+from flaxcnn.reports.tiles import Tile, Tiles, source
 
 LARGEST = 64  # pixels a side that a page shows
 FILLED = 0.86  # of a cell's width, by its image
@@ -87,17 +89,6 @@ def legend(names: Sequence[str], used: np.ndarray) -> str:
 
 
 @styled
-def samples(images: np.ndarray, label: np.ndarray, names: Sequence[str], columns: int) -> Picture:
-    """Training images [N, H, W, C] with their labels, one class per row."""
-    texts = [short(names[i], 12) for i in label]
-    title = "Training images and their labels"
-    drawn = _grid(images, texts, [False] * len(label), columns, title, size=6.5)
-    present = [clean(names[i]) for i in dict.fromkeys(int(i) for i in label)]
-    alt = f"The first training rows of each class: {', '.join(present)}."
-    return Picture("samples", title, alt, drawn.figure)
-
-
-@styled
 def variants(
     stored: np.ndarray, augmented: np.ndarray, label: np.ndarray, target: np.ndarray | None,
     names: Sequence[str],
@@ -129,22 +120,6 @@ def variants(
     drawn = _grid(flat, texts, [False] * len(texts), images.shape[1], title, size=6.0, lines=lines)
     alt = f"{len(label)} training images, and {len(augmented)} augmented variants of each."
     return Picture("augmented", title, alt, drawn.figure)
-
-
-@styled
-def first_predictions(
-    images: np.ndarray, label: np.ndarray, predicted: np.ndarray, names: Sequence[str]
-) -> Picture:
-    """The first test images and their predictions; errors have a frame, a sign and the truth."""
-    called, wrong = brief(names), predicted != label
-    texts = [
-        f"{SIGN}{called[p]} is {called[t]}" if p != t else called[p]
-        for p, t in zip(predicted, label, strict=True)
-    ]
-    title = f"First {len(label)} test rows: {int(wrong.sum())} wrong"
-    drawn = _grid(images, texts, list(wrong), 10, title)
-    alt = _first_alt(label, predicted, names)
-    return Picture("first-predictions", title, alt, drawn.figure)
 
 
 @styled
@@ -199,28 +174,7 @@ def first_predictions_text(label: np.ndarray, predicted: np.ndarray, names: Sequ
     return "\n".join([*lines, f"* marks {errors} wrong of the first {len(label)} test rows"])
 
 
-@styled
-def mistakes_gallery(
-    images: np.ndarray, label: np.ndarray, predicted: np.ndarray, probability: np.ndarray,
-    row: np.ndarray, names: Sequence[str], total: int,
-) -> Picture:  # fmt: skip
-    """Wrong predictions [N] by falling confidence: prediction, its probability, the truth."""
-    texts = [
-        f"{SIGN} {short(names[p], 11)} {sure:.3f}\nis {short(names[t], 16)}"
-        for p, t, sure in zip(predicted, label, probability, strict=True)
-    ]
-    title = f"The {len(label)} most confident of {total} mistakes"
-    drawn = _grid(images, texts, [True] * len(label), 4, title, size=7.2, lines=2)
-    described = [
-        f"row {n} is {clean(names[t])}, taken for {clean(names[p])} with probability {sure:.3f}"
-        for n, t, p, sure in list(zip(row, label, predicted, probability, strict=True))[:4]
-    ]
-    more = f"; and {len(label) - 4} more" if len(label) > 4 else ""
-    return Picture("mistakes", title, f"Test {'; '.join(described)}{more}.", drawn.figure)
-
-
-@styled
-def filters(kernel: np.ndarray, layer: str) -> Picture:
+def filters(kernel: np.ndarray, layer: str) -> Tiles:
     """Weights [H, W, C, N] of the first convolution on one scale: mid grey is 0, white positive."""
     height, width, channels, count = kernel.shape
     shown = np.moveaxis(kernel, -1, 0)[:MOST_FILTERS].astype(float)
@@ -228,16 +182,12 @@ def filters(kernel: np.ndarray, layer: str) -> Picture:
         shown = shown.mean(axis=-1, keepdims=True)
     finite = shown[np.isfinite(shown)]
     largest = float(np.abs(finite).max()) if finite.size else 0.0
-    grey = 127.5 + 127.5 * np.nan_to_num(shown) / (largest or 1.0)
-    columns = 8 if len(shown) <= 32 else 12
-    title = f"{len(shown)} of {count} filters of {clean(layer)}, {height}×{width} pixels"
-    texts = [str(i + 1) for i in range(len(shown))]
-    drawn = _grid(grey.round().astype(np.uint8), texts, [False] * len(shown), columns, title, 6.5)
-    colours = {1: "", 3: " in the colours of their channels"}.get(
+    grey = (127.5 + 127.5 * np.nan_to_num(shown) / (largest or 1.0)).round().astype(np.uint8)
+    tiles = [Tile(*source(image), f"filter {i + 1}") for i, image in enumerate(grey)]
+    colours = {1: "", 3: ", in the colours of their channels"}.get(
         channels, ", mean of their channels"
     )
-    alt = (
-        f"The filters of the first layer{colours}, on one scale from {-largest:.3f} (black) over 0 "
-        f"(mid grey) to {largest:.3f} (white)."
-    )
-    return Picture("filters", title, alt, drawn.figure)
+    which = "" if count == len(shown) else f"{len(shown)} of "
+    title = f"{which}{count_text(count, 'filter')} of {clean(layer)}, {height}×{width}{colours}"
+    insight = f"One scale from {-largest:.3f} (black) over 0 (grey) to {largest:.3f} (white)."
+    return Tiles(title, [("", tiles)], insight, small=True)

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 
-from flaxcnn.reports.numbers import Calibration, ClassFigures, error_rates
+from flaxcnn.reports.numbers import Calibration, error_rates
 from flaxcnn.reports.style import (
     INK,
     SHADES,
@@ -26,7 +26,7 @@ from flaxcnn.reports.style import (
 )
 
 NUMBERED = 20  # classes whose cells have room for a number
-TICKED = 40  # and whose names have room at the side
+TICKED = 40  # classes whose names have room at the side
 LONGEST = 14  # letters of a class name at an axis
 NAMED = 3  # pairs that a text names
 
@@ -64,7 +64,7 @@ def _cells(matrix: np.ndarray, texts: list[list[str]], names: Sequence[str], tit
     return axes
 
 
-def _pairs(matrix: np.ndarray, names: Sequence[str]) -> list[tuple[int, str]]:
+def frequent_pairs(matrix: np.ndarray, names: Sequence[str]) -> list[tuple[int, str]]:
     """(rows, "4 taken for 9") of the most frequent confusions."""
     off = matrix.copy()
     np.fill_diagonal(off, 0)
@@ -83,7 +83,7 @@ def confusion_matrix(matrix: np.ndarray, names: Sequence[str], split: str = "tes
     title = f"Confusion matrix of {matrix.sum():,} {split} rows (counts)"
     texts = [[str(n) if n else "·" for n in row] for row in matrix]
     axes = _cells(matrix.astype(float), texts, names, title)
-    right, pairs = int(np.trace(matrix)), _pairs(matrix, names)
+    right, pairs = int(np.trace(matrix)), frequent_pairs(matrix, names)
     most = ", ".join(f"{pair} ({rows})" for rows, pair in pairs) or "none"
     alt = (
         f"{right:,} of {matrix.sum():,} {split} rows are on the diagonal, predicted right; most "
@@ -109,46 +109,6 @@ def error_matrix(matrix: np.ndarray, names: Sequence[str], split: str = "test") 
         worst = "There are no errors."
     return Picture("errors", title, f"{worst} Each row is a true class divided by its number of "
                    "rows; the diagonal is left blank.", axes.figure)  # type: ignore[arg-type]  # fmt: skip
-
-
-@styled
-def class_figures(figures: Sequence[ClassFigures], split: str = "test") -> Picture:
-    """Precision, recall and F1 of each class as points on a line; at most `TICKED` classes."""
-    ranked = sorted(figures, key=lambda one: -1.0 if one.f1 is None else one.f1)
-    shown = ranked[:TICKED]
-    names = [short(one.name, LONGEST) for one in shown]
-    figure = blank(1.2 + max(0.2 * len(shown), 1.2))
-    axes = panel(figure, max(0.5, margin(names) + 0.2), 0.48, top=0.62)
-    kinds = (("precision", "o", VALIDATION), ("recall", "s", TEST), ("f1", "|", INK))
-    for row, one in enumerate(shown):
-        both = [value for value in (one.precision, one.recall) if value is not None]
-        if both:
-            axes.plot([min(both), max(both)], [row, row], color=INK, linewidth=1, zorder=1)
-    for kind, marker, colour in kinds:
-        points = [
-            (getattr(one, kind), row)
-            for row, one in enumerate(shown)
-            if getattr(one, kind) is not None
-        ]
-        x, y = zip(*points, strict=True) if points else ((), ())
-        axes.plot(x, y, marker, color=colour, markersize=5 if marker != "|" else 10,
-                  label="F1" if kind == "f1" else kind)  # fmt: skip
-    axes.set_yticks(range(len(shown)), names, size=8)
-    axes.set_ylim(len(shown) - 0.4, -0.6)
-    axes.set_xlabel("share of rows")
-    axes.set_ylabel("class, lowest F1 first")
-    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, borderpad=0)
-    title = f"Precision, recall and F1 of each class ({split})"
-    heading(axes, title)
-    known = [one for one in ranked if one.f1 is not None]
-    ends = [
-        f"{one.f1:.4f} (class {clean(one.name)}, {one.support} rows)"
-        for one in (known[0], known[-1])
-    ]
-    alt = f"F1 is between {' and '.join(ends)}."
-    if len(ranked) > len(shown):
-        alt += f" The {len(shown)} lowest of {len(ranked)} classes are drawn."
-    return Picture("classes", title, alt, figure)
 
 
 @styled

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flaxcnn.errors import ConfigError, WriteError
+from flaxcnn.errors import WriteError
 from flaxcnn.records.rate_range import RateRange
 from flaxcnn.reports.style import (
     INK,
@@ -17,8 +17,6 @@ from flaxcnn.reports.style import (
     panel,
     styled,
 )
-
-SUFFIXES = (".png", ".svg", ".pdf")
 
 
 @styled
@@ -43,12 +41,6 @@ def rate_range(found: RateRange) -> Picture:
     title = f"Loss while the learning rate grows, {len(found.rates)} updates"
     heading(axes, title)
     return Picture("rate-range", title, f"{title}: {found.sentence}.", figure)
-
-
-def check_picture(path: Path) -> None:
-    """ConfigError unless the file name ends as one of a picture."""
-    if path.suffix not in SUFFIXES:
-        raise ConfigError(f"output must end in {', '.join(SUFFIXES)} (got {str(path)!r})")
 
 
 def draw(found: RateRange, path: Path) -> None:

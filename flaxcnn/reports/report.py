@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from flaxcnn.data.arrays import Dataset
-from flaxcnn.errors import ConfigError, WriteError
+from flaxcnn.errors import CheckpointError, ConfigError, FlaxcnnError, WriteError, first_line
+from flaxcnn.limits import shown
 from flaxcnn.recipe.references import SOURCES, copies_in
-from flaxcnn.records.files import write_atomic
+from flaxcnn.records.files import check_suffix, write_atomic
+from flaxcnn.records.index import index_of, kind_by_proof
 from flaxcnn.records.read import RunRecord, SearchRecord, StudyRecord, read
+from flaxcnn.reports.index import index_page
 from flaxcnn.reports.page import Page, Rendered, render, render_fragment
 from flaxcnn.reports.run import run_brief, run_page
 from flaxcnn.reports.search import search_brief, search_page
-from flaxcnn.reports.several import several_page
+from flaxcnn.reports.several import Compared, several_page
 from flaxcnn.reports.study import study_brief, study_page
 
 NAME = "report.html"
@@ -25,7 +28,23 @@ Record = RunRecord | StudyRecord | SearchRecord
 
 
 def page_of(record: Record, dataset: Dataset | None = None, brief: bool = False) -> Page:
-    """The page of one record, or only what a notebook shows of it."""
+    """The page of one record, or only what a notebook shows of it.
+
+    Raises:
+        CheckpointError: a record holds what none of this version does.
+    """
+    try:
+        return _page_of(record, dataset, brief)
+    except FlaxcnnError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{record.path}: its records cannot be shown ({type(error).__name__}: "
+            f"{shown(first_line(error))}): one is damaged, or of another version"
+        ) from error
+
+
+def _page_of(record: Record, dataset: Dataset | None, brief: bool) -> Page:
     with copies_in(record.path / SOURCES):  # code of one's own may have changed since
         match record:
             case RunRecord():
@@ -54,8 +73,10 @@ def any_name() -> Iterator[None]:
         yield
 
 
-def make(records: Sequence[Record], dataset: Dataset | None = None) -> Rendered:
-    """The page of one record, or of several side by side.
+def make(
+    records: Sequence[Record], dataset: Dataset | None = None, compared: Compared = ""
+) -> Rendered:
+    """The page of one record, or of several side by side, with what was `compared`.
 
     Raises:
         ConfigError: none, or a search among others.
@@ -68,37 +89,13 @@ def make(records: Sequence[Record], dataset: Dataset | None = None) -> Rendered:
         sides = [record for record in records if not isinstance(record, SearchRecord)]
         if len(sides) < len(records):
             raise ConfigError("report shows a search only alone, not beside others")
-        return render(several_page(sides))
-
-
-def report(
-    *runs: Path | str | Record, output: Path | str | None = None, dataset: Dataset | None = None
-) -> Path:
-    """Write tables and figures of runs, studies or a search to one HTML file.
-
-    >>> from flaxcnn import study
-    >>> report(study(seeds=2, epochs=1, study_dir="runs/two", verbose=False)).name
-    'report.html'
-
-    Args:
-        runs: directories, or what `flaxcnn.train`, `study` and `search` returned. Several are
-            shown side by side.
-        output: the file; by default report.html, in the folder if there is only one, else in the
-            current folder.
-        dataset: of a run, if it is loaded already.
-
-    Raises:
-        CheckpointError: a folder holds nothing finished.
-        ConfigError: no folder, or a search among others.
-        WriteError: the file cannot be written.
-    """
-    paths = [Path(run) if isinstance(run, Path | str) else run.path for run in runs]
-    return write(paths, None if output is None else Path(output), dataset)[0]
+        return render(several_page(sides, compared))
 
 
 def write(
-    paths: Sequence[Path], output: Path | None = None, dataset: Dataset | None = None
-) -> tuple[Path, Rendered]:
+    paths: Sequence[Path], output: Path | None = None, dataset: Dataset | None = None,
+    compare: Callable[[Sequence[Path]], Compared] = lambda paths: "",
+) -> tuple[Path, Rendered]:  # fmt: skip
     """Write the page of the folders; beside the page of a single folder, its pictures as files.
 
     Args:
@@ -106,13 +103,27 @@ def write(
         output: the HTML file; by default report.html, in the folder if there is only one, else
             in the current folder.
         dataset: of a run, if it is loaded already.
+        compare: what says whether several differ by more than chance.
 
     Raises:
         CheckpointError: a folder holds nothing finished.
+        ConfigError: the name of the file is not that of a page.
         WriteError: the file cannot be written.
     """
+    if output is not None:
+        check_suffix("--output", output, ".html", ".htm")
+    if (
+        len(paths) == 1
+        and kind_by_proof(paths[0].expanduser()) is None
+        and (found := index_of(paths[0]))
+    ):
+        target = (output or found.folder / NAME).expanduser().absolute()
+        with any_name():
+            made = render(index_page(found, target))
+        write_atomic(target, made.html.encode())
+        return target, made
     records = [read(path) for path in paths]
-    made = make(records, dataset)
+    made = make(records, dataset, compare(paths) if len(records) > 1 else "")
     own = records[0].path if len(records) == 1 else None
     target = (output or (own or Path.cwd()) / NAME).expanduser().absolute()
     write_atomic(target, made.html.encode())
@@ -123,4 +134,6 @@ def write(
             raise WriteError(f"{own / PICTURES}: cannot be written ({error.strerror})") from error
         for name, text in made.svgs.items():
             write_atomic(own / PICTURES / f"{name}.svg", text.encode())
+        for name, text in made.tables.items():
+            write_atomic(own / name, text.encode())
     return target, made

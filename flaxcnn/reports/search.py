@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from flaxcnn.records.format import figure, value_text
+from flaxcnn.records.format import candidate_label, figure, value_text
 from flaxcnn.records.read import SearchRecord
-from flaxcnn.records.tables import Cell, Table
+from flaxcnn.records.tables import MISSING, Cell, Table, count
 from flaxcnn.records.views import (
     BEST_OF_SEVERAL,
     DOCUMENT_FOLDS,
@@ -17,15 +17,20 @@ from flaxcnn.records.views import (
     dropped_heading,
     refit_note,
 )
-from flaxcnn.reports import comparisons
+from flaxcnn.reports import comparisons, trials
 from flaxcnn.reports.commands import of_search
 from flaxcnn.reports.comparisons import Point
 from flaxcnn.reports.grids import layout
 from flaxcnn.reports.page import Page, Section
-from flaxcnn.reports.run import environment_table, settings_table
+from flaxcnn.reports.recipes import environment_table, settings_table
+from flaxcnn.reports.trials import Trial
 
 SPLIT = "held-out"  # what accuracies are taken on
-MOST_OF_A_LABEL = 48  # letters of one in a picture
+MOST_OF_A_LABEL = 60  # letters of one in a picture
+MOST_COLUMNS = 8  # settings in a table
+SHOWN = 10  # candidates whose folds are drawn, the best
+FANOVA = "Importances by Optuna (fANOVA over all trials)"
+MAIN_EFFECTS = "Share of the variance of scores that the means over a setting's values explain"
 
 
 def search_page(record: SearchRecord) -> Page:
@@ -104,21 +109,95 @@ def candidates(page: Page, record: SearchRecord) -> Section:
     """The scores of all candidates: pictures and a table."""
     section = Section("candidates", "Candidates")
     scored = [row for row in record.summary["candidates"] if row["mean"] is not None]
-    points = [_point(row) for row in scored]
-    if points:
-        pairs = [(point, _by_fold(row)) for point, row in zip(points, scored, strict=True)]
+    if scored:
+        _scores(page, section, record, scored)
+        best = scored[:SHOWN]
+        pairs = [(_point(row), _by_fold(row)) for row in best]
         page.draw(section, "the folds", comparisons.seed_distribution, pairs, SPLIT, "fold")
-        if "sampler" not in record.summary:  # drawn points make no grid
-            position = [one["label"] for one in record.plan["candidates"]].index
-            rows = sorted(scored, key=lambda row: position(row["label"]))
-            places = _places(rows, record.plan["candidates"][0]["config"])
-            if grid := layout(places):
-                page.draw(section, "the grid", comparisons.heat_map, *grid, SPLIT)
-        if len({point.params for point in points}) > 1:
+        if len({row["params"] for row in scored}) > 1:
+            points = [_point(row) for row in scored]
             page.draw(section, "accuracy and parameters", comparisons.against_parameters, points,
                       SPLIT)  # fmt: skip
-    section.tables.append(candidates_table(record.summary))
+    section.tables.append(_table(record))
     return section
+
+
+def _scores(
+    page: Page, section: Section, record: SearchRecord, scored: list[dict[str, Any]]
+) -> None:
+    """Pictures of settings and scores."""
+    drawn = _trials(record, scored)
+    sampled = "sampler" in record.summary
+    if sampled and len(drawn) > 1:
+        page.draw(section, "the order", trials.history, drawn, SPLIT)
+    if len(drawn) > 1 and any(trial.settings for trial in drawn):
+        page.draw(section, "the settings", trials.parallel, drawn, SPLIT)
+        shares = record.summary.get("importance") if sampled else trials.main_effects(drawn)
+        by = FANOVA if sampled else MAIN_EFFECTS
+        if shares:
+            page.draw(section, "what mattered", trials.importance, shares, by)
+        page.draw(section, "each setting", trials.slices, drawn, SPLIT)
+    if not sampled:  # drawn points make no grid
+        position = [one["label"] for one in record.plan["candidates"]].index
+        rows = sorted(scored, key=lambda row: position(row["label"]))
+        if grid := layout(_places(rows, record.plan["candidates"][0]["config"])):
+            page.draw(section, "the grid", comparisons.heat_map, *grid, SPLIT)
+
+
+def _trials(record: SearchRecord, scored: list[dict[str, Any]]) -> list[Trial]:
+    """The scored candidates in the order in which they were tried."""
+    tried = dict.fromkeys(candidate_label(row["setting"]) for row in record.rows)
+    order = list(tried) or [one["label"] for one in record.plan["candidates"]]
+    known = {label: number for number, label in enumerate(order)}
+    rows = sorted(scored, key=lambda row: known.get(row["label"], len(order)))
+    base = record.plan["candidates"][0]["config"]
+    keys = _keys(scored)
+    return [
+        Trial(number, _values(row, keys, base), row["mean"],
+              row["label"] == record.summary["winner"])
+        for number, row in enumerate(rows, start=1)
+    ]  # fmt: skip
+
+
+def _keys(rows: list[dict[str, Any]]) -> list[str]:
+    """The settings that candidates differ in."""
+    return list(dict.fromkeys(key for row in rows for key, _ in _settings(row)))
+
+
+def _values(row: dict[str, Any], keys: list[str], base: dict[str, Any]) -> dict[str, Any]:
+    """Setting -> value of a candidate, of those it does not change that of the recipe."""
+    own = dict(_settings(row))
+    values = {}
+    for key in keys:
+        if key in own:
+            values[key] = own[key]
+        elif (value := _recorded(base, key)) is not None:
+            values[key] = value
+    return values
+
+
+def _table(record: SearchRecord) -> Table:
+    """The table of candidates with a column for each setting, where there are not too many."""
+    summary = record.summary
+    whole = candidates_table(summary)
+    keys = _keys(summary["candidates"])
+    if not 0 < len(keys) <= MOST_COLUMNS:
+        return whole
+    base = record.plan["candidates"][0]["config"]
+    rows = []
+    for number, (row, cells) in enumerate(zip(summary["candidates"], whole.rows, strict=True)):
+        values = _values(row, keys, base)
+        own = [_setting_cell(values.get(key)) for key in keys]
+        rows.append([count(number + 1), *own, *cells[1:]])
+    return Table(whole.caption, ["rank", *keys, *whole.header[1:]], rows)
+
+
+def _setting_cell(value: Any) -> Cell:
+    if value is None:
+        return Cell(MISSING)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    text = f"{value:.4g}" if isinstance(value, float) else value_text(value)
+    return Cell(text, float(value) if number else None)
 
 
 def _point(row: dict[str, Any]) -> Point:
@@ -162,6 +241,12 @@ def _places(rows: list[dict[str, Any]], base: dict[str, Any]) -> list[tuple[dict
 
 def _value(config: dict[str, Any], key: str) -> str:
     """The text of `layers.4.rate`, or of the kind of an optimizer; empty: no such setting."""
+    value = _recorded(config, key)
+    return "" if value is None else value_text(value)
+
+
+def _recorded(config: dict[str, Any], key: str) -> Any:
+    """The value of `layers.4.rate`, or the kind of an optimizer; None: no such setting."""
     value: Any = config
     for part in key.split("."):
         if isinstance(value, list) and part.isdecimal() and int(part) < len(value):
@@ -169,8 +254,8 @@ def _value(config: dict[str, Any], key: str) -> str:
         elif isinstance(value, dict) and part in value:
             value = value[part]
         else:
-            return ""
-    return value_text(value.get("type", value) if isinstance(value, dict) else value)
+            return None
+    return value.get("type", value) if isinstance(value, dict) else value
 
 
 def _recipe(record: SearchRecord) -> Section:

@@ -1,136 +1,221 @@
-"""The page of several runs and studies, side by side."""
+"""The page of several runs and studies: what differs, by how much, and whether it is chance."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flaxcnn.records.intervals import wilson
+import numpy as np
+
+from flaxcnn.records.differing import difference_table, differing
+from flaxcnn.records.format import count_text, p_text
 from flaxcnn.records.read import SHARED, RunRecord, StudyRecord
-from flaxcnn.records.tables import Cell, Table, count, decimal, interval
+from flaxcnn.records.tables import MISSING, Cell, Table, count, decimal, interval
 from flaxcnn.records.views import CHOSEN_BY, protocol_note
-from flaxcnn.reports import comparisons, curves, study
+from flaxcnn.reports import comparisons, curves, differences
 from flaxcnn.reports.commands import shell_path
-from flaxcnn.reports.comparisons import Point
+from flaxcnn.reports.differences import VERDICTS, points
 from flaxcnn.reports.page import Page, Section
+from flaxcnn.reports.sides import Side, chosen, sides_of
+
+Compared = Mapping[str, Any] | str  # of `flaxcnn.compare(...).to_dict()`, or why there is none
 
 
-@dataclass(frozen=True)
-class Side:
-    """A run, or a setting of a study."""
+def several_page(records: Sequence[RunRecord | StudyRecord], compared: Compared = "") -> Page:
+    """All recipes found in the records, compared with the first of them.
 
-    point: Point
-    seeds: int
-    validation: float
-    speed: float | None  # images per second, median of its runs
-    histories: list[list[dict[str, Any]]]
-    shared: dict[str, Any]
-    where: str
-
-
-def several_page(records: Sequence[RunRecord | StudyRecord]) -> Page:
-    """All runs and settings found in the records, the highest validation accuracy first."""
-    sides = [side for record in records for side in _sides(record)]
-    sides.sort(key=lambda side: -side.validation)
+    Args:
+        records: in the order given; the first recipe is what the others are compared with.
+        compared: what `flaxcnn compare` says of the same records, or why it says nothing.
+    """
+    every = sides_of(records)
+    sides = [side for side in every if side.rows]
     text, doubtful = protocol_note({side.shared["protocol"] for side in sides}, None)
+    names = list(dict.fromkeys(side.name for side in sides))
+    what = f"{len(sides)} recipes side by side"
+    if len(sides) == 1:
+        what = f"{count_text(len(sides[0].rows), 'run')} of one recipe"
     page = Page(
-        title=f"{len(sides)} recipes side by side", figure="no run is complete", meaning="",
-        flag=text, doubtful=doubtful, facts=[("Folders", str(len(records)))],
-        warnings=_warnings(sides),
+        title=f"{names[0]}: {what}" if len(names) == 1 else what, figure="no run is complete",
+        meaning="", flag=text, doubtful=doubtful, warnings=_warnings(every, compared),
+        facts=[("Recipes", str(len(sides))), ("Runs", str(sum(len(s.rows) for s in sides))),
+               ("Folders", str(len(records)))],
     )  # fmt: skip
     if sides:
-        best = sides[0].point
-        low, high = best.interval or (None, None)
-        page.figure = f"{best.value:.4f}" + (f" [{low:.4f}, {high:.4f}]" if best.interval else "")
-        page.meaning = (
-            f"Test accuracy of {best.name}, which has the highest validation accuracy. Intervals "
-            "are 95 %: over seeds for studies (Student's t), of the test rows for single runs "
-            "(Wilson). Run `flaxcnn compare` to test whether a difference is more than chance."
-        )
-        page.sections += [_accuracy(page, sides), _training(page, sides)]
+        _headline(page, sides, compared)
+        page.sections += [
+            _settings(sides), _differences(page, sides, compared), _training(page, sides),
+            _classes(page, sides), _cost(page, sides),
+        ]  # fmt: skip
     paths = " ".join(shell_path(record.path) for record in records)
     page.sections.append(
         Section("again", "Reproduce", commands=[
             ("Test the differences:", f"flaxcnn compare {paths}"),
+            ("The same as a table for a paper:", f"flaxcnn compare {paths} --format latex"),
+            ("And as figures:", f"flaxcnn figures {paths}"),
             ("Write this page again:", f"flaxcnn report {paths}"),
         ])
     )  # fmt: skip
     return page
 
 
-def _sides(record: RunRecord | StudyRecord) -> list[Side]:
-    if isinstance(record, StudyRecord):
-        return [_setting(record, one) for one in study.complete(record)]
-    summary = record.summary
-    rows = summary.get("test_rows") or record.data["rows"]["test"]
-    value = summary["test_accuracy"]
-    own = Point(f"{record.name} seed {summary['seed']}", value, wilson(value, rows),
-                summary["params"])  # fmt: skip
-    shared = {key: summary.get(key) for key in SHARED}
-    return [Side(own, 1, summary["val_accuracy"], summary.get("images_per_second"),
-                 [record.history], shared, shell_path(record.path))]  # fmt: skip
+def _headline(page: Page, sides: Sequence[Side], compared: Compared) -> None:
+    """The difference between the first recipe and the best of the others."""
+    first = sides[0]
+    if len(sides) == 1:
+        page.figure = f"{100 * first.mean():.2f} %"
+        page.meaning = "Mean test accuracy. There is one recipe here, so nothing is compared."
+        return
+    best = chosen(sides[1:])
+    page.figure = f"{points(best.mean() - first.mean())} points"
+    of = " of the others, the one with the best validation," if len(sides) > 2 else ""
+    page.meaning = (
+        f"Test accuracy of {best.label},{of} less that of {first.label}: "
+        f"{100 * best.mean():.2f} % and {100 * first.mean():.2f} %, means over "
+        f"{count_text(len(best.rows), 'seed')} and {count_text(len(first.rows), 'seed')}."
+    ).replace(",,", ",")
+    one = _verdict_of(best, compared)
+    if one is None:
+        reason = compared if isinstance(compared, str) else ""
+        page.meaning += f" Whether that is more than chance is unknown: {reason or 'not tested'}."
+        page.flag, page.doubtful = (page.flag, True) if page.doubtful else ("not tested", True)
+        return
+    if ends := one["comparison"]["interval"]:
+        page.figure += f" [{points(ends[0])}, {points(ends[1])}]"
+    words = {
+        "better": "Better by more than chance", "worse": "Worse by more than chance",
+        "equivalent": "Equivalent: any difference is too small to matter",
+        "not shown": "No difference found",
+    }[one["verdict"]]  # fmt: skip
+    p = p_text(one["p_value"])
+    more = one["more_seeds"]
+    page.meaning += f" {words}{f' ({p})' if p else ''}."
+    if more:
+        page.meaning += f" About {count_text(more, 'more seed')} a side would settle it."
 
 
-def _setting(record: StudyRecord, setting: dict[str, Any]) -> Side:
-    rows = record.rows_of(setting)
-    name = " ".join(filter(None, (record.name, setting["label"], f"({len(rows)} seeds)")))
-    speeds = sorted(row["images_per_second"] for row in rows if "images_per_second" in row)
-    return Side(
-        study.point(record, setting, name), len(rows),
-        setting["metrics"][CHOSEN_BY]["mean"],
-        speeds[len(speeds) // 2] if speeds else None, study.histories_of(record, setting),
-        {key: rows[0].get(key) for key in SHARED} if rows else dict.fromkeys(SHARED),
-        shell_path(record.path),
-    )  # fmt: skip
+def _verdict_of(side: Side, compared: Compared) -> Mapping[str, Any] | None:
+    if isinstance(compared, str):
+        return None
+    return next((one for one in compared["comparisons"] if one["label"] == side.label), None)
 
 
-def _warnings(sides: Sequence[Side]) -> list[str]:
+def _warnings(sides: Sequence[Side], compared: Compared) -> list[str]:
     warnings = [
         f"They differ in {SHARED[key]}, which may explain a difference."
         for key in SHARED
-        if len({side.shared[key] for side in sides}) > 1
+        if len({side.shared[key] for side in sides if side.rows}) > 1
     ]
-    if any(side.seeds < 2 for side in sides):
+    warnings += [
+        f"{side.label}: {side.failed} of {len(side.rows) + side.failed} runs have no figures."
+        for side in sides
+        if side.failed
+    ]
+    if any(len(side.rows) == 1 for side in sides):
         warnings.append("Some have only one seed, so how much they vary between seeds is unknown.")
+    if not isinstance(compared, str):
+        warnings += [note for note in compared["notes"] if "differ in" not in note]
     return warnings
 
 
-def _accuracy(page: Page, sides: Sequence[Side]) -> Section:
-    section = Section("accuracy", "Accuracy")
-    points = [side.point for side in sides]
-    page.draw(section, "accuracy and parameters", comparisons.against_parameters, points)
-    rates = [(side.point.name, side.speed) for side in sides if side.speed]
-    if rates:
-        page.draw(section, "throughput", comparisons.throughput, rates)
-    section.tables.append(
-        Table(
-            "All recipes, highest validation accuracy first",
-            ["recipe", "seeds", "test accuracy", "95 % interval", "validation accuracy",
-             "parameters", "images/s", "protocol", "folder"],
-            [_row(side) for side in sides],
-        )
-    )  # fmt: skip
+def _settings(sides: Sequence[Side]) -> Section:
+    labels = [side.label for side in sides]
+    differ = differing([side.settings for side in sides])
+    tables = [difference_table(labels, differ)] if differ else []
+    return Section("settings", "What differs", tables=tables)
+
+
+def _differences(page: Page, sides: Sequence[Side], compared: Compared) -> Section:
+    section = Section("differences", "Differences")
+    if not isinstance(compared, str):
+        page.draw(section, "the differences", differences.forest, compared)
+    pairs = [(side.point, side.values()) for side in sides]
+    page.draw(section, "the seeds", comparisons.seed_distribution, pairs)
+    section.tables.append(_table(sides, compared))
     return section
 
 
-def _row(side: Side) -> list[Cell]:
-    return [
-        Cell(side.point.name), count(side.seeds), decimal(side.point.value),
-        interval(side.point.interval), decimal(side.validation), count(side.point.params),
-        decimal(side.speed, 0),
-        Cell(str(side.shared["protocol"])), Cell(side.where),
-    ]  # fmt: skip
+def _table(sides: Sequence[Side], compared: Compared) -> Table:
+    header = ["recipe", "seeds", "test accuracy", "95 % interval", "difference", "95 % interval",
+              "p", "verdict", "validation accuracy"]  # fmt: skip
+    rows = []
+    for number, side in enumerate(sides):
+        one, test = _verdict_of(side, compared), None
+        if one is not None:
+            test = one["comparison"]
+        rows.append([
+            Cell(side.label), count(len(side.rows)), decimal(side.mean()),
+            interval(side.point.interval),
+            Cell(MISSING) if test is None else Cell(f"{test['difference']:+.4f}",
+                                                    test["difference"]),
+            interval(test["interval"]) if test else Cell(MISSING),
+            Cell(MISSING) if one is None or one["p_value"] is None
+            else Cell(f"{one['p_value']:.2g}", one["p_value"]),
+            Cell("reference" if number == 0 else MISSING if one is None
+                 else VERDICTS[one["verdict"]][2]),
+            decimal(side.mean(CHOSEN_BY)),
+        ])  # fmt: skip
+    return Table(f"All recipes; differences from {sides[0].label}", header, rows)
 
 
 def _training(page: Page, sides: Sequence[Side]) -> Section:
     section = Section("training", "Training")
-    shown = [side for side in sides if side.histories and side.histories[0]]
-    for metric in ("accuracy", "loss") if shown else ():
-        if all(side.seeds == 1 for side in shown):
-            runs = [(side.point.name, side.histories[0]) for side in shown]
-            page.draw(section, metric, curves.overlay, runs, metric)
-        else:
-            bands = [(side.point.name, side.histories) for side in shown]
-            page.draw(section, metric, curves.bands, bands, metric)
+    drawn = [(side.label, side.histories, side.seeds) for side in sides if any(side.histories)]
+    if not drawn:
+        return section
+    names = [(label, [h for h in histories if h]) for label, histories, _ in drawn]
+    seeds = [[seed for seed, h in zip(own, histories, strict=True) if h]
+             for _, histories, own in drawn]  # fmt: skip
+    for metric in ("accuracy", "loss"):
+        page.draw(section, metric, curves.bands, names, metric, seeds)
     return section
+
+
+def _classes(page: Page, sides: Sequence[Side]) -> Section:
+    """Recalls of the first recipe and of the best of the others; of all in a table."""
+    section = Section("classes", "Class by class")
+    kept = [(side, side.recalls()) for side in sides]
+    known = [(side, recalls) for side, recalls in kept if recalls is not None]
+    if len(known) < 2 or known[0][0] is not sides[0]:
+        return section
+    if len({len(recalls) for _, recalls in known}) > 1:
+        return section
+    classes = next((side.classes for side, _ in known if side.classes), None)
+    classes = classes or [str(number) for number in range(len(known[0][1]))]
+    first = (sides[0].label, known[0][1])
+    best = chosen([side for side, _ in known[1:]])
+    other = next(recalls for side, recalls in known if side is best)
+    page.draw(section, "the classes", differences.by_class, classes, first, (best.label, other))
+    header = ["class", *(side.label for side, _ in known)]
+    rows = [
+        [Cell(name, number if name.isdecimal() else None),
+         *(decimal(float(recalls[number])) for _, recalls in known)]
+        for number, name in enumerate(classes)
+    ]  # fmt: skip
+    section.folded.append(Table("Recall of each class, mean over seeds", header, rows))
+    return section
+
+
+def _cost(page: Page, sides: Sequence[Side]) -> Section:
+    section = Section("cost", "Cost")
+    sizes = {side.rows[0].get("params") for side in sides}
+    if len(sizes) > 1:
+        shown = [side.point for side in sides]
+        page.draw(section, "accuracy and parameters", comparisons.against_parameters, shown)
+    rates = [(side.label, _median(side, "images_per_second")) for side in sides]
+    if len([rate for _, rate in rates if rate]) > 1:
+        told = [(label, rate) for label, rate in rates if rate]
+        page.draw(section, "throughput", comparisons.throughput, told)
+    rows = [
+        [Cell(side.label), count(side.rows[0].get("params")),
+         decimal(_median(side, "seconds"), 1), decimal(rate, 0)]
+        for side, (_, rate) in zip(sides, rates, strict=True)
+    ]  # fmt: skip
+    header = ["recipe", "parameters", "seconds a run", "images/s in training"]
+    section.tables.append(Table("What a run costs, median over seeds", header, rows))
+    return section
+
+
+def _median(side: Side, key: str) -> float | None:
+    values = [row[key] for row in side.rows if row.get(key) is not None]
+    return float(np.median(values)) if values else None

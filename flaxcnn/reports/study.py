@@ -2,36 +2,50 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
+from flaxcnn.errors import FlaxcnnError
 from flaxcnn.recipe.data import KNOWN_DATA
-from flaxcnn.records.format import AS_IT_IS, label, value_text
+from flaxcnn.records.format import AS_IT_IS, count_text, label, value_text
 from flaxcnn.records.read import StudyRecord
 from flaxcnn.records.tables import MISSING, Cell, Table, count, decimal
 from flaxcnn.records.views import (
     CHOSEN_BY,
     MEASURED,
-    figure_cell,
     protocol_note,
     seeds_table,
     variance_table,
 )
-from flaxcnn.reports import comparisons, curves
-from flaxcnn.reports.commands import of_study
+from flaxcnn.reports import comparisons, curves, words
+from flaxcnn.reports.commands import of_study, shell_path
 from flaxcnn.reports.comparisons import Point
 from flaxcnn.reports.grids import layout
-from flaxcnn.reports.page import Page, Section
-from flaxcnn.reports.run import environment_table, network, recipe_warnings, settings_table
+from flaxcnn.reports.page import Block, Facts, Page, Section
+from flaxcnn.reports.recipes import (
+    environment_table,
+    foremost,
+    network,
+    recipe_warnings,
+    settings_table,
+    source_trust,
+    where_it_ran,
+)
 
 LISTED = 5  # runs that a warning names
+Bands = list[tuple[str, list[list[dict[str, Any]]]]]  # name and histories of each setting
 
 
 def study_page(record: StudyRecord) -> Page:
     """Everything a study's records say."""
     page = _head(record)
-    page.sections += [_seeds(page, record), _epochs(page, record), *_variance(record)]
+    bands, seeds = _bands(record)
+    if bands:
+        page.lead = page.drawn("accuracy", curves.bands, bands, "accuracy", seeds)
+    page.sections += [_seeds(page, record, bands, seeds), *_variance(record)]
     page.sections.append(_runs(record))
     if facts := KNOWN_DATA.get(str(record.plan["config"]["dataset"])):
         page.sections.append(network(page, record.recipe, facts.shape, facts.classes))
@@ -47,7 +61,7 @@ def study_page(record: StudyRecord) -> Page:
 def study_brief(record: StudyRecord) -> Page:
     """What a notebook shows of it."""
     page = _head(record)
-    page.sections.append(_seeds(page, record))
+    page.sections.append(_seeds(page, record, [], []))
     return page
 
 
@@ -67,78 +81,165 @@ def point(record: StudyRecord, setting: dict[str, Any], name: str = "") -> Point
 
 
 def _head(record: StudyRecord) -> Page:
-    summary, settings = record.summary, complete(record)
+    settings = complete(record)
     text, doubtful = protocol_note(
         {row["protocol"] for row in record.rows}, record.plan["config"].get("validation")
     )
-    shown, meaning = "no run is complete", "No run of this study is complete."
-    if settings:
-        best = max(settings, key=lambda setting: float(setting["metrics"][CHOSEN_BY]["mean"]))
-        measured = best["metrics"][MEASURED]
-        shown = figure_cell(measured).text
-        meaning = (
-            f"Test accuracy over {measured['n']} seeds: mean ± standard deviation [95 % interval "
-            "of the mean, Student's t]. It says how well the mean over seeds is known, on these "
-            "test rows."
-        )
-        if len(settings) > 1:
-            meaning += (
-                f" It is the best of {len(settings)} settings by validation accuracy: "
-                f"{best['label']}."
-            )
-    return Page(
-        title=f"Study of {record.name}, {len(record.plan['seeds'])} seeds", figure=shown,
-        meaning=meaning, flag=text, doubtful=doubtful, warnings=_warnings(record),
-        facts=[
-            ("Runs complete", f"{summary['complete']} of {summary['planned']}"),
-            ("Settings", str(len(summary["settings"]))),
-            ("Data", str(record.plan["config"]["dataset"])),
-            ("Determinism", str(record.plan["config"].get("determinism"))),
-            ("Device", str(record.environment.get("device"))),
-            ("Fingerprint", record.recipe.fingerprint() if record.recipe else "–"),
-        ],
+    page = Page(
+        title=f"Study of {record.name}, {count_text(len(record.plan['seeds']), 'seed')}",
+        figure="no run is complete", meaning="No run of this study is complete.", flag=text,
+        doubtful=doubtful, facts=_facts(record), trust=_trust(record),
     )  # fmt: skip
+    if settings:
+        _headline(page, record, settings)
+    if record.recipe is not None and (data := _data_of(record)):
+        train_rows = next((row["train_rows"] for row in record.rows if "train_rows" in row), None)
+        with contextlib.suppress(FlaxcnnError):  # the section on the network says why
+            page.words = words.recipe_text(record.recipe, *data, train_rows)
+            page.words += " " + _varied(record)
+    _notices(page, record)
+    return page
 
 
-def _warnings(record: StudyRecord) -> list[str]:
-    summary, warnings = record.summary, []
+def _headline(page: Page, record: StudyRecord, settings: list[dict[str, Any]]) -> None:
+    """The figure of the best setting, and what it is compared with."""
+    best = max(settings, key=lambda setting: float(setting["metrics"][CHOSEN_BY]["mean"]))
+    measured, chosen = best["metrics"][MEASURED], best["metrics"][CHOSEN_BY]
+    mean, reach = measured["mean"], measured["t_interval"]
+    page.label = f"Test accuracy, mean of {count_text(measured['n'], 'seed')}"
+    page.figure = words.percent(mean)
+    page.interval, interval = [], None
+    if reach:
+        interval = (reach[0], reach[1])
+        page.interval = [f"± {100 * measured['sd']:.2f} (standard deviation),",
+                         words.interval_words(*interval), "of the mean"]  # fmt: skip
+    figures: list[words.Figure] = [("Mean", mean, "test", interval)]
+    if measured["n"] > 1:
+        figures += [("Lowest seed", measured["min"], "test", None),
+                    ("Highest seed", measured["max"], "test", None)]  # fmt: skip
+    meaning = "The interval (Student's t) says how well the mean over seeds is known, on these "
+    meaning += "test images."
+    if document := words.reported(record.summary["experiment"] or ""):
+        figures.append(("Document", document[0], "ink", None))
+        meaning = f"{words.against_document(mean, interval, document)} {meaning}"
+    figures.append(("Validation, mean", chosen["mean"], "validation", None))
+    if len(settings) > 1:
+        meaning = (
+            f"The best of {len(settings)} settings by validation accuracy: `{best['label']}`. "
+            f"{meaning}"
+        )
+    page.meaning, page.versus = meaning, words.versus(figures)
+
+
+def _facts(record: StudyRecord) -> list[tuple[str, str]]:
+    summary = record.summary
+    facts = [("Runs complete", _complete(record))]
+    if len(summary["settings"]) > 1:
+        facts.append(("Settings", str(len(summary["settings"]))))
+    params = sorted({row["params"] for row in record.rows if "params" in row})
+    if params:
+        facts.append(("Parameters", " to ".join(f"{n:,}" for n in {params[0]: 0, params[-1]: 0})))
+    facts.append(("Device", str(record.environment.get("device"))))
+    return facts
+
+
+def _complete(record: StudyRecord) -> str:
+    return f"{record.summary['complete']} of {record.summary['planned']}"
+
+
+def _trust(record: StudyRecord) -> list[tuple[str, str]]:
+    """What speaks for the figures, and what is not known."""
+    summary = record.summary
+    whole = summary["complete"] == summary["planned"]
+    return [
+        source_trust(record),
+        ("yes" if whole else "no", f"{_complete(record)} runs complete"),
+        ("yes", f"`flaxcnn reproduce {shell_path(record.path)}` trains every run again and "
+         "compares every bit"),
+        ("open", "All seeds share their test images; `flaxcnn compare` tests a difference"),
+    ]  # fmt: skip
+
+
+def _data_of(record: StudyRecord) -> tuple[Sequence[int], int] | None:
+    facts = KNOWN_DATA.get(str(record.plan["config"]["dataset"]))
+    return (facts.shape, facts.classes) if facts else None
+
+
+def _varied(record: StudyRecord) -> str:
+    """What differs between the runs."""
+    seeds = count_text(len(record.plan["seeds"]), "seed")
+    varies = ", ".join(record.plan["vary"]) or "everything random"
+    text = f"Trained with {seeds}, which vary {varies}"
+    if record.plan["grid"]:
+        keys = ", ".join(f"`{key}`" for key in record.plan["grid"])
+        text += f", for each of {len(record.summary['settings'])} settings of {keys}"
+    return f"{text}."
+
+
+def _notices(page: Page, record: StudyRecord) -> None:
+    summary = record.summary
     if (ended := len(record.rows)) < summary["planned"]:
-        warnings.append(f"Only {ended} of {summary['planned']} runs have ended.")
+        page.problems.append(
+            f"Only {ended} of {summary['planned']} runs have ended; `flaxcnn study ... --resume` "
+            "finishes them."
+        )
     diverged = [row for row in record.rows if row["status"] == "diverged"]
     for row in diverged[:LISTED]:
         where = f" ({json.dumps(row['setting'])})" if row["setting"] else ""
-        warnings.append(
+        page.problems.append(
             f"Seed {row['seed']}{where} diverged: {row.get('reason', 'no reason noted')}."
         )
     if len(diverged) > LISTED:
-        warnings.append(f"{len(diverged) - LISTED} more runs diverged.")
+        page.problems.append(f"{len(diverged) - LISTED} more runs diverged.")
     for setting in summary["settings"]:
         what = f" of {setting['label']}" if setting["label"] else ""
         if setting["dead"]:
             seeds = ", ".join(map(str, setting["dead"]))
-            warnings.append(f"Dead networks{what}: seeds {seeds}; they count in every mean.")
+            page.problems.append(f"Dead networks{what}: seeds {seeds}; they count in every mean.")
         if setting["metrics"] and setting["metrics"][MEASURED]["n"] < 2:
-            warnings.append(f"One seed{what} gives no interval; two or more do.")
-    return warnings + recipe_warnings(record)
+            page.warnings.append(f"One seed{what} gives no interval; two or more do.")
+    page.warnings += recipe_warnings(record)
 
 
-def _seeds(page: Page, record: StudyRecord) -> Section:
+def _seeds(page: Page, record: StudyRecord, bands: Bands, seeds: list[list[int]]) -> Section:
     section = Section("seeds", "What the seeds show")
     settings = complete(record)
     points = [point(record, setting) for setting in settings]
+    if bands:
+        alone = len(settings) == 1
+        page.draw(section, "loss", curves.bands, bands, "loss", seeds, span=7 if alone else 12)
     if settings:
         values = [
             {row["seed"]: row[MEASURED] for row in record.rows_of(setting)} for setting in settings
         ]
         pairs = list(zip(points, values, strict=True))
-        page.draw(section, "the seeds", comparisons.seed_distribution, pairs)
+        picture = page.drawn("the seeds", comparisons.seed_distribution, pairs)
+        if picture and bands and len(settings) == 1:
+            section.add([picture, _spread(settings[0])], 5)
+        elif picture:
+            section.pictures.append(picture)
         one_source = not record.plan["vary"][1:]  # with more, a setting has several means
         if one_source and (grid := layout(_places(record))):
             page.draw(section, "the grid", comparisons.heat_map, *grid)
         if len({p.params for p in points}) > 1:
             page.draw(section, "accuracy and parameters", comparisons.against_parameters, points)
-    section.tables.append(seeds_table(record.summary, record.rows))
+    if len(settings) != 1 or not bands:
+        section.tables.append(seeds_table(record.summary, record.rows))
     return section
+
+
+def _spread(setting: dict[str, Any]) -> Facts:
+    """What a study of one setting has beside its headline."""
+    metrics = setting["metrics"]
+    test, validation = metrics[MEASURED], metrics[CHOSEN_BY]
+    spread = "" if validation["sd"] is None else f" ± {100 * validation['sd']:.2f}"
+    return Facts("Over the seeds", [
+        ("Test accuracy, from lowest to highest",
+         f"{100 * test['min']:.2f} to {words.percent(test['max'])}"),
+        ("Validation accuracy, mean ± sd", f"{100 * validation['mean']:.2f}{spread} %"),
+        ("Diverged", count_text(len(setting["diverged"]), "run")),
+        ("Dead networks", count_text(len(setting["dead"]), "run")),
+    ])  # fmt: skip
 
 
 def _places(record: StudyRecord) -> list[tuple[dict[str, str], float]]:
@@ -156,14 +257,16 @@ def histories_of(record: StudyRecord, setting: dict[str, Any]) -> list[list[dict
     return [history for history in runs if history]
 
 
-def _epochs(page: Page, record: StudyRecord) -> Section:
-    section = Section("training", "Training", "Epochs after some seeds have stopped show the rest.")
-    bands = [(setting["label"], histories_of(record, setting)) for setting in complete(record)]
-    bands = [(name or AS_IT_IS, histories) for name, histories in bands if histories]
-    if bands:
-        page.draw(section, "accuracy", curves.bands, bands, "accuracy")
-        page.draw(section, "loss", curves.bands, bands, "loss")
-    return section
+def _bands(record: StudyRecord) -> tuple[Bands, list[list[int]]]:
+    """The epochs of each setting's runs, and the seeds of these runs."""
+    bands: Bands = []
+    seeds = []
+    for setting in complete(record):
+        if histories := histories_of(record, setting):
+            bands.append((setting["label"] or AS_IT_IS, histories))
+            rows = record.rows_of(setting)
+            seeds.append([row["seed"] for row in rows if record.histories.get(row["run"])])
+    return bands, seeds
 
 
 def _variance(record: StudyRecord) -> list[Section]:
@@ -172,22 +275,33 @@ def _variance(record: StudyRecord) -> list[Section]:
 
 
 def _runs(record: StudyRecord) -> Section:
-    header = ["seed", "setting", "status", "test accuracy", "test loss", "validation accuracy",
-              "kept epoch", "dead units", "fingerprint"]  # fmt: skip
+    several = len(record.summary["settings"]) > 1
+    header = ["seed", "status", "test accuracy", "test loss", "validation accuracy", "kept epoch",
+              "dead units", "fingerprint"]  # fmt: skip
     rows = []
     for row in record.rows:
-        name = label(row["setting"], row["vary"])
         dead = "dead" if row.get("dead_layers") else row["status"]
-        rows.append([
-            count(row["seed"]), Cell(name or AS_IT_IS), Cell(dead), decimal(row.get(MEASURED)),
-            decimal(row.get("test_loss")), decimal(row.get(CHOSEN_BY)),
+        cells = [
+            count(row["seed"]), Cell(dead), _percent(row.get(MEASURED)),
+            decimal(row.get("test_loss")), _percent(row.get(CHOSEN_BY)),
             count(row.get("kept_epoch")), count(row.get("dead_units")),
-            Cell(str(row.get("fingerprint", MISSING))),
-        ])  # fmt: skip
-    return Section("runs", "Every run", tables=[Table(f"{len(rows)} runs", header, rows)])
+            Cell(f"`{row.get('fingerprint', MISSING)}`"),
+        ]  # fmt: skip
+        if several:
+            cells.insert(1, Cell(label(row["setting"], row["vary"]) or AS_IT_IS))
+        rows.append(cells)
+    if several:
+        header.insert(1, "setting")
+    return Section("runs", "Every run", tables=[Table(count_text(len(rows), "run"), header, rows)])
+
+
+def _percent(share: float | None) -> Cell:
+    return decimal(share) if share is None else Cell(words.percent(share), share)
 
 
 def _recipe(record: StudyRecord) -> Section:
-    return Section("recipe", "Recipe", "plan.json holds recipe, seeds and grid in full.",
-                   folded=[settings_table(record.plan["config"]),
-                           environment_table(record.environment)])  # fmt: skip
+    settings = settings_table(record.plan["config"])
+    ran = where_it_ran(record.environment, record.recipe.fingerprint() if record.recipe else "")
+    return Section("recipe", "Recipe", "`plan.json` holds recipe, seeds and grid in full.",
+                   blocks=[Block(foremost(settings), 7), Block(ran, 5)],
+                   folded=[settings, environment_table(record.environment)])  # fmt: skip

@@ -14,7 +14,7 @@ from flaxcnn.data.splits import choose
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.saved import check_data
 from flaxcnn.errors import InterruptedRun
-from flaxcnn.records.environment import environment, other_software
+from flaxcnn.records.environment import environment, other_software, unusual
 from flaxcnn.records.folder import Folder
 from flaxcnn.records.study import StudyDirectory
 from flaxcnn.studies.events import Ledger, Listener, TooLarge
@@ -83,6 +83,8 @@ class Campaign:
         known = ledger.ended and (folder.path / "env.json").is_file()
         if known and (text := other_software(folder.read_json("env.json"))):
             self.listener.note(text)
+        if odd := unusual():
+            self.listener.note(odd)
         folder.write_json("env.json", environment())
         folder.set_status("running", ended=len(ledger.ended), planned=len(planned))
         if pool is None and planned:

@@ -11,8 +11,9 @@ from flaxcnn.recipe import catalog
 from flaxcnn.recipe.catalog import Experiment
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import totals
+from flaxcnn.recipe.settings import with_setting
 from flaxcnn.records.format import candidate_label, label
-from flaxcnn.studies.plan import Grid, check_same_data, settings_of, with_setting
+from flaxcnn.studies.plan import Grid, check_same_data, settings_of
 
 if TYPE_CHECKING:  # data bring numpy along, and commands that search nothing import this file
     from flaxcnn.data.arrays import Dataset

@@ -3,124 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from flaxcnn.errors import ConfigError, near_miss, one_of
 from flaxcnn.recipe.config import Config, decisive
-from flaxcnn.records.format import EVERYTHING, label
+from flaxcnn.records.differing import settings_of, side_labels
+from flaxcnn.records.format import EVERYTHING
 from flaxcnn.records.read import SHARED, Record, RunRecord, read_runs
-from flaxcnn.records.tables import Cell, Table
+from flaxcnn.studies.comparison import Compared, Comparison, Side
 from flaxcnn.studies.contrasts import (
-    Superiority,
     compare_paired,
     compare_unpaired,
     holm,
     probability_of_superiority,
 )
-from flaxcnn.studies.stats import METRICS, Interval, summarize
+from flaxcnn.studies.stats import METRICS, Interval
 from flaxcnn.studies.verdict import Verdict, verdict
-
-
-@dataclass
-class Side:
-    """Runs of one recipe on the same rows that differ in their seed."""
-
-    label: str
-    path: Path  # of the first of them
-    shared: dict[str, Any]
-    rows: int | None = None  # that the metric is taken on
-    values: dict[int, float] = field(default_factory=dict)  # seed -> metric
-    failed: set[int] = field(default_factory=set)  # seeds of runs that diverged
-    dead: set[int] = field(default_factory=set)  # of networks that learn nothing
-    left_out: set[int] = field(default_factory=set)  # of those
-
-
-@dataclass(frozen=True)
-class Compared:
-    """One side against the first."""
-
-    label: str
-    against: str
-    verdict: Verdict
-    superiority: Superiority
-    p_corrected: float | None  # Holm's, over all comparisons of the call
-
-
-@dataclass(frozen=True, eq=False)
-class Comparison:
-    """The sides, and every other one against the first; `print` shows it as a table."""
-
-    metric: str
-    paired: bool
-    alive: bool
-    sides: list[Side]
-    compared: list[Compared]  # one for each side but the first
-    notes: list[str]  # for the reader
-
-    def table(self) -> Table:
-        """A row for each side: its figure, and what it is against the first."""
-        header = ["", "seeds", self.metric, "difference [95 %]", "p", "P(better) [95 %]", "verdict"]
-        rows = [
-            [Cell(text) for text in _cells(side, compared)]
-            for side, compared in zip(self.sides, [None, *self.compared], strict=True)
-        ]
-        return Table(f"{self.metric} over seeds, against the first", header, rows)
-
-    def sentences(self) -> list[str]:
-        """Each verdict with its reason, and how many seeds would settle what is open."""
-        return [_sentence(compared) for compared in self.compared]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, as `flaxcnn compare --json` prints them."""
-        return {
-            "metric": self.metric, "paired": self.paired, "alive": self.alive, "notes": self.notes,
-            "sides": [
-                {"label": s.label, "values": s.values, "diverged": sorted(s.failed),
-                 "dead": sorted(s.dead)}
-                for s in self.sides
-            ],
-            "comparisons": [
-                {"label": c.label, "against": c.against, "p_corrected": c.p_corrected,
-                 "superiority": asdict(c.superiority), **asdict(c.verdict)}
-                for c in self.compared
-            ],
-        }  # fmt: skip
-
-    def __str__(self) -> str:
-        return "\n".join([*self.table().text(), "", *self.sentences(), *self.notes])
-
-    def _repr_markdown_(self) -> str:
-        """How a notebook shows it."""
-        return "\n\n".join([self.table().markdown(), *self.sentences(), *self.notes])
-
-
-def _cells(side: Side, compared: Compared | None) -> list[str]:
-    figures = summarize(list(side.values.values()))
-    cells = [side.label, str(figures.n), f"{figures.mean:.4f} ± {figures.sd or 0:.4f}"]
-    if compared is None:
-        return [*cells, "", "", "", "(the others are compared with this)"]
-    own, chance, test = compared.verdict, compared.superiority, compared.verdict.comparison
-    ends = f" [{test.interval[0]:+.4f}, {test.interval[1]:+.4f}]" if test.interval else ""
-    p = "-" if own.p_value is None else f"{own.p_value:.2g}"
-    return [
-        *cells, f"{test.difference:+.4f}{ends}", p,
-        f"{chance.probability:.2f} [{chance.interval[0]:.2f}, {chance.interval[1]:.2f}]",
-        own.verdict,
-    ]  # fmt: skip
-
-
-def _sentence(compared: Compared) -> str:
-    own = compared.verdict
-    text = f"{compared.label} against {compared.against}: {own.verdict} ({own.reason})"
-    if own.more_seeds is not None:
-        return f"{text}; about {own.more_seeds} more seeds a side would settle it"
-    if own.verdict == "not shown" and own.seeds.reason:
-        return f"{text}; {own.seeds.reason}"
-    return text
 
 
 def compare(
@@ -278,17 +179,21 @@ def _own_metrics(paths: Sequence[Path]) -> dict[str, bool]:
 def _sides(paths: Sequence[Path], metric: str) -> list[Side]:
     sides: dict[str, Side] = {}
     for path in paths:
-        for recipe, label_, row in _rows(path):
-            shared = {name: row[name] for name in SHARED}
-            side = sides.setdefault(
-                json.dumps([recipe, shared], sort_keys=True), Side(label_, path, shared)
-            )
-            _add(side, row, metric)
+        for recipe, name, row in _rows(path):
+            shared = {key: row[key] for key in SHARED}
+            known = json.dumps([recipe, shared], sort_keys=True)
+            if known not in sides:
+                config, setting, varied = recipe
+                settings = settings_of(config, setting)
+                sides[known] = Side(name, path, shared, settings, varied)
+            _add(sides[known], row, metric)
     unique = list(sides.values())
-    labels = Counter(side.label for side in unique)
-    for side in unique:
-        if labels[side.label] > 1:
-            side.label += f" ({side.path})"
+    labels = side_labels(
+        [side.label for side in unique], [side.settings for side in unique],
+        [side.varied for side in unique], [side.path for side in unique],
+    )  # fmt: skip
+    for side, text in zip(unique, labels, strict=True):
+        side.label = text
     return unique
 
 
@@ -309,20 +214,13 @@ def _add(side: Side, row: dict[str, Any], metric: str) -> None:
 
 
 def _rows(path: Path) -> list[tuple[Any, str, dict[str, Any]]]:
-    """(recipe without seed, label, row) of every run in the folder."""
+    """(recipe without seed, name, row) of every run in the folder."""
     record = read_runs(path, "compare")
     if isinstance(record, RunRecord):
         recipe = [_seedless(record.config), {}, EVERYTHING]
         return [(recipe, record.name, record.summary)]
     config = _seedless(record.plan["config"])
-    return [
-        (
-            [config, row["setting"], row["vary"]],
-            f"{record.name} {label(row['setting'], row['vary'])}".rstrip(),
-            row,
-        )
-        for row in record.rows
-    ]
+    return [([config, row["setting"], row["vary"]], record.name, row) for row in record.rows]
 
 
 def _seedless(config: dict[str, Any]) -> dict[str, Any]:

@@ -16,8 +16,7 @@ from flaxcnn.recipe.codec import parse_text
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.data import MAX_SEED
 from flaxcnn.recipe.fields import Role, names
-from flaxcnn.recipe.schedules import spans_run
-from flaxcnn.recipe.settings import Source, layered
+from flaxcnn.recipe.settings import with_setting
 from flaxcnn.recipe.traced import dropout_rates
 from flaxcnn.records.format import AS_IT_IS, EVERYTHING, label
 
@@ -139,13 +138,6 @@ def plan_runs(
     return runs
 
 
-def with_setting(base: Config, setting: Mapping[str, Any]) -> Config:
-    """The recipe with one setting of a grid."""
-    # The kind of an optimizer before its settings, in whichever order they were given.
-    by_depth = dict(sorted(setting.items(), key=lambda item: item[0].count(".")))
-    return layered(base, [Source("grid", by_depth)])[0]
-
-
 def longest(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
     """The runs to be trained: a run that is the beginning of a longer one is read off it.
 
@@ -154,7 +146,7 @@ def longest(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
     """
     alike: dict[Config, list[PlannedRun]] = {}
     for run in runs:
-        spans = spans_run(run.config.schedule)
+        spans = run.config.spans_run
         key = run.config if spans else replace(run.config, epochs=1)
         alike.setdefault(key, []).append(run)
     chosen = []

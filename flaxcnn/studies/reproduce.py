@@ -150,7 +150,10 @@ def _first_difference(
 
 def _changed(before: Mapping[str, Any]) -> list[str]:
     """Fields of env.json that have changed, with both values."""
-    old, new = flat(dict(before)), flat(environment())
+    now = environment()
+    if "jax" not in before:  # older records do not say
+        del now["jax"]
+    old, new = flat(dict(before)), flat(now)
     return [
         f"{key}: then {old.get(key)}, now {new.get(key)}"
         for key in dict.fromkeys([*old, *new])

@@ -25,7 +25,7 @@ from flaxcnn.studies.candidates import Candidates
 from flaxcnn.studies.events import Listener
 from flaxcnn.studies.plan import Scoring
 from flaxcnn.studies.ranking import rank
-from flaxcnn.studies.samplers import Sampling
+from flaxcnn.studies.samplers import Sampling, importances
 from flaxcnn.studies.search import campaign_of, conclude, scores
 from flaxcnn.studies.trials import GIVEN_UP, Trials
 
@@ -103,6 +103,7 @@ def _conclude(trials: Trials, plan: dict[str, Any], refit: bool) -> bool:
             scores(tried, rows), AS_IT_IS, trials.scoring.fold_ratio,
             given_up=sum(each.reason.startswith(GIVEN_UP) for each in dropped),
         ),
+        "importance": importances(trials.study, trials.scoring.seeds[0]),
     }  # fmt: skip
     conclude(trials.campaign, trials.folder, tried, summary, refit)
     return True

@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from flaxcnn.errors import ConfigError, check_choice
+from flaxcnn.errors import CheckpointError, ConfigError, check_choice
+from flaxcnn.limits import parse_json, read_bytes
 from flaxcnn.recipe.config import Config
 from flaxcnn.studies.plan import How
 from flaxcnn.studies.space import Axis, Choices, Space, check_space
+
+log = logging.getLogger(__name__)
 
 Sampler = Literal["tpe", "random"]
 Pruner = Literal["median", "hyperband", "none"]
@@ -89,6 +94,7 @@ def open_study(folder: Path, sampling: Sampling, epochs: int, runs: int) -> Any:
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
+    _mend_journal(folder / JOURNAL)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     pruner = {
         "median": lambda: optuna.pruners.MedianPruner(n_warmup_steps=epochs // WARM_UP),
@@ -97,10 +103,52 @@ def open_study(folder: Path, sampling: Sampling, epochs: int, runs: int) -> Any:
     }[sampling.pruner]()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        storage = JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
-    return optuna.create_study(
-        storage=storage, pruner=pruner, study_name=NAME, direction="maximize", load_if_exists=True
-    )
+        try:
+            storage = JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+            return optuna.create_study(
+                storage=storage, pruner=pruner, study_name=NAME, direction="maximize",
+                load_if_exists=True,
+            )  # fmt: skip
+        except (AssertionError, LookupError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(
+                f"{folder / JOURNAL}: is damaged ({type(error).__name__})"
+            ) from error
+
+
+def _mend_journal(path: Path) -> None:
+    """Cut off a last line that a full disk or a power loss left half-written.
+
+    Raises:
+        CheckpointError: another line is no entry of a journal.
+    """
+    try:
+        data = read_bytes(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}") from error
+    *lines, last = data.split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        try:
+            sound = isinstance(parse_json(line)["op_code"], int)
+        except (ValueError, LookupError, TypeError):
+            sound = False
+        if not sound:
+            raise CheckpointError(f"{path}: line {number} is damaged")
+    if last:
+        log.warning("%s: the last line is cut short; it is left out", path)
+        os.truncate(path, len(data) - len(last))
+
+
+def importances(study: Any, seed: int) -> dict[str, float]:
+    """Setting -> Optuna's importance (fANOVA, Hutter et al. 2014); empty: nothing to learn from."""
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+
+    try:
+        found = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=seed))
+    except (RuntimeError, ValueError):  # fewer than two trials scored, or all the same
+        return {}
+    return {key: float(share) for key, share in found.items()}
 
 
 def _distribution(axis: Axis) -> Any:

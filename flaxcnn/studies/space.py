@@ -12,8 +12,8 @@ from typing import Any
 from flaxcnn.errors import ConfigError, near_miss
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.fields import names
-from flaxcnn.recipe.settings import read_table
-from flaxcnn.studies.plan import SAME_DATA, SEED_KEYS, with_setting
+from flaxcnn.recipe.settings import read_table, with_setting
+from flaxcnn.studies.plan import SAME_DATA, SEED_KEYS
 
 SIGNIFICANT = 4  # digits of a drawn number: more make no difference to a training
 FIELDS = ("choices", "low", "high", "step", "log")

@@ -227,6 +227,13 @@ def binomial_floor(accuracy: float, test_rows: int) -> BinomialFloor:
     return BinomialFloor(math.sqrt(p * (1 - p) / n), wilson(p, n))
 
 
+def interval_of_sd(sd: float, df: int) -> Interval:
+    """95 % interval of a standard deviation with so many degrees of freedom; of normal values."""
+    tails = stats.chi2.ppf([(1 + LEVEL) / 2, (1 - LEVEL) / 2], df)
+    low, high = sd * np.sqrt(df / tails)
+    return float(low), float(high)
+
+
 # -- sources of variance -------------------------------------------------------------------------
 
 
@@ -268,10 +275,7 @@ def variance_components(groups: Mapping[str, Sample]) -> list[Component]:
         if sd == 0.0:
             reasons["sd_interval"] = "all values are equal"
         else:
-            df = len(sample) - 1
-            tails = stats.chi2.ppf([(1 + LEVEL) / 2, (1 - LEVEL) / 2], df)
-            low, high = sd * np.sqrt(df / tails)
-            sd_interval = (float(low), float(high))
+            sd_interval = interval_of_sd(sd, len(sample) - 1)
         share = variances[source] / whole if whole else None
         if share is None:
             reasons["share"] = "no variance to share"

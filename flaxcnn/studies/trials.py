@@ -17,11 +17,12 @@ import numpy as np
 
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.errors import ConfigError, OutOfMemoryError, WriteError
+from flaxcnn.recipe.settings import with_setting
 from flaxcnn.records.format import candidate_label
 from flaxcnn.records.search import SampledDirectory, TrialDirectory
 from flaxcnn.studies.campaign import Campaign
 from flaxcnn.studies.candidates import Candidate, Dropped, make_candidate
-from flaxcnn.studies.plan import PlannedRun, Scoring, with_setting
+from flaxcnn.studies.plan import PlannedRun, Scoring
 from flaxcnn.studies.runs import JobPool
 from flaxcnn.studies.samplers import Sampling, open_study
 from flaxcnn.studies.search import plan_search, scores

@@ -99,6 +99,15 @@ def seeds_needed_paired(
     return _smallest(attained, power)
 
 
+def attained_power(n: int, difference: float, sd: float, paired: bool, alpha: float) -> float:
+    """How often n seeds a side, or n pairs, find a true difference.
+
+    `sd` is that of a run on either side, or that of the difference at a seed where paired.
+    """
+    df, spread = (n - 1, sd) if paired else (2 * (n - 1), sd * math.sqrt(2))
+    return _power(df, abs(difference) / spread * math.sqrt(n), alpha)
+
+
 def _check_power(difference: float, sds: dict[str, float], power: float, alpha: float) -> None:
     check_share(power, "power")
     check_share(alpha, "alpha")

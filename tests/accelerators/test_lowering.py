@@ -1,5 +1,7 @@
 """What jax hands to the compilers of GPUs and TPUs, counted: no accelerator, no extra wheel."""
 
+import dataclasses
+import functools
 import json
 import os
 import re
@@ -7,13 +9,17 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 import pytest
 
 from benchmarks.peers import models
+from flaxcnn import speedrun
 from flaxcnn.accelerators import programs
 from flaxcnn.engine import sharding
+from flaxcnn.engine.whole import whole_run
 from flaxcnn.recipe import catalog
-from flaxcnn.recipe.layers import BatchNorm, Conv, Residual
+from flaxcnn.recipe.layers import BatchNorm, Conv, Dense, Flatten, Residual
+from flaxcnn.recipe.views import Views
 
 PLATFORMS = {"cuda": "gpu", "tpu": "tpu"}  # jax's name of a platform -> BatchSharding.platform
 TRAINABLE = sorted(name for name, one in catalog.experiments().items() if one.config is not None)
@@ -159,3 +165,34 @@ def digits_job():
 
     job = make_job(models.find("digits/quickstart"), load("digits"))
     return job, job.init()
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_a_whole_run_is_one_program_without_the_host(monkeypatch, platform):
+    """Of a small recipe with all that cifar-speed/94 has: its one call is for the eigenvectors."""
+    record = catalog.find("cifar-speed/94").config
+    layers = (
+        Conv(4, 2, init="whiten"),
+        Conv(4, 3, init="dirac"),
+        BatchNorm(),
+        Flatten(),
+        Dense(10),
+    )
+    config = dataclasses.replace(
+        record, dataset="digits", layers=layers, batch_size=500, epochs=3,
+        tta=Views(False, 1, share=0.25),
+    )  # fmt: skip
+    monkeypatch.setattr(sharding, "platform", lambda: PLATFORMS[platform])
+    job, _ = programs.abstract_job(speedrun.whole_recipe(config), 1, 0)
+    of = lambda shape, kind: jax.ShapeDtypeStruct(shape, kind, sharding=job.placement)  # noqa: E731
+    test = (of((1, 360), np.int32), of((1, 360), bool))
+    run = functools.partial(whole_run, job.plan, job.config, job.dataset.shape)
+    traced = jax.jit(run).trace(
+        of((4,), np.uint32), job.hypers, job.data, of((len(job.rows.train),), np.int32), test
+    )
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    called = set(re.findall(r"custom_call @(\w+)", text))
+    assert called <= {"cusolver_syevd_ffi", "Eigh", "mhlo.topk"}, called
+    assert len(called) == 1
+    assert "callback" not in text
+    assert "f64" not in text

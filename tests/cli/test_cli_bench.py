@@ -75,12 +75,14 @@ def test_a_table_and_a_file(flaxcnn, home):
         ("train", 50, "bf16"), ("eval", EVAL, "bf16"),
     ]  # fmt: skip
     assert [row["dtype"] for row in found["peak"]] == ["bf16"]
-    header, *lines = done.out.splitlines()
-    assert header.split()[:4] == ["experiment", "mode", "batch", "dtype"]
-    assert lines[0].split()[:4] == ["recipes/small", "train", "50", "bf16"]
+    name, header, *lines = done.out.splitlines()
+    assert name == "recipes/small"
+    assert header.split()[:3] == ["mode", "batch", "dtype"]
+    assert lines[0].split()[:3] == ["train", "50", "bf16"]
     assert len({len(line) for line in [header, *lines[:2]]}) == 1  # aligned
+    assert len(header) <= 80
     assert lines[2].startswith("peak bf16: ")
-    assert lines[3] == "results out.json"
+    assert lines[-1] == "results out.json"
     assert done.err.splitlines() == [
         "warning: --batch-sizes applies to training only; evaluation has its own batch size",
         "warning: bf16: a CPU emulates bfloat16 in float32 and gains nothing from it",
@@ -109,10 +111,73 @@ def test_a_trace_of_every_case(flaxcnn, home):
         assert list(folder.rglob("*.xplane.pb"))  # what TensorBoard reads
 
 
-def test_a_plot(flaxcnn, home):
-    done = flaxcnn("bench", "recipes.py:small", "--plot", "rates.png", *QUICK)
+@pytest.mark.parametrize(
+    ("name", "begins"), [("r.png", b"\x89PNG"), ("r.svg", b"<?xml"), ("r.PDF", b"%PDF")]
+)
+def test_a_plot_is_of_the_kind_that_its_name_says(flaxcnn, home, name, begins):
+    (home / "a.json").write_text(json.dumps(measured(1)))
+    (home / "b.json").write_text(json.dumps(measured(3)))
+    done = flaxcnn("bench", "--compare", "a.json", "b.json", "--plot", name)
     assert done.code == 0, done.err
-    assert (home / "rates.png").read_bytes().startswith(b"\x89PNG")
+    assert (home / name).read_bytes().startswith(begins)
+
+
+def test_a_plot_of_what_was_measured(flaxcnn, home):
+    done = flaxcnn("bench", "recipes.py:small", "--quick", "--repeats", "2", "--seconds", "1e-6",
+                   "--mode", "eval", "--plot", "rates.pdf")  # fmt: skip
+    assert done.code == 0, done.err
+    assert (home / "rates.pdf").read_bytes().startswith(b"%PDF")
+
+
+def measured(times, experiment="x"):
+    """What bench writes, of a machine that trains `times` as fast and evaluates 2 % faster."""
+    rows = [
+        {"experiment": experiment, "mode": mode, "batch_size": size, "dtype": "f32",
+         "images_per_second": rate, "spread": [rate * 0.9, rate * 1.1]}
+        for mode, size, rate in (("train", 64, 1000 * times), ("eval", 500, 4000 * 1.02))
+    ]  # fmt: skip
+    return {"results": rows, "environment": {"device": "cpu"}}
+
+
+def test_two_files_side_by_side(flaxcnn, home):
+    (home / "a.json").write_text(json.dumps(measured(1)))
+    (home / "b.json").write_text(json.dumps(measured(3)))
+    train, evaluation = flaxcnn("bench", "--compare", "a.json", "b.json", "--json").json["ratios"]
+    assert (train["ratio"], train["apart"]) == (3, True)
+    assert train["range"] == pytest.approx([3 * 0.9 / 1.1, 3 * 1.1 / 0.9])
+    assert evaluation["apart"] == (evaluation["range"][0] > 1.0)
+    assert train["mode"] == "train"
+    text = flaxcnn("bench", "--compare", "a.json", "b.json").out
+    assert "3x" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["a.json"], 2, "--compare takes two files that --output wrote (got 1)"),
+        (["a.json", "other.json"], 2, "--compare: a and other have no case in common: "),
+        (["a.json", "recipes.py"], 5, "recipes.py: is damaged"),
+        (["a.json", "list.json"], 5, "list.json: is not what `flaxcnn bench --output` writes"),
+    ],
+)
+def test_files_that_cannot_be_compared(flaxcnn, home, arguments, code, message):
+    (home / "a.json").write_text(json.dumps(measured(1)))
+    (home / "other.json").write_text(json.dumps(measured(1, "y")))
+    (home / "list.json").write_text("[]")
+    done = flaxcnn("bench", "--compare", *arguments)
+    assert (done.code, done.out) == (code, "")
+    assert message in done.err
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "kinds"), [("--plot", "b.jpg", "--plot writes .pdf, .svg or .png"),
+                                  ("--output", "b.csv", "--output writes .json")],
+)  # fmt: skip
+def test_other_kinds_of_files_are_refused_before_measuring(flaxcnn, option, name, kinds):
+    done = flaxcnn("bench", option, name)
+    assert done.code == 2
+    assert kinds in done.err
 
 
 def test_a_failed_case_is_a_row_and_exit_1(flaxcnn, home, monkeypatch):
@@ -155,6 +220,16 @@ def test_a_failed_case_is_a_row_and_exit_1(flaxcnn, home, monkeypatch):
                                        "digits (got 2000)"),
         (["digits/quikstart"], "unknown experiment 'digits/quikstart', see `flaxcnn experiments "
                                "list`; did you mean 'digits/quickstart'?"),
+        (["--runs", "3"], "--runs=3 needs --to-accuracy"),
+        (["--to-accuracy", "94"], "--to-accuracy must be a share between 0 and 1, such as 0.94 "
+                                  "(got 94)"),
+        (["--to-accuracy", "0.9", "--runs", "0"], "--runs must be at least 1 (got 0)"),
+        (["--to-accuracy", "0.9", "--dtype", "bf16"], "--dtype does not apply to "
+         "--to-accuracy, which times whole runs; use -s precision=bfloat16"),
+        (["--to-accuracy", "0.9", "--mode", "train"], "--mode does not apply to "
+         "--to-accuracy, which times whole runs"),
+        (["--to-accuracy", "0.9", "-s", "patience=3"], "patience=3 is decided between epochs, and "
+         "a whole run is one program; use patience=none"),
         (["own.py:boxes", "--synthetic"], "--synthetic needs a data set of known shape, digits, "
          "mnist, fashion_mnist or cifar10 (got 'folder:boxes')"),
     ],
@@ -166,6 +241,28 @@ def test_what_cannot_be_measured_is_one_line_and_exit_2(flaxcnn, home, arguments
     )  # fmt: skip
     done = flaxcnn("bench", *arguments)
     assert (done.code, done.out, done.err) == (2, "", f"error: {message}\n")
+
+
+def test_whole_runs_to_an_accuracy(flaxcnn, home):
+    """Two runs of two epochs, against a bar that they meet and one that they do not."""
+    done = flaxcnn("bench", "--to-accuracy", "0.5", "--runs", "2", "--output", "runs.json",
+                   "recipes.py:small")  # fmt: skip
+    assert done.code == 0, done.err
+    document = json.loads((home / "runs.json").read_text())
+    (race,) = document["races"]
+    assert [run["seed"] for run in race["runs"]] == [0, 1]
+    assert (race["train_rows"], race["test_rows"]) == (1437, 360)
+    assert (race["epochs"], race["steps"], race["reached"]) == (2, 30, True)
+    # three times 640 multiply-adds of an image, less the gradient of the images
+    assert race["training_flops"] == (3 * 2 - 2) * 640 * 30 * 100
+    assert race["seconds"]["min"] <= race["seconds"]["median"] <= race["seconds"]["max"]
+    assert race["accuracy"]["mean"] == sum(run["accuracy"] for run in race["runs"]) / 2
+    assert 0 < race["p"] < 1
+    assert document["environment"]["backend"] == "cpu"
+    assert "bar      0.5 reached by the mean, p = " in done.out
+    again = flaxcnn("bench", "--to-accuracy", "0.999", "--runs", "1", "recipes.py:small", "--json")
+    (race,) = again.json["races"]
+    assert (race["reached"], race["p"], race["accuracy"]["sd"]) == (False, None, None)
 
 
 def test_experiments_of_the_help_text_exist():

@@ -21,4 +21,6 @@ def test_as_json(flaxcnn, home):
 def test_a_wrong_file_name_is_said_before_anything_is_loaded(flaxcnn):
     done = flaxcnn("lr-range", "-s", "dataset=npz:nowhere.npz", "--output", "rates.txt")
     assert done.code == 2
-    assert "output must end in .png, .svg, .pdf (got 'rates.txt')" in done.err
+    assert (
+        "--output writes .png, .svg or .pdf, by the name of the file (got 'rates.txt')" in done.err
+    )

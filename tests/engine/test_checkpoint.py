@@ -217,16 +217,20 @@ def test_a_write_that_fails_behind_the_back_is_an_error(tmp_path, monkeypatch):
 
     Injected where Orbax hands it over. A real fault leaves its threads waiting for minutes.
     """
-    failures = [OSError("No space left on device")]
+    failures = []
 
     def wait(self):
         if failures:
             raise failures.pop()
 
     monkeypatch.setattr(ocp.CheckpointManager, "wait_until_finished", wait)
-    with pytest.raises(WriteError, match=r"not written \(No space left"):  # noqa: SIM117
-        with Checkpoints(tmp_path / "c"):
-            pass
-    failures.append(OSError("No space left on device"))
-    with Checkpoints(tmp_path / "c") as checkpoints, pytest.raises(WriteError, match="No space"):
-        checkpoints.restore(1, like())
+    broken = OSError("Input/output error")
+    with pytest.raises(WriteError, match=r"epoch 1 was not written \(Input/output error\)"):  # noqa: SIM117, PT012
+        with Checkpoints(tmp_path / "c") as checkpoints:
+            checkpoints.save(1, tree(1), {}, None)
+            failures.append(broken)
+    with Checkpoints(tmp_path / "d") as checkpoints:
+        checkpoints.save(1, tree(1), {}, None)
+        failures.append(broken)
+        with pytest.raises(WriteError, match="epoch 1 was not written"):  # not the one to come
+            checkpoints.save(2, tree(2), {}, None)

@@ -88,7 +88,7 @@ def test_from_python_with_a_picture(tmp_path):
         ({"low": 1, "high": 0.1}, r"0 < low < high \(got 1 and 0.1\)"),
         ({"low": 0}, "low and high must be rates"),
         ({"steps": 5}, r"steps must be at least 10 \(got 5\)"),
-        ({"output": "rates.txt"}, "output must end in .png, .svg, .pdf"),
+        ({"output": "rates.txt"}, "output writes .png, .svg or .pdf"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_sentence(arguments, message):

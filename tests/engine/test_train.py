@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import math
+from xml.etree import ElementTree
 
 import jax
 import numpy as np
@@ -33,8 +34,8 @@ CONTRACT = {
 }  # fmt: skip
 FILES = {
     "config.json", "env.json", "split.json", "data.json", "metrics.jsonl", "history.csv",
-    "summary.json", "status.json", "README.md", "predictions.npz", "filters.npz", "checkpoints",
-    "run.lock", "digests.json",
+    "summary.json", "status.json", "README.md", "curve.svg", "predictions.npz", "filters.npz",
+    "checkpoints", "run.lock", "digests.json",
 }  # fmt: skip
 
 
@@ -130,6 +131,10 @@ def test_what_a_run_leaves_behind(trained):
     card = (trained.path / "README.md").read_text()
     assert f"| test | {summary['test_accuracy']:.4f} |" in card
     assert summary["params_digest"] in card
+    assert card.startswith("---\nlibrary_name: flaxcnn\n")  # what the Hub reads
+    assert f"value: {summary['test_accuracy']:.6g}}}]" in card
+    assert "(curve.svg)" in card
+    ElementTree.parse(trained.path / "curve.svg")
 
 
 def test_history_is_the_metrics(trained, by_hand):

@@ -27,7 +27,7 @@ TINY = Config(
     optimizer=SGD(), learning_rate=0.5, batch_size=500, epochs=3, keep="last",
 )  # fmt: skip
 # Made for people, from records that are checked; no command reads them.
-PAGES = ("README.md", "history.csv", "runs.csv", "run.lock")
+PAGES = ("README.md", "curve.svg", "history.csv", "runs.csv", "run.lock")
 
 # A read that fails inside Orbax abandons its other reads; they complain from threads.
 pytestmark = [

@@ -13,10 +13,11 @@ from flaxcnn import nn
 from flaxcnn.data.batches import Scaling
 from flaxcnn.engine.promises import ROWS, Promises, try_out
 from flaxcnn.engine.step import Hypers, Plan, init_state
+from flaxcnn.errors import ConfigError
 from flaxcnn.model.cnn import CNN, Network
-from flaxcnn.model.foreign import LinenModel, NNXModel, PureModel
+from flaxcnn.model.foreign import Compiled, LinenModel, NNXModel, PureModel, build
 from flaxcnn.model.protocol import RowContext
-from flaxcnn.recipe import layers
+from flaxcnn.recipe import layers, networks
 from flaxcnn.recipe.optimizers import SGD, Constant
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (ROWS, 8, 8, 1), np.uint8)
@@ -180,3 +181,15 @@ def tried(model):
 def test_what_a_network_keeps(model, promises):
     assert tried(model) == promises
     assert len(promises.broken()) == 3 - sum(vars(promises).values())
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "target", "right"),
+    [(networks.Linen, Modern, "NNX"), (networks.NNX, Plain, "Linen")],
+)
+def test_the_wrong_wrapper_names_the_right_one(wrapper, target, right):
+    message = f"{target.__name__} is a module of flax.{right.lower()}: use flaxcnn.{right}"
+    with pytest.raises(ConfigError, match=message):
+        wrapper(target)
+    with pytest.raises(ConfigError, match=message):
+        build(wrapper(f"{target.__module__}:{target.__name__}"), Compiled())

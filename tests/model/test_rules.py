@@ -21,6 +21,7 @@ from flaxcnn.recipe.optimizers import (
     Adagrad,
     Adam,
     Adamax,
+    Muon,
     Nadam,
     Optax,
     RMSprop,
@@ -82,6 +83,65 @@ def test_weights_that_no_decay_names_do_not_decay():
         np.testing.assert_allclose(change[layer]["kernel"], decayed, **CLOSE)
 
 
+@pytest.mark.parametrize("optimizer", [SGD(weight_decay=0.1), Muon(weight_decay=0.1)], ids=str)
+def test_decays_are_factors_of_the_decay_of_weights(optimizer):
+    """Two patterns fit conv2d/bias. What no pattern fits decays as ever."""
+    if isinstance(optimizer, Muon):
+        optimizer = dataclasses.replace(optimizer, other=SGD(weight_decay=0.1), other_rate=0.5)
+    decays = {"conv2d/*": 0.5, "*/bias": 3.0}
+    config = with_(learning_rate=0.5, optimizer=optimizer, decays=decays)
+    (change,), _ = updates(config)
+    without = {"weight_decay": 0.0}
+    if isinstance(optimizer, Muon):
+        without["other"] = SGD()
+    (plain,), _ = updates(
+        with_(learning_rate=0.5, optimizer=dataclasses.replace(optimizer, **without))
+    )
+    for factor, layer, leaf in ((0.5, "conv2d", "kernel"), (1.5, "conv2d", "bias"),
+                                (1.0, "dense", "kernel"), (3.0, "dense", "bias")):  # fmt: skip
+        rate = (
+            0.25 if isinstance(optimizer, Muon) and (layer, leaf) != ("conv2d", "kernel") else 0.5
+        )
+        decayed = plain[layer][leaf] - rate * 0.1 * factor * PARAMS[layer][leaf]
+        np.testing.assert_allclose(change[layer][leaf], decayed, **CLOSE)
+
+
+def test_fading_weights_stop_after_their_epochs():
+    config = with_(learning_rate=0.5, fade={"conv2d/bias": 2, "dense/*": 4})
+    own, hypers = compiled_rules(config), make_hypers(config)
+    for epochs in (0.0, 1.0, 2.0, 3.0, 5.0):
+        numbers = rules.at(own, hypers.rules, jnp.float32(epochs), jnp.float32(0))
+        change, _ = rules.update(
+            compiled_optimizer(config.optimizer), own, hypers.learning_rate, hypers.optimizer,
+            numbers, GRADS, rules.initial(config.optimizer, own, jnp.float32(0.5), hypers.optimizer,
+                                          PARAMS), PARAMS,
+        )  # fmt: skip
+        for length, layer, leaf in ((2, "conv2d", "bias"), (4, "dense", "bias"),
+                                    (None, "conv2d", "kernel")):  # fmt: skip
+            factor = max(1 - epochs / length, 0) if length else 1
+            expected = -0.5 * factor * GRADS[layer][leaf]
+            np.testing.assert_allclose(change[layer][leaf], expected, **CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"decays": {}}, "decays is empty; write patterns and numbers"),
+        ({"decays": {"*/bias": -1}}, r"decays.\*/bias must be a number of at least 0 \(got -1\)"),
+        ({"fade": {"*/bias": 0}}, r"fade.\*/bias must be a number above 0 \(got 0\)"),
+        ({"fade": {"*/bias": True}}, r"fade.\*/bias must be a number above 0 \(got True\)"),
+    ],
+)
+def test_numbers_by_name_are_checked(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        with_(**settings)
+
+
+def test_decays_need_an_optimizer_that_can_tell_weights_apart():
+    with pytest.raises(ConfigError, match=r"decays: optax\.adamw decays all weights alike"):
+        updates(with_(optimizer=Optax("optax.adamw"), decays={"*/bias": 0.1}))
+
+
 @pytest.mark.parametrize(("name", "argument"), [("adamw", "mask"), ("lars", "weight_decay_mask")])
 def test_optimizers_of_optax_get_it_as_their_mask(name, argument):
     spec = Optax(f"optax.{name}", weight_decay=0.3)
@@ -140,6 +200,19 @@ def test_adaptive_clipping():
         return -g * np.minimum(1.0, 0.1 * np.maximum(norm(p), 1e-3) / norm(g))
 
     assert_trees_close(change, jax.tree.map(clipped, GRADS, PARAMS))
+
+
+def test_a_lookahead_that_grows_heavy():
+    """airbench's decay of the slow weights: 0.95^5 (n / 476)^3, at update n of 476."""
+    own = compiled_rules(with_(lookahead=Lookahead(5, 1 - 0.95**5, power=3)))
+    given = {"lookahead": jnp.float32(1 - 0.95**5)}
+    for step in (0, 5, 240, 475, 476):
+        alpha = rules.at(own, given, jnp.float32(0), jnp.float32(step / 476))["lookahead"]
+        np.testing.assert_allclose(1 - alpha, 0.95**5 * (step / 476) ** 3, atol=1e-6)
+    plain = compiled_rules(with_(lookahead=Lookahead(5, 0.3)))
+    assert rules.at(plain, given, jnp.float32(0), jnp.float32(0.5)) == given
+    assert with_(lookahead=Lookahead(power=3)).spans_run
+    assert not with_(lookahead=Lookahead()).spans_run
 
 
 def test_lookahead_over_seven_updates():

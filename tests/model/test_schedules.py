@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from flaxcnn.errors import ConfigError
-from flaxcnn.model.schedules import scheduled_rate
+from flaxcnn.model.schedules import scheduled_numbers, scheduled_rate
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import Dense, Flatten
 from flaxcnn.recipe.schedules import (
@@ -118,3 +118,49 @@ def test_what_cannot_be_is_said_in_one_sentence(make, message):
     with pytest.raises(ConfigError, match=message) as error:
         make()
     assert "\n" not in str(error.value)
+
+
+def torch_momentum(cycle, first, low):
+    """`OneCycleLR` in float64: its phases end at pct_start * total - 1 and total - 1, so `total` is
+    one more than the updates of the run, whose last value here is that after the last update."""
+    total = TOTAL + 1
+    turn, end = cycle.pct_start * (total - 1), total - 1.0
+    between = {
+        "cos": lambda a, b, p: b + (a - b) / 2 * (1 + math.cos(math.pi * p)),
+        "linear": lambda a, b, p: a + (b - a) * p,
+    }[cycle.anneal_strategy]
+    return [
+        between(first, low, n / turn)
+        if n < turn
+        else between(low, first, (n - turn) / (end - turn))
+        for n in range(TOTAL)
+    ]
+
+
+@pytest.mark.parametrize("strategy", ["cos", "linear"])
+@pytest.mark.parametrize("name", ["momentum", "beta_1"])
+def test_one_cycle_of_the_momentum_is_that_of_torch(name, strategy):
+    cycle = OneCycle(0.25, anneal_strategy=strategy, cycle_momentum=True, base_momentum=0.8)
+    given = {"weight_decay": jnp.float32(0.1)} | (
+        {name: jnp.float32(0.5)} if name != "beta_1" else {}
+    )
+    of = lambda step: scheduled_numbers(cycle, given, step, TOTAL)  # noqa: E731
+    found = jax.jit(jax.vmap(of))(jnp.asarray(STEPS, jnp.int32))
+    np.testing.assert_allclose(found[name], torch_momentum(cycle, 0.95, 0.8), atol=TOLERANCE)
+    np.testing.assert_array_equal(found["weight_decay"], np.full(TOTAL, 0.1, np.float32))
+    assert scheduled_numbers(OneCycle(), given, jnp.int32(3), TOTAL) is given
+
+
+@pytest.mark.parametrize(
+    ("schedule", "optimizer", "message"),
+    [
+        ({"cycle_momentum": True}, "adadelta", r"momentum or beta_1.*\(got optimizer=adadelta\)"),
+        ({"cycle_momentum": True}, "rmsprop", r"\(got optimizer=rmsprop without momentum\)"),
+        ({"base_momentum": 0.99}, "sgd", r"must be at most max_momentum=0.95 \(got 0.99\)"),
+        ({"max_momentum": 1}, "sgd", "schedule.max_momentum must be at least 0 and below 1"),
+    ],
+)  # fmt: skip
+def test_a_momentum_that_cannot_have_a_cycle(schedule, optimizer, message):
+    with pytest.raises(ConfigError, match=message):
+        Config("digits", (Flatten(), Dense(10)), optimizer=optimizer,
+               schedule={"type": "onecycle", **schedule})  # fmt: skip

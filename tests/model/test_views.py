@@ -65,6 +65,21 @@ def test_only_unsure_rows_have_several(limit, rows):
         assert unsure.any() or limit == 0.35
 
 
+@pytest.mark.parametrize("share", [0.01, 0.25, 0.5, 0.999])
+@pytest.mark.parametrize("rows", [ROWS, 8, 1])
+def test_only_a_share_of_the_rows_has_several(share, rows):
+    views, image = Views(True, 1, share=share), IMAGE[:rows]
+    once = np.asarray(forward(image), np.float64)
+    order = np.argsort(softmax(once, axis=1).max(axis=1), kind="stable")
+    expected = once.copy()
+    least = order[: views.count(rows)]
+    expected[least] = by_hand(image, views)[least]
+    for function in (logits_of, logits_of_all):
+        found = jax.jit(lambda x, function=function: function(forward, x, views))(image)
+        np.testing.assert_allclose(found, expected, **CLOSE)
+    assert 0 < len(least) < rows or share in (0.01, 0.999) or rows == 1
+
+
 def test_side_by_side_each_run_has_unsure_rows_of_its_own():
     views = Views(shift=1, unsure=0.5)
     image = jnp.asarray(IMAGE)
@@ -81,6 +96,8 @@ def test_side_by_side_each_run_has_unsure_rows_of_its_own():
         ({"shift": 8}, (8, 8, 1), r"tta.shift must be less than 8, the side of an image \(got 8\)"),
         ({"flip": False}, (8, 8, 1), "tta has one view alone"),
         ({"unsure": 0}, (8, 8, 1), "tta.unsure must be above 0"),
+        ({"share": 1.5}, (8, 8, 1), "tta.share must be above 0 and at most 1 .*got 1.5"),
+        ({"share": 0.5, "unsure": 0.5}, (8, 8, 1), "both say which rows have several views"),
         ({"flp": True}, (8, 8, 1), "did you mean 'flip'"),
     ],
 )

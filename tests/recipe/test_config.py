@@ -34,7 +34,7 @@ from flaxcnn.recipe.layers import (
 from flaxcnn.recipe.losses import Focal, TopK
 from flaxcnn.recipe.networks import Linen
 from flaxcnn.recipe.resize import Resize
-from flaxcnn.recipe.rules import Lookahead, Norm, Rates
+from flaxcnn.recipe.rules import Decays, Fade, Lookahead, Norm, Rates
 from flaxcnn.recipe.settings import Source, from_assignments, from_environment, layered
 from flaxcnn.recipe.splits import Archive, Permuted, Ranges
 from flaxcnn.recipe.teachers import Distill
@@ -191,6 +191,7 @@ def test_every_field_changes_the_fingerprint():
         "sampling": "balanced", "class_weight": {"3": 2.0},
         "init_from": Weights("there.safetensors", digest="0" * 64), "no_decay": ("*/bias",),
         "rates": Rates(**{"*/bias": 0.1}), "clip": Norm(1.0), "sam": 0.05,
+        "decays": Decays(**{"*/bias": 0.1}), "fade": Fade(**{"*/bias": 3}),
         "lookahead": Lookahead(), "average": EMA(0.9),
         "tta": Views(), "calibrate": True, "distill": Distill("there", digest="0" * 64),
     }  # fmt: skip
@@ -312,14 +313,14 @@ BAD_VALUES = [
     ("label_smoothing=1", "label_smoothing must be at least 0 and below 1 (got 1.0)"),
     ("min_delta=-1", "min_delta must be at least 0 (got -1.0)"),
     ("min_delta=NaN", "min_delta must be a finite number (got nan)"),
-    ("epochs=0", "epochs must be at least 1 (got 0)"),
+    ("epochs=0", "epochs must be from 1 to 1000000 (got 0)"),
     ("epochs=2.5", "epochs must be an integer (got 2.5)"),
     ("epochs=3.0", "epochs must be an integer (got 3.0)"),
     ('epochs="3"', "epochs must be an integer (got '3')"),
     ("epochs=true", "epochs must be an integer (got True)"),
     ("epochs=null", "epochs must be an integer (got None)"),
     (f"epochs={'9' * 5000}", "epochs must be an integer (got '999"),
-    ("batch_size=-3", "batch_size must be at least 1 (got -3)"),
+    ("batch_size=-3", "batch_size must be from 1 to 1048576 (got -3)"),
     ("save_every=0", "save_every must be at least 1 (got 0)"),
     ("patience=0", "patience must be at least 1 (got 0)"),
     ("seed=-1", f"seed must be from 0 to {MAX_SEED} (got -1)"),
@@ -368,7 +369,7 @@ BAD_VALUES = [
     ("layers.2.rat=0.5", "unknown setting layers.2.rat; dropout has rate; did you mean 'rate'?"),
     ("layers.9.rate=0.5", "layers.9.rate: the index must be from 0 to 3 (got '9')"),
     ("layers.².rate=0.5", "layers.².rate: the index must be from 0 to 3 (got '²')"),
-    ("layers.0.filters=0", "conv.filters must be an integer of at least 1 (got 0)"),
+    ("layers.0.filters=0", "conv.filters must be an integer from 1 to 1048576 (got 0)"),
     ("layers.0.kernel=9", "layer conv2d: kernel 9x9 does not fit its 8x8 input"),
     ("layers.0.kernel=[3,3,3]", "layers.0.kernel must be an integer or a list of 2"),
     ("layers.0.activation=rellu", "did you mean 'relu'?"),

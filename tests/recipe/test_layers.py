@@ -208,7 +208,7 @@ def test_a_model_ends_in_one_logit_per_class(layers, message):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Conv(0), "conv.filters must be an integer of at least 1 (got 0)"),
+        (lambda: Conv(0), "conv.filters must be an integer from 1 to 1048576 (got 0)"),
         (lambda: Conv(True), "at least 1 (got True)"),
         (lambda: Conv(2.0), "at least 1 (got 2.0)"),
         (lambda: Conv(2, 0), "conv.kernel must be a positive integer or a pair of them (got 0)"),
@@ -219,7 +219,7 @@ def test_a_model_ends_in_one_logit_per_class(layers, message):
         ),
         (lambda: MaxPool(0), "pool.size must be a positive"),
         (lambda: AvgPool(2, 0), "pool.stride must be a positive"),
-        (lambda: Dense(-1), "dense.units must be an integer of at least 1 (got -1)"),
+        (lambda: Dense(-1), "dense.units must be an integer from 1 to 1048576 (got -1)"),
         (lambda: Dropout(1.0), "dropout.rate must be at least 0 and below 1 (got 1.0)"),
         (lambda: Dropout(-0.1), "below 1 (got -0.1)"),
         (lambda: Dropout(math.nan), "below 1 (got nan)"),

@@ -1,5 +1,8 @@
 """Pages in headless Chromium: nothing fails, nothing overflows, everything can be seen and used."""
 
+import json
+from pathlib import Path
+
 import made
 import pytest
 from browser import browser, program
@@ -59,7 +62,9 @@ RULES = """
   }
   const ids = [...document.querySelectorAll("[id]")].map((e) => e.id);
   for (const id of ids) if (ids.indexOf(id) !== ids.lastIndexOf(id)) found.push(`id ${id} twice`);
-  for (const e of document.querySelectorAll("svg")) {
+  for (const e of document.querySelectorAll("img"))
+    if (!e.alt.trim()) found.push("an image without words");
+  for (const e of document.querySelectorAll("svg:not([aria-hidden])")) {
     const name = document.getElementById(e.getAttribute("aria-labelledby"));
     if (!name || !name.textContent.trim()) found.push("a picture without words");
   }
@@ -74,7 +79,7 @@ RULES = """
   for (const table of document.querySelectorAll("table")) {
     if (!table.getAttribute("aria-label")) found.push("a table without a name");
     for (const th of table.querySelectorAll("th"))
-      if (th.scope !== "col") found.push("a header without scope");
+      if (!["col", "row"].includes(th.scope)) found.push("a header without scope");
   }
   for (const e of document.querySelectorAll("button, summary, nav a")) {
     const box = e.getBoundingClientRect();
@@ -85,9 +90,9 @@ RULES = """
 })()
 """
 IMAGES = """
-Promise.all([...document.querySelectorAll("image")].map((e) => {
+Promise.all([...document.querySelectorAll("image, img")].map((e) => {
   const image = new Image();
-  image.src = e.href.baseVal;
+  image.src = e.src || e.href.baseVal;
   return image.decode().then(() => image.naturalWidth);
 }))
 """
@@ -136,8 +141,9 @@ def test_a_page_can_be_seen_and_used_by_everyone(tab, pages, kind, width, dark):
     ("fault", "says"),
     [
         ("document.querySelector('.meaning').style.color = '#aaa'", "contrast 2."),
-        ("document.querySelector('figure svg').style.color = '#999'", "contrast 2."),
+        ("document.querySelector('.plot > svg text').style.fill = '#999'", "contrast 2."),
         ("document.querySelector('figcaption').textContent = ''", "a picture without words"),
+        ("document.querySelector('main').innerHTML = '<img>'", "an image without words"),
         ("document.querySelector('.scroll').removeAttribute('tabindex')", "not by keyboard"),
         ("document.querySelector('h2').id = 'content'", "id content twice"),
         ("document.querySelector('th button').textContent = ''", "BUTTON without a name"),
@@ -154,23 +160,99 @@ def test_every_image_is_whole(tab, pages, kind):
     tab.open(pages[kind])
     widths = tab.run(IMAGES)
     assert all(widths)
-    assert len(widths) >= {"run": 6, "study": 0, "grid": 1, "search": 1, "several": 0}[kind]
+    assert len(widths) >= {"run": 200, "study": 0, "grid": 1, "search": 1, "several": 0}[kind]
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("kind", ["run", "grid"])
+def test_axe_finds_nothing(tab, pages, kind, dark):
+    axe = pytest.importorskip("axe_core_python", reason="needs pip install axe-core-python")
+    script = (Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+    found = "axe.run().then((all) => all.violations.map((one) => one.id))"
+    for fault, rules in (
+        (";", []),
+        ("document.querySelector('main').id = ''", ["region", "skip-link"]),
+    ):
+        tab.open(pages[kind], 375, dark)
+        tab.run("document.querySelectorAll('details').forEach((e) => (e.open = true))")
+        tab.run(f"{fault};{script};1")
+        assert tab.run(found) == rules
+
+
+CHART = "document.querySelector('figure[data-chart]')"
+
+
+def test_a_chart_tells_its_values_and_hides_lines(tab, pages):
+    tab.open(pages["study"])
+    assert tab.run(f"{CHART}.querySelectorAll('path.each').length") == 2 * 8
+    chart = json.loads(tab.run(f"{CHART}.dataset.chart"))
+    tab.run(f"{CHART}.querySelector('svg[tabindex]').focus()")
+    press(tab, "ArrowLeft")
+    text = tab.run(f"{CHART}.querySelector('.tip').textContent")
+    assert text.startswith(f"epoch {chart['lines'][0]['x'][-1]}")
+    for line in chart["lines"]:
+        assert f"{line['name']} {100 * line['y'][-1]:.2f} %" in text
+    press(tab, "ArrowLeft")
+    assert tab.run(f"{CHART}.querySelector('.tip').textContent").startswith("epoch 5")
+    tab.run(f"{CHART}.querySelector('.bar button.line').click()")
+    assert tab.run(f"{CHART}.querySelectorAll('path.line').length") == len(chart["lines"]) - 1
+    drawn = f"{CHART}.querySelector('path.line').getAttribute('d')"
+    linear = tab.run(drawn)
+    tab.run(f"[...{CHART}.querySelectorAll('.bar button')].at(-1).click()")
+    assert tab.run(drawn) != linear
+    assert tab.messages == []
+
+
+def test_a_cell_of_the_matrix_opens_its_images(tab, pages):
+    tab.open(pages["run"])
+    shown = """[...document.querySelectorAll('.gallery')]
+      .filter((e) => e.checkVisibility()).map((e) => e.id)"""
+    assert len(tab.run(shown)) == 1
+    cell = "[...document.querySelectorAll('.matrix a')].at(-1)"
+    tab.run(f"{cell}.focus()")
+    press(tab, "Enter")
+    assert tab.run(shown) == [tab.run(f"{cell}.getAttribute('href')")[1:]]
+    assert tab.run("document.querySelector('.matrix .share').checkVisibility()") is False
+    tab.run("document.querySelector('.bar:has(+ div > .matrix) button').click()")
+    assert tab.run("document.querySelector('.matrix .share').checkVisibility()") is True
+
+
+def test_without_scripts_the_page_reads(tab, pages):
+    tab.call("Emulation.setScriptExecutionDisabled", value=True)
+    try:
+        tab.open(pages["run"], 375)
+        fits = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+        assert tab.run(fits)
+        figures = "[...document.querySelectorAll('figure')]"
+        assert tab.run(f"{figures}.every((e) => e.querySelector('svg path'))")
+        assert tab.run("document.querySelectorAll('.gallery.open img').length") > 0
+        assert tab.run("document.querySelector('.copy, .bar')") is None
+    finally:
+        tab.call("Emulation.setScriptExecutionDisabled", value=False)
+
+
+KEYS = {"Enter": 13, "ArrowLeft": 37, "ArrowRight": 39}
+
+
+def press(tab, key):
+    text = {"text": "\r"} if key == "Enter" else {}
+    for kind in ("keyDown", "keyUp"):
+        tab.call("Input.dispatchKeyEvent", type=kind, key=key, code=key,
+                 windowsVirtualKeyCode=KEYS[key], **text)  # fmt: skip
 
 
 def test_tables_sort_by_keyboard(tab, pages):
     tab.open(pages["run"])
     column = """[...document.querySelectorAll("table")].find((t) => t.ariaLabel.startsWith("Each"))
       .querySelectorAll("tbody td:nth-child(3)")"""
-    recall = f"[...{column}].map((cell) => Number(cell.textContent))"
+    recall = f"[...{column}].map((cell) => parseFloat(cell.textContent))"
     before = tab.run(recall)
     assert before != sorted(before)
     tab.run(
         """document.querySelector('table[aria-label^="Each"] th:nth-child(3) button').focus()"""
     )
     for order, said in ((sorted(before), "ascending"), (sorted(before)[::-1], "descending")):
-        for kind in ("keyDown", "keyUp"):
-            tab.call("Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", text="\r",
-                     windowsVirtualKeyCode=13)  # fmt: skip
+        press(tab, "Enter")
         assert tab.run(recall) == order
         sort = """document.querySelector('table[aria-label^="Each"] th:nth-child(3)').ariaSort"""
         assert tab.run(sort) == said

@@ -42,16 +42,18 @@ def test_a_result_is_headline_picture_and_table(tmp_path, kind):
     assert not {"script", "link", "img", "iframe"} & set(tags)
     assert not [key for _, attrs in elements.tags for key in attrs if key.startswith("on")]
     text = " ".join(elements.text.split())
-    assert re.search(r"0\.9\d{3}.* \[0\.\d{4}, \d\.\d{4}\]", text), "figure and interval"
+    figures = r"9\d\.\d\d %.* 95 % interval|0\.9\d{3}.* \[0\.\d{4}, \d\.\d{4}\]"
+    assert re.search(figures, text), "figure and interval"
     assert "honest protocol" in text
     assert f"flaxcnn report {tmp_path / kind}" in text
 
 
 def test_figures_are_those_of_the_records(tmp_path):
     run, study = (result(kind, tmp_path / kind) for kind in ("run", "study"))
-    assert f"{run.summary['test_accuracy']:.4f} [" in shown(run)
+    assert f"{100 * run.summary['test_accuracy']:.2f} %" in shown(run)
     found = study.summary["settings"][0]["metrics"]["test_accuracy"]
-    assert f"{found['mean']:.4f} ± {found['sd']:.4f} [" in shown(study)
+    assert f"{100 * found['mean']:.2f} %" in shown(study)
+    assert f"± {100 * found['sd']:.2f} (standard deviation)" in shown(study)
 
 
 def test_the_document_protocol_is_a_warning(tmp_path):

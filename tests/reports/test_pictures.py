@@ -130,26 +130,10 @@ def test_error_matrix_is_normalised_by_row_with_a_blank_diagonal():
     assert "no errors" in matrices.error_matrix(np.diag([2, 3]), ["a", "b"]).alt
 
 
-def test_each_class_has_its_three_figures():
-    figures = numbers.per_class(MATRIX, ["a", "b", "c"])
-    picture = matrices.class_figures(figures)
-    ranked = sorted(figures, key=lambda one: one.f1)
-    assert line(picture, "recall").get_xdata().tolist() == [one.recall for one in ranked]
-    assert line(picture, "precision").get_xdata().tolist() == [one.precision for one in ranked]
-    assert [t.get_text() for t in axes(picture).get_yticklabels()] == [o.name for o in ranked]
-
-
-def test_a_class_that_is_never_called_has_no_precision():
-    picture = matrices.class_figures(numbers.per_class(np.array([[2, 0], [3, 0]]), ["a", "b"]))
-    assert line(picture, "precision").get_xdata().tolist() == [0.4]
-
-
 def test_many_classes_are_drawn_without_numbers():
     names = [f"class {i}" for i in range(100)]
     picture = matrices.confusion_matrix(np.eye(100, dtype=int), names)
     assert not texts(picture)
-    drawn = matrices.class_figures(numbers.per_class(np.eye(100, dtype=int), names))
-    assert "40 lowest of 100" in drawn.alt
 
 
 def test_reliability_shows_accuracy_and_rows_of_each_bin():
@@ -172,19 +156,10 @@ def digits(count):
     return made.digits().test.image[:count], made.digits().test.label[:count]
 
 
-def test_first_predictions_mark_errors_by_sign_frame_and_colour():
-    image, label = digits(100)
+def test_first_predictions_on_a_terminal_mark_errors():
+    _, label = digits(100)
     predicted = label.copy()
     predicted[3] = (label[3] + 1) % 10
-    picture = images.first_predictions(image, label, predicted, made.digits().classes)
-    found = texts(picture)
-    assert len(found) == 100
-    assert found[3] == f"×{predicted[3]} is {label[3]}"
-    assert found[0] == str(label[0])
-    colours = {text.get_color() for text in axes(picture).texts if "×" in text.get_text()}
-    assert colours == {style.ERROR}
-    assert len(axes(picture).patches) == 1
-    assert f"row 4 is {label[3]}, taken for {predicted[3]}" in picture.alt
     plain = images.first_predictions_text(label, predicted, made.digits().classes)
     assert plain.splitlines()[0].split()[3] == f"*{predicted[3]}"
     assert plain.count("*") == 2  # the error, and what the sign means
@@ -192,52 +167,11 @@ def test_first_predictions_mark_errors_by_sign_frame_and_colour():
 
 
 def test_long_class_names_are_numbers_that_are_explained():
-    image, label = digits(10)
+    _, label = digits(10)
     names = [f"some class {i}" for i in range(10)]
-    picture = images.first_predictions(image, label, label, names)
+    picture = images.first_grid(label, label, names)
     assert texts(picture) == [str(i) for i in label]
     assert "9 is some class 9" in picture.alt
-
-
-def test_the_pixels_are_those_of_the_rows():
-    image, label = digits(12)
-    picture = images.samples(image, label, made.digits().classes, 4)
-    canvas = axes(picture).images[0].get_array()
-    down, across = canvas.shape[0] // 3, canvas.shape[1] // 4
-    for place in range(12):
-        y, x = place // 4 * down, place % 4 * across
-        np.testing.assert_array_equal(canvas[y : y + 8, x : x + 8, 0], image[place, ..., 0])
-    assert texts(picture) == [str(i) for i in label]
-
-
-def test_mistakes_name_prediction_probability_and_truth():
-    image, _ = digits(3)
-    picture = images.mistakes_gallery(
-        image, np.array([1, 2, 3]), np.array([4, 5, 6]), np.array([0.99, 0.8, 0.5]),
-        np.array([7, 8, 9]), made.digits().classes, 30,
-    )  # fmt: skip
-    assert texts(picture) == ["× 4 0.990\nis 1", "× 5 0.800\nis 2", "× 6 0.500\nis 3"]
-    assert picture.title == "The 3 most confident of 30 mistakes"
-    assert "row 7 is 1, taken for 4 with probability 0.990" in picture.alt
-
-
-@pytest.mark.parametrize("channels", [1, 3, 5])
-def test_filters_share_one_scale_with_zero_in_the_middle(channels):
-    kernel = np.zeros((3, 3, channels, 4), np.float32)
-    kernel[0, 0, :, 0], kernel[2, 2, :, 1] = 0.5, -0.25
-    picture = images.filters(kernel, "conv2d")
-    canvas = axes(picture).images[0].get_array()
-    assert canvas[0, 0, 0] == 255
-    assert 127 <= canvas[1, 1, 0] <= 128
-    across = canvas.shape[1] // 8
-    assert canvas[2, across + 2, 0] == 64
-    assert "4 of 4 filters of conv2d, 3×3" in picture.title
-
-
-def test_large_images_are_thinned():
-    image = np.zeros((2, 500, 300, 3), np.uint8)
-    picture = images.samples(image, np.array([0, 1]), ["a", "b"], 2)
-    assert max(axes(picture).images[0].get_array().shape) < 3 * images.LARGEST
 
 
 # -- comparisons ---------------------------------------------------------------------------------
@@ -304,12 +238,8 @@ def hostile_pictures():
     points = [Point(name, 0.9, (0.8, 1.0), 10 + i) for i, name in enumerate(HOSTILE)]
     yield matrices.confusion_matrix(matrix, HOSTILE)
     yield matrices.error_matrix(matrix, HOSTILE)
-    yield matrices.class_figures(numbers.per_class(matrix, HOSTILE))
-    yield images.first_predictions(image, label, (label + 1) % 10, HOSTILE)
-    yield images.samples(image, label, HOSTILE, 5)
-    yield images.mistakes_gallery(
-        image, label, (label + 1) % 10, np.full(10, 0.5), label, HOSTILE, 9
-    )
+    yield images.first_grid(label, (label + 1) % 10, HOSTILE)
+    yield images.variants(image, image[None], label, None, HOSTILE)
     yield comparisons.against_parameters(points)
     yield comparisons.seed_distribution([(point, {0: 0.9}) for point in points])
     yield comparisons.throughput([(name, 1.0) for name in HOSTILE])

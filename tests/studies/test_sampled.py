@@ -66,6 +66,7 @@ def test_what_is_drawn_is_ranked_beside_the_recipe(whole):
     assert whole.summary["refit"]["test_rows"] == 360
     assert json.loads((whole.path / "search.json").read_text())["sampler"] == "tpe"
     assert "drawn by tpe" in (whole.path / "README.md").read_text()
+    assert whole.summary["importance"] == {"learning_rate": 1.0}  # Optuna's, of the only setting
 
 
 def test_a_trial_has_the_scores_of_a_grids_candidate(whole, digits, tmp_path):

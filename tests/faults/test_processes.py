@@ -1,0 +1,201 @@
+"""Real processes: closed pipes, disks that go, stopped readers, a launcher that is killed."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from faulty import ON_TMPFS, SAFETY_NET, Train
+from PIL import Image
+
+from flaxcnn.data.folders import folder
+from flaxcnn.data.stream import RowReader
+from flaxcnn.engine.saved import open_run
+from flaxcnn.errors import ConfigError, ReaderError
+from flaxcnn.records.environment import JAX_SETTINGS, environment, other_software, unusual
+from flaxcnn.records.files import read_json
+
+GONE = ("rm -rf {run}", "mv {run} {run}.away")
+
+
+def mounted(where, options):
+    where.mkdir(exist_ok=True)
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(where)], check=False)
+    if done.returncode:
+        pytest.skip("no file system can be mounted here")
+
+
+@contextlib.contextmanager
+def disk(where, options="size=64m"):
+    """A small disk of its own."""
+    mounted(where, options)
+    try:
+        yield where
+    finally:
+        subprocess.run(["mount", "-o", "remount,rw", str(where)], check=False)
+        subprocess.run(["umount", "-l", str(where)], check=False)
+
+
+def status(run):
+    return read_json(run / "status.json")["status"]
+
+
+@pytest.mark.slow
+def test_nobody_reads_what_is_printed(home):
+    """`flaxcnn train | head -1`: the training goes on."""
+    reading, writing = os.pipe()
+    train = Train(home / "run", epochs=4, stdout=writing)
+    os.close(writing)
+    os.read(reading, 1)
+    os.close(reading)
+    code, err = train.ended()
+    assert code == 0, err
+    assert status(home / "run") == "complete"
+    assert open_run(home / "run").summary["epochs_run"] == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", GONE)
+def test_a_run_directory_that_goes(home, what):
+    train = Train(home / "run").until(3)
+    subprocess.run(what.format(run=home / "run"), shell=True, check=True)
+    code, err = train.ended()
+    assert code == 6, err
+    assert "is gone" in err
+    assert not (home / "run" / "summary.json").exists()
+
+
+@ON_TMPFS
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["the disk", "the checkpoints"])
+def test_a_disk_that_turns_read_only(home, what):
+    """It ends soon, though Orbax's threads wait for minutes; once it can be written, it goes on."""
+    with disk(home / "disk") as where:
+        run = where / "run"
+        train = Train(run).until(3)
+        place = str(where if what == "the disk" else run / "checkpoints")
+        if what != "the disk":
+            subprocess.run(["mount", "--bind", place, place], check=True)
+        option = "remount,ro" if what == "the disk" else "remount,bind,ro"
+        subprocess.run(["mount", "-o", option, place], check=True)
+        code, err = train.ended()
+        assert code == 6, err
+        assert "Read-only file system" in err
+        if what != "the disk":
+            subprocess.run(["umount", place], check=True)
+        subprocess.run(["mount", "-o", "remount,rw", str(where)], check=True)
+        code, err = Train(run, "--resume").ended()
+        assert code == 0, err
+        assert open_run(run).summary["epochs_run"] == 60
+
+
+@ON_TMPFS
+@pytest.mark.slow
+def test_a_disk_without_inodes(home):
+    with disk(home / "disk", "size=50m,nr_inodes=12") as where:
+        code, err = Train(where / "run", epochs=4).ended()
+        assert code == 6, err
+        assert "No space left" in err
+        assert "unexpected" not in err
+        subprocess.run(["mount", "-o", "remount,nr_inodes=5000", str(where)], check=True)
+        code, err = Train(where / "run", "--resume-if-any", epochs=4).ended()
+        assert code == 0, err
+
+
+@pytest.mark.slow
+def test_a_launcher_that_is_killed_takes_its_processes_along(home):
+    run = home / "run"
+    launcher = subprocess.Popen(
+        [sys.executable, "-m", "flaxcnn", "launch", "--processes", "2", "--", "train",
+         "-s", "epochs=100000", "-s", "patience=none", "-s", "batch_size=500",
+         "--run-dir", str(run)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    waiting = Train.__new__(Train)
+    waiting.run, waiting.child = run, launcher
+    waiting.until(2)
+    launcher.kill()
+    launcher.wait()
+    until = time.monotonic() + SAFETY_NET
+    while status(run) == "running" and time.monotonic() < until:
+        time.sleep(0.1)
+    assert status(run) == "interrupted"
+
+
+# -- readers ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pictures(home):
+    """A folder of 24 images of two classes, decoded on demand."""
+    for number in range(24):
+        path = home / "pictures" / "ab"[number % 2] / f"{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 4, 3), number, np.uint8)).save(path)
+    return folder(home / "pictures", most=0)
+
+
+def test_how_long_a_reader_may_take(home, monkeypatch, pictures):
+    for text in ("abc", "0", "-1", "inf", "nan"):
+        monkeypatch.setenv("FLAXCNN_READ_SECONDS", text)
+        with pytest.raises(ConfigError, match=r"FLAXCNN_READ_SECONDS must be a number of seconds"):
+            RowReader([pictures.train.image], 1)
+
+
+@pytest.mark.slow
+def test_a_reader_that_was_stopped(home, monkeypatch, pictures):
+    """SIGSTOP, or a disk that does not answer: it is not waited for without end."""
+    monkeypatch.setenv("FLAXCNN_READ_SECONDS", "1000")
+    reader = RowReader([pictures.train.image], 1)
+    rows = np.arange(4, dtype=np.int32)
+    reader.submit(rows)
+    assert reader.read().shape == (4, 4, 4, 3)  # it is there, whatever that took
+    (worker,) = reader._folder.glob("worker-*")
+    os.kill(int(worker.name.removeprefix("worker-")), signal.SIGSTOP)
+    reader.patience = 2.0
+    for _ in range(20):
+        reader.submit(rows)
+    with pytest.raises(ReaderError, match="no image was decoded for"):
+        [reader.read() for _ in range(20)]
+    reader.close()
+
+
+def test_an_image_that_became_a_pipe(home, pictures):
+    file = home / "pictures" / pictures.train.image.files[0]
+    file.unlink()
+    os.mkfifo(file)
+    reader = RowReader([pictures.train.image], 0)
+    reader.submit(np.arange(len(pictures.train), dtype=np.int32))
+    with pytest.raises(Exception, match="not a regular file"):
+        reader.read()
+
+
+# -- what decides the bits -------------------------------------------------------------------------
+
+
+def test_settings_of_jax_that_change_bits_are_recorded_and_spoken_of(monkeypatch):
+    import jax
+
+    before = environment()
+    assert before["jax"] == JAX_SETTINGS
+    assert unusual() is None
+    assert other_software(before) == ""
+    for name, value in (("jax_threefry_partitionable", False), ("jax_default_prng_impl", "rbg"),
+                        ("jax_default_matmul_precision", "float32")):  # fmt: skip
+        own = getattr(jax.config, name)
+        jax.config.update(name, value)
+        try:
+            assert f"{name}={value}" in unusual()
+            assert f"{name} ({own}, now {value})" in other_software(before)
+        finally:
+            jax.config.update(name, own)
+    older = {key: value for key, value in before.items() if key != "jax"}
+    assert other_software(older) == ""
+    moved = before | {"source_revision": "0" * 40}
+    assert "another revision of flaxcnn (000000000000, now " in other_software(moved) or (
+        before["source_revision"] is None
+    )

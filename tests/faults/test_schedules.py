@@ -1,0 +1,102 @@
+"""One run through a schedule of faults: the bits, records and files of a quiet one in the end.
+
+SOAK_SCHEDULES=500 sets how many schedules are drawn (`make soak`); ten in CI.
+"""
+
+import json
+import os
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from faulty import Train
+
+from flaxcnn.errors import ConfigError
+from flaxcnn.fault_points import ACTIONS, POINTS, planned
+from flaxcnn.records.files import read_lines
+
+COUNT = int(os.environ.get("SOAK_SCHEDULES", "10"))
+FIRST = int(os.environ.get("SOAK_FIRST", "0"))  # number of the first, to repeat one
+EPOCHS = 8
+STARTS = 3  # with a fault each, before the last one
+EXIT = {"kill": -9, "term": 75, "enospc": 0, "erofs": 6, "eio": 6, "clock": 0}
+# The same bits on any number of devices
+EXACT = ("-s", "determinism=exact", "-s", "virtual_shards=2")
+TIMES = ("seconds", "images_per_second", "stall")
+
+
+def test_points_and_actions_by_name():
+    assert planned("record.append:kill:3") == {"record.append": [(3, "kill")]}
+    for text in ("record.append", "nowhere:kill", "record.append:explode", "record.append:kill:x"):
+        with pytest.raises(ConfigError, match="FLAXCNN_FAULT must be POINT:ACTION"):
+            planned(text)
+    assert set(EXIT) == set(ACTIONS)
+
+
+def test_nothing_is_planned_by_itself():
+    code = "from flaxcnn import fault_points; assert fault_points._plan is None"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def records(run):
+    """All that the run says, but for times."""
+    rows = [
+        {k: v for k, v in row.items() if k not in TIMES}
+        for row in read_lines(run / "metrics.jsonl")
+    ]
+    summary = json.loads((run / "summary.json").read_text())
+    return rows, {key: summary[key] for key in ("params_digest", "test_accuracy", "kept_epoch")}
+
+
+def names(run):
+    """Its files, but for those of checkpoints, which are told by their folders."""
+    folders = [p for p in run.rglob("*") if "checkpoints" not in p.relative_to(run).parts[:-1]]
+    return sorted(str(p.relative_to(run)) for p in folders) + sorted(
+        p.name for p in (run / "checkpoints").iterdir()
+    )
+
+
+def start(run, *more, **environment):
+    return Train(run, *EXACT, "--resume-if-any", *more, epochs=EPOCHS, env=environment)
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory):
+    """The run without faults."""
+    run = tmp_path_factory.mktemp("quiet") / "run"
+    code, err = start(run).ended()
+    assert code == 0, err
+    return run
+
+
+def flip_newest(run, draws):
+    """A bit in every 64th byte of the newest checkpoint, where there is an older one too."""
+    folders = sorted((run / "checkpoints").glob("[0-9]*"), key=lambda p: (len(p.name), p.name))
+    if len([p for p in folders if p.name.isdecimal()]) < 2:
+        return
+    for file in folders[-1].rglob("*"):
+        if file.is_file() and file.stat().st_size > 64:
+            data = np.fromfile(file, np.uint8)
+            data[draws.randrange(64) :: 64] ^= 1 << draws.randrange(8)
+            data.tofile(file)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(FIRST, FIRST + COUNT))
+def test_a_schedule(home, quiet, number):
+    draws, run = random.Random(number), home / "run"
+    for _ in range(STARTS):
+        action = draws.choice(sorted(ACTIONS))
+        fault = f"{draws.choice(POINTS)}:{action}:{draws.randint(1, EPOCHS)}"
+        code, err = start(
+            run, FLAXCNN_FAULT=fault, JAX_NUM_CPU_DEVICES=draws.choice(["1", "2"])
+        ).ended()
+        assert code in (0, EXIT[action]), (fault, code, err)
+        if draws.random() < 0.3 and not (run / "summary.json").is_file():
+            flip_newest(run, draws)
+    code, err = start(run).ended()
+    assert code == 0, err
+    assert records(run) == records(quiet)
+    assert names(run) == names(quiet)
