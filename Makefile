@@ -2,6 +2,8 @@
 # make test    set up with the test tools, check, run every test, a worker a core
 # make quick   the tests but the long ones
 # make newest  these with the newest Python and jax, in a set-up of their own (TESTS="tests/model ...")
+# make faults  the tests of faults, the slow ones too
+# make soak    the same with many inputs and schedules: SOAK=10000 SOAK_SCHEDULES=500, a night
 # make docs    the documentation as a site: site/index.html
 # make accelerators   compilers for GPUs and TPUs in a folder of their own: FLAXCNN_ACCELERATORS
 PYTHON ?= python3
@@ -13,7 +15,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
 
-.PHONY: train test quick newest check format docs accelerators clean
+.PHONY: train test quick faults soak newest check format docs accelerators clean
 
 train: $(VENV)/base.stamp
 	$(BIN)/flaxcnn train
@@ -27,6 +29,12 @@ quick: $(VENV)/test.stamp
 newest:
 	python=$$($(PYTHON) .ci/newest_python.py) && \
 	  $(MAKE) quick VENV=.venv-newest CONSTRAINTS=constraints-newest.txt PYTHON="$$python"
+
+faults: $(VENV)/test.stamp
+	$(PYTEST) tests/faults
+
+soak: $(VENV)/test.stamp
+	SOAK=$${SOAK:-10000} SOAK_SCHEDULES=$${SOAK_SCHEDULES:-500} $(PYTEST) tests/faults
 
 check: $(VENV)/test.stamp
 	$(BIN)/ruff check .

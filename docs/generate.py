@@ -24,6 +24,7 @@ from typing import Any
 import typer.main
 
 import flaxcnn
+from docs.faults import faults
 from flaxcnn import errors
 from flaxcnn.cli.main import app
 from flaxcnn.recipe import (
@@ -48,10 +49,10 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # The packages and modules of flaxcnn/ in the order of imports: one imports only from those before
 # it. Within a package the order follows from the imports themselves.
 IMPORT_ORDER = (
-    "errors", "limits", "fault_points", "activity", "xla_messages", "recipe", "rng", "hardware",
-    "backend", "numerics", "collectives", "data", "records", "reports", "model", "augment", "nn",
-    "engine", "trained", "export", "estimator", "studies", "checks", "api", "results",
-    "doctor", "bench", "speedrun", "accelerators", "cli", "__main__",
+    "errors", "limits", "fault_points", "activity", "signals", "xla_messages", "recipe", "rng",
+    "hardware", "backend", "numerics", "collectives", "data", "records", "reports", "model",
+    "augment", "nn", "engine", "trained", "export", "estimator", "studies", "checks", "api",
+    "results", "doctor", "bench", "speedrun", "accelerators", "cli", "__main__",
 )  # fmt: skip
 # A line of Args or Raises: names, and what is said of them.
 ITEM = re.compile(r"    ((?:\*{0,2}\w+|\.\.\.)(?:, (?:\*{0,2}\w+|\.\.\.))*): (.*)")
@@ -285,7 +286,10 @@ def exit_codes() -> str:
         if isinstance(code, int):
             found[code] = inspect.cleandoc(cls.__doc__ or "").split("\n")[0].rstrip(".")
     found[1] = "any other failure, with a message"
-    found[75] = "SIGTERM: the state was saved; or another process of the run was lost. Resumable"
+    found[75] = (
+        "SIGTERM, SIGHUP, SIGUSR1, SIGUSR2: the state was saved; or another process of the run was "
+        "lost. Resumable"
+    )
     lines = ["| exit code | meaning |", "|---:|---|"]
     return "\n".join([*lines, *(f"| {code} | {found[code]} |" for code in sorted(found))])
 
@@ -371,6 +375,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "command-pages": command_pages,
     "api": api,
     "exit codes": exit_codes,
+    "faults": faults,
     "map": source_map,
 }
 

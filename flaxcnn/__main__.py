@@ -1,6 +1,6 @@
 """`python -m flaxcnn`."""
 
-from flaxcnn.cli.main import main
+from flaxcnn.cli.start import main
 
 if __name__ == "__main__":
     main()

@@ -25,6 +25,11 @@ MENDING_FLAG = "--xla_cpu_experimental_ynn_fusion_type="
 # Reported upstream with the same program: jax issue 39103, tensorflow issue 126812.
 PROBES = 30
 PROBE_SHAPE = (2, 1024, 1024)
+# In XLA_FLAGS: oneDNN for the convolutions, where jaxlib has it; together with the second flag,
+# since YNNPACK is asked first (docs/howto/newest-jax.md).
+ONEDNN_FLAG = "--xla_cpu_experimental_onednn_custom_call=true"
+YNN_BUT_CONVOLUTIONS = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
+FIRST_WITH_ONEDNN = (0, 12)  # the release of jaxlib whose convolutions can go there
 # Batches of small images are not worth dividing further; more cores help inside an operation.
 MOST_CPU_DEVICES = 8
 CACHE_LIMIT = 2 * 1024**3  # bytes of compiled programs that are kept, the newest first
@@ -56,13 +61,20 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
+@functools.cache
+def by_onednn() -> bool:
+    """Whether XLA_FLAGS give the convolutions of a CPU to oneDNN; model/kernels.py follows."""
+    release = tuple(int(part) for part in jax.lib.__version__.split(".")[:2])
+    return release >= FIRST_WITH_ONEDNN and ONEDNN_FLAG in os.environ.get("XLA_FLAGS", "").split()
+
+
 def prepare(cache: bool = True) -> None:
     """Set JAX up, once per process and before its first computation; the user's settings are kept.
 
     On CPU, one virtual device a core: several devices with a part of the batch each beat one
     device with several threads (benchmarks/NOTES.md). Compiled programs are kept in a private
-    folder per jaxlib and processor, unless `cache` is False. If JAX is initialised already, it
-    keeps its devices.
+    folder per jaxlib and processor, unless `cache` is False or they call oneDNN, which jaxlib
+    cannot write down. If JAX is initialised already, it keeps its devices.
 
     Raises:
         FlaxcnnError: this jax computes wrong sums on CPU.
@@ -73,7 +85,7 @@ def prepare(cache: bool = True) -> None:
         # jax raises once it has initialised its devices: it keeps them then
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", min(cores(), MOST_CPU_DEVICES))
-    if not cache:
+    if not cache or by_onednn():
         jax.config.update("jax_enable_compilation_cache", False)
     elif now.jax_enable_compilation_cache and now.jax_compilation_cache_dir is None:
         _keep_compiled(cache_root() / "compiled")

@@ -1,13 +1,17 @@
 """Errors a user may meet, each with the exit code that the command line promises.
 
 0 ok, 1 failure, 2 usage or configuration, 3 data missing or corrupt, 4 diverged (non-finite),
-5 no usable checkpoint, 6 cannot write, 75 preempted and resumable (SIGTERM), 130 SIGINT.
+5 no usable checkpoint, 6 cannot write, 75 preempted and resumable (`flaxcnn.signals`), 130 SIGINT.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Iterable
+from tokenize import TokenError
+
+# What numpy raises for an array's file that is missing or damaged; a TokenError since Python 3.12.
+DAMAGED_ARRAY = (OSError, ValueError, EOFError, TokenError)
 
 
 class FlaxcnnError(Exception):

@@ -1,6 +1,8 @@
 """A jax that sums wrongly is refused before it computes anything; a sound one is asked once."""
 
 import os
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -266,3 +268,64 @@ def test_a_process_without_memory_has_not_lost_another(monkeypatch):
     monkeypatch.setattr(hosts, "several", lambda: True)
     with pytest.raises(OutOfMemoryError), hosts.lost_peers(), backend.enough_memory():
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
+
+
+# -- convolutions by oneDNN, where XLA_FLAGS ask for it -------------------------------------------
+
+ONEDNN = f"{backend.ONEDNN_FLAG} {backend.YNN_BUT_CONVOLUTIONS}"
+# Values and both gradients of a convolution in a loop against float64, and what did it.
+CONVOLUTION = """
+import jax, jax.numpy as jnp, numpy as np
+from flaxcnn import backend
+from flaxcnn.model.kernels import conv2d
+backend.prepare()
+draws = np.random.default_rng(0)
+worst = 0.0
+for channels, filters, kernel in [(1, 16, 3), (3, 32, 5), (40, 24, 3)]:
+    x = draws.standard_normal((8, 12, 11, channels)).astype(np.float32)
+    w = draws.standard_normal((kernel, kernel, channels, filters)).astype(np.float32)
+    ours = lambda x, w: conv2d(x, w, (1, 1), "same", "cpu")
+    plain = lambda x, w: jax.lax.conv_general_dilated(
+        x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    def both(conv, x, w):
+        y, back = jax.vjp(conv, x, w)
+        return y, *back(y)
+    loop = jax.jit(lambda x, w: jax.lax.scan(lambda w, x: (w, both(ours, x, w)), w, x[None])[1])
+    compiled = loop.lower(x, w).compile()
+    assert ("__onednn$convolution" in compiled.as_text()) == backend.by_onednn()
+    found = [np.asarray(one[0], np.float64) for one in compiled(x, w)]
+    with jax.enable_x64(True):
+        exact = [np.asarray(one) for one in both(plain, *map(jnp.float64, (x, w)))]
+    for one, other in zip(found, exact, strict=True):
+        worst = max(worst, np.abs(one - other).max() / np.abs(other).max())
+print(backend.by_onednn(), jax.config.jax_enable_compilation_cache, worst < 1e-6, worst)
+"""
+
+
+def test_which_flags_and_releases_mean_onednn(monkeypatch):
+    def chosen(release, flags):
+        monkeypatch.setattr(jax.lib, "__version__", release)
+        monkeypatch.setenv("XLA_FLAGS", flags)
+        return backend.by_onednn.__wrapped__()
+
+    assert chosen("0.12.0.1", f"--xla_force_host_platform_device_count=4 {ONEDNN}")
+    assert not chosen("0.10.1", ONEDNN)
+    assert not chosen("0.12.0.1", "")
+    assert not chosen("0.12.0.1", ONEDNN.replace("=true", "=false"))
+
+
+@pytest.mark.skipif(
+    tuple(map(int, jax.lib.__version__.split(".")[:2])) < backend.FIRST_WITH_ONEDNN,
+    reason="this jaxlib gives no convolution to oneDNN",
+)
+@pytest.mark.parametrize("flags", ["", ONEDNN])
+def test_convolutions_are_right_in_a_loop_whoever_computes_them(flags):
+    done = subprocess.run(
+        [sys.executable, "-c", CONVOLUTION], capture_output=True, text=True, check=True,
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+    )  # fmt: skip
+    by_onednn, cached, right, worst = done.stdout.split()
+    assert by_onednn == str(bool(flags))
+    assert right == "True", worst
+    # jaxlib cannot write down a program that calls oneDNN
+    assert not (cached == "True" and flags)

@@ -187,9 +187,7 @@ def step(module: Module, kind: str) -> dict[str, Any]:
         one.target for one, *_ in executed(module, body)
         if one.op == "custom-call" and one.target not in {*CONVOLUTIONS, *NOTES}
     )  # fmt: skip
-    unestimated = [
-        row for row in rows if row[0].cycles is None and not row[0].op.startswith("copy")
-    ]
+    unestimated = [row for row in rows if row[0].cycles is None and row[0].op not in FETCHES]
     order = sorted(rows, key=lambda row: row[3] if kind == "tpu" else row[2], reverse=True)
     moves = [row for row in rows if row[0].op in ("copy", "transpose")]
     return {

@@ -48,7 +48,7 @@ def study(
         how: "map" trains one run after the other on each device, "vmap" as many as fit side by
             side, "auto" whichever is faster in a few steps.
         max_memory: for the arrays of runs, in bytes or as "2G"; half of what is free by default.
-        predictions: keep the class predicted for each test row, in a file for each run.
+        predictions: keep the logits and the class predicted for each test row, in a file a run.
         verbose: print a line a run.
         tell: a `flaxcnn.studies.events.Listener`, called while the runs train.
 

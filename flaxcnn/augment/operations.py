@@ -155,14 +155,15 @@ def _equalized(image: jax.Array, _: jax.Array, platform: str | None = None) -> j
     step = (height * width - last) // 255  # [B, C]; `last` are those of the largest value
     table = (before + (step // 2)[..., None]) // jnp.maximum(step, 1)[..., None]
     table = jnp.clip(table, 0, 255).swapaxes(1, 2)
-    new = jnp.take_along_axis(table, level, axis=1).astype(jnp.float32).reshape(image.shape)
+    new = _looked_up(table, level, platform).astype(jnp.float32).reshape(image.shape)
     return jnp.where((step > 0)[:, None, None, :], new, image)
 
 
 def _below(level: jax.Array, platform: str | None) -> jax.Array:
     """How many of the values [B, N, C] int32 of a channel are below each of 256: [B, C, 256] int32.
 
-    Added up one by one on CPU. A GPU that has to be deterministic is slow at that, and sorts.
+    Added up one by one on CPU. At that a GPU is slow that has to be deterministic, and a TPU is
+    always: there every value is compared with every level.
     """
     count, _, channels = level.shape
     every = jnp.arange(LEVELS, dtype=jnp.int32)
@@ -173,6 +174,14 @@ def _below(level: jax.Array, platform: str | None) -> jax.Array:
         found = jnp.zeros(count * channels * LEVELS, jnp.int32).at[place].add(1)
         histogram = found.reshape(count, channels, LEVELS)
         return jnp.cumsum(histogram, axis=2) - histogram
-    ordered = jnp.sort(level.swapaxes(1, 2), axis=2)
-    below = functools.partial(jnp.searchsorted, v=every, side="left")
-    return jax.vmap(jax.vmap(below))(ordered).astype(jnp.int32)
+    below = level.swapaxes(1, 2)[:, :, None] < every[None, None, :, None]
+    return below.sum(axis=-1, dtype=jnp.int32)
+
+
+def _looked_up(table: jax.Array, level: jax.Array, platform: str | None) -> jax.Array:
+    """Of a table [B, 256, C] int32 the entries of values [B, N, C] int32 -> [B, N, C]."""
+    if platform != "tpu":
+        return jnp.take_along_axis(table, level, axis=1)
+    # One after the other it would take them there.
+    own = level[:, :, None] == jnp.arange(LEVELS, dtype=jnp.int32)[None, None, :, None]
+    return jnp.where(own, table[:, None], 0).sum(axis=2)

@@ -13,6 +13,14 @@ import numpy as np
 from flaxcnn.augment.rows import Rows, as_float
 from flaxcnn.recipe.transforms import Fill
 
+# Of the pixels before and after a place: index [B, H, W] int32 and weight [B, H, W] float32
+Corners = tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+
+
+# Pixels of the longer side up to which a TPU resamples by products, which take H and W times the
+# memory of an image; a gather costs more than a step of a small network (benchmarks/NOTES.md).
+PRODUCTS_PAY = 64
+
 
 class Map(NamedTuple):
     """Where a pixel comes from: y' = yy * y + yx * x + y0, and x' likewise, from the centre.
@@ -63,7 +71,7 @@ def resampled(
         field: added to the place of each pixel of the result before `source`; [B, H, W] in y and x.
     """
     image = rows.readable()
-    count, height, width, channels = image.shape
+    count, height, width = image.shape[:3]
     y = jnp.arange(height, dtype=jnp.float32)[None, :, None] - (height - 1) / 2
     x = jnp.arange(width, dtype=jnp.float32)[None, None, :] - (width - 1) / 2
     if field is not None:
@@ -76,22 +84,55 @@ def resampled(
         part.xy * y + part.xx * x + part.x0 + (width - 1) / 2,
     )
     corners = [_neighbours(place, size, fill) for place, size in zip(at, (height, width))]
-    flat = image.reshape(count, height * width, channels)
-    gather = jax.vmap(functools.partial(jnp.take, axis=0, mode="clip"))
-    result, covered = jnp.zeros(image.shape, jnp.float32), jnp.zeros(at[0].shape, jnp.float32)
-    for (row, weight_y), (column, weight_x) in itertools.product(*corners):
-        index = (row * width + column).reshape(count, -1)
-        weight = weight_y * weight_x
-        result += weight[..., None] * as_float(gather(flat, index)).reshape(image.shape)
-        covered += weight
+    products = rows.platform == "tpu" and max(height, width) <= PRODUCTS_PAY
+    between = _by_products if products else _gathered
+    result, covered = between(image, *corners)
     if fill == "constant":
         result += (1.0 - covered)[..., None] * rows.blank[None]
     return result
 
 
-def _neighbours(
-    at: jax.Array, size: int, fill: Fill
-) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+def _gathered(image: jax.Array, rows: Corners, columns: Corners) -> tuple[jax.Array, jax.Array]:
+    """Weighted sums of four pixels each [B, H, W, C] float32, and of their weights [B, H, W]."""
+    count, height, width, channels = image.shape
+    flat = image.reshape(count, height * width, channels)
+    gather = jax.vmap(functools.partial(jnp.take, axis=0, mode="clip"))
+    result, covered = jnp.zeros(image.shape, jnp.float32), jnp.zeros(rows[0][0].shape, jnp.float32)
+    for (row, weight_y), (column, weight_x) in itertools.product(rows, columns):
+        index = (row * width + column).reshape(count, -1)
+        weight = weight_y * weight_x
+        result += weight[..., None] * as_float(gather(flat, index)).reshape(image.shape)
+        covered += weight
+    return result, covered
+
+
+def _by_products(image: jax.Array, rows: Corners, columns: Corners) -> tuple[jax.Array, jax.Array]:
+    """The same for a TPU, where a gather takes one pixel after the other.
+
+    Weights of all rows of an image for each pixel of the result, most of them 0, times the image;
+    then a sum over columns likewise.
+    """
+    count, height, width, channels = image.shape
+    down, along = _weights(rows, height), _weights(columns, width)
+    flat = as_float(image).reshape(count, height, width * channels)
+    of_rows = jnp.einsum("bhp,bhk->bkp", down, flat, precision="highest")
+    of_rows = of_rows.reshape(count, width, channels, -1)
+    result = (of_rows * along[:, :, None]).sum(axis=1).swapaxes(1, 2).reshape(image.shape)
+    (_, above), (_, below) = rows
+    (_, before), (_, after) = columns
+    return result, (above + below) * (before + after)
+
+
+def _weights(pairs: Corners, size: int) -> jax.Array:
+    """The weight [B, size, H * W] of every row, or column, for each pixel of the result."""
+    every = jnp.arange(size, dtype=jnp.int32)[None, :, None]
+    flat = [(index.reshape(len(index), 1, -1), weight.reshape(len(weight), 1, -1))
+            for index, weight in pairs]  # fmt: skip
+    first, second = (jnp.where(index == every, weight, 0.0) for index, weight in flat)
+    return first + second
+
+
+def _neighbours(at: jax.Array, size: int, fill: Fill) -> Corners:
     """(index, weight) of the pixels before and after coordinates; weight 0 outside if constant."""
     if fill == "reflect":
         at = reflected(at, size)

@@ -14,6 +14,7 @@ from flaxcnn.cli.output import command, emit_json, say, table
 if TYPE_CHECKING:
     from flaxcnn.data.check import Findings
     from flaxcnn.recipe.config import Config
+    from flaxcnn.reports.label_errors import LabelErrors
 
 SHOWN = 5  # of many things of a kind
 app = typer.Typer(help="List, prepare, verify and check data sets.", rich_markup_mode=None)
@@ -122,24 +123,63 @@ def path(name: Name, as_json: options.Json = False) -> None:
 
 @app.command()
 @command
-def check(name: Name, as_json: options.Json = False) -> None:
-    """Look at every image: classes, sizes, bad files, imbalance, exact and near duplicates.
+def check(
+    name: Name,
+    study: Annotated[
+        Path | None,
+        typer.Option(
+            "--study",
+            metavar="STUDY|RUN",
+            help="Also list likely label errors among the rows that its runs were tested on.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Also write a page, FILE.html."),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Look at every image: classes, sizes, bad files, imbalance, duplicates, likely label errors.
 
     \b
     Examples:
-      flaxcnn data check folder:pets
+      flaxcnn data check folder:pets --output check.html
       flaxcnn data check mnist --json
+      flaxcnn data check digits --study runs/folds --output check.html
     """
     from dataclasses import asdict
 
+    from flaxcnn.activity import doing
     from flaxcnn.data.check import check as look
+    from flaxcnn.records.files import check_suffix, write_atomic
 
-    found = look(name)
+    if output is not None:
+        check_suffix("--output", output, ".html", ".htm")
+    with doing(f"looking at every image of {name}"):
+        found = look(name)
+    errors = None if study is None else _label_errors(name, study)
+    if output is not None:
+        from flaxcnn.reports.check import check_page
+
+        write_atomic(output.expanduser().absolute(), check_page(found, errors).html.encode())
     if as_json:
-        emit_json({**asdict(found), "imbalanced": found.imbalanced, "ok": not found.wrong})
+        told = {**asdict(found), "imbalanced": found.imbalanced, "ok": not found.wrong}
+        if errors is not None:
+            told["label_errors"] = errors.to_dict(found.classes)
+        emit_json(told)
         return
-    for line in _lines(found):
+    for line in (*_lines(found), *(_error_lines(found, errors) if errors else ())):
         say(line)
+    if output is not None:
+        say(f"page {output}")
+
+
+def _label_errors(name: str, path: Path) -> LabelErrors:
+    """The likely label errors by the runs of a study, or by a run."""
+    from flaxcnn.records.read import read_runs
+    from flaxcnn.reports.label_errors import find_label_errors
+
+    return find_label_errors(name, read_runs(path, "--study"))
 
 
 @app.command()
@@ -231,6 +271,16 @@ def _lines(found: Findings) -> Iterator[str]:
         if len(groups) > SHOWN:
             yield f"  and {len(groups) - SHOWN:,} more; --json lists all"
     yield from found.notes
+
+
+def _error_lines(found: Findings, errors: LabelErrors) -> Iterator[str]:
+    """Likely label errors, as text."""
+    yield f"likely label errors: {len(errors.suspects):,} of {errors.rows:,} rows"
+    for one, name in list(zip(errors.suspects, errors.names, strict=True))[:SHOWN]:
+        given, likely = found.classes[one.given], found.classes[one.likely]
+        yield f"  {name}: labelled {given}, likely {likely} ({100 * one.probability:.0f} %)"
+    if len(errors.suspects) > SHOWN:
+        yield f"  and {len(errors.suspects) - SHOWN:,} more; --json lists all"
 
 
 def _more(count: int) -> str:

@@ -39,7 +39,7 @@ def _default(context: typer.Context) -> None:
         listed()
 
 
-@app.command(name="list")
+@app.command(name="list", short_help="List everything under a folder, the newest first.")
 @command
 def listed(
     folder: Folder = None,

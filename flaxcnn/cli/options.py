@@ -102,6 +102,14 @@ Parallel = Annotated[
     str | None,
     typer.Option("--parallel", help="How devices share a batch: auto, jit, pmap or shard_map."),
 ]
+Grace = Annotated[
+    float | None,
+    typer.Option(
+        "--grace",
+        metavar="SECONDS",
+        help="Have all saved so soon after a signal (default 30, as Slurm and Kubernetes wait).",
+    ),
+]
 Distributed = Annotated[
     bool,
     typer.Option("--distributed", help="Join the cluster that JAX detects: TPU, GKE, Slurm, MPI."),

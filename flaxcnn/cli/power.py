@@ -15,7 +15,7 @@ from flaxcnn.cli.output import command, emit_json, hanging, say, table
 def power(
     difference: Annotated[
         float | None,
-        typer.Option("--difference", help="To be found, in the metric's unit (0.003 is 0.3 %)."),
+        typer.Option("--difference", help="To be found, as a share (0.003 is 0.3 points)."),
     ] = None,
     sd: Annotated[
         float | None, typer.Option("--sd", help="Standard deviation of the metric over seeds.")

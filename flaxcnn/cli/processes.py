@@ -20,6 +20,7 @@ from flaxcnn.errors import ConfigError, FlaxcnnError, InterruptedRun
 from flaxcnn.hardware import free_port, gpus
 from flaxcnn.recipe import catalog
 from flaxcnn.records.folder import runs_folder, stamp
+from flaxcnn.signals import Handlers
 
 # 75: preempted or lost a peer; 134: aborted by jax for a lost peer; 137, 139: killed, crashed.
 RESUMABLE = (75, 134, 137, 139)
@@ -233,7 +234,7 @@ def _forward_output(number: int, stream: IO[bytes]) -> None:
 
 @contextlib.contextmanager
 def _forwarded(children: list[subprocess.Popen[bytes]]) -> Iterator[list[signal.Signals]]:
-    """Forward SIGTERM and SIGINT to the processes, which save and end; yields the received ones."""
+    """Forward signals to the processes, which save and end; yields the received ones."""
     received: list[signal.Signals] = []
 
     def forward(number: int, _: object) -> None:
@@ -242,12 +243,12 @@ def _forwarded(children: list[subprocess.Popen[bytes]]) -> Iterator[list[signal.
             if child.poll() is None:
                 child.send_signal(number)
 
-    before = {n: signal.signal(n, forward) for n in (signal.SIGTERM, signal.SIGINT)}
+    handlers = Handlers(forward)
+    handlers.install()
     try:
         yield received
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        handlers.remove()
 
 
 def _first_failure(children: list[subprocess.Popen[bytes]]) -> int:

@@ -43,6 +43,11 @@ StudyDir = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Resume an interrupted study.")]
 
+Predictions = Annotated[
+    bool,
+    typer.Option("--predictions", help="Keep each run's logits of the test rows, for data check."),
+]
+
 
 @command
 def study(
@@ -53,6 +58,7 @@ def study(
     vary: Vary = "",
     how: options.How = "auto",
     max_memory: options.MaxMemory = None,
+    grace: options.Grace = None,
     assignments: options.Assignments = None,
     config_file: options.ConfigFile = None,
     seed: FirstSeed = None,
@@ -60,6 +66,7 @@ def study(
     resume: Resume = False,
     protocol: options.Protocol = None,
     no_cache: options.NoCache = False,
+    predictions: Predictions = False,
     as_json: options.Json = False,
 ) -> None:
     """Train a model with many seeds, and report how sure the result is.
@@ -76,7 +83,7 @@ def study(
     check_environment()
     config, _ = catalog.resolve(
         recipe,
-        assignments=assignments or (),
+        assignments=[*(assignments or ()), *([] if grace is None else [f"grace={grace}"])],
         config_file=config_file,
         protocol=protocol,
         seed=seed,
@@ -89,6 +96,7 @@ def study(
         None if max_memory is None else parse_memory(max_memory),
         plan_folder("study", recipe.name, study_dir, resume),
         resume,
+        predictions,
     )
     # Report a wrong plan before anything is loaded.
     plan_runs(config, plan.seeds, plan.grid, plan.vary)
@@ -105,6 +113,7 @@ class Plan(NamedTuple):
     max_memory: int | None
     folder: Path
     resume: bool
+    predictions: bool
 
     def ended(self) -> int:
         """Runs that an earlier start has trained."""
@@ -163,6 +172,7 @@ def _train(
     return study(
         config, plan.seeds, grid=plan.grid, vary=plan.vary, how=plan.how, study_dir=plan.folder,
         max_memory=plan.max_memory, resume=plan.resume, name=name, dataset=dataset, tell=listener,
+        predictions=plan.predictions,
     )  # fmt: skip
 
 

@@ -57,6 +57,7 @@ def train(
     resume_if_any: options.ResumeIfAny = False,
     checkpoint_dir: options.CheckpointDir = None,
     parallel: options.Parallel = None,
+    grace: options.Grace = None,
     distributed: options.Distributed = False,
     coordinator: options.Coordinator = None,
     processes: options.Processes = None,
@@ -85,6 +86,8 @@ def train(
     assignments = assignments or []
     if parallel is not None:
         assignments = [*assignments, f"parallel={parallel}"]
+    if grace is not None:
+        assignments = [*assignments, f"grace={grace}"]
     config, origins = catalog.resolve(
         recipe, assignments=assignments, config_file=config_file, protocol=protocol, seed=seed
     )

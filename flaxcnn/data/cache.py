@@ -24,7 +24,7 @@ import platformdirs
 
 import flaxcnn
 from flaxcnn.data.arrays import Dataset, Split, content_digest
-from flaxcnn.errors import DataError, WriteError, first_line
+from flaxcnn.errors import DAMAGED_ARRAY, DataError, WriteError, first_line
 from flaxcnn.limits import is_full
 
 FORMAT = 1
@@ -187,7 +187,7 @@ def read(final: Path, name: str) -> Dataset | None:
         recorded = meta["arrays"][file]
         try:
             array = np.load(final / file, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+        except DAMAGED_ARRAY as error:
             raise _broken(name, final / file, first_line(error)) from None
         if [list(array.shape), array.dtype.str] != [recorded.get("shape"), recorded.get("dtype")]:
             raise _broken(name, final / file, f"{array.dtype}{list(array.shape)}, not as recorded")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +33,7 @@ ALIKE = 0.99  # least correlation of their thumbnails
 MOST = 100_000  # images among which near duplicates are looked for, by comparing all pairs
 AT_ONCE = 512  # images of which each is compared with all, at once
 ROWS_OF_FLOATS = 2**15  # of thumbnails held twice
+SAMPLED = 8  # images of a class that are drawn to be shown
 FILE = "file"  # before what is wrong with one
 KINDS = {1: "grey", 2: "grey with alpha", 3: "colour", 4: "colour with alpha"}
 
@@ -61,6 +62,7 @@ class Findings:
     exact: list[dict[str, Any]] = field(default_factory=list)
     near: list[dict[str, Any]] = field(default_factory=list)
     notes: tuple[str, ...] = ()
+    sample: list[list[str]] = field(default_factory=list)  # images drawn from each class
 
     @property
     def imbalanced(self) -> bool:
@@ -107,8 +109,39 @@ def check(name: str) -> Findings:
         notes.append(f"near duplicates are looked for among at most {MOST:,} images")
     return Findings(
         name, classes, count, dict(sizes.most_common()), dict(kinds.most_common()), passed,
-        tuple(wrong), exact, near, tuple(notes),
+        tuple(wrong), exact, near, tuple(notes), _sample(rows, len(classes)),
     )  # fmt: skip
+
+
+def _sample(rows: list[Row], classes: int) -> list[list[str]]:
+    """Names of images of each class, drawn at random and the same each time."""
+    random = np.random.default_rng(0)
+    own: list[list[str]] = [[] for _ in range(classes)]
+    for row in rows:
+        own[row.label].append(row.name)
+    drawn = (np.sort(random.permutation(len(names))[:SAMPLED]) for names in own)
+    return [[names[i] for i in places] for names, places in zip(own, drawn, strict=True)]
+
+
+def opener(name: str) -> Callable[[str], np.ndarray]:
+    """What gives the pixels [H, W, C] of an image of a data set, by the name that `check` gives it.
+
+    Raises:
+        DataError: there is no such data set; of the result: the image cannot be read.
+    """
+    scheme, _, rest = name.partition(":")
+    if scheme in ("folder", "csv"):
+        root = (folders if scheme == "folder" else tables).listing(Path(rest)).root
+        return lambda file: decode(FILE, file, f"{root}/{file}")
+    data = load(name, most=0 if name.startswith(FILES) else None)
+    first = {"train": 0, "validation": len(data.train) - data.validation, "test": 0}
+
+    def by_row(image: str) -> np.ndarray:
+        part, _, number = image.split()
+        split = data.test if part == "test" else data.train
+        return np.asarray(split.image[first[part] + int(number)])
+
+    return by_row
 
 
 Seen = Iterator[tuple[str, str, int, np.ndarray | DataError]]

@@ -23,7 +23,7 @@ from flaxcnn.data import cache
 from flaxcnn.data.arrays import Split, check_labels
 from flaxcnn.data.images import Images
 from flaxcnn.data.resize import Draws, fit
-from flaxcnn.errors import DataError, first_line, one_of
+from flaxcnn.errors import DAMAGED_ARRAY, DataError, first_line, one_of
 from flaxcnn.recipe.resize import Resize
 
 NAME = re.compile(r"\w+([/:][\w.+-]+){0,2}")
@@ -225,7 +225,7 @@ def _labels(builder: Any, split: str) -> np.ndarray:
         kept = np.load(file, allow_pickle=False)
         if kept.dtype == np.int32 and kept.shape == (count,):
             return kept
-    except (OSError, ValueError, EOFError):
+    except DAMAGED_ARRAY:
         pass  # missing or damaged: read again
     image_key, label_key = builder.info.supervised_keys
     try:

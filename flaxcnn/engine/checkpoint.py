@@ -31,8 +31,11 @@ from flaxcnn.fault_points import passing
 from flaxcnn.records.files import patient
 
 log = logging.getLogger(__name__)
+WITHIN = "within"  # folder of the checkpoint of an epoch that is not done
 Tree = Any
 TEMPORARY = ".orbax-checkpoint-tmp"  # ends the name of a checkpoint that is being written
+COPIES = 3  # the best, the last, and the one that is being written
+RECORDS = 2e6  # bytes of records, pages and what Orbax adds
 
 
 def tree_digest(tree: Tree) -> str:
@@ -44,6 +47,20 @@ def tree_digest(tree: Tree) -> str:
         digest.update(f"{path} {array.dtype.str} {array.shape}\n".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
+
+
+def room(folder: str | Path, state: Tree) -> str | None:
+    """A sentence, where the disk of a folder may not hold the checkpoints of a run."""
+    if "://" in str(folder):
+        return None
+    needed = COPIES * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + RECORDS
+    free = shutil.disk_usage(folder).free
+    if free >= needed:
+        return None
+    return (
+        f"{folder}: {free / 1e6:,.1f} MB are free, but checkpoints and records may take "
+        f"{needed / 1e6:,.1f} MB"
+    )
 
 
 def _seal(arrays: str, record: dict[str, Any]) -> str:
@@ -64,7 +81,7 @@ def _written(state: Tree) -> Tree:
     """
     if not dataclasses.is_dataclass(state):
         return state
-    values = {field: getattr(state, field.name) for field in dataclasses.fields(state)}
+    values = {field: _written(getattr(state, field.name)) for field in dataclasses.fields(state)}
     optional = lambda field: field.default_factory is not dataclasses.MISSING  # noqa: E731
     return {
         field.name: value
@@ -77,7 +94,8 @@ def _read_back(fields: Tree, like: Tree) -> Tree:
     """The state of which `_written` made `fields`; `like` has its class."""
     if not dataclasses.is_dataclass(like):
         return fields
-    return dataclasses.replace(like, **fields)  # type: ignore[type-var]
+    whole = {name: _read_back(part, getattr(like, name)) for name, part in fields.items()}
+    return dataclasses.replace(like, **whole)  # type: ignore[type-var]
 
 
 class _BestAndLatest(preservation.PreservationPolicy):
@@ -107,12 +125,17 @@ class Checkpoints:
     `folder` may lie in an object store (gs://). Every process of a run opens it, so that it
     must be the same place for all of them. Without `writes`, nothing is made or removed there.
 
+    Args:
+        folder: where they are.
+        counts: what their numbers are: of epochs, or of steps.
+
     Raises:
         WriteError: the folder cannot be reached, or a checkpoint could not be written.
     """
 
-    def __init__(self, folder: str | Path, writes: bool = True):
-        self.folder = folder
+    def __init__(self, folder: str | Path, writes: bool = True, counts: str = "epoch"):
+        self.folder, self.counts = folder, counts
+        self._within: Checkpoints | None = None  # of an epoch that is not done
         self._keep = _BestAndLatest()
         self._pending: _Pending | None = None  # handed to Orbax, and not known to be on disk
         options = ocp.CheckpointManagerOptions(
@@ -149,6 +172,8 @@ class Checkpoints:
         finally:
             with contextlib.suppress(Exception):  # as above: all that counts has been waited for
                 self._manager.close()
+            if self._within is not None:
+                self._within.__exit__(failure)
 
     def _wait(self) -> None:
         """Until what was saved is on disk; a disk that is full is given time to have room again."""
@@ -192,7 +217,7 @@ class Checkpoints:
         self._keep.best = best
         host = jax.device_get(state)
         # A copy: Orbax encodes it in the background, when the caller may be an epoch further on.
-        record = copy.deepcopy({**progress, "epoch": epoch})
+        record = copy.deepcopy({**progress, self.counts: epoch})
         record["digest"] = _seal(tree_digest(host), record)
         pending = _Pending(epoch, _written(host), record)
         retry = False
@@ -230,6 +255,35 @@ class Checkpoints:
                 f"checkpoints: epoch {pending.epoch} was refused; a later one is there already"
             )
 
+        if self._within is not None:  # it is older now
+            self._wait()
+            self._within.__exit__(None)
+            self._within = None
+            self._place_within().rmtree()
+
+    def save_within(self, step: int, arrays: Tree, progress: dict[str, Any]) -> None:
+        """Write what there is of an epoch after `step` steps of the run, until `save` is called."""
+        if self._within is None:
+            self._within = Checkpoints(str(self._place_within()), counts="step")
+        self._within.save(step, arrays, progress, None)
+
+    def restore_within(self, like: Tree) -> tuple[Tree, dict[str, Any]] | None:
+        """What `save_within` wrote last, if no whole epoch was saved after it.
+
+        A damaged one is told of and left out: the epoch begins anew.
+        """
+        if not self._place_within().is_dir():
+            return None
+        self._within = Checkpoints(str(self._place_within()), counts="step")
+        with contextlib.suppress(CheckpointError):
+            found = self._within.restore_newest(like)
+            if found and found[1]["epoch"] >= max(self.epochs(), default=0):
+                return found
+        return None
+
+    def _place_within(self) -> epath.Path:
+        return epath.Path(str(self.folder)) / WITHIN
+
     def restore(self, epoch: int, like: Tree) -> tuple[Tree, dict[str, Any]]:
         """(state, progress) of one epoch; `like` gives structure, shapes, dtypes and placement.
 
@@ -241,7 +295,9 @@ class Checkpoints:
         """
         first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         abstract = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or first),
+            lambda x: jax.ShapeDtypeStruct(
+                x.shape, x.dtype, sharding=getattr(x, "sharding", None) or first
+            ),
             _written(like),
         )
         self._wait()
@@ -257,9 +313,11 @@ class Checkpoints:
             raise
         except Exception as error:
             cause = str(error).partition("\n")[0][:200]
-            raise CheckpointError(f"checkpoint of epoch {epoch} cannot be read: {cause}") from error
+            raise CheckpointError(
+                f"checkpoint of {self.counts} {epoch} cannot be read: {cause}"
+            ) from error
         state = _read_back(restored.state, like)
-        _verify(epoch, tree_digest(jax.device_get(state)), restored.progress)
+        _verify(self.counts, epoch, tree_digest(jax.device_get(state)), restored.progress)
         return state, restored.progress
 
     def restore_newest(self, like: Tree) -> tuple[Tree, dict[str, Any]] | None:
@@ -286,13 +344,13 @@ class Checkpoints:
         return None
 
 
-def _verify(epoch: int, arrays: str, record: Any) -> None:
+def _verify(counts: str, epoch: int, arrays: str, record: Any) -> None:
     """CheckpointError unless the digest of the arrays and the record are those that were saved."""
     digest = record.get("digest") if isinstance(record, dict) else None
-    if not isinstance(digest, str) or record.get("epoch") != epoch:
+    if not isinstance(digest, str) or record.get(counts) != epoch:
         what = "its progress is not what was saved"
     elif digest == _seal(arrays, record) or digest == arrays:  # the latter up to version 0.1
         return
     else:
         what = "its arrays or its progress are not those that were saved"
-    raise CheckpointError(f"checkpoint of epoch {epoch} is damaged: {what}")
+    raise CheckpointError(f"checkpoint of {counts} {epoch} is damaged: {what}")

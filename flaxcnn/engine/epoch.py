@@ -2,14 +2,15 @@
 
 Each exists for data on the device (`train_epoch`, `evaluate`, `alive_units`), whose batches are row
 numbers, and for a chunk of a stream (`..._chunk`), whose batches come with their pixels. All of
-them are one scan, `over_batches`.
+them are one scan, `over_batches`. `train_part` is `train_epoch` in several calls, so that a run can
+stop within an epoch.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -104,6 +105,44 @@ def train_epoch(
 ) -> tuple[TrainState, MetricSums]:
     """One pass over `rows` [N] int32 in this epoch's order -> (state, sums [S] of its steps)."""
     batches = _batches(plan, state.seeds, state.step // plan.steps_per_epoch, data, rows)
+    return _train(plan, state, hypers, data, rows, batches)
+
+
+class Span(NamedTuple):
+    """Which steps of an epoch a call of `train_part` does."""
+
+    order: tuple[jax.Array, jax.Array]  # row numbers and mask [S, B] of the epoch's batches
+    # [3] int32: the first step, how many, and whether `order` is yet to be drawn. To draw it takes
+    # as long as several steps, so that only the first call of an epoch does.
+    which: jax.Array
+
+
+def train_part(
+    plan: Plan, state: TrainState, hypers: Hypers, data: Resident, rows: jax.Array, span: Span
+) -> tuple[TrainState, MetricSums, tuple[jax.Array, jax.Array]]:
+    """Some steps of a pass over `rows` [N] int32, at most `plan.part_steps`.
+
+    Returns:
+        the state, sums [plan.part_steps] with those of the steps first and then 0, and the order.
+    """
+    first, count, fresh = span.which
+    epoch = state.step // plan.steps_per_epoch
+    draw = lambda: _batches(plan, state.seeds, epoch, data, rows)  # noqa: E731
+    order = jax.lax.cond(fresh > 0, draw, lambda: span.order)
+
+    def part(batches: jax.Array) -> jax.Array:
+        beyond = jnp.pad(batches, ((0, plan.part_steps), (0, 0)))
+        return jax.lax.dynamic_slice_in_dim(beyond, first, plan.part_steps)
+
+    batches = (part(order[0]), part(order[1]))
+    return *_train(plan, state, hypers, data, rows, batches, count), order
+
+
+def _train(
+    plan: Plan, state: TrainState, hypers: Hypers, data: Resident, rows: jax.Array,
+    batches: tuple[jax.Array, jax.Array], count: jax.Array | None = None,
+) -> tuple[TrainState, MetricSums]:  # fmt: skip
+    """Steps over batches [S, B] of `rows`, or the first `count` [] int32 -> (state, sums [S])."""
 
     def step(
         state: TrainState, hypers: Hypers, data: Resident, others: jax.Array | None,
@@ -114,7 +153,7 @@ def train_epoch(
         return state, as_vector(sums)
 
     others = rows if mixes(plan.augment) else None
-    state, sums = over_batches(plan, step, state, (hypers, data, others), batches, None)
+    state, sums = over_batches(plan, step, state, (hypers, data, others), batches, None, count)
     return state, from_vector(sums, plan.metrics)
 
 

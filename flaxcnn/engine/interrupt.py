@@ -1,12 +1,11 @@
-"""SIGTERM and SIGINT as a flag that the loop reads where it can stop without losing anything."""
+"""Signals as a flag that the loop reads where it can stop without losing anything."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -14,9 +13,12 @@ import jax
 
 from flaxcnn.engine.hosts import any_of, several
 from flaxcnn.errors import InterruptedRun
+from flaxcnn.signals import EXIT_CODES, Handlers
 
-EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
 POLL_SECONDS = 0.002  # between looks at whether the device is done; far below one epoch
+GRACE_SECONDS = 30.0  # between a scheduler's signal and SIGKILL: Slurm's and Kubernetes' default
+# Of the grace, that the device may take to finish what it does; the rest is for writing.
+TO_FINISH = 0.5
 
 
 class Interrupt:
@@ -24,65 +26,78 @@ class Interrupt:
 
     A process that is one of several goes on until all of them can stop at the same step: `check`
     and `wait` say nothing there; `coming` asks them all.
+
+    Args:
+        grace: seconds from the signal on in which all must be written.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, grace: float = GRACE_SECONDS) -> None:
         self.received: signal.Signals | None = None
+        self.grace = grace
         self._alone = not several()
-        self._before: dict[signal.Signals, Any] = {}
+        self._deadline = float("inf")
+        self._handlers = Handlers(self._note)
 
     def __enter__(self) -> Interrupt:
-        if threading.current_thread() is threading.main_thread():
-            for number in EXIT_CODES:
-                self._before[number] = signal.signal(number, self._note)
+        self._handlers.install()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in self._before.items():
-                signal.signal(number, handler)
-            self._before.clear()
+        self._handlers.remove()
 
     @contextlib.contextmanager
     def suspended(self) -> Iterator[None]:
         """Inside, signals have their usual effect: other code than ours is at work."""
-        self.__exit__()
+        self._handlers.remove()
         try:
             yield
         finally:
-            self.__enter__()
+            self._handlers.install()
 
     def _note(self, number: int, _: FrameType | None) -> None:
         if self.received is not None:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
+        self._deadline = time.monotonic() + TO_FINISH * self.grace
         self.received = signal.Signals(number)
+
+    @property
+    def stops(self) -> bool:
+        """Whether a signal has come, and this process may stop by itself."""
+        return self.received is not None and self._alone
 
     def check(self) -> None:
         """Raise InterruptedRun if a signal has come."""
-        if self.received is not None and self._alone:
-            raise _interrupted(self.received)
+        if self.stops:
+            self.stop()
+
+    def overdue(self) -> None:
+        """Raise InterruptedRun if a signal came so long ago that what it waits for is given up."""
+        if time.monotonic() > self._deadline:
+            self.check()
 
     def coming(self) -> bool:
         """Whether a signal has come to any process; all ask at the same step."""
         return any_of(self.received is not None)
 
-    def stop(self) -> NoReturn:
+    def stop(self, where: str = "stopped after the last checkpoint") -> NoReturn:
         """Raise InterruptedRun; the signal may have come to another process."""
-        raise _interrupted(self.received or signal.SIGTERM)
+        received = self.received or signal.SIGTERM
+        raise InterruptedRun(
+            received.name,
+            f"{where}; the same command with --resume goes on from there",
+            EXIT_CODES[received],
+        )
 
     def wait(self, tree: Any) -> None:
         """Until every array of `tree` is computed; a signal is heard meanwhile."""
-        leaves = jax.tree.leaves(tree)
-        while not all(leaf.is_ready() for leaf in leaves):
-            self.check()
-            time.sleep(POLL_SECONDS)
-        self.check()
+        wait_for(tree, self.check)
 
 
-def _interrupted(received: signal.Signals) -> InterruptedRun:
-    return InterruptedRun(
-        received.name,
-        "stopped after the last checkpoint; the same command with --resume goes on from it",
-        EXIT_CODES[received],
-    )
+def wait_for(tree: Any, check: Callable[[], None]) -> None:
+    """Until every array of `tree` is computed; `check` is called meanwhile and after."""
+    leaves: list[Any] = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
+    while not all(leaf.is_ready() for leaf in leaves):
+        check()
+        time.sleep(POLL_SECONDS)
+    check()

@@ -181,11 +181,26 @@ class Job(abc.ABC):
         state: TrainState = self.programs.get("init", lower, self.plan)(seeds, self.hypers)
         return state if self.start is None else self.start.into(state)
 
-    @abc.abstractmethod
     def train_epoch(
         self, state: TrainState, check: Check = no_check
     ) -> tuple[TrainState, MetricSums]:
         """One epoch -> (state, sums [S] of its steps); donates `state`."""
+        parts: list[tuple[MetricSums, int]] = []
+        after = state
+        for after, sums, count in self.train_parts(state, 0, check):  # noqa: B007
+            parts.append((sums, count))
+        return after, joined_sums(parts, 1)  # all devices have the same
+
+    @abc.abstractmethod
+    def train_parts(
+        self, state: TrainState, done: int = 0, check: Check = no_check
+    ) -> Iterator[tuple[TrainState, MetricSums, int]]:
+        """The steps of an epoch after `done`, in parts; after each of them a run may stop.
+
+        Yields:
+            the state, sums [K], and how many steps were done; the sums of these come first. They
+            may still be computed. The next part donates the state.
+        """
 
     def settled(self, state: TrainState) -> TrainState:
         """The state after an epoch, with batch statistics estimated for its average if need be."""
@@ -228,7 +243,7 @@ class Job(abc.ABC):
 
     @abc.abstractmethod
     def train_program(self, state: TrainState) -> jax.stages.Compiled:
-        """The program behind `train_epoch`."""
+        """The program behind `train_epoch` and `train_parts`."""
 
     @abc.abstractmethod
     def eval_program(self, state: TrainState, split: SplitName) -> jax.stages.Compiled:

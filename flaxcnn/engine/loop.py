@@ -13,11 +13,12 @@ import jax
 
 from flaxcnn.activity import doing
 from flaxcnn.engine.average import averaged
-from flaxcnn.engine.interrupt import Interrupt
+from flaxcnn.engine.interrupt import Interrupt, wait_for
 from flaxcnn.engine.job import Job
 from flaxcnn.engine.metrics import MetricSums, finalize
+from flaxcnn.engine.midway import BEGINNING, Keep, Midway
 from flaxcnn.engine.step import TrainState
-from flaxcnn.errors import CheckpointError, DataError, DivergedError
+from flaxcnn.errors import CheckpointError, DataError, DivergedError, InterruptedRun
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.schedules import Plateau, Schedule
 from flaxcnn.records.run import check_same
@@ -119,46 +120,68 @@ class EpochReport:
 
 
 def epochs(
-    job: Job, state: TrainState, progress: Progress, interrupt: Interrupt
-) -> Iterator[EpochReport]:
-    """Train until `config.epochs` or patience ends it; one host synchronisation an epoch.
+    job: Job, state: TrainState, progress: Progress, interrupt: Interrupt,
+    midway: Midway = BEGINNING, keep: Keep | None = None,
+) -> Iterator[EpochReport]:  # fmt: skip
+    """Train until `config.epochs` or patience ends it; the first epoch goes on from `midway`.
 
     Raises:
-        InterruptedRun: a signal came.
+        InterruptedRun: a signal came; `keep` was called.
     """
     config = job.config
     if not progress.done(config):  # compile before the first clock starts
         job.compile(state)
     while not progress.done(config):
-        what = f"epoch {progress.epoch + 1}"
-        state, counted = one_epoch(job.at_rate(progress.rate), state, interrupt, what)
+        what, now = f"epoch {progress.epoch + 1}", job.at_rate(progress.rate)
+        state, counted = one_epoch(now, state, interrupt, what, midway, keep)
+        midway = BEGINNING
         metrics, progress = epoch_metrics(counted, progress, config)
         yield EpochReport(metrics, progress, state)
 
 
 def one_epoch(
-    job: Job, state: TrainState, interrupt: Interrupt, what: str = "epoch"
-) -> tuple[TrainState, EpochSums]:
+    job: Job, state: TrainState, interrupt: Interrupt, what: str = "epoch",
+    midway: Midway = BEGINNING, keep: Keep | None = None,
+) -> tuple[TrainState, EpochSums]:  # fmt: skip
     """Train, which uses `state` up, and validate; of all runs at once where the job is stacked.
 
-    `what` names the epoch for whoever watches.
+    `what` names the epoch for whoever watches. It goes on from `midway`.
     Rows given by Python may have none held out; then nothing is validated.
 
     Raises:
-        InterruptedRun: a signal came.
+        InterruptedRun: a signal came; `keep` was called, unless the device took too long.
     """
-    began = time.perf_counter()
+    began = time.perf_counter() - midway.seconds
     job.stalled()  # what went before this epoch is not its own
     images, program = job.plan.train_rows * job.runs, id(job.programs.programs)
+    after = state
+
+    def stop_if_asked() -> None:
+        if interrupt.stops and keep is not None:
+            keep(after, midway)
+            steps = job.plan.steps_per_epoch
+            interrupt.stop(f"stopped in {what} after {midway.done} of {steps} steps")
+        interrupt.check()
+
     with doing(what, images, ("train", program, images)):
-        state, train = job.train_epoch(state, interrupt.check)
-        interrupt.wait(train)
+        stop_if_asked()
+        for after, sums, count in job.train_parts(  # noqa: B007 - read by `stop_if_asked`
+            state, midway.done, interrupt.overdue
+        ):
+            midway = midway.after(sums, count, time.perf_counter() - began)
+            stop_if_asked()
+        wait_for((after, midway.parts), interrupt.overdue)
+        train = midway.sums()
     trained = time.perf_counter()
     with doing(f"{what}, validation", kind=("validation", program, images)):
-        state = job.settled(state)
-        host = _evaluated(job, state, train, interrupt)
+        try:
+            settled = job.settled(after)
+            host = _evaluated(job, settled, train, interrupt)
+        except InterruptedRun:
+            stop_if_asked()
+            raise
     seconds = time.perf_counter() - began
-    return state, EpochSums(host, trained - began, seconds, job.stalled())
+    return settled, EpochSums(host, trained - began, seconds, job.stalled())
 
 
 def _evaluated(

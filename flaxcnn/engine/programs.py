@@ -23,7 +23,8 @@ Tree = Any
 # 60 a step; with loops and convolutions among these, a whole epoch is one launch.
 GRAPHS = "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,CONVOLUTION,WHILE"
 IN_WORDS = {
-    "train_epoch": "the training steps", "train_chunk": "the training steps",
+    "train_epoch": "the training steps", "train_part": "the training steps",
+    "train_chunk": "the training steps",
     "evaluate": "the evaluation", "evaluate_chunk": "the evaluation",
     "init": "the initial weights", "estimate": "the batch statistics", "whole": "a whole run",
     "alive_units": "the count of units", "alive_units_chunk": "the count of units",
@@ -102,10 +103,15 @@ class ProgramCache:
 
     Args:
         programs: to start with; by default none.
+        step_seconds: of a step of a training program, by its key, as far as that is known.
     """
 
-    def __init__(self, programs: dict[Hashable, jax.stages.Compiled] | None = None):
+    def __init__(
+        self, programs: dict[Hashable, jax.stages.Compiled] | None = None,
+        step_seconds: dict[Hashable, float] | None = None,
+    ):  # fmt: skip
         self.programs = {} if programs is None else programs
+        self.step_seconds = {} if step_seconds is None else step_seconds
         self.seconds = 0.0  # of compiling, asked for through this object
 
     def get(
@@ -121,4 +127,4 @@ class ProgramCache:
 
     def restarted(self) -> ProgramCache:
         """The same programs with a clock of its own, for the next run that uses them."""
-        return ProgramCache(self.programs)
+        return ProgramCache(self.programs, self.step_seconds)

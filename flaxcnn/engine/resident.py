@@ -1,19 +1,24 @@
-"""A job whose data is on the device: an epoch is one call of one program."""
+"""A job whose data is on the device: an epoch is a few calls of one program."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import SingleDeviceSharding
 
 from flaxcnn.engine import epoch, share
 from flaxcnn.engine.devices import device_put_global, output_sharding
-from flaxcnn.engine.epoch import Alive
+from flaxcnn.engine.epoch import Alive, Span
+from flaxcnn.engine.hosts import several
+from flaxcnn.engine.interrupt import wait_for
 from flaxcnn.engine.job import (
     Check,
     Job,
@@ -23,6 +28,7 @@ from flaxcnn.engine.job import (
     no_check,
 )
 from flaxcnn.engine.metrics import MetricSums
+from flaxcnn.engine.parts import next_steps, part_seconds, part_steps
 from flaxcnn.engine.programs import ProgramCache, jitted
 from flaxcnn.engine.step import Hypers, Plan, TrainState
 from flaxcnn.engine.teacher import with_teacher, with_weights
@@ -50,20 +56,73 @@ class ResidentJob(Job):
     def train_epoch(
         self, state: TrainState, check: Check = no_check
     ) -> tuple[TrainState, MetricSums]:
-        """One epoch -> (state, sums [S] of its steps); donates `state`; `check` is not called."""
-        rows = device_put_global(self.rows.train, self.placement)
-        result: tuple[TrainState, MetricSums] = self.train_program(state)(
-            state, self.hypers, self.data, rows
-        )
-        return result
+        """One epoch in one call, where a call may be so long; `check` is not called."""
+        if self.part_steps not in (0, self.plan.steps_per_epoch):
+            return super().train_epoch(state, check)
+        state, sums, _ = self._train(state, 0, self.plan.steps_per_epoch, None)
+        return state, sums
+
+    def train_parts(
+        self, state: TrainState, done: int = 0, check: Check = no_check
+    ) -> Iterator[tuple[TrainState, MetricSums, int]]:
+        """The steps of an epoch after `done`, in parts that are computed when they are yielded."""
+        total, known, order = self.plan.steps_per_epoch, self.programs.step_seconds, None
+        whole = not self.part_steps or several()  # of which each has a clock of its own
+        while done < total:
+            count = total - done
+            if not whole:
+                most, before = self.part_steps, known.get(self._training)
+                count = next_steps(count, most, part_seconds(self.config), before)
+            began = time.perf_counter()
+            state, sums, order = self._train(state, done, count, order)
+            wait_for(sums, check)
+            known[self._training] = (time.perf_counter() - began) / count
+            done += count
+            yield state, sums, count
+
+    def _train(
+        self, state: TrainState, done: int, count: int, order: Tree
+    ) -> tuple[TrainState, MetricSums, Tree]:
+        """`count` steps after `done` -> (state, sums [K], order of the epoch's rows).
+
+        `order` is that of the steps before, None: of the first ones in this process.
+        """
+        if not self.part_steps and count == self.plan.steps_per_epoch:
+            program = self._program(epoch.train_epoch, state)
+            return *program(state, self.hypers, self.data, self._train_rows), None
+        which = np.array([done, count, order is None], np.int32)
+        order = self._no_order if order is None else order
+        span = Span(order, device_put_global(which, self.placement))
+        program = self._program(epoch.train_part, state)
+        state, sums, order = program(state, self.hypers, self.data, self._train_rows, span)
+        return state, sums, order
+
+    @functools.cached_property
+    def part_steps(self) -> int:
+        """Most steps of a call of the training program; 0: an epoch is a call of another one."""
+        return part_steps(self.plan, self.config, self.dataset.shape, self.dataset.num_classes)
+
+    @functools.cached_property
+    def _train_rows(self) -> jax.Array:
+        """Row numbers [N] int32 on the device."""
+        rows: jax.Array = device_put_global(self.rows.train, self.placement)
+        return rows
+
+    @functools.cached_property
+    def _no_order(self) -> Tree:
+        """In place of the order of an epoch where it is yet to be drawn."""
+        plan = self.plan
+        width = plan.batch_size + -plan.batch_size % plan.sharding.parts
+        shape = (*([self.width] if self.width else []), plan.steps_per_epoch, width)
+        nothing = (np.zeros(shape, np.int32), np.zeros(shape, bool))
+        return device_put_global(nothing, self.placement)
 
     def settled(self, state: TrainState) -> TrainState:
         """As of a job; a pass over the training rows where `average.batch_stats=estimate`."""
         if not self._estimates(state):
             return state
-        rows = device_put_global(self.rows.train, self.placement)
         program = self._program(epoch.estimate, state)
-        stats = program(state, self.hypers, self.data, rows)
+        stats = program(state, self.hypers, self.data, self._train_rows)
         if self.plan.sharding.shard_optimizer:  # where training expects it
             place = self.state_placement(state).average["batch_stats"]
             stats = jax.device_put(stats, place)
@@ -103,8 +162,8 @@ class ResidentJob(Job):
     # -- programs --------------------------------------------------------------------------------
 
     def train_program(self, state: TrainState) -> jax.stages.Compiled:
-        """The program behind `train_epoch`."""
-        return self._program(epoch.train_epoch, state)
+        """The program behind `train_epoch` and `train_parts`."""
+        return self._program(epoch.train_part if self.part_steps else epoch.train_epoch, state)
 
     def eval_program(self, state: TrainState, split: SplitName) -> jax.stages.Compiled:
         """The program behind `evaluate` and `predict`.
@@ -129,30 +188,49 @@ class ResidentJob(Job):
         batches: tuple[int, int] | None = None,
     ) -> jax.stages.Compiled:  # fmt: skip
         """`function` compiled; `batches` are (S, B) of an evaluation, if not those of all."""
-        batches = batches or self.eval_shape()
-        shape = (len(self.rows.train),) if _of_training(function) else batches
-        key = (function, shape, self.width)
         lower = lambda: self.traced(function, state, batches).lower()  # noqa: E731
-        return self.programs.get(key, lower, self.plan)
+        return self.programs.get(self._key(function, batches), lower, self.plan)
+
+    def _key(
+        self, function: Callable[..., object], batches: tuple[int, int] | None = None
+    ) -> tuple[Any, ...]:
+        shape = (len(self.rows.train),) if _of_training(function) else batches or self.eval_shape()
+        # It follows from the grace, which a plan does not know.
+        return (function, shape, self.width, self._most(function))
+
+    @property
+    def _training(self) -> tuple[Any, ...]:
+        """Names the training program where its speed is kept."""
+        return self._key(epoch.train_part)
+
+    def _most(self, function: Callable[..., object]) -> int:
+        """Steps that are compiled into a program; where an epoch is a call, for the rest of one."""
+        return (self.part_steps or self.plan.steps_per_epoch) * (function is epoch.train_part)
 
     def traced(
         self, function: Callable[..., object], state: TrainState,
         batches: tuple[int, int] | None = None,
     ) -> jax.stages.Traced:  # fmt: skip
-        """`train_epoch`, `evaluate` or `alive_units` of this job, before it is lowered."""
+        """A program of `flaxcnn.engine.epoch` for this job, before it is lowered."""
         each = output_sharding(self.placement)
-        trains = function is epoch.train_epoch
+        plan = dataclasses.replace(self.plan, part_steps=self._most(function))
+        trains, in_parts = function is epoch.train_epoch, function is epoch.train_part
         if _of_training(function):
             shapes = [jax.ShapeDtypeStruct((len(self.rows.train),), jnp.int32)]
             own: tuple[Tree, ...] = (state, self.hypers)
-            out: Tree = (self.state_placement(state), each) if trains else each
+            out: Tree = (self.state_placement(state), each) if trains or in_parts else each
         else:
             batches = batches or self.eval_shape()
             shapes = [jax.ShapeDtypeStruct(batches, kind) for kind in (jnp.int32, bool)]
             own, out = (state,), each
         shared = (self.data, *(shape.update(sharding=self.placement) for shape in shapes))
-        stacked = (*[0] * len(own), *[None] * len(shared)) if self.width else None
-        return jitted(self.plan, function, stacked, trains, out).trace(*own, *shared)
+        stacked: tuple[Tree, ...] = (*[0] * len(own), *[None] * len(shared))
+        if in_parts:
+            which = jax.ShapeDtypeStruct((3,), jnp.int32, sharding=self.placement)
+            shared, stacked = (*shared, Span(self._no_order, which)), (*stacked, Span(0, None))  # type: ignore[arg-type]
+            out = (*out, self.placement)
+        axes = stacked if self.width else None
+        return jitted(plan, function, axes, trains or in_parts, out).trace(*own, *shared)
 
     # -- other runs on the same pixels -------------------------------------------------------------
 
@@ -193,4 +271,4 @@ class ResidentJob(Job):
 
 def _of_training(function: Callable[..., object]) -> bool:
     """Whether a program goes over the training rows, in the order of an epoch."""
-    return function in (epoch.train_epoch, epoch.estimate)
+    return function in (epoch.train_epoch, epoch.train_part, epoch.estimate)

@@ -58,6 +58,14 @@ class BatchSharding:
         return (self.virtual or self.devices) * self.accumulate
 
     @property
+    def adds(self) -> bool:
+        """Whether what is found of rows is added to that of others: a program may see only a part.
+
+        On CPU always: it costs nothing there, and its rounding is in the records of older runs.
+        """
+        return self.parts > 1 or self.platform == "cpu"
+
+    @property
     def axis(self) -> str | None:
         """The mesh axis that a program may add over; None where it sees all rows of a batch."""
         return AXIS if self.devices > 1 and self.mode != "jit" else None

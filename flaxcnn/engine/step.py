@@ -68,6 +68,7 @@ class Plan:
     rules: Rules = NO_RULES  # of the update, beside the optimizer
     tta: Views | None = None  # of an image that is evaluated
     teacher: Model | None = None  # whose variables are in `Scaling`
+    part_steps: int = 0  # most steps of a call, where an epoch takes several
 
 
 @flax.struct.dataclass
@@ -124,6 +125,15 @@ def gradients(
     plan: Plan, state: TrainState, hypers: Hypers, scaling: Scaling, batch: Batch
 ) -> Sums:
     """First half: the sums of one batch, or of a part of it."""
+    sums = _of_whole(plan, state, hypers, scaling, batch)
+    weighted = jax.tree.map(lambda s: s * sums.metrics.count, sums.batch_stats)
+    return dataclasses.replace(sums, batch_stats=weighted)
+
+
+def _of_whole(
+    plan: Plan, state: TrainState, hypers: Hypers, scaling: Scaling, batch: Batch
+) -> Sums:
+    """As `gradients` of a batch to which nothing is added: the moving statistics are no sums."""
     epoch = state.step // plan.steps_per_epoch
     classes = _classes(plan, state, batch.image) if softens(plan.augment) else 0
     pixels, target = augment(
@@ -151,8 +161,7 @@ def gradients(
         return sums.loss, (sums, batch_stats)
 
     grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
-    weighted = jax.tree.map(lambda s: s * metrics.count, batch_stats)
-    return Sums(grads, weighted, metrics)
+    return Sums(grads, batch_stats, metrics)
 
 
 def _taught(teacher: Model, scaling: Scaling, pixels: jax.Array) -> jax.Array:
@@ -183,9 +192,9 @@ def _classes(plan: Plan, state: TrainState, image: jax.Array) -> int:
 
 def update(plan: Plan, state: TrainState, hypers: Hypers, sums: Sums) -> TrainState:
     """Second half: divide once, apply once."""
-    grads, batch_stats = jax.tree.map(
-        lambda x: x / sums.metrics.count, (sums.grads, sums.batch_stats)
-    )
+    mean = functools.partial(jax.tree.map, lambda x: x / sums.metrics.count)
+    grads = mean(sums.grads)
+    batch_stats = mean(sums.batch_stats) if plan.sharding.adds else sums.batch_stats
     rate = scheduled_rate(
         plan.schedule, hypers.learning_rate, state.step, plan.steps_per_epoch, plan.total_steps
     )
@@ -223,7 +232,7 @@ def train_step(
     plan: Plan, state: TrainState, hypers: Hypers, scaling: Scaling, batch: Batch
 ) -> tuple[TrainState, MetricSums]:
     """One update of one run; the metrics are those of the weights before it."""
-    of_rows = functools.partial(gradients, plan)
+    of_rows = functools.partial(gradients if plan.sharding.adds else _of_whole, plan)
     sums = reduce_over_shards(plan.sharding, of_rows, (state, hypers, scaling), batch)
     if plan.rules.sam:  # the gradients of weights a step uphill, everything else as it was
         uphill = _uphill(plan, state, hypers, sums)

@@ -38,9 +38,9 @@ from flaxcnn.data.stream import RowReader, columns
 from flaxcnn.engine import devices, epoch
 from flaxcnn.engine.epoch import Alive
 from flaxcnn.engine.feed import Feed, Part
-from flaxcnn.engine.interrupt import POLL_SECONDS
+from flaxcnn.engine.interrupt import POLL_SECONDS, wait_for
 from flaxcnn.engine.job import Check, Job, SplitName, eval_shape, no_check, split_rows
-from flaxcnn.engine.metrics import MetricSums, joined_sums
+from flaxcnn.engine.metrics import MetricSums
 from flaxcnn.engine.programs import jitted
 from flaxcnn.engine.sharding import batch_sharding
 from flaxcnn.engine.step import Plan, TrainState
@@ -57,6 +57,7 @@ class Pass(NamedTuple):
 
     split: SplitName
     epoch: int | None
+    first: int = 0  # batch
 
 
 @dataclass(frozen=True)
@@ -65,20 +66,21 @@ class StreamedJob(Job):
 
     stream: Stream
 
-    def train_epoch(
-        self, state: TrainState, check: Check = no_check
-    ) -> tuple[TrainState, MetricSums]:
-        """One epoch -> (state, sums [S] of its steps); donates `state`."""
+    def train_parts(
+        self, state: TrainState, done: int = 0, check: Check = no_check
+    ) -> Iterator[tuple[TrainState, MetricSums, int]]:
+        """The steps of an epoch after `done`, chunk by chunk: (state, sums [K], count)."""
+        if done == self.plan.steps_per_epoch:
+            return
         program = self.train_program(state)
         number = int(state.step) // self.plan.steps_per_epoch
-        parts: list[tuple[MetricSums, int]] = []
-        for chunk, count in self.stream.chunks(Pass("train", number), check):
+        before: MetricSums | None = None  # of the chunk that the device is done with
+        for chunk, count in self.stream.chunks(Pass("train", number, done), check):
             state, sums = program(state, self.hypers, self.data.scaling, self._count(count), chunk)
             self.stream.running(sums, check)
-            before = parts[-1][0] if parts else None  # which the device is done with
             moved(count * self.plan.batch_size, functools.partial(_mean_loss, before))
-            parts.append((sums, count))
-        return state, joined_sums(parts, 1)  # all devices have the same
+            before = sums
+            yield state, sums, count
 
     def _evaluate(
         self, state: TrainState, split: SplitName, check: Check
@@ -103,7 +105,7 @@ class StreamedJob(Job):
     # -- programs --------------------------------------------------------------------------------
 
     def train_program(self, state: TrainState) -> jax.stages.Compiled:
-        """The program behind `train_epoch`: over a chunk of training batches."""
+        """The program behind `train_parts`: over a chunk of training batches."""
         length, width = self.stream.chunk_shape("train", training=True)
 
         def lower() -> jax.stages.Lowered:
@@ -212,7 +214,7 @@ class Stream:
         The device has the next chunk by then, so waiting costs nothing.
         """
         if self._running is not None:
-            _wait(self._running, check)
+            wait_for(self._running, check)
         self._running = result
 
     def _next(self, check: Check) -> tuple[Batch, int]:
@@ -234,7 +236,7 @@ class Stream:
         """Have the rows of a pass read after those already asked for."""
         if self._feed is None:
             self._feed = Feed(self.reader, self._on_device)
-        row, mask = self._batches(planned)
+        row, mask = (batches[planned.first :] for batches in self._batches(planned))
         length, _ = self.chunk_shape(planned.split, planned.epoch is not None)
         draws = None
         if planned.epoch is not None:
@@ -321,10 +323,3 @@ def _mean_loss(sums: MetricSums | None) -> float | None:
 
 def _ready(tree: Tree) -> bool:
     return tree is not None and all(leaf.is_ready() for leaf in jax.tree.leaves(tree))
-
-
-def _wait(tree: Tree, check: Callable[[], None]) -> None:
-    while not _ready(tree):
-        check()
-        time.sleep(POLL_SECONDS)
-    check()

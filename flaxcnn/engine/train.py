@@ -4,7 +4,8 @@
 The order within an epoch is fixed: train, validate, compare with the best so far, write the
 metrics line, write the checkpoint. So a checkpoint has the lines of all its epochs, and a kill
 between any two leaves a run that resumes to the same bits and records: lines after the last
-checkpoint are dropped and computed again.
+checkpoint are dropped and computed again. A signal makes a checkpoint within the epoch, which the
+next one of a whole epoch replaces.
 """
 
 from __future__ import annotations
@@ -17,32 +18,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
 from flaxcnn.activity import doing
 from flaxcnn.backend import enough_memory, prepare
-from flaxcnn.data import splits
 from flaxcnn.data.arrays import Dataset
-from flaxcnn.data.sampling import class_rows, imbalance
 from flaxcnn.engine import hosts, sharding
+from flaxcnn.engine.about import (
+    check_continuity,
+    describe,
+    note_on_test,
+    notes_on_code,
+    write_filters,
+    write_predictions,
+)
 from flaxcnn.engine.average import chosen
-from flaxcnn.engine.checkpoint import Checkpoints
+from flaxcnn.engine.checkpoint import Checkpoints, room
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.job import Job
 from flaxcnn.engine.loop import EpochReport, Progress, check_finite, epochs, resumed
 from flaxcnn.engine.make_job import make_job
-from flaxcnn.engine.promises import Promises, of_job
+from flaxcnn.engine.midway import BEGINNING, Midway, restored, underway
+from flaxcnn.engine.promises import of_job
 from flaxcnn.engine.saved import Result
 from flaxcnn.engine.score import Counts, conclude, count_dead, dead_layers
 from flaxcnn.engine.step import TrainState
 from flaxcnn.errors import DivergedError, InterruptedRun, PeerLostError
 from flaxcnn.recipe.config import Config
-from flaxcnn.recipe.data import KNOWN_DATA
-from flaxcnn.recipe.layers import Conv
-from flaxcnn.recipe.networks import only_here, own_code, own_sources
+from flaxcnn.recipe.networks import own_sources
 from flaxcnn.records.card import CURVE, curve_svg, run_readme
-from flaxcnn.records.environment import environment, other_software, unusual
+from flaxcnn.records.environment import unusual
 from flaxcnn.records.files import as_read, plain
 from flaxcnn.records.run import RunDirectory
 
@@ -79,7 +82,7 @@ def fit(
         DivergedError, OutOfMemoryError: earlier epochs and checkpoints stay.
         CheckpointError: resuming, and every checkpoint is damaged.
         WriteError: something cannot be written.
-        InterruptedRun: SIGTERM or SIGINT, after the last checkpoint was written.
+        InterruptedRun: a signal (`flaxcnn.signals`), after the state was written.
         PeerLostError: another process of the run is gone.
     """
     with training(
@@ -123,17 +126,18 @@ def training(
     with (
         contextlib.closing(job),
         RunDirectory(run_dir, writes=speaks).open(config, resume, dataset.digest) as run,
-        Interrupt() as interrupt,
+        Interrupt(config.grace) as interrupt,
         _status(run),
         hosts.lost_peers(),
         enough_memory(),
         Checkpoints(run.checkpoint_folder(checkpoint_dir)) as checkpoints,
     ):
         run.keep_sources(sources)
-        for text in _own_code(run, config, promises):
+        for text in notes_on_code(run, config, promises):
             on_note(text)
         begun = _begin(job, run, checkpoints if resume else None, name, on_note)
-        yield Training(job, run, checkpoints, interrupt, name, on_epoch, begun)
+        saved = int(begun.state.step)
+        yield Training(job, run, checkpoints, interrupt, name, on_epoch, begun, saved)
 
 
 @contextlib.contextmanager
@@ -161,6 +165,7 @@ class Stage:
 
     state: TrainState
     progress: Progress
+    midway: Midway  # through the next epoch
     history: list[dict[str, Any]]  # the lines of metrics.jsonl
     dead: Counts  # relu units at initialisation
     environment: dict[str, Any]  # env.json
@@ -178,28 +183,53 @@ class Training:
     name: str  # of the experiment
     on_epoch: Callable[[dict[str, Any]], None]
     stage: Stage
+    saved: int = 0  # steps of the run that the newest checkpoint has
 
     def epochs(self) -> Iterator[EpochReport]:
         """The epochs that are left, each yielded when its line and its checkpoint are written."""
-        config, run, history = self.job.config, self.run, self.stage.history
-        for report in epochs(self.job, self.stage.state, self.stage.progress, self.interrupt):
+        config, run, stage = self.job.config, self.run, self.stage
+        history, more = stage.history, (stage.midway, self._keep)
+        for report in epochs(self.job, stage.state, stage.progress, self.interrupt, *more):
             state, progress = report.state, report.progress
-            self.stage = dataclasses.replace(self.stage, state=state, progress=progress)
+            self.stage = dataclasses.replace(
+                self.stage, state=state, progress=progress, midway=BEGINNING
+            )
             history.append(plain(report.metrics))
             run.add_epoch(history)
             self.on_epoch(report.metrics)
             self._check_finite(report)
-            stopping = hosts.several() and self.interrupt.coming()
-            best, due = progress.best_epoch, progress.epoch % config.save_every == 0
-            if progress.done(config) or stopping or best == progress.epoch or due:
-                record = {
-                    **dataclasses.asdict(progress), "config": config.to_dict(), "history": history,
-                    "data": self.job.dataset.digest,
-                }  # fmt: skip
-                self.checkpoints.save(progress.epoch, sharding.gather(state), record, best)
-            if stopping and not progress.done(config):
-                self.interrupt.stop()
-            yield report
+            done, stopping = progress.done(config), self.interrupt.coming()
+            due = progress.epoch % config.save_every == 0
+            if saved := done or stopping or progress.best_epoch == progress.epoch or due:
+                self._save()
+            if stopping and not done:
+                self.interrupt.stop(f"stopped after epoch {progress.epoch}")
+            try:
+                yield report
+            except GeneratorExit:  # a loop of the user's own is left
+                if not saved:
+                    self._save()
+                raise
+
+    def _save(self) -> None:
+        """Write the checkpoint of the epoch that has just ended."""
+        progress = self.stage.progress
+        state = sharding.gather(self.stage.state)
+        self.checkpoints.save(progress.epoch, state, self._record(), progress.best_epoch)
+        self.saved = int(state.step)
+
+    def _keep(self, state: TrainState, midway: Midway) -> None:
+        """Write a checkpoint within an epoch, unless nothing was done since the last one."""
+        if (step := int(state.step)) != self.saved:
+            arrays = underway(self.job.plan, sharding.gather(state), midway)
+            self.checkpoints.save_within(step, arrays, self._record() | midway.record())
+
+    def _record(self) -> dict[str, Any]:
+        """What a checkpoint says beside its arrays."""
+        return {
+            **dataclasses.asdict(self.stage.progress), "config": self.job.config.to_dict(),
+            "history": self.stage.history, "data": self.job.dataset.digest,
+        }  # fmt: skip
 
     def _check_finite(self, report: EpochReport) -> None:
         """DivergedError for an epoch that is not finite, once the epochs before it are concluded.
@@ -245,8 +275,8 @@ class Training:
         state = chosen(job.config, self.checkpoints.restore(kept, stage.state)[0])
         dead = count_dead(job, state)
         summary = conclude(job, state, progress, history, self.name, (stage.dead, dead)) | more
-        _write_predictions(job, run, state)
-        _write_filters(job, run, state)
+        write_predictions(job, run, state)
+        write_filters(job, run, state)
         config = as_read(job.config.to_dict())
         run.write_text(CURVE, curve_svg(history))
         run.write_text("README.md", run_readme(config, summary, history, dead, stage.data))
@@ -260,13 +290,13 @@ def _begin(
 ) -> Stage:  # fmt: skip
     """The start of a run, or its newest checkpoint where `checkpoints` are given."""
     config = job.config
-    state, progress = job.init(), Progress()
+    state, progress, midway = job.init(), Progress(), BEGINNING
     dead = count_dead(job, state)
     history: list[dict[str, Any]] = []
-    if checkpoints and (newest := checkpoints.restore_newest(state)):
-        state, saved = newest
+    if checkpoints and (newest := _newest(checkpoints, job, state)):
+        state, midway, saved = newest
         progress, history = resumed(job, saved)
-        _check_continuity(run, on_note)
+        check_continuity(run, on_note)
     elif checkpoints and (lost := len(run.history())):
         on_note(
             f"{run.path} has {lost} epochs on record, but there is no checkpoint in "
@@ -274,81 +304,26 @@ def _begin(
         )
     run.begin(history)
     run.set_status("running", epoch=progress.epoch)
-    env, data = _describe(job, run, name)
+    env, data = describe(job, run, name)
     padding = sharding.padding_warning(config, job.plan.sharding)
     started = job.start.notes if job.start else ()
-    told = [text for text in (padding, _own_test(job), data.get("imbalance"), unusual()) if text]
+    told = [text for text in (padding, note_on_test(job), data.get("imbalance"), unusual(),
+                              room(run.checkpoint_folder(), state)) if text]  # fmt: skip
     warnings = [*config.warnings(), *told, *dead_layers(dead), *started]
     for text in warnings:
         on_note(text)
-    return Stage(state, progress, history, dead, env, data)
+    return Stage(state, progress, midway, history, dead, env, data)
 
 
-def _own_code(run: RunDirectory, config: Config, promises: Promises | None) -> list[str]:
-    """Write model.json of a network of one's own -> what a person should know of its code."""
-    here = only_here(config)
-    notes = [here] if here else []
-    if promises is None:
-        return notes
-    run.write_json("model.json", {"keeps": vars(promises), "elsewhere": here is None})
-    return notes + [f"{own_code(config)}: {text}" for text in promises.broken()]
-
-
-def _own_test(job: Job) -> str | None:
-    """A sentence, where a person's own data has no test split."""
-    data = job.dataset
-    if data.test_origin == "archive" or data.name in KNOWN_DATA:
-        return None
-    return (
-        f"the data has no test split: a fixed fifth of its rows ({len(data.test):,}), the same for "
-        "every run, is the test split"
-    )
+def _newest(
+    checkpoints: Checkpoints, job: Job, like: TrainState
+) -> tuple[TrainState, Midway, dict[str, Any]] | None:
+    """The newest checkpoint that is whole, be it within an epoch, with its record."""
+    if found := checkpoints.restore_within(underway(job.plan, like, BEGINNING)):
+        return *restored(job.plan, *found), found[1]
+    whole = checkpoints.restore_newest(like)
+    return whole and (whole[0], BEGINNING, whole[1])
 
 
 def _silent(_: Any) -> None:
     """Of several processes, one speaks."""
-
-
-def _check_continuity(run: RunDirectory, on_note: Callable[[str], None]) -> None:
-    """A resumed run should have the software that it was started with."""
-    # Where checkpoints are elsewhere, the folder may be new
-    if (run.path / "env.json").is_file() and (text := other_software(run.read_json("env.json"))):
-        on_note(text)
-
-
-def _describe(job: Job, run: RunDirectory, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Write what is known before the first step -> env.json and data.json."""
-    data, scaling = job.dataset, jax.device_get(job.data.scaling)
-    uneven = imbalance(job.config, data, job.rows.train)
-    env = run.write_json("env.json", environment())
-    run.write_text("split.json", splits.to_json(job.rows))
-    about = run.write_json("data.json", {
-        "experiment": name, "name": data.name, "digest": data.digest, "shape": list(data.shape),
-        "classes": list(data.classes), "test_origin": data.test_origin,
-        **({"validation_origin": "archive"} if data.validation else {}),
-        **({"source": dict(data.source)} if data.source else {}),
-        "split_digest": splits.digest(job.rows),
-        "rows": {s: len(getattr(job.rows, s)) for s in ("train", "validation", "test")},
-        "mean": scaling.mean.tolist(), "scale": scaling.scale.tolist(),
-        "class_rows": class_rows(data, job.rows.train).tolist(),
-        **({} if scaling.class_weight is None else
-           {"class_weight": scaling.class_weight.tolist()}),
-        **({"imbalance": uneven} if uneven else {}),
-    })  # fmt: skip
-    return env, about
-
-
-def _write_predictions(job: Job, run: RunDirectory, state: TrainState) -> None:
-    """predictions.npz: row [N], label [N], logits [N, K] of the test rows."""
-    rows = job.rows.test
-    logits = job.predict(state, "test")
-    run.write_npz("predictions.npz", row=rows, label=job.labels()[rows], logits=logits)
-
-
-def _write_filters(job: Job, run: RunDirectory, state: TrainState) -> None:
-    """filters.npz: layer and kernel [H, W, C, N] of a network that begins with a convolution."""
-    first = job.config.table(job.dataset.shape, job.dataset.num_classes)[0]
-    if not isinstance(first.layer, Conv):
-        return
-    kernel = np.asarray(jax.device_get(state.params[first.name]["kernel"]), np.float32)
-    run.write_npz("filters.npz", layer=first.name, kernel=kernel)

@@ -15,7 +15,6 @@ import numpy as np
 
 from flaxcnn.data.batches import Resident
 from flaxcnn.engine import epoch, share
-from flaxcnn.engine.average import chosen
 from flaxcnn.engine.devices import device_put_global
 from flaxcnn.engine.metrics import MetricSums, finalize
 from flaxcnn.engine.resident import ResidentJob
@@ -83,12 +82,13 @@ def whole_run(
         return epoch.train_epoch(plan, state, hypers, data, rows)
 
     state, sums = jax.lax.scan(one, state, None, length=config.epochs)
-    average = plan.rules.average
-    if average and average.batch_stats == "estimate" and jax.tree.leaves(state.batch_stats):
-        stats = epoch.estimate(plan, state, hypers, data, rows)
-        state = dataclasses.replace(state, average={**state.average, "batch_stats": stats})
+    if config.average and config.average.keep:
+        kept = dict(state.average)
+        if config.average.batch_stats == "estimate" and jax.tree.leaves(state.batch_stats):
+            kept["batch_stats"] = epoch.estimate(plan, state, hypers, data, rows)
+        state = dataclasses.replace(state, **kept)
     evaluate = share.evaluate if share.shares(plan) else epoch.evaluate
-    tested, _ = evaluate(plan, chosen(config, state), data, *test)
+    tested, _ = evaluate(plan, state, data, *test)
     return tested, jax.tree.map(lambda each: each[-1], sums)
 
 

@@ -21,6 +21,7 @@ from flaxcnn.model.kernels import flatten
 from flaxcnn.model.layout import on_cpu
 from flaxcnn.model.modules import BatchNorm, Conv2D, OwnLayer, WeightedLayer
 from flaxcnn.model.own_layers import own_rows
+from flaxcnn.model.pooled_norm import Windows
 from flaxcnn.model.pooling import avg_pool2d, blur_pool2d, max_pool2d
 from flaxcnn.model.protocol import RowContext, Tree, Variables
 from flaxcnn.model.regularization import dropout
@@ -159,11 +160,14 @@ class Forward:
         self.dropouts = 0  # layers so far, each with a stream of random numbers of its own
         # A unit that is alive only where no window is would be called dead.
         self.pools_early = not (on_cpu(model.platform) or model.is_mutable_collection(ALIVE))
+        # On a GPU as many bytes, and a few kernels more (benchmarks/NOTES.md).
+        self.norms_late = self.pools_early and model.platform == "tpu"
 
     def layers(self, layers: tuple[spec.Layer, ...], x: jax.Array) -> jax.Array:
         """x through one layer after the other."""
         while layers:
-            group = layers[: _pooled_early(layers) if self.pools_early else 1]
+            early = _pooled_early(layers, self.norms_late) if self.pools_early else 1
+            group = layers[:early]
             layers = layers[len(group) :]
             named = [(self.names.next(layer), layer) for layer in group]
             x = self.layer(*named[0], x) if len(group) == 1 else self.pool_early(named, x)
@@ -252,28 +256,42 @@ class Forward:
         rate = jnp.float32(layer.rate) if rates is None else rates[number - 1]
         return dropout(x, self.dropout_key, number, rate, self.model.platform)
 
-    def pool_early(self, named: list[tuple[str, spec.Layer]], x: jax.Array) -> jax.Array:
-        """A convolution, an activation or both, and a maximum taken before bias and activation.
+    def pool_early(self, named: list[tuple[str, Any]], x: jax.Array) -> jax.Array:
+        """A convolution or normalisation, an activation or both, and a maximum taken before it.
 
-        The result is the same, and all that comes after it has a fraction of the values.
+        That is, before bias, normalisation and activation. The result is the same, and all that
+        comes after it has a fraction of the values.
         """
         (name, first), *between, (pool_name, pool) = named
+        dtype, platform = self.model.dtype, self.model.platform
         take = functools.partial(self.layer, pool_name, pool)
-        if isinstance(first, spec.Conv):
-            conv = Conv2D(first, self.model.dtype, self.model.platform, name=name)
-            x = self.activate(name, first.activation, conv(x, take))
-        else:
-            x = self.layer(name, first, take(x))
+        match first:
+            case spec.Conv():
+                conv = Conv2D(first, dtype, platform, name=name)
+                x = self.activate(name, first.activation, conv(x, take))
+            case spec.BatchNorm():
+                windows = Windows(spec.pair(pool.size, "size"), pool.strides, pool.padding)
+                norm = BatchNorm(first, dtype, self.model.axis, platform, name=name)
+                x = norm(x, self.train, self.mask, windows)
+            case _:
+                x = self.layer(name, first, take(x))
         for name, layer in between:
             x = self.layer(name, layer, x)
         return x
 
 
-def _pooled_early(layers: tuple[spec.Layer, ...]) -> int:
-    """How many of the first layers are [convolution], [activation], maximum over windows; or 1."""
+def _pooled_early(layers: tuple[spec.Layer, ...], norms_late: bool) -> int:
+    """How many of the first are [convolution or norm], [activation], maximum over windows; or 1."""
     match layers:
-        case (spec.Conv(activation=None), spec.Activation() as own, spec.MaxPool() as pool, *_):
+        case (spec.BatchNorm(), *_) if not norms_late:
+            return 1
+        case (
+            spec.Conv(activation=None) | spec.BatchNorm(),
+            spec.Activation() as own, spec.MaxPool() as pool, *_,
+        ):  # fmt: skip
             count, rises = 3, _rises(own)
+        case (spec.BatchNorm(), spec.MaxPool() as pool, *_):
+            count, rises = 2, True
         case (spec.Conv(activation=name), spec.MaxPool() as pool, *_):
             count, rises = 2, name is None or name in MONOTONE
         case (spec.Activation() as own, spec.MaxPool() as pool, *_):

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from flaxcnn import backend
 from flaxcnn.model import winograd
 from flaxcnn.model.layout import (
     Pair,
@@ -37,6 +38,7 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")
 # A weight gradient takes this many bytes of dy at once, so that its transposed copy stays in the
 # cache: 2 to 5 times faster than a whole batch (benchmarks/NOTES.md).
 PIECE_BYTES = 200 * 1024
+PIECE_BYTES_ONEDNN = 800 * 1024
 FEW = 16  # channels up to which XLA leaves a convolution to Eigen
 # An input gradient goes by rows of the kernel, or by parts of one larger than 5x5, where padding
 # would add this part (1 / 4) of dy's rows or more on each side: 1.2 to 1.7 times faster then, and
@@ -91,8 +93,11 @@ def _conv_of_columns(x: jax.Array, w: jax.Array, stride: Pair, pad: Pads) -> jax
 def _fast_channels(inputs: int, outputs: int) -> Pair:
     """(inputs, outputs), made up to numbers that XLA's CPU convolutions like better.
 
-    2 to 7 times faster, measured over 1 to 64 by 1 to 128 channels (benchmarks/NOTES.md).
+    2 to 7 times faster, measured over 1 to 64 by 1 to 128 channels; oneDNN takes them as they are
+    (benchmarks/NOTES.md).
     """
+    if backend.by_onednn():
+        return inputs, outputs
     if max(inputs, outputs) <= FEW:
         outputs = FEW + 1  # up to here XLA takes Eigen's convolution, beyond it YNNPACK's
     if inputs % 2 and inputs > 1 and (outputs <= 32 or inputs > FEW):
@@ -237,7 +242,8 @@ def _weight_gradient(w: jax.Array, x: jax.Array, dy: jax.Array, pad: Pads) -> ja
         return _cpu_conv(x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), (1, 1), pad)
 
     batch = x.shape[0]
-    piece = piece_of(batch, dy[0].size * dy.dtype.itemsize, PIECE_BYTES, least=2)
+    limit = PIECE_BYTES_ONEDNN if backend.by_onednn() else PIECE_BYTES
+    piece = piece_of(batch, dy[0].size * dy.dtype.itemsize, limit, least=2)
     total: jax.Array = sum_over_pieces(one, batch if piece == 1 else piece, x, dy)
     return total.transpose(1, 2, 0, 3)
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flaxcnn.model import own_layers
 from flaxcnn.model.grouped import grouped2d
 from flaxcnn.model.kernels import add_bias, conv2d
+from flaxcnn.model.pooled_norm import Windows, batch_norm_max_pool, pooled
 from flaxcnn.model.protocol import RowContext
 from flaxcnn.model.regularization import batch_norm, normalize
 from flaxcnn.model.weighted import Weighted, initializer, weights
@@ -61,8 +62,13 @@ class BatchNorm(nn.Module):
     platform: str | None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool, mask: jax.Array | None) -> jax.Array:
-        """[B, ..., C] -> the same shape; `mask` [B] bool leaves rows out of the statistics."""
+    def __call__(
+        self, x: jax.Array, train: bool, mask: jax.Array | None, windows: Windows | None = None
+    ) -> jax.Array:
+        """[B, ..., C] -> the same shape; `mask` [B] bool leaves rows out of the statistics.
+
+        With `windows` their maximum comes after it, [B, H, W, C] -> [B, H', W', C].
+        """
         layer, shape = self.layer, (x.shape[-1],)
         mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
@@ -72,9 +78,11 @@ class BatchNorm(nn.Module):
         if layer.bias:
             bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
         if not train:
+            x = x if windows is None else pooled(x, scale, windows, self.platform)[0]
             return normalize(x, mean.value, var.value, scale, bias, layer.epsilon)
-        y, (batch_mean, batch_var) = batch_norm(
-            x, scale, bias, mask, layer.epsilon, self.axis, self.platform, center=mean.value
+        given = (x, scale, bias, mask, layer.epsilon, self.axis, self.platform, mean.value)
+        y, (batch_mean, batch_var) = (
+            batch_norm(*given) if windows is None else batch_norm_max_pool(*given, windows)
         )
         for average, now in ((mean, batch_mean), (var, batch_var)):
             average.value = layer.momentum * average.value + (1.0 - layer.momentum) * now

@@ -18,11 +18,12 @@ import numpy as np
 from jax import lax
 
 from flaxcnn.model.depthwise import depthwise2d
-from flaxcnn.model.kernels import Pads, pads
+from flaxcnn.model.kernels import NO_PADS, Pads, pads
 from flaxcnn.model.layout import Pair, dilate_pad, materialize
 from flaxcnn.recipe.layers import Padding
 
 MOST_SMALL = 255  # places of a window, and one number for none, that uint8 and bfloat16 can tell
+MOST_PLACES = 2**16  # that half a word can tell
 
 
 def max_pool2d(
@@ -80,19 +81,32 @@ def _winner_type(places: int, dtype: Any, platform: str | None) -> Any:
     return dtype if where == "tpu" else jnp.uint8
 
 
-def _max_pool_forward(
-    x: jax.Array, size: Pair, stride: Pair, pad: Pads, platform: str | None
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """Keeps, in place of x, which place of the window won: [B, H', W', C], in row order."""
+def largest(
+    x: jax.Array, size: Pair, stride: Pair, pad: Pads, platform: str | None,
+    sign: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+    """(largest value of each window, its place in the window in row order), [B, H', W', C] both.
+
+    With `sign`, 1 or -1 and broadcast against x, those of x * sign.
+    """
+    if sign is not None and pad != NO_PADS:
+        x, sign = x * sign, None  # what is filled in stays the smallest
     values = list(_window_values(x, size, stride, pad, -jnp.inf))
+    if sign is not None:  # of a value where it is read: x * sign is never written
+        values = [value * sign for value in values]
     y = functools.reduce(jnp.maximum, values)
     number = _winner_type(len(values), x.dtype, platform)
     winner = jnp.full(y.shape, len(values), number)
     for place in reversed(range(len(values))):
         winner = jnp.where(values[place] == y, jnp.asarray(place, number), winner)
-    winner = materialize(
-        winner, winner.shape, platform
-    )  # or the gradient compares all values once more
+    # or the gradient compares all values once more
+    return y, materialize(winner, winner.shape, platform)
+
+
+def _max_pool_forward(
+    x: jax.Array, size: Pair, stride: Pair, pad: Pads, platform: str | None
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    y, winner = largest(x, size, stride, pad, platform)
     return y, (winner, jnp.empty((0, *x.shape[1:3]), bool))  # the second only carries a shape
 
 
@@ -101,14 +115,26 @@ def _max_pool_backward(
     residuals: tuple[jax.Array, jax.Array], dy: jax.Array,
 ) -> tuple[jax.Array]:  # fmt: skip
     winner, like = residuals
-    height, width = like.shape[1:]
-    # A TPU writes the six axes of `_spread_apart` to memory where values have two bytes.
-    packed = platform == "tpu" and dy.dtype.itemsize < 4
-    back = _spread_apart if size == stride and not packed else _spread_overlapping
+    dx = spread(winner, dy, (like.shape[1], like.shape[2]), size, stride, pad, platform)
+    return (dx.astype(dy.dtype),)
+
+
+def spread(
+    winner: jax.Array, dy: jax.Array, shape: Pair, size: Pair, stride: Pair, pad: Pads,
+    platform: str | None,
+) -> jax.Array:  # fmt: skip
+    """dy [B, H', W', C] at the places that `largest` gave, [B, *shape, C]; 0 elsewhere.
+
+    The same values, of dy's type or float32.
+    """
+    height, width = shape
+    back = _spread_overlapping
+    if size == stride:
+        back = _spread_on_tpu if platform == "tpu" else _spread_apart
     padded = (height + sum(pad[0]), width + sum(pad[1]))
     dx = back(winner, dy, size, stride, padded)
     (top, _), (left, _) = pad
-    return (dx[:, top : top + height, left : left + width],)
+    return dx[:, top : top + height, left : left + width]
 
 
 def _spread_apart(
@@ -122,6 +148,40 @@ def _spread_apart(
     dx = dx.reshape(batch, rows * size[0], columns * size[1], channels)
     rest = (shape[0] - dx.shape[1], shape[1] - dx.shape[2])  # pixels in no window
     return jnp.pad(dx, ((0, 0), (0, rest[0]), (0, rest[1]), (0, 0)))
+
+
+def _spread_on_tpu(
+    winner: jax.Array, dy: jax.Array, size: Pair, stride: Pair, shape: Pair
+) -> jax.Array:
+    """The same; bfloat16 values become float32 ones.
+
+    Of those, one word has both the value, in its upper half, and the place, in its lower one, which
+    the place that asks cancels: one array is repeated, and 16 bits would be packed and unpacked.
+    """
+    rows, columns = (np.arange(n) % k for n, k in zip(shape, size, strict=True))
+    place = jnp.asarray((rows[:, None] * size[1] + columns[None])[None, :, :, None], jnp.uint32)
+    if dy.dtype != jnp.bfloat16 or math.prod(size) >= MOST_PLACES:
+        wins = _repeated(winner, size, shape) == place.astype(winner.dtype)
+        return jnp.where(wins, _repeated(dy, size, shape), jnp.zeros((), dy.dtype))
+    word = lax.bitcast_convert_type(dy.astype(jnp.float32), jnp.uint32)
+    word |= winner.astype(jnp.int32).astype(jnp.uint32)
+    word = _repeated(word, size, shape) ^ place
+    value = lax.bitcast_convert_type(word, jnp.float32)
+    return jnp.where(word & jnp.uint32(0xFFFF) == 0, value, 0.0)
+
+
+def _repeated(x: jax.Array, size: Pair, shape: Pair) -> jax.Array:
+    """Each value of x [B, H', W', C] at all places of its window, [B, *shape, C]; 0 in no window.
+
+    As sums of it and of zeros. A TPU's compiler makes that one pass with what is before and after,
+    where it writes a broadcast along six axes to memory (benchmarks/NOTES.md).
+    """
+    around = [(k - 1, k - 1 + n - m * k) for m, k, n in zip(x.shape[1:3], size, shape, strict=True)]
+    window = (1, *size, 1)
+    return lax.reduce_window(
+        x, jnp.zeros((), x.dtype), lax.add, window, (1, 1, 1, 1), ((0, 0), *around, (0, 0)),
+        base_dilation=window,
+    )  # fmt: skip
 
 
 def _spread_overlapping(

@@ -16,7 +16,7 @@ from flaxcnn.model.layout import on_cpu
 from flaxcnn.rng import bits16
 
 
-def _along(vector: jax.Array, x: jax.Array) -> jax.Array:
+def along(vector: jax.Array, x: jax.Array) -> jax.Array:
     """A vector [C] in a shape that broadcasts against x [..., C]."""
     return vector.reshape(*[1] * (x.ndim - 1), -1)
 
@@ -26,7 +26,7 @@ def _over(axis: str | None, sums: Any) -> Any:
     return sums if axis is None else lax.psum(sums, axis)
 
 
-def _at_once(axis: str | None, *sums: jax.Array) -> tuple[jax.Array, ...]:
+def at_once(axis: str | None, *sums: jax.Array) -> tuple[jax.Array, ...]:
     """The same of several sums, [C] or [] each, in one exchange."""
     if axis is None:
         return sums
@@ -40,7 +40,7 @@ def normalize(
 ) -> jax.Array:
     """(x - mean) / sqrt(var + epsilon) * scale + bias in float32; x [B, ..., C], the others [C]."""
     factor = scale * lax.rsqrt(var + epsilon)
-    y = x.astype(jnp.float32) * _along(factor, x) + _along(bias - mean * factor, x)
+    y = x.astype(jnp.float32) * along(factor, x) + along(bias - mean * factor, x)
     return y.astype(x.dtype)
 
 
@@ -82,7 +82,7 @@ def _batch_norm_forward(
     if on_cpu(platform):
         mean, var, count = _two_passes(x, weight, axis)
     else:
-        mean, var, count = _one_pass(x, weight, center, axis)
+        mean, var, count = one_pass(x, weight, center, axis)
     y = normalize(x, mean, var, scale, bias, epsilon)
     return (y, (mean, var)), (x, weight, mean, lax.rsqrt(var + epsilon), scale, count)
 
@@ -94,18 +94,18 @@ def _two_passes(x: jax.Array, weight: jax.Array, axis: str | None) -> tuple[jax.
     count, sum_ = _over(axis, (weight.sum() * places, channel_sums(wide * weight, "cpu")))
     count = jnp.maximum(count, 1.0)  # a device may have nothing but padding
     mean = sum_ / count
-    squares = channel_sums(jnp.square(wide - _along(mean, x)) * weight, "cpu")
+    squares = channel_sums(jnp.square(wide - along(mean, x)) * weight, "cpu")
     return mean, _over(axis, squares) / count, count
 
 
-def _one_pass(
+def one_pass(
     x: jax.Array, weight: jax.Array, center: jax.Array, axis: str | None
 ) -> tuple[jax.Array, ...]:
     """(mean [C], var [C], count []) of x, from sums that all devices exchange at once."""
-    away = (x.astype(jnp.float32) - _along(center, x)) * weight  # weights are 0 and 1
+    away = (x.astype(jnp.float32) - along(center, x)) * weight  # weights are 0 and 1
     over = tuple(range(x.ndim - 1))
     count = weight.sum() * math.prod(x.shape[1:-1])
-    count, sum_, squares = _at_once(axis, count, away.sum(over), jnp.square(away).sum(over))
+    count, sum_, squares = at_once(axis, count, away.sum(over), jnp.square(away).sum(over))
     count = jnp.maximum(count, 1.0)  # a device may have nothing but padding
     offset = sum_ / count
     var = jnp.maximum(squares / count - jnp.square(offset), 0.0)  # but for rounding
@@ -117,15 +117,15 @@ def _batch_norm_backward(
 ) -> tuple[jax.Array, jax.Array, jax.Array, None, None]:
     x, weight, mean, inverse, scale, count = residuals
     dy = gradient[0].astype(jnp.float32)
-    normal = (x.astype(jnp.float32) - _along(mean, x)) * _along(inverse, x)
+    normal = (x.astype(jnp.float32) - along(mean, x)) * along(inverse, x)
     dbias, dscale = channel_sums(dy, platform), channel_sums(dy * normal, platform)
     if on_cpu(platform):
         # Stacked, so that XLA's fusions end here: the bits do not depend on what is around.
         shift, slope = _over(axis, jnp.stack([dbias, dscale])) / count
     else:
-        shift, slope = (each / count for each in _at_once(axis, dbias, dscale))
-    inner = dy - (_along(shift, x) + normal * _along(slope, x)) * weight
-    dx = _along(scale * inverse, x) * inner
+        shift, slope = (each / count for each in at_once(axis, dbias, dscale))
+    inner = dy - (along(shift, x) + normal * along(slope, x)) * weight
+    dx = along(scale * inverse, x) * inner
     return dx.astype(x.dtype), dscale, dbias, None, None
 
 

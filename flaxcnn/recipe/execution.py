@@ -71,6 +71,14 @@ class Execution:
         at_least=1,
         role=Role.EXECUTION,
     )
+    grace: float = setting(
+        30.0,
+        "seconds from a scheduler's signal to SIGKILL: calls of the device are so short that a run "
+        "has saved its state by then",
+        above=0,
+        role=Role.DELIVERY,
+        before=30.0,
+    )
     input: Literal["auto", "resident", "stream"] = setting(
         "auto",
         "`resident` holds all pixels on the device, `stream` decodes them when needed, `auto` "

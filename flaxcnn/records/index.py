@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -11,7 +12,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from flaxcnn.errors import CheckpointError, ConfigError, FlaxcnnError, WriteError
+from flaxcnn.errors import (
+    CheckpointError,
+    ConfigError,
+    FlaxcnnError,
+    FolderInUseError,
+    WriteError,
+)
 from flaxcnn.records.files import read_lines
 from flaxcnn.records.folder import Folder, runs_folder
 from flaxcnn.records.format import count_text
@@ -32,7 +39,7 @@ class Entry:
     path: Path
     kind: str  # run, study or search
     name: str  # of the experiment
-    status: str  # complete, running, interrupted, diverged, failed, damaged
+    status: str  # complete, running, stopped (killed), interrupted, diverged, failed, damaged
     when: float  # of its last change, seconds since 1970
     bytes: int  # on disk
     data: str | None = None
@@ -176,6 +183,11 @@ def entry(path: Path, kind: str) -> Entry:
     """What one folder's records tell; a damaged one is told as that."""
     ended = any((path / name).is_file() for name in ("summary.json", "study.json", "search.json"))
     status = _object(path / "status.json").get("status") or ("complete" if ended else "unfinished")
+    shared = (path / "trials").is_dir()  # by several processes, none of which holds it
+    if status == "running" and (path / "run.lock").is_file() and not shared:
+        with contextlib.suppress(FolderInUseError, OSError):
+            check_unused(path)
+            status = "stopped"  # its process is gone, and could not say so
     try:
         told = {"run": _run, "study": _study, "search": _search}[kind](path)
     except (FlaxcnnError, KeyError, TypeError, ValueError, IndexError) as error:
@@ -221,7 +233,10 @@ def _study(path: Path) -> dict[str, Any]:
 
 def _search(path: Path) -> dict[str, Any]:
     plan, summary = _object(path / "plan.json"), _object(path / "search.json")
-    told: dict[str, Any] = {"name": plan.get("experiment"), "runs": summary.get("planned", 0)}
+    folders = [path, *(path / "trials").glob("*")]
+    ended = sum(len(read_lines(folder / "runs.jsonl")) for folder in folders)
+    told: dict[str, Any] = {"name": plan.get("experiment"),
+                            "runs": summary.get("planned", ended)}  # fmt: skip
     if plan.get("candidates"):
         told["data"] = plan["candidates"][0]["config"].get("dataset")
     scored = [each["mean"] for each in summary.get("candidates", ()) if each["mean"] is not None]

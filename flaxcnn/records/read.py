@@ -136,6 +136,15 @@ class StudyRecord(Record):
             if (row["setting"], row["vary"]) == own and row["status"] == "complete"
         ]
 
+    def predictions(self, run: str) -> Predictions:
+        """Row number, label and logits of the test rows of a run, where the study kept them.
+
+        Raises:
+            CheckpointError: they are missing or damaged.
+        """
+        file = self.path / predictions_file(run)
+        return Predictions(*checked_arrays(file, ("row", "label", "logits")))
+
     def predicted(self, run: str) -> tuple[np.ndarray, np.ndarray]:
         """(label [N], predicted class [N]) of the test rows, where the study kept them.
 

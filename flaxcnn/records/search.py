@@ -7,7 +7,7 @@ import fcntl
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from flaxcnn.errors import ConfigError
+from flaxcnn.errors import ConfigError, WriteError
 from flaxcnn.recipe.config import decisive
 from flaxcnn.records.files import as_read
 from flaxcnn.records.study import StudyDirectory
@@ -66,7 +66,13 @@ class SampledDirectory(SearchDirectory):
     def exclusive(self) -> Iterator[None]:
         """Only one of the processes is inside at a time."""
         with open(self.path / "turn.lock", "a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                raise WriteError(
+                    f"{self.path}: file locks do not work there ({error.strerror}), which the "
+                    "processes of a search need"
+                ) from error
             yield
 
     def trial(self, name: str) -> TrialDirectory:

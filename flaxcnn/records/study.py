@@ -24,7 +24,7 @@ class StudyDirectory(Folder):
     remade = ("env.json", "search.json", "space.json", "status.json", "study.json")
     by_line = ("runs.jsonl",)
     scores_only = False  # rows without training accuracy and dead units
-    predictions = False  # classes predicted for the test rows, a file a run
+    predictions = False  # what is predicted for the test rows, a file a run
 
     def check(self, recipe: dict[str, Any]) -> None:
         """ConfigError for another recipe; more seeds may be added."""

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from flaxcnn.records.format import count_text
 from flaxcnn.records.index import Entry, Runs, size_text, spark
-from flaxcnn.records.tables import MISSING, Cell, Table, count, decimal
+from flaxcnn.records.tables import MISSING, Cell, Table, count
 from flaxcnn.reports.commands import shell_path
 from flaxcnn.reports.page import Page, Section
 
@@ -21,7 +21,6 @@ NOTE = (
 def index_page(found: Runs, page: Path) -> Page:
     """All entries, the newest first; `page` is the file, which links lead from."""
     kinds = {kind: len(found.where(kind=kind)) for kind in ("run", "study", "search")}
-    ended = [each for each in found if each.status == "complete"]
     counts = ", ".join(
         count_text(number, kind).replace("studys", "studies").replace("searchs", "searches")
         for kind, number in kinds.items()
@@ -30,14 +29,14 @@ def index_page(found: Runs, page: Path) -> Page:
     made = Page(
         title=f"Everything under {found.folder.name}/", figure=counts,
         meaning="The newest first. Behind ± is half the 95 % interval over seeds.",
-        flag=f"{len(ended)} of {len(found)} complete", doubtful=len(ended) < len(found),
+        flag="", doubtful=False,
         facts=_facts(found),
         warnings=[f"{found.place(each)}: {each.status}. {each.note}" for each in found
                   if each.status in ("damaged", "failed")],
     )  # fmt: skip
     rows = [_row(found, each, page) for each in found]
     header = ["folder", "experiment", "kind", "runs", "status", "test accuracy", "curve",
-              "validation", "training", "changed", "size"]  # fmt: skip
+              "training", "changed", "size"]  # fmt: skip
     table = Table(f"{count_text(len(rows), 'record')} under {found.folder}", header, rows)
     made.sections.append(Section("records", "Records", NOTE, tables=[table]))
     folder = shell_path(found.folder)
@@ -51,9 +50,11 @@ def index_page(found: Runs, page: Path) -> Page:
 
 
 def _facts(found: Runs) -> list[tuple[str, str]]:
+    ended = [each for each in found if each.status == "complete"]
     trained = sum(each.seconds or 0.0 for each in found)
     data = ", ".join(sorted({str(each.data) for each in found if each.data}))
     return [
+        ("Complete", f"{len(ended)} of {len(found)}"),
         ("Runs trained", f"{sum(each.runs for each in found):,}"),
         ("Training time", _duration(trained)), ("Data", data or MISSING),
         ("On disk", size_text(sum(each.bytes for each in found))),
@@ -76,7 +77,6 @@ def _row(found: Runs, each: Entry, page: Path) -> list[Cell]:
         Cell(str(found.place(each)), link=link), Cell(each.name), Cell(each.kind),
         count(each.runs), Cell(each.status), Cell(accuracy, each.accuracy),
         Cell(spark(each.curve), each.curve[-1] if each.curve else None, line=each.curve),
-        decimal(each.validation),
         Cell(MISSING) if each.seconds is None else Cell(_duration(each.seconds), each.seconds),
         Cell(each.time[:10], each.when), Cell(size_text(each.bytes), each.bytes),
     ]  # fmt: skip

@@ -167,7 +167,7 @@ def render(page: Page) -> Rendered:
     html = _fill(TEMPLATE, page=page, svg=inlined, script=Markup(script), script_digest=digest,
                  css=css, shades=style.shades())  # fmt: skip
     said = " ".join(filter(None, [page.label, page.figure, *page.interval]))
-    text = f"{page.title}\n{said}\n{page.flag}" + (f"\n\n{page.text}" if page.text else "")
+    text = "\n".join(filter(None, [page.title, said, page.flag, page.text and f"\n{page.text}"]))
     told = [*page.problems, *page.warnings, *page.notes]
     return Rendered(html, svgs, told, style.clean(text), page.tables)
 

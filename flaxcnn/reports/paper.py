@@ -181,10 +181,12 @@ def parameters(sides: Sequence[Side], width: float) -> Figure:
     """Test accuracy over the number of parameters, 95 % intervals."""
     figure = Figure((width, width * GOLDEN + LEGEND_ROW * len(sides)), layout="constrained")
     axes = figure.subplots()
-    for number, side in enumerate(side for side in sides if side.point.params):
+    for number, side in enumerate(sides):
+        if not (size := side.point.params):
+            continue
         middle, ends = side.mean(), side.point.interval
         low, high = ends or (middle, middle)
-        axes.errorbar([side.point.params], [middle], [[middle - low], [high - middle]],
+        axes.errorbar([size], [middle], [[middle - low], [high - middle]],
                       fmt=MARKERS[number % len(MARKERS)], color=PALETTE[number % len(PALETTE)],
                       capsize=2, label=side.label)  # fmt: skip
     axes.set_xscale("log")

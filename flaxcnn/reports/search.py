@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from flaxcnn.records.format import candidate_label, figure, value_text
+from flaxcnn.records.format import candidate_label, value_text
 from flaxcnn.records.read import SearchRecord
 from flaxcnn.records.tables import MISSING, Cell, Table, count
 from flaxcnn.records.views import (
@@ -16,8 +16,9 @@ from flaxcnn.records.views import (
     candidates_table,
     dropped_heading,
     refit_note,
+    scoring_text,
 )
-from flaxcnn.reports import comparisons, trials
+from flaxcnn.reports import comparisons, trials, words
 from flaxcnn.reports.commands import of_search
 from flaxcnn.reports.comparisons import Point
 from flaxcnn.reports.grids import layout
@@ -28,7 +29,8 @@ from flaxcnn.reports.trials import Trial
 SPLIT = "held-out"  # what accuracies are taken on
 MOST_OF_A_LABEL = 60  # letters of one in a picture
 MOST_COLUMNS = 8  # settings in a table
-SHOWN = 10  # candidates whose folds are drawn, the best
+SHOWN = 6  # candidates whose folds are drawn, the best
+LEADS = ("parallel", "grid", "seeds")  # pictures, one of which goes beside the headline
 FANOVA = "Importances by Optuna (fANOVA over all trials)"
 MAIN_EFFECTS = "Share of the variance of scores that the means over a setting's values explain"
 
@@ -36,7 +38,10 @@ MAIN_EFFECTS = "Share of the variance of scores that the means over a setting's 
 def search_page(record: SearchRecord) -> Page:
     """Everything a search's records say."""
     page = _head(record)
-    page.sections.append(candidates(page, record))
+    section = candidates(page, record)
+    page.lead = next((p for p in section.pictures if p.name in LEADS), None)
+    section.pictures = [picture for picture in section.pictures if picture is not page.lead]
+    page.sections.append(section)
     if dropped := record.summary["dropped"]:
         rows = [[Cell(each["label"]), Cell(each["reason"])] for each in dropped]
         table = Table(f"{len(dropped)} candidates", ["candidate", "reason"], rows)
@@ -62,13 +67,14 @@ def _head(record: SearchRecord) -> Page:
     document = summary["protocol"] == "document"
     best = next((row for row in summary["candidates"] if row["label"] == summary["winner"]), None)
     shown, meaning = "no winner", "Every candidate has a training that diverged."
+    reach: list[str] = []
     if best is not None:
-        ends = None if best["low"] is None else (best["low"], best["high"])
-        shown = figure(best["mean"], None, ends)
+        shown = words.percent(best["mean"])
+        if best["low"] is not None:
+            reach = [words.interval_words(best["low"], best["high"])]
         meaning = (
-            f"Accuracy of “{best['label']}” on the folds it was not trained on: mean and 95 % "
-            "interval, which allows for folds sharing their training rows (Nadeau and Bengio "
-            f"2003). {BEST_OF_SEVERAL}"
+            f"`{best['label']}` has the highest accuracy on the folds it was not trained on. The "
+            "interval allows for folds sharing their training rows (Nadeau and Bengio 2003)."
         )
     facts = [
         ("Candidates", str(len(summary["candidates"]))),
@@ -80,16 +86,30 @@ def _head(record: SearchRecord) -> Page:
         drawn = f"{summary['trials']} by {summary['sampler']}, pruner {summary['pruner']}"
         facts.insert(1, ("Drawn", drawn))
     if refit := summary.get("refit"):
-        facts.append(("Winner on the test rows", f"{refit['test_accuracy']:.4f}"))
+        facts.append(("Winner on the test rows", words.percent(refit["test_accuracy"])))
     return Page(
         title=f"Search of {record.name}",
+        label="Accuracy on held-out folds, of the winner",
         figure=shown,
+        interval=reach,
         meaning=meaning,
         flag=DOCUMENT_FOLDS if document else HONEST,
         doubtful=document,
         facts=facts,
+        trust=_trust(summary),
         warnings=_warnings(summary),
     )
+
+
+def _trust(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """What speaks for the winner, and what is not known."""
+    trust = [
+        ("yes", f"Each was scored on rows that it was not trained on: {scoring_text(summary)}"),
+        ("yes", f"p values are corrected for {len(summary['candidates']) - 1} candidates (Holm)"),
+    ]
+    if "refit" in summary:
+        trust.append(("yes", "The winner was trained once more, and tested once on the test rows"))
+    return [*trust, ("open", BEST_OF_SEVERAL.rstrip("."))]
 
 
 def _times(count: int) -> str:

@@ -12,12 +12,13 @@ from flaxcnn.records.format import count_text, p_text
 from flaxcnn.records.read import SHARED, RunRecord, StudyRecord
 from flaxcnn.records.tables import MISSING, Cell, Table, count, decimal, interval
 from flaxcnn.records.views import CHOSEN_BY, protocol_note
-from flaxcnn.reports import comparisons, curves, differences
+from flaxcnn.reports import comparisons, curves, differences, words
 from flaxcnn.reports.commands import shell_path
 from flaxcnn.reports.differences import VERDICTS, points
-from flaxcnn.reports.page import Page, Section
+from flaxcnn.reports.page import HALF, WHOLE, Page, Section
 from flaxcnn.reports.sides import Side, chosen, sides_of
 
+ENOUGH = 3  # seeds a side, from which the tests hold their level whatever the distribution
 Compared = Mapping[str, Any] | str  # of `flaxcnn.compare(...).to_dict()`, or why there is none
 
 
@@ -43,9 +44,12 @@ def several_page(records: Sequence[RunRecord | StudyRecord], compared: Compared 
     )  # fmt: skip
     if sides:
         _headline(page, sides, compared)
+        page.trust = _trust(sides, compared)
+        if not isinstance(compared, str):
+            page.lead = page.drawn("the differences", differences.forest, compared)
         page.sections += [
             _settings(sides), _differences(page, sides, compared), _training(page, sides),
-            _classes(page, sides), _cost(page, sides),
+            _cost(page, sides),
         ]  # fmt: skip
     paths = " ".join(shell_path(record.path) for record in records)
     page.sections.append(
@@ -63,33 +67,36 @@ def _headline(page: Page, sides: Sequence[Side], compared: Compared) -> None:
     """The difference between the first recipe and the best of the others."""
     first = sides[0]
     if len(sides) == 1:
-        page.figure = f"{100 * first.mean():.2f} %"
-        page.meaning = "Mean test accuracy. There is one recipe here, so nothing is compared."
+        page.label, page.figure = "Mean test accuracy", words.percent(first.mean())
+        page.meaning = "There is one recipe here, so nothing is compared."
         return
     best = chosen(sides[1:])
-    page.figure = f"{points(best.mean() - first.mean())} points"
-    of = " of the others, the one with the best validation," if len(sides) > 2 else ""
+    page.label = "Difference in test accuracy, percentage points"
+    page.figure = points(best.mean() - first.mean())
+    of = " which has the best validation of the others," if len(sides) > 2 else ""
     page.meaning = (
-        f"Test accuracy of {best.label},{of} less that of {first.label}: "
+        f"`{best.label}`,{of} against `{first.label}`: "
         f"{100 * best.mean():.2f} % and {100 * first.mean():.2f} %, means over "
         f"{count_text(len(best.rows), 'seed')} and {count_text(len(first.rows), 'seed')}."
-    ).replace(",,", ",")
+    )
     one = _verdict_of(best, compared)
     if one is None:
         reason = compared if isinstance(compared, str) else ""
-        page.meaning += f" Whether that is more than chance is unknown: {reason or 'not tested'}."
+        page.meaning = (
+            f"Whether it is more than chance is unknown: {reason or 'not tested'}. {page.meaning}"
+        )
         page.flag, page.doubtful = (page.flag, True) if page.doubtful else ("not tested", True)
         return
     if ends := one["comparison"]["interval"]:
-        page.figure += f" [{points(ends[0])}, {points(ends[1])}]"
-    words = {
+        page.interval = ["95 % interval", f"{points(ends[0])} to {points(ends[1])}"]
+    verdict = {
         "better": "Better by more than chance", "worse": "Worse by more than chance",
         "equivalent": "Equivalent: any difference is too small to matter",
         "not shown": "No difference found",
     }[one["verdict"]]  # fmt: skip
     p = p_text(one["p_value"])
     more = one["more_seeds"]
-    page.meaning += f" {words}{f' ({p})' if p else ''}."
+    page.meaning = f"{verdict}{f' ({p})' if p else ''}. {page.meaning}"
     if more:
         page.meaning += f" About {count_text(more, 'more seed')} a side would settle it."
 
@@ -125,12 +132,30 @@ def _settings(sides: Sequence[Side]) -> Section:
     return Section("settings", "What differs", tables=tables)
 
 
+def _trust(sides: Sequence[Side], compared: Compared) -> list[tuple[str, str]]:
+    """What speaks for the difference, and what is not known."""
+    same = all(len({side.shared[key] for side in sides}) == 1 for key in SHARED)
+    fewest = min(len(side.rows) for side in sides)
+    trust = [
+        ("yes" if same else "no", "The same data, rows and protocol on all sides"),
+        ("yes" if fewest >= ENOUGH else "no", f"{count_text(fewest, 'seed')} or more a side"),
+    ]
+    if not isinstance(compared, str):
+        several = len(compared["comparisons"])
+        test = "Paired t test by seed" if compared["paired"] else "Welch's t test"
+        corrected = f", p corrected for {several} comparisons (Holm)" if several > 1 else ""
+        trust.append(("yes", f"{test}{corrected}"))
+    trust.append(
+        ("open", "All seeds share their test images: other images may rank them otherwise")
+    )
+    return trust
+
+
 def _differences(page: Page, sides: Sequence[Side], compared: Compared) -> Section:
     section = Section("differences", "Differences")
-    if not isinstance(compared, str):
-        page.draw(section, "the differences", differences.forest, compared)
     pairs = [(side.point, side.values()) for side in sides]
     page.draw(section, "the seeds", comparisons.seed_distribution, pairs)
+    _classes(page, section, sides)
     section.tables.append(_table(sides, compared))
     return section
 
@@ -171,15 +196,14 @@ def _training(page: Page, sides: Sequence[Side]) -> Section:
     return section
 
 
-def _classes(page: Page, sides: Sequence[Side]) -> Section:
+def _classes(page: Page, section: Section, sides: Sequence[Side]) -> None:
     """Recalls of the first recipe and of the best of the others; of all in a table."""
-    section = Section("classes", "Class by class")
     kept = [(side, side.recalls()) for side in sides]
     known = [(side, recalls) for side, recalls in kept if recalls is not None]
     if len(known) < 2 or known[0][0] is not sides[0]:
-        return section
+        return
     if len({len(recalls) for _, recalls in known}) > 1:
-        return section
+        return
     classes = next((side.classes for side, _ in known if side.classes), None)
     classes = classes or [str(number) for number in range(len(known[0][1]))]
     first = (sides[0].label, known[0][1])
@@ -193,7 +217,6 @@ def _classes(page: Page, sides: Sequence[Side]) -> Section:
         for number, name in enumerate(classes)
     ]  # fmt: skip
     section.folded.append(Table("Recall of each class, mean over seeds", header, rows))
-    return section
 
 
 def _cost(page: Page, sides: Sequence[Side]) -> Section:
@@ -201,18 +224,20 @@ def _cost(page: Page, sides: Sequence[Side]) -> Section:
     sizes = {side.rows[0].get("params") for side in sides}
     if len(sizes) > 1:
         shown = [side.point for side in sides]
-        page.draw(section, "accuracy and parameters", comparisons.against_parameters, shown)
+        page.draw(section, "accuracy and parameters", comparisons.against_parameters, shown,
+                  span=HALF)  # fmt: skip
     rates = [(side.label, _median(side, "images_per_second")) for side in sides]
     if len([rate for _, rate in rates if rate]) > 1:
         told = [(label, rate) for label, rate in rates if rate]
-        page.draw(section, "throughput", comparisons.throughput, told)
+        page.draw(section, "throughput", comparisons.throughput, told, span=HALF)
     rows = [
         [Cell(side.label), count(side.rows[0].get("params")),
          decimal(_median(side, "seconds"), 1), decimal(rate, 0)]
         for side, (_, rate) in zip(sides, rates, strict=True)
     ]  # fmt: skip
-    header = ["recipe", "parameters", "seconds a run", "images/s in training"]
-    section.tables.append(Table("What a run costs, median over seeds", header, rows))
+    header = ["recipe", "parameters", "seconds a run", "images/s"]
+    table = Table("What a run costs, median over seeds", header, rows)
+    section.add(table, HALF if len(section.blocks) == 1 else WHOLE)
     return section
 
 

@@ -28,9 +28,9 @@ def sparkline(cell: Cell) -> Markup:
     words = f"{len(values)} values from {values[0]:.4f} to {values[-1]:.4f}"
     x, y = places[-1]
     return Markup(
-        f'<span class="unseen">{words}</span>'
-        f'<svg class="spark" viewBox="0 0 {WIDE} {HIGH}" aria-hidden="true">'
+        f'<span class="spark"><span class="unseen">{words}</span>'
+        f'<svg viewBox="0 0 {WIDE} {HIGH}" aria-hidden="true">'
         f'<polyline points="{path}" fill="none" stroke="var(--train)" stroke-width="1.5" '
         'stroke-linejoin="round"/>'
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="var(--train)"/></svg>'
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="var(--train)"/></svg></span>'
     )

@@ -36,6 +36,7 @@ from flaxcnn.reports.recipes import (
 )
 
 LISTED = 5  # runs that a warning names
+SHOWN = 16  # runs whose table is not folded
 Bands = list[tuple[str, list[list[dict[str, Any]]]]]  # name and histories of each setting
 
 
@@ -292,7 +293,9 @@ def _runs(record: StudyRecord) -> Section:
         rows.append(cells)
     if several:
         header.insert(1, "setting")
-    return Section("runs", "Every run", tables=[Table(count_text(len(rows), "run"), header, rows)])
+    table = Table(count_text(len(rows), "run"), header, rows)
+    shown, folded = ([table], []) if len(rows) <= SHOWN else ([], [table])
+    return Section("runs", "Every run", tables=shown, folded=folded)
 
 
 def _percent(share: float | None) -> Cell:

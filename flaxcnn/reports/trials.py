@@ -109,7 +109,8 @@ def history(trials: Sequence[Trial], split: str) -> Picture:
     )
     points = [(trial.number, trial.score, trial.name, "train") for trial in trials]
     # A line with steps: two points at each change
-    xs, ys = [], []
+    xs: list[float] = []
+    ys: list[float] = []
     for number, value in zip(numbers, best, strict=True):
         if ys and value != ys[-1]:
             xs.append(number)

@@ -21,6 +21,7 @@ from flaxcnn.studies.events import Ledger, Listener, TooLarge
 from flaxcnn.studies.groups import Group, grouped
 from flaxcnn.studies.plan import How, PlannedRun, longest
 from flaxcnn.studies.runs import JobPool, run_groups
+from flaxcnn.studies.under_way import FOLDER, UnderWay
 from flaxcnn.studies.width import choose_width, width_key
 
 
@@ -63,7 +64,7 @@ class Campaign:
         Args:
             planned: all runs.
             folder: opened for writing.
-            interrupt: checked between epochs.
+            interrupt: checked between parts of epochs.
             pool: jobs of an earlier call, for their pixels and programs.
             in_turn: train one run after the other, in the order of the plan.
             all_or_none: stop at the first run that does not fit in memory.
@@ -94,6 +95,7 @@ class Campaign:
         training = _Training(self, ledger, interrupt, pool or JobPool(self.data))
         for part in [[run] for run in planned] if in_turn else [planned]:
             training.train(grouped(longest(part), self.data))
+        UnderWay(folder.path).forget_all()
         return ledger.too_large
 
 
@@ -145,8 +147,11 @@ def status_of(folder: Folder, what_ended: Callable[[], str]) -> Iterator[None]:
         yield
     except InterruptedRun as error:
         folder.set_status("interrupted", reason=str(error))
-        text = f"{what_ended()} have ended and are kept; the same command with --resume does the "
-        raise InterruptedRun(error.signal, f"{text}others", error.exit_code) from None
+        text = f"{what_ended()} have ended and are kept"
+        if any((folder.path / FOLDER).glob("*")):
+            text += ", and those under way are saved"
+        text += "; the same command with --resume does the others"
+        raise InterruptedRun(error.signal, text, error.exit_code) from None
     except Exception as error:
         folder.set_status("failed", reason=f"{type(error).__name__}: {error}")
         raise

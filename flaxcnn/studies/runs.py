@@ -41,6 +41,7 @@ from flaxcnn.engine.loop import (
     one_epoch,
 )
 from flaxcnn.engine.make_job import make_resident_job
+from flaxcnn.engine.midway import BEGINNING, Midway
 from flaxcnn.engine.promises import of_job
 from flaxcnn.engine.resident import ResidentJob
 from flaxcnn.engine.score import Counts, conclude, count_dead
@@ -51,6 +52,7 @@ from flaxcnn.studies.events import Ledger, Outcome
 from flaxcnn.studies.groups import Group, GroupQueue, Queue, Scheduler, rows_of
 from flaxcnn.studies.plan import PlannedRun
 from flaxcnn.studies.stats import METRICS
+from flaxcnn.studies.under_way import RunUnderWay, UnderWay
 
 Tree = Any
 POLL_SECONDS = 0.1  # between looks for a signal
@@ -131,7 +133,8 @@ def run_groups(
         interrupt: checked between epochs.
 
     Raises:
-        InterruptedRun: a signal came; the runs under way are lost, the others are recorded.
+        InterruptedRun: a signal came; the runs under way are saved where they are one by one, and
+            lost where they are side by side; the others are recorded.
     """
     scheduler = Scheduler([GroupQueue(group, width) for group, width in groups])
 
@@ -175,15 +178,25 @@ def _train_in_turn(jobs: JobCache, queue: Queue, ledger: Ledger, interrupt: Inte
 
 
 def _train_one(job: ResidentJob, run: PlannedRun, ledger: Ledger, interrupt: Interrupt) -> None:
-    """A run from its first epoch to its row."""
+    """A run from its first epoch, or from where a signal had stopped it, to its row."""
     slot, state = _start(job, run, ledger)
-    for report in epochs(job, state, Progress(), interrupt):
+    stopped, midway = UnderWay(ledger.folder.path), BEGINNING
+    if before := stopped.restore(run.key, job, state):
+        state, midway = before.state, before.midway
+        slot.progress, slot.history, slot.kept = before.progress, before.history, before.kept
+
+    def save(state: TrainState, midway: Midway) -> None:
+        now = RunUnderWay(state, midway, slot.progress, slot.history, slot.kept)
+        stopped.save(run.key, job, now)
+
+    for report in epochs(job, state, slot.progress, interrupt, midway, save):
         # The next epoch donates the state.
         keep = functools.partial(jax.tree.map, jnp.copy, report.state)
         for outcome in slot.after(report.metrics, report.progress, keep):
             ledger.add(outcome)
         if slot.diverged:
-            return
+            break
+    stopped.forget(run.key)
 
 
 def _start(job: ResidentJob, run: PlannedRun, ledger: Ledger) -> tuple[Slot, TrainState]:
@@ -242,7 +255,8 @@ class Slot:
     def _predictions(self, state: TrainState) -> dict[str, np.ndarray]:
         logits = self.job.predict(state, "test")
         rows = self.job.rows.test
-        return {"row": rows, "label": self.job.labels()[rows], "predicted": logits.argmax(axis=1)}
+        return {"row": rows, "label": self.job.labels()[rows], "predicted": logits.argmax(axis=1),
+                "logits": logits.astype(np.float16)}  # fmt: skip
 
     def _diverged(self, run: PlannedRun, error: DivergedError) -> Outcome:
         row = {

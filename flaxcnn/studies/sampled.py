@@ -76,7 +76,7 @@ def sampled_search(
     _begin(folder, plan, resume)
     folder.keep_sources(own_sources(config))
     trials = Trials(incumbent, sampling, scoring, max_params, campaign, folder)
-    with status_of(folder, trials.ended), Interrupt() as interrupt:
+    with status_of(folder, trials.ended), Interrupt(config.grace) as interrupt:
         trials.score_incumbent(interrupt)
         while (trial := trials.next()) is not None:
             trials.carry_out(*trial, interrupt)

@@ -112,7 +112,7 @@ def search_candidates(
         began = time.perf_counter()
         folder.keep_sources(sources)
         folder.forget("search.json")
-        with Interrupt() as interrupt:
+        with Interrupt(planned[0].config.grace) as interrupt:
             too_large = campaign.train(planned, folder, interrupt)
         tried, dropped = _fitting(candidates.tried, too_large)
         planned = plan_search(tried, scoring)

@@ -71,8 +71,8 @@ def study(
         seeds: distinct seeds, such as `range(32)`.
         dataset: what `flaxcnn.data.datasets.load_for(config)` gives, if it is loaded already.
         grid, vary, how, max_memory, study_dir, resume, name, tell: as of `flaxcnn.study`.
-        predictions: keep the class predicted for each test row, in one file `predictions-RUN.npz`
-            per run (`row`, `label`, `predicted`, each [N]).
+        predictions: keep what is predicted for each test row, in one file `predictions-RUN.npz`
+            per run (`row`, `label`, `predicted`, each [N]; `logits` [N, K] in half precision).
 
     Raises:
         ConfigError, DataError, ...: as `flaxcnn.study`.
@@ -99,7 +99,7 @@ def _carry_out(
     ended = lambda: f"{len(folder.rows())} of {len(planned)} runs"  # noqa: E731
     with (
         folder.take(plan, campaign.resume),
-        Interrupt() as interrupt,
+        Interrupt(planned[0].config.grace) as interrupt,
         status_of(folder, ended),
     ):
         began = time.perf_counter()

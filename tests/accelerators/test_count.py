@@ -166,6 +166,9 @@ def test_what_is_fetched_ahead_on_a_tpu():
              for name, one in around.items()}  # fmt: skip
     assert moved["cut"] == [2 * nbytes, nbytes]  # read from main memory, written on the chip
     assert moved["had"] == moved["join"] == moved["whole"] == [0, 0]
+    # Others compute meanwhile: it is in the bytes of main memory, and no work without an estimate.
+    found = count.step(module, "tpu")
+    assert (found["main_bytes"], found["unestimated_bytes"]) == (nbytes, 0)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import math
 import os
 import re
 import subprocess
@@ -15,8 +16,11 @@ import pytest
 from benchmarks.peers import models
 from flaxcnn import speedrun
 from flaxcnn.accelerators import programs
+from flaxcnn.augment.chain import augment, mixes, softens
+from flaxcnn.data.batches import Batch
 from flaxcnn.engine import sharding
 from flaxcnn.engine.whole import whole_run
+from flaxcnn.recipe import augment as augmentation
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.layers import BatchNorm, Conv, Dense, Flatten, Residual
 from flaxcnn.recipe.views import Views
@@ -97,6 +101,42 @@ def test_bfloat16_products_take_bfloat16(monkeypatch, platform):
 def test_a_study_stacked(monkeypatch, platform):
     config = models.find("mnist-ladder/model10")
     check(lowered(monkeypatch, config, platform, width=8))
+
+
+# Every kind of augmentation for one of the two, and some that they do in their own ways for both
+AUGMENT = {name: getattr(augmentation, name)() for name in augmentation.__all__
+           if name not in ("Augment", "Augmentation", "Policy")}  # fmt: skip
+AUGMENT["Policy"] = augmentation.Policy((augmentation.Blur(), augmentation.CutMix()))
+AUGMENTED = [(name, ("cuda", "tpu")[i % 2]) for i, name in enumerate(AUGMENT)]
+AUGMENTED += [(name, p) for name in ("Rotate", "TrivialAugment") for p in PLATFORMS
+              if (name, p) not in AUGMENTED]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "platform"), AUGMENTED)
+def test_augmentation_of_every_kind(name, platform):
+    """No scatter, loop or sort; and on a TPU no gather of single pixels, one after the other."""
+    chain, shape = (AUGMENT[name],), (16, 16, 3)
+    like = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype)  # noqa: E731
+    rows = (like("uint8", 8, *shape), like("int32", 8), like("int32", 8), like("bool", 8))
+    batch = Batch(*rows, partner=Batch(*rows) if mixes(chain) else None)
+    classes = 10 if softens(chain) else 0
+    text = (
+        jax.jit(lambda *given: augment(chain, *given, classes, PLATFORMS[platform]))
+        .trace(like("uint32", 4), like("int32"), batch, like("float32", 1, 1, 3))
+        .lower(lowering_platforms=(platform,))
+        .as_text()
+    )
+    for op in ("scatter", "while", "sort", "custom_call"):
+        assert count(text, op) == 0, op
+    assert "f64" not in text
+    if platform == "tpu":
+        # Rows of pixels, or a number for each image of the batch; never pixels one by one
+        sizes = re.findall(r'"stablehlo.gather".*slice_sizes = array<i64: ([\d, ]+)>.*-> '
+                           r"tensor<([\dx]+)x\w+>", text)  # fmt: skip
+        assert len(sizes) == text.count('"stablehlo.gather"(')
+        for taken, result in sizes:
+            number = math.prod(map(int, result.split("x"))) // math.prod(map(int, taken.split(",")))
+            assert number <= 8 * shape[0], (taken, result)
 
 
 def test_exact_mode_keeps_its_shards_apart(monkeypatch):

@@ -84,10 +84,14 @@ def test_operations_on_levels(ours, value, referee, close):
     np.testing.assert_allclose(found, pillow(referee, image), atol=close)
 
 
-def test_levels_are_counted_alike_by_adding_and_by_sorting():
+def test_levels_are_counted_and_looked_up_alike_on_every_platform():
     level = jnp.asarray(IMAGE.reshape(len(IMAGE), -1, 3), jnp.int32)
-    added, sorted_ = (operations._below(level, platform) for platform in ("cpu", "gpu"))
-    np.testing.assert_array_equal(added, sorted_)
+    added, compared = (operations._below(level, platform) for platform in ("cpu", "gpu"))
+    np.testing.assert_array_equal(added, compared)
+    taken, selected = (
+        operations._looked_up(added.swapaxes(1, 2), level, platform) for platform in ("gpu", "tpu")
+    )
+    np.testing.assert_array_equal(taken, selected)
     assert int(added[1, 2, 100]) == (IMAGE[1, ..., 2] < 100).sum()
 
 

@@ -62,8 +62,8 @@ KINDS = [
 ]  # fmt: skip
 
 
-@functools.partial(jax.jit, static_argnums=(0,))
-def apply(chain, images, rows, others, epoch):
+@functools.partial(jax.jit, static_argnums=(0, 5))
+def apply(chain, images, rows, others, epoch, platform=None):
     def batch(rows, partner=None):
         return Batch(
             jnp.asarray(images)[rows], jnp.asarray(LABELS)[rows], rows, rows >= 0, partner=partner
@@ -71,14 +71,15 @@ def apply(chain, images, rows, others, epoch):
 
     whole = batch(rows, batch(others) if mixes(chain) else None)
     seeds = jnp.zeros(4, jnp.uint32)
-    return augment(chain, seeds, epoch, whole, BLANK, CLASSES if softens(chain) else 0)
+    classes = CLASSES if softens(chain) else 0
+    return augment(chain, seeds, epoch, whole, BLANK, classes, platform)
 
 
-def augmented(chain, rows=range(ROWS), epoch=0, images=IMAGES):
+def augmented(chain, rows=range(ROWS), epoch=0, images=IMAGES, platform=None):
     rows = jnp.asarray(list(rows), jnp.int32)
     every = jnp.arange(ROWS, dtype=jnp.int32)
     others = partners(jnp.zeros(4, jnp.uint32), jnp.int32(epoch), rows, every)
-    image, target = apply(tuple(chain), images, rows, others, jnp.int32(epoch))
+    image, target = apply(tuple(chain), images, rows, others, jnp.int32(epoch), platform)
     return np.asarray(image), None if target is None else np.asarray(target)
 
 
@@ -100,6 +101,15 @@ def test_depends_on_seed_epoch_and_row_alone(kind):
     assert np.isfinite(image).all()
     assert image.min() >= 0
     assert image.max() <= 255 + CLOSE
+
+
+@pytest.mark.parametrize(
+    "kind", [Rotate(40), Affine(20, fill="constant"), Zoom(0.4, "nearest"), Elastic(20, 2)], ids=str
+)
+def test_a_tpu_resamples_by_products_to_the_same_pixels(kind):
+    np.testing.assert_allclose(
+        augmented((kind,), platform="tpu")[0], augmented((kind,))[0], atol=CLOSE
+    )
 
 
 def test_a_batch_of_another_size_changes_nothing():

@@ -1,5 +1,6 @@
-"""`flaxcnn figures`: pictures for print, of the width and kind asked for."""
+"""Pictures and tables for papers: of the width and kind asked for."""
 
+import csv
 import re
 import sys
 from pathlib import Path
@@ -72,4 +73,64 @@ def test_one_seed_a_side_has_no_differences(flaxcnn, studies, home):
 def test_what_cannot_be_drawn(flaxcnn, studies, options, code, message):
     done = flaxcnn("figures", str(studies / "short"), *options)
     assert (done.code, done.out) == (code, "")
+    assert message in done.err
+
+
+# -- tables --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def compared(flaxcnn, studies):
+    """`flaxcnn compare` of the two studies with more words."""
+    return lambda *words: flaxcnn("compare", str(studies / "short"), str(studies / "long"), *words)
+
+
+def test_a_table_for_latex(compared):
+    text = compared("--format", "latex").out
+    assert r"\begin{tabular}{@{}lrlllll@{}}" in text
+    first, second = (line for line in text.splitlines() if line.endswith(r"\\") and "pm" in line)
+    assert first.startswith("6 & 3 & 0.")  # the setting that differs is the first column
+    assert second.startswith("9 & 3 & 0.")
+    assert first.endswith(r"& reference \\")
+    body = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
+    for sign in ("%", "_", "#"):
+        assert not re.search(rf"(?<!\\){sign}", body), sign
+    assert body.count("{") == body.count("}")
+
+
+def test_a_table_for_a_spreadsheet(compared, home):
+    assert compared("--output", "found.csv").code == 0
+    with (home / "found.csv").open(newline="") as file:
+        first, second = csv.DictReader(file)
+    found = compared("--json").json
+    values = list(found["sides"][1]["values"].values())
+    assert (first["side"], second["side"]) == ("epochs=6", "epochs=9")
+    assert float(second["mean"]) == pytest.approx(sum(values) / 3)
+    test = found["comparisons"][0]["comparison"]
+    assert float(second["difference"]) == pytest.approx(test["difference"])
+    assert float(second["difference_low"]) == pytest.approx(test["interval"][0])
+    assert first["p"] == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "begins"), [("a.md", "|  | seeds |"), ("a.tex", "% needs"), ("a.json", "{\n"),
+                         ("a.txt", "          seeds")],
+)  # fmt: skip
+def test_a_file_is_of_the_kind_that_its_name_says(compared, home, name, begins):
+    done = compared("--output", name)
+    assert (done.code, done.out) == (0, f"{name}\n")
+    assert (home / name).read_text().startswith(begins)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--output", "a.pdf"), "--output writes .txt, .md, .tex, .csv or .json"),
+        (("--output", "a.csv", "--format", "latex"), "--output writes .tex, by the name"),
+        (("--format", "latx"), "did you mean 'latex'"),
+    ],
+)
+def test_other_kinds_are_refused(compared, words, message):
+    done = compared(*words)
+    assert (done.code, done.out) == (2, "")
     assert message in done.err

@@ -95,9 +95,12 @@ def test_away_with_some(flaxcnn, folder):
 
 
 def test_what_is_in_use_stays(flaxcnn, folder):
+    status = lambda: flaxcnn("runs", "show", "runs/under-way", "--json").json["status"]  # noqa: E731
     with open(folder / "under-way" / "run.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = flaxcnn("runs", "rm", "runs/under-way", "--yes")
+        assert status() == "running"
+    assert status() == "stopped"  # nobody holds its lock: the process was killed
     assert done.code == 6
     assert "in use" in done.err
     assert (folder / "under-way").is_dir()

@@ -110,7 +110,7 @@ def test_sigterm_saves_and_a_second_run_is_kept_out(child, quiet):
     process.send_signal(signal.SIGTERM)
     done = child.finish(process)
     assert done.returncode == 75
-    assert done.stderr.startswith("interrupted: SIGTERM: stopped after the last checkpoint; ")
+    assert done.stderr.startswith("interrupted: SIGTERM: stopped ")
     assert "--resume" in done.stderr
     assert status(run) == "interrupted"
     ran = len(RunDirectory(run).history())

@@ -31,15 +31,19 @@ from flaxcnn.recipe.rules import Adaptive, Lookahead, Norm, Rules
 
 ALL = Rules(
     freeze=("dense/bias",), no_decay=("*/bias",), rates=("dense/*",), clip=Norm(0.5), sam=True,
-    lookahead=Lookahead(2, 0.5),
+    lookahead=Lookahead(2, 0.5, 1.0), decays=("*/kernel",), fade=("dense/kernel",),
 )  # fmt: skip
 OWN = {"rates.dense/*": jnp.float32(0.3), "clip": jnp.float32(0.05), "sam": jnp.float32(0.1),
-       "lookahead": jnp.float32(0.5)}  # fmt: skip
+       "lookahead": jnp.float32(0.5), "decays.*/kernel": jnp.float32(0.5),
+       "fade.dense/kernel": jnp.float32(4)}  # fmt: skip
 EACH = {
     "all of them": (Adam(weight_decay=0.5), ALL),
     "adaptive": (Adam(weight_decay=0.5), Rules(clip=Adaptive(0.5))),
     "muon": (Muon(other=SGD(0.9)), ALL),
-    "optax": (Optax("optax.lamb", weight_decay=0.1), dataclasses.replace(ALL, sam=False)),
+    "optax": (
+        Optax("optax.lamb", weight_decay=0.1),
+        dataclasses.replace(ALL, sam=False, decays=()),
+    ),
 }
 CONV = (Conv(4, 3), Flatten(), Dense(4))
 QUICK = {"all of them"}

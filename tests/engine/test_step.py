@@ -14,6 +14,7 @@ from flaxcnn.data.batches import Scaling, resident, steps_per_epoch, take
 from flaxcnn.engine import epoch as programs
 from flaxcnn.engine import step as heart
 from flaxcnn.engine.metrics import MetricSums, batch_sums, finalize
+from flaxcnn.engine.sharding import BatchSharding
 from flaxcnn.engine.step import Hypers, Plan, gradients, init_state, update
 from flaxcnn.model.cnn import CNN, Network
 from flaxcnn.recipe.augment import Flip, Shift
@@ -119,6 +120,21 @@ def test_sums_of_parts_add_up_to_the_sums_of_the_whole():
     ]
     assert_close(jax.tree.map(jnp.add, *parts), whole)
     assert whole.metrics.count == 8
+
+
+@pytest.mark.parametrize("true_rows", [8, 5])
+def test_moving_statistics_of_a_whole_batch_are_taken_as_they_are(true_rows):
+    """Off CPU, where nothing is added to them: no kernels that multiply and divide by the count."""
+    plans = [plan_of(NORMED, sharding=BatchSharding(platform=on)) for on in ("cpu", "gpu", "tpu")]
+    assert [plan.sharding.adds for plan in plans] == [True, False, False]
+    state = start(plans[0])
+    first, *others = (
+        compiled_step(plan, state, HYPERS, DATA.scaling, batch(true_rows, 8))[0] for plan in plans
+    )
+    for other in others:
+        assert_close(other.batch_stats, first.batch_stats)
+    assert BatchSharding(platform="gpu", accumulate=2).adds
+    assert BatchSharding(platform="gpu", devices=2).adds
 
 
 def test_update_divides_once_and_moves_by_the_scheduled_rate():

@@ -13,7 +13,8 @@ import pytest
 
 from flaxcnn.cli.main import main
 
-SAFETY_NET = 280  # seconds after which a child process hangs for certain; Orbax waits for 300
+SAFETY_NET = 900  # seconds after which a child process hangs for certain
+LAYERS = 'layers=[{"type":"flatten"},{"type":"dense","units":10}]'
 ON_TMPFS = pytest.mark.skipif(
     os.geteuid() != 0 or sys.platform != "linux", reason="mounts a file system"
 )
@@ -46,10 +47,13 @@ def refused(code, *arguments):
 class Train:
     """`flaxcnn train` in a process of its own, on the digits."""
 
+    patience = SAFETY_NET
+
     def __init__(self, run, *more, epochs=60, **popen):
         self.run = Path(run)
-        command = ["train", "-s", f"epochs={epochs}", "-s", "patience=none", "-s", "batch_size=500",
-                   "--run-dir", str(run), *map(str, more)]  # fmt: skip
+        small = ["epochs=" + str(epochs), "patience=none", "batch_size=500", LAYERS]
+        command = ["train", "--run-dir", str(run), *map(str, more)]
+        command += [word for setting in small for word in ("-s", setting)]
         environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1", **popen.pop("env", {})}
         self.child = subprocess.Popen(
             [sys.executable, "-m", "flaxcnn", *command], env=environment, text=True,
@@ -71,7 +75,7 @@ class Train:
     def ended(self):
         """(exit code, stderr)."""
         try:
-            _, err = self.child.communicate(timeout=SAFETY_NET)
+            _, err = self.child.communicate(timeout=self.patience)
         except subprocess.TimeoutExpired:
             self.child.send_signal(signal.SIGKILL)
             self.child.communicate()

@@ -11,6 +11,7 @@ import sys
 
 import pytest
 
+from flaxcnn.engine import checkpoint
 from flaxcnn.engine.checkpoint import Checkpoints
 from flaxcnn.errors import CheckpointError, FlaxcnnError, FolderInUseError, WriteError
 from flaxcnn.recipe.config import Config
@@ -244,6 +245,19 @@ def test_a_checkpoint_that_finds_no_room_at_first(home, full, monkeypatch, late,
         assert checkpoints.epochs()[-1] == 2
         assert checkpoints.restore(2, state)[1]["a"] == 2
     assert "the disk is full" in caplog.text
+
+
+def test_little_room_is_said_before_the_first_epoch(home, monkeypatch):
+    import jax.numpy as jnp
+
+    state = {"w": jnp.zeros(10**6)}
+    assert checkpoint.room(home, state) is None
+    assert checkpoint.room("gs://bucket/run", state) is None
+    free = shutil.disk_usage(home)._replace(free=10**6)
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: free)
+    assert "1.0 MB are free, but checkpoints and records may take 14.0 MB" in checkpoint.room(
+        home, state
+    )
 
 
 def test_who_reads_a_run_makes_and_removes_nothing(home, caplog):

@@ -321,8 +321,10 @@ def test_weight_gradient_in_pieces_equals_the_whole(monkeypatch):
      ((5, 24), (8, 24)), ((1, 32), (1, 32)), ((3, 48), (3, 48)), ((17, 48), (20, 48)),
      ((16, 17), (16, 17)), ((32, 32), (32, 32))],
 )  # fmt: skip
-def test_channels_are_made_up_to_fast_numbers(given, used):
+def test_channels_are_made_up_to_numbers_that_ynnpack_likes(given, used, monkeypatch):
     assert kernels._fast_channels(*given) == used
+    monkeypatch.setattr(kernels.backend, "by_onednn", lambda: True)
+    assert kernels._fast_channels(*given) == given
 
 
 @pytest.mark.parametrize(("channels", "filters"), [(3, 20), (5, 4), (19, 33)])

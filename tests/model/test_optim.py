@@ -269,3 +269,20 @@ def test_schedules_equal_their_formula(schedule):
     for step in (0, 1, 4, 5, 19, 20, 21, 35, 49, 50, 70):
         expected = SCHEDULES[schedule](step)
         assert rate_at(schedule, step) == pytest.approx(expected, rel=2e-6, abs=1e-8), step
+
+
+@pytest.mark.parametrize("kind", [Adam, Nadam, Adamax])
+def test_a_scheduled_beta_1_is_that_of_the_optimizer(kind):
+    """A schedule that gives 0.8 in each update, whatever the specification has."""
+    params = {"w": jnp.asarray(np.random.default_rng(1).normal(size=WIDTH), jnp.float32)}
+    decay, found = jnp.float32(0), []
+    for o, more in ((kind(beta_1=0.8), {}), (kind(), {"beta_1": jnp.float32(0.8)})):
+        state, given = start(o, params), numbers_of(o, decay) | more
+        step = jax.jit(lambda g, s, o=o, n=given: optim.make(o, jnp.float32(0.1), n).update(g, s))
+        changes = []
+        for grads in gradients()[:5]:
+            change, state = step({"w": jnp.asarray(grads, jnp.float32)}, state)
+            changes.append(change["w"])
+        found.append(changes)
+    # 0.8 is rounded to float32 before or after it is taken from 1
+    np.testing.assert_allclose(found[0], found[1], rtol=TOLERANCE)

@@ -5,6 +5,7 @@ the devices it is compiled for.
 """
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from flaxcnn.engine.metrics import batch_sums
 from flaxcnn.model.cnn import CNN
 from flaxcnn.model.kernels import add_bias, conv2d, flatten
 from flaxcnn.model.layout import on_cpu
+from flaxcnn.model.pooled_norm import Windows, batch_norm_max_pool
 from flaxcnn.model.pooling import max_pool2d
 from flaxcnn.model.regularization import batch_norm
 from flaxcnn.recipe.layers import (
@@ -67,6 +69,58 @@ def test_max_pool_and_its_gradient(platform, size):
     y, dx = pull_back(lambda x: max_pool2d(x, size, size, "same", platform), *f32(dy, x))
     np.testing.assert_array_equal(y, expected.astype(np.float32))
     np.testing.assert_allclose(dx, reference.max_pool2d_grad(x, size, size, "same", dy), **FLOAT32)
+
+
+def test_the_gradient_of_a_maximum_of_two_byte_values():
+    """On a TPU a value and its place travel as one word: no bit of a value is lost."""
+    odd = jnp.asarray([-0.0, jnp.inf, jnp.nan], jnp.bfloat16)
+    x = jnp.asarray(np.round(normal(0, 2, 9, 8, 3)), jnp.bfloat16)
+    dy = jnp.asarray(normal(1, 2, 4, 4, 3), jnp.bfloat16).at[0, 0, 0].set(odd)
+    pull = lambda where: pull_back(  # noqa: E731
+        lambda x: max_pool2d(x, (2, 2), (2, 2), "valid", where), dy, x
+    )
+    for ours, theirs in zip(pull("tpu"), pull("cpu"), strict=True):
+        assert ours.dtype == jnp.bfloat16
+        np.testing.assert_array_equal(ours.astype(np.float32), theirs.astype(np.float32))
+
+
+POOLS = {
+    "2x2": Windows((2, 2), (2, 2), "valid"),
+    "rest": Windows((3, 2), (3, 2), "valid"),  # rows and columns in no window
+    "overlapping, padded": Windows((3, 3), (2, 2), "same"),
+}
+
+
+@ELSEWHERE
+@pytest.mark.parametrize("windows", POOLS.values(), ids=POOLS)
+@pytest.mark.parametrize("true_rows", [5, 3])
+def test_a_maximum_with_the_normalisation_before_it(platform, windows, true_rows):
+    """As one after the other, where channels rise, fall and are all the same."""
+    x, center = f32(normal(0, 5, 8, 7, 4), normal(1, 4))
+    scale, bias = jnp.asarray([1.5, -0.5, 0.0, 0.1]), f32(normal(2, 4))[0]
+    mask = jnp.arange(5) < true_rows
+    given = (mask, 1e-3, None, platform, center)
+
+    def apart(x, scale, bias):
+        y, statistics = batch_norm(x, scale, bias, *given)
+        pool = (windows.size, windows.stride, windows.padding)
+        return max_pool2d(y, *pool, platform), statistics
+
+    together = lambda x, scale, bias: batch_norm_max_pool(x, scale, bias, *given, windows)  # noqa: E731
+    shape = jax.eval_shape(together, x, scale, bias)[0].shape
+    dy = jnp.where(mask[:, None, None, None], f32(normal(3, *shape))[0], 0.0)
+    found, expected = (
+        jax.vjp(function, x, scale, bias, has_aux=True) for function in (together, apart)
+    )
+    np.testing.assert_allclose(found[0], expected[0], **FLOAT32)
+    for ours, theirs in zip(found[2], expected[2], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    (dx, dscale, dbias), (like, dlike, blike) = found[1](dy), expected[1](dy)
+    np.testing.assert_allclose(dx, like, **FLOAT32)
+    np.testing.assert_allclose(dbias, blike, **FLOAT32)
+    # Of a channel that is the same everywhere, every pixel of a window is as good a largest one.
+    moving = np.asarray(scale) != 0
+    np.testing.assert_allclose(dscale[moving], dlike[moving], **FLOAT32)
 
 
 @ELSEWHERE
@@ -148,6 +202,7 @@ POOLED = {
     "none": (Conv(4, 3), MaxPool(3, stride=2, padding="same")),
     "a layer of its own": (Conv(4, 3), SLOPED, MaxPool(2)),
     "after normalisation": (Conv(4, 3, bias=False), BatchNorm(), Activation("relu"), MaxPool(2)),
+    "normalisation alone": (Conv(4, 3, activation="relu"), BatchNorm(), MaxPool(2)),
     "one that falls": (Conv(4, 3, activation="gelu"), MaxPool(2)),
     "one that falls, of its own": (Conv(4, 3), Activation("silu"), MaxPool(2)),
     "a negative slope": (Activation("leaky_relu", slope=-0.5), MaxPool(2)),
@@ -176,6 +231,24 @@ def test_pooling_before_bias_and_activation_changes_nothing(platform, layers):
     assert jax.tree.structure(found["cpu"]) == jax.tree.structure(found[platform])
     for a, b in zip(jax.tree.leaves(found[platform]), jax.tree.leaves(found["cpu"]), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=OF_THE_LARGEST * float(jnp.abs(b).max()))
+
+
+def test_normalisation_too_is_of_the_pooled_map_alone():
+    """Forward and for the gradients of its scale and bias; only the input's is of the whole map."""
+    model = CNN((BatchNorm(), Activation("relu"), MaxPool(2)), platform="tpu")
+    image = jnp.ones((2, 8, 8, 4))
+    variables = model.init(jax.random.key(0), image, train=False)
+
+    def loss(params):
+        every = {"params": params, "batch_stats": variables["batch_stats"]}
+        return model.apply(every, image, train=True, mutable=["batch_stats"])[0].sum()
+
+    text = jax.jit(jax.grad(loss)).lower(variables["params"]).as_text()
+    whole = "tensor<2x8x8x4xf32>"
+    made = {op for line in text.splitlines() if line.rstrip().endswith(whole)
+            for op in re.findall(r"stablehlo\.(\w+)", line)}  # fmt: skip
+    assert "subtract" in made  # x - center, for the statistics
+    assert not made & {"add", "maximum", "select"}, made  # normalised, relu and its gradient
 
 
 def test_pooling_early_leaves_a_quarter_of_the_values():

@@ -209,8 +209,8 @@ def test_a_model_ends_in_one_logit_per_class(layers, message):
     ("build", "message"),
     [
         (lambda: Conv(0), "conv.filters must be an integer from 1 to 1048576 (got 0)"),
-        (lambda: Conv(True), "at least 1 (got True)"),
-        (lambda: Conv(2.0), "at least 1 (got 2.0)"),
+        (lambda: Conv(True), "from 1 to 1048576 (got True)"),
+        (lambda: Conv(2.0), "from 1 to 1048576 (got 2.0)"),
         (lambda: Conv(2, 0), "conv.kernel must be a positive integer or a pair of them (got 0)"),
         (lambda: Conv(2, (3, 3, 3)), "conv.kernel must be a positive integer or a pair of them"),
         (

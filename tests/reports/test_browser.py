@@ -7,6 +7,7 @@ import made
 import pytest
 from browser import browser, program
 
+from flaxcnn.api.report import compared
 from flaxcnn.reports.report import write
 
 pytestmark = [
@@ -70,7 +71,7 @@ RULES = """
   }
   for (const e of document.querySelectorAll("button, a, summary"))
     if (!e.textContent.trim()) found.push(`${e.tagName} without a name`);
-  for (const e of document.querySelectorAll("a"))
+  for (const e of document.querySelectorAll("a[href^='#']"))
     if (!document.querySelector(e.getAttribute("href"))) found.push(`nothing at ${e.href}`);
   for (const e of document.querySelectorAll("*"))
     if (e.checkVisibility() && e.scrollWidth > e.clientWidth + 1
@@ -113,10 +114,13 @@ def pages(tmp_path_factory):
     paths = {"run": [run], "study": [made.study(folder / "study")], "grid": [grid]}
     paths["search"] = [made.search(folder / "search")]
     found = {kind: write(own)[0] for kind, own in paths.items()}
-    return {**found, "several": write([run, grid], folder / "several.html")[0]}
+    other = made.study(folder / "other", epochs=9)
+    two = write([folder / "study", other], folder / "two.html", compare=compared)[0]
+    several = write([run, grid], folder / "several.html")[0]
+    return {**found, "several": several, "two": two, "index": write([folder])[0]}
 
 
-KINDS = ["run", "study", "grid", "search", "several"]
+KINDS = ["run", "study", "grid", "search", "several", "two", "index"]
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
@@ -160,7 +164,7 @@ def test_every_image_is_whole(tab, pages, kind):
     tab.open(pages[kind])
     widths = tab.run(IMAGES)
     assert all(widths)
-    assert len(widths) >= {"run": 200, "study": 0, "grid": 1, "search": 1, "several": 0}[kind]
+    assert len(widths) >= {"run": 200, "study": 0, "grid": 1, "search": 1}.get(kind, 0)
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])

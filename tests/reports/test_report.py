@@ -122,7 +122,7 @@ def test_several_are_put_side_by_side(tmp_path):
     a = made.run(tmp_path / "a")
     b = made.run(tmp_path / "b", config=made.recipe("epochs=6", "learning_rate=0.01"))
     found = make([read(a), read(b)])
-    assert list(found.svgs) == ["seeds", "bands-accuracy", "bands-loss", "classes", "throughput"]
+    assert list(found.svgs) == ["seeds", "classes", "bands-accuracy", "bands-loss", "throughput"]
     assert "2 recipes side by side" in text(found)
     again = made.run(tmp_path / "again", config=made.recipe("epochs=6", "seed=1"))
     assert "2 runs of one recipe" in text(make([read(a), read(again)]))

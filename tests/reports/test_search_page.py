@@ -30,13 +30,14 @@ def test_the_page_says_who_won_and_by_how_much(folder):
     target, page = write([folder])
     summary = json.loads((folder / "search.json").read_text())
     best = summary["candidates"][0]
-    assert (
-        page.text.splitlines()[1] == f"{best['mean']:.4f} [{best['low']:.4f}, {best['high']:.4f}]"
+    low, high = 100 * best["low"], 100 * best["high"]
+    assert page.text.splitlines()[1].endswith(
+        f"{100 * best['mean']:.2f} % 95 % interval {low:.2f} to {high:.2f} %"
     )
     html = target.read_text()
     assert "4 trainings diverged; it cannot win" in html
     assert "9 parameters; allowed are 8" in html
-    assert "0.9321" in html
+    assert "93.21 %" in html
     assert "<b>" not in html
     assert "wide=&lt;i&gt;" in html
     assert set(page.svgs) >= {"seeds", "grid"}

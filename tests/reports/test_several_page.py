@@ -37,10 +37,11 @@ def test_the_difference_is_the_headline_with_the_verdict_of_compare(two):
     page = make([read(path) for path in two], compared=found)
     test = found["comparisons"][0]["comparison"]
     assert test["difference"] == pytest.approx(-0.03)
-    assert f"{100 * test['difference']:+.2f} points [{100 * test['interval'][0]:+.2f}" in page.text
+    low, high = (f"{100 * end:+.2f}" for end in test["interval"])
+    assert f"{100 * test['difference']:+.2f} 95 % interval {low} to {high}" in page.text
     words = text(page)
     assert "Worse by more than chance" in words
-    assert words.index("What differs") < words.index("Differences")
+    assert words.index("Settings that differ") < words.index("All recipes; differences")
     assert {"differences", "seeds", "bands-accuracy", "bands-loss"} <= set(page.svgs)
 
 
@@ -58,7 +59,7 @@ def test_why_nothing_is_compared_is_said(tmp_path, two):
     target, page = write([run, two[0]], tmp_path / "page.html")
     assert target.is_file()
     words = text(page)
-    assert "Whether that is more than chance is unknown" in words
+    assert "Whether it is more than chance is unknown" in words
     assert "left with 1 of the two or more seeds" in words
     assert "differences" not in page.svgs
 

@@ -18,7 +18,9 @@ def test_predictions_are_those_of_the_row(digits, tmp_path, how):
     assert len(found.rows) == 2
     for row in found.rows:
         with np.load(found.path / predictions_file(row["run"])) as arrays:
-            assert sorted(arrays) == ["label", "predicted", "row"]
+            assert sorted(arrays) == ["label", "logits", "predicted", "row"]
+            assert arrays["logits"].dtype == np.float16
+            assert (arrays["logits"].argmax(axis=1) == arrays["predicted"]).mean() > 0.99
             hits = arrays["label"] == arrays["predicted"]
         assert len(hits) == row["test_rows"]
         assert hits.mean() == pytest.approx(row["test_accuracy"], abs=1e-9)

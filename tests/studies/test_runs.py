@@ -220,12 +220,12 @@ def test_scores_alone_take_no_other_pass(digits, monkeypatch):
 
         monkeypatch.setattr(ResidentJob, name, pass_)
 
-    for name in ("train_epoch", "evaluate", "predict", "alive_units"):
+    for name in ("train_parts", "evaluate", "predict", "alive_units"):
         noted(name)
     (group,) = grouped([run], digits)
     listener = Listener(run=lambda outcome, *_: found.append(outcome))
     train([(group, 1)], digits, listener, scores_only=True)
-    epoch = [("train_epoch",), ("evaluate", "validation")]
+    epoch = [("train_parts",), ("evaluate", "validation")]
     last = [("evaluate", "test"), ("evaluate", "validation")]
     assert ran == epoch * len(whole.history) + last
     left_out = {"train_loss", "train_accuracy", "dead_units", "dead_units_init", "dead_layers",
