@@ -144,12 +144,13 @@ def main() -> None:
     from flaxcnn.records.environment import source_revision
     from flaxcnn.records.files import plain, write_atomic
 
+    revision = source_revision()  # of what is loaded, whatever the checkout becomes meanwhile
     backend.prepare()
     theirs, ours = with_keras(options.keras, options.seeds), own_side(options.seeds)
     document = {
         "seeds": options.seeds, "curves": {"flaxcnn": ours, "keras": theirs["curves"]},
         "compared": compared(ours, theirs["curves"]), "packages": theirs["packages"],
-        "source_revision": source_revision(),
+        "source_revision": revision,
         "environment": record.environment(backend.cores(), "cpu"),
     }  # fmt: skip
     write_atomic(options.output, json.dumps(plain(document), indent=1).encode() + b"\n")

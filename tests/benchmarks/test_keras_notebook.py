@@ -26,11 +26,11 @@ def test_the_page_has_both_programs_and_keras_lines_have_theirs():
 
 def curves(mean, seeds=3):
     rng = np.random.default_rng(0)
-    return [{name: (mean + rng.normal(0, 0.01, 4)).tolist() for name in keras_notebook.METRICS}
+    return [{name: (mean + rng.normal(0, 0.01, 6)).tolist() for name in keras_notebook.METRICS}
             for _ in range(seeds)]  # fmt: skip
 
 
-@pytest.mark.parametrize(("apart", "says"), [(0.0, "none is"), (1.0, "12 are")])
+@pytest.mark.parametrize(("apart", "says"), [(0.0, "none is"), (1.0, "18 are")])
 def test_the_table(apart, says, tmp_path):
     ours, theirs = curves(0.5 + apart), curves(0.5)
     document = {
@@ -42,7 +42,7 @@ def test_the_table(apart, says, tmp_path):
     document = json.loads(json.dumps(document))
     lines = tables.notebook(document).splitlines()
     assert len([x for x in lines if x.startswith("| validation accuracy |")]) == 4
-    assert f"Of 12 comparisons, one for each epoch and quantity, {says} significant" in lines[-3]
+    assert f"Of 18 comparisons, one for each epoch and quantity, {says} significant" in lines[-3]
     assert lines[2].startswith("| training loss | 1 | 0.")
     notebook_tables.draw(document, tables.styled(), tmp_path / "curves.svg", tables.INK)
     assert "flaxcnn, mean of 3" in (tmp_path / "curves.svg").read_text()
