@@ -117,7 +117,7 @@ def compare(model: str, setups: dict[str, str], options: argparse.Namespace) -> 
     finally:
         for one in workers.values():
             one.kill()
-            one.wait()
+            one.communicate()  # waits, and closes its pipes
     base, *others = setups
     row["speed"] = {
         name: spread([b / a for b, a in zip(row["cpu_ms"][base], row["cpu_ms"][name], strict=True)])

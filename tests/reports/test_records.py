@@ -44,8 +44,7 @@ def test_rows_are_in_the_order_of_the_plan_however_runs_ended(study):
 def test_what_a_record_lacks_is_named(tmp_path, name):
     path = made.run(tmp_path / "run") / name
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    lacking = next(iter(lines[0]))
-    path.write_text("".join(json.dumps({**x, lacking: 1}) + "\n" for x in lines))
+    path.write_text("".join(json.dumps({**x, "of a later version": 1}) + "\n" for x in lines))
     read(tmp_path / "run")
     needed = {"summary.json": "split_digest", "metrics.jsonl": "val_loss", "data.json": "rows"}
     for line in lines:
