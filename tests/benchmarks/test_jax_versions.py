@@ -18,7 +18,7 @@ def test_ratios_are_of_the_same_turn_and_rows_are_kept(tmp_path, monkeypatch, ca
         def kill(self):
             pass
 
-        wait = kill
+        communicate = kill
 
     def answer(one):
         one.turn += 1
