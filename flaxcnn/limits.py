@@ -32,9 +32,11 @@ def open_regular(path: str | Path) -> IO[bytes]:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # does not wait for a pipe's writer
     except ValueError as error:  # a NUL in the path
         raise OSError(errno.EINVAL, str(error)) from None
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
         os.close(handle)
-        raise OSError(errno.EINVAL, "it is not a regular file")
+        kind = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
+        raise OSError(errno.EINVAL, f"it is {kind}")
     return os.fdopen(handle, "rb")
 
 

@@ -20,6 +20,7 @@ from typing import Any, NoReturn, TextIO, TypeVar
 import typer
 
 from flaxcnn.errors import FlaxcnnError, InterruptedRun
+from flaxcnn.records.folder import remove_unused
 from flaxcnn.records.tables import aligned, fitted
 
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -161,5 +162,7 @@ def command(function: Command) -> Command:
                 raise
             text = f"{type(error).__name__}: {error}"[:300]
             _fail(f"unexpected {text} (FLAXCNN_DEBUG=1 shows where)", 1, as_json)
+        finally:
+            remove_unused()
 
     return guarded  # type: ignore[return-value]

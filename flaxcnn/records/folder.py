@@ -20,6 +20,7 @@ from flaxcnn.records.files import append, as_read, plain, read_json, read_lines,
 from flaxcnn.records.lease import NAME, Lease
 
 log = logging.getLogger(__name__)
+_reservations: list[tuple[Path, Path]] = []  # folders made by `_reserved`, and the top of each
 
 
 def runs_folder() -> Path:
@@ -48,7 +49,7 @@ def new_plan(kind: str, name: str) -> Path:
 def _reserved(path: Path) -> Path:
     """The path, or with -2, -3, ... after it where there is something already, as a new folder.
 
-    If nothing comes to be in it, it is removed when the process ends.
+    If nothing comes to be in it, `remove_unused` removes it, at the latest when the process ends.
     """
     own, number = path, 2
     while True:
@@ -60,16 +61,19 @@ def _reserved(path: Path) -> Path:
         except OSError:
             return path  # the one who writes there says what is wrong
         else:
-            atexit.register(_remove_empty, path.absolute(), runs_folder().absolute())
+            _reservations.append((path.absolute(), runs_folder().absolute()))
             return path
 
 
-def _remove_empty(path: Path, top: Path) -> None:
-    """Remove a folder, and those above it up to `top`, if nothing came to be there."""
-    with contextlib.suppress(OSError):
-        for folder in (path, *path.parents):
-            if top in (folder, *folder.parents):
-                folder.rmdir()
+@atexit.register
+def remove_unused() -> None:
+    """Remove the new folders of this process in which nothing began, and empty ones above them."""
+    while _reservations:
+        path, top = _reservations.pop()
+        with contextlib.suppress(OSError):
+            for folder in (path, *path.parents):
+                if top in (folder, *folder.parents):
+                    folder.rmdir()
 
 
 class Folder:
