@@ -136,7 +136,8 @@ def training(
         for text in notes_on_code(run, config, promises):
             on_note(text)
         begun = _begin(job, run, checkpoints if resume else None, name, on_note)
-        saved = int(begun.state.step)
+        # All of it: where memory ran out, a part alone would be waited for without end
+        saved = int(jax.block_until_ready(begun.state).step)
         tell = (on_epoch, on_note)
         yield Training(job, run, checkpoints, interrupt, name, *tell, begun, saved)
 

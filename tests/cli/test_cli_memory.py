@@ -12,11 +12,14 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits what a process asks for"),
 ]
 SAFETY_NET = 300  # seconds after which a child process hangs for certain
-# So that no machine tries to give what is asked for: 64 x 2e9 weights of 4 bytes are 512 GB.
+# So that no machine tries to give what is asked for: 3e5 x 1e5 weights of 4 bytes are 120 GB.
 LIMIT_KIB = 40 * 1024**2
-UNITS = 2_000_000_000
+UNITS = 300_000
 WIDTHS = f"8,{UNITS}"
-LAYERS = 'layers=[{"type":"flatten"},{"type":"dense","units":16},{"type":"dense","units":10}]'
+LAYERS = (
+    'layers=[{"type":"flatten"},{"type":"dense","units":16},'
+    '{"type":"dense","units":100000},{"type":"dense","units":10}]'
+)
 
 
 @pytest.fixture
