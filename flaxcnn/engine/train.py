@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from flaxcnn.activity import doing
 from flaxcnn.backend import enough_memory, prepare
 from flaxcnn.data.arrays import Dataset

@@ -141,7 +141,7 @@ class Chart {
     const clip = `${this.alt}-clip`;
     svg.append(drawn("clipPath", { id: clip }, drawn("rect", { x: margin.left - 4, y: margin.top - 6,
       width: width - margin.left - margin.right + 8, height: height - margin.top - margin.bottom + 12 })));
-    const body = drawn("g", { "clip-path": `url(#${clip})` });
+    const body = drawn("g", { "clip-path": "url(" + `#${clip})` });
     svg.append(body);
     for (const line of this.shown()) this.line(body, line);
     this.notes(svg);
