@@ -21,10 +21,10 @@ train: $(VENV)/base.stamp
 	$(BIN)/flaxcnn train
 
 test: check
-	$(PYTEST)
+	$(PYTEST) -m "not soak"
 
 quick: $(VENV)/test.stamp
-	$(PYTEST) -m "not slow" $(TESTS)
+	$(PYTEST) -m "not slow and not soak" $(TESTS)
 
 newest:
 	python=$$($(PYTHON) .ci/newest_python.py) && \

@@ -98,7 +98,7 @@ def shown(value: Any) -> str:
     """A value in a message, cut where it is long.
 
     >>> shown("a" * 200)[-24:]
-    'aaaaa... (202 characters)'
+    'aaaa... (202 characters)'
     """
     try:
         text = repr(value)

@@ -325,7 +325,7 @@ def test_the_documented_example(capsys):
         ({"image_shape": (64,)}, r"image_shape must be .*\(got \(64,\)"),
         ({"optimizer": "adm"}, r"optimizer must be .*\(got 'adm'\); did you mean 'adam'"),
         ({"learning_rate": -1.0}, r"learning_rate must be above 0 \(got -1.0"),
-        ({"batch_size": 0}, r"batch_size must be at least 1"),
+        ({"batch_size": 0}, r"batch_size must be from 1 to 1048576"),
         ({"epochs": 2.5}, r"epochs must be an integer"),
         ({"validation_fraction": 1.5}, r"validation_fraction must be at least 0 and below 1"),
         ({"validation_fraction": 0.01}, r"3 of 300 rows"),

@@ -78,7 +78,7 @@ def test_what_a_check_makes_of_an_error():
     assert [each.detail for each in found] == ["as it says", "KeyError: 'x'", "not here", "seen"]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_network_that_looks_at_the_rows_beside(digits, home):
     """And has a weight that no gradient reaches; without processes of its own."""
     small = task(dataclasses.replace(LINEAR, layers=(), model=spec_of(Beside())), digits, home)
@@ -111,7 +111,7 @@ class Counting(nn.Module):
 Counting.starts = 0
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_network_that_is_another_one_each_time(digits, home):
     config = dataclasses.replace(LINEAR, layers=(), model=spec_of(Counting()))
     small = task(config, digits, home)
@@ -121,7 +121,7 @@ def test_a_network_that_is_another_one_each_time(digits, home):
     assert "other weights: test loss" in found.detail
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_all_of_it_in_python_and_as_a_command(home):
     seen = []
     found = flaxcnn.check(LINEAR, on_check=seen.append)

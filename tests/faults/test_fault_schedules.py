@@ -83,7 +83,7 @@ def flip_newest(run, draws):
             data.tofile(file)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("number", range(FIRST, FIRST + COUNT))
 def test_a_schedule(home, quiet, number):
     draws, run = random.Random(number), home / "run"

@@ -250,7 +250,7 @@ def show(folder):
     page_of(record)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", ["run", "study"])
 def test_records(home, kind):
     """Of a stranger: no traceback, and no sentence without a code."""

@@ -45,7 +45,7 @@ def status(run):
     return read_json(run / "status.json")["status"]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_nobody_reads_what_is_printed(home):
     """`flaxcnn train | head -1`: the training goes on."""
     reading, writing = os.pipe()
@@ -59,7 +59,7 @@ def test_nobody_reads_what_is_printed(home):
     assert open_run(home / "run").summary["epochs_run"] == 4
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("what", GONE)
 def test_a_run_directory_that_goes(home, what):
     train = Train(home / "run").until(3)
@@ -71,7 +71,7 @@ def test_a_run_directory_that_goes(home, what):
 
 
 @ON_TMPFS
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("what", ["the disk", "the checkpoints"])
 def test_a_disk_that_turns_read_only(home, what):
     """It ends soon, though Orbax's threads wait for minutes; once it can be written, it goes on."""
@@ -96,7 +96,7 @@ def test_a_disk_that_turns_read_only(home, what):
 
 
 @ON_TMPFS
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_disk_without_inodes(home):
     with disk(home / "disk", "size=50m,nr_inodes=12") as where:
         train = Train(where / "run", epochs=4)
@@ -110,7 +110,7 @@ def test_a_disk_without_inodes(home):
         assert code == 0, err
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_launcher_that_is_killed_takes_its_processes_along(home):
     run = home / "run"
     launcher = subprocess.Popen(
@@ -150,7 +150,7 @@ def test_how_long_a_reader_may_take(home, monkeypatch, pictures):
             RowReader([pictures.train.image], 1)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_reader_that_was_stopped(home, monkeypatch, pictures):
     """SIGSTOP, or a disk that does not answer: it is not waited for without end."""
     monkeypatch.setenv("FLAXCNN_READ_SECONDS", "1000")
