@@ -13,6 +13,9 @@ from flaxcnn.signals import EXIT_CODES
 SAFETY_NET = 300  # seconds after which a child process hangs for certain
 # Tells of what is imported, so that a signal comes at the same place on any machine
 TOLD = """
+import signal  # what runs the tests may have them ignored, as nohup does
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import sys
 class Tell:
     def find_spec(self, name, path=None, target=None):
