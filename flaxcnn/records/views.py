@@ -95,9 +95,11 @@ def epoch_line(metrics: Mapping[str, Any], epochs: int) -> str:
     value = {key: float("nan") if item is None else item for key, item in metrics.items()}
     text = (
         f"epoch {value['epoch']:>3}/{epochs}  loss {value['train_loss']:.4f}  "
-        f"accuracy {value['train_accuracy']:.4f}  val_loss {value['val_loss']:.4f}  "
-        f"val_accuracy {value['val_accuracy']:.4f}  {value['seconds']:.2f} s"
+        f"accuracy {value['train_accuracy']:.4f}  "
     )
+    if "val_loss" in value:  # an epoch that diverged ends before it
+        text += f"val_loss {value['val_loss']:.4f}  val_accuracy {value['val_accuracy']:.4f}  "
+    text += f"{value['seconds']:.2f} s"
     if "clean_train_accuracy" in value:
         text += f"  clean {value['clean_train_accuracy']:.4f}"
     if "stall" in value:

@@ -52,8 +52,7 @@ def test_compare_tells_good_from_poor(flaxcnn, studied):
     text = flaxcnn("compare", "good", "poor").out
     assert "mine/" not in text
     assert "worse" in text
-    assert "(good)" in text  # the same experiment with other settings: folders tell them apart
-    assert "(poor)" in text
+    assert "learning_rate=0.0001 against learning_rate=0.5" in text  # named by what differs
     assert "against" in text
     loss = flaxcnn("compare", "poor", "good", "--metric", "test_loss", "--json").json
     (one,) = loss["comparisons"]

@@ -50,7 +50,7 @@ def test_text_goes_to_stdout_and_the_run_to_its_place(flaxcnn, home, monkeypatch
         "-s optimizer.epsilon=0.1\n"
     )
     assert (run / "report.html").stat().st_size > 50_000
-    assert len(list(run.glob("plots/*.svg"))) >= 9
+    assert len(list(run.glob("plots/*.svg"))) >= 6
     assert done.err == (
         "warning: optimizer.epsilon=0.1 is so large that Adam hardly moves; "
         "the usual value is 1e-7\n"
