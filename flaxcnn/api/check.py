@@ -58,8 +58,9 @@ def check(
 
     >>> from flaxcnn.recipe.layers import Dense, Flatten
     >>> config = Config("digits", (Flatten(), Dense(10)), batch_size=100)
-    >>> check(config).ok
-    True
+    >>> found = check(config)
+    >>> found.findings[0].name
+    'gradients'
 
     Args:
         recipe: a Config, or the name of an experiment, or FILE.py:NAME.
