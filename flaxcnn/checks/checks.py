@@ -143,7 +143,7 @@ def _killed(task: Task, first: Result) -> str:
     run = task.folder / "killed"
     if (text := only_here(task.config)) is not None:
         raise _Skipped(text)
-    child = task.child("killed")
+    child = task.child("killed", jax.local_device_count("cpu"))
     try:
         _await(child, lambda: (run / "checkpoints" / "1").is_dir())
         done = _lines(run / "metrics.jsonl")
@@ -203,7 +203,7 @@ def _devices(task: Task, first: Result) -> str:
         raise _Skipped(text)
     runs = []
     for count in (1, 2):
-        child = task.child(f"devices-{count}", devices=count)
+        child = task.child(f"devices-{count}", count)
         try:
             _await(child, lambda: False)
         finally:

@@ -40,14 +40,17 @@ class Task:
     dataset: Dataset
     folder: Path
 
-    def child(self, run: str, devices: int | None = None) -> subprocess.Popen[bytes]:
-        """Start to train in a process of its own, with so many CPU devices."""
+    def child(self, run: str, devices: int) -> subprocess.Popen[bytes]:
+        """Start to train in a process of its own, with so many CPU devices.
+
+        By default it would have those of the environment, and not what this process asked jax for.
+        """
         (self.folder / RECIPE).write_text(json.dumps(self.config.to_dict()))
         code = "import sys; from flaxcnn.checks.task import train_alone; train_alone(*sys.argv[1:])"
-        number = {} if devices is None else {"JAX_NUM_CPU_DEVICES": str(devices)}
         return subprocess.Popen(
             [sys.executable, "-c", code, str(self.folder), run],
-            env={**os.environ, **number}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            env={**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)},
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         )  # fmt: skip
 
 
