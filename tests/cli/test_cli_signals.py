@@ -13,9 +13,6 @@ from flaxcnn.signals import EXIT_CODES
 SAFETY_NET = 300  # seconds after which a child process hangs for certain
 # Tells of what is imported, so that a signal comes at the same place on any machine
 TOLD = """
-import signal  # what runs the tests may have them ignored, as nohup does
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
-signal.signal(signal.SIGINT, signal.default_int_handler)
 import sys
 class Tell:
     def find_spec(self, name, path=None, target=None):
@@ -27,12 +24,18 @@ sys.meta_path.insert(0, Tell())
 from flaxcnn.cli.start import main
 main()
 """
+# What runs the tests may have them ignored, as nohup does
+NOT_IGNORED = """
+import signal
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""
 
 
 def started(*names):
     """A child that waits a moment before it imports one of the modules."""
     return subprocess.Popen(
-        [sys.executable, "-c", TOLD.format(names=names), "train", "-s", "epochs=1"],
+        [sys.executable, "-c", NOT_IGNORED + TOLD.format(names=names), "train", "-s", "epochs=1"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ),
     )  # fmt: skip
 

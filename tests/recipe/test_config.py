@@ -194,13 +194,16 @@ def test_every_field_changes_the_fingerprint():
         "decays": Decays(**{"*/bias": 0.1}), "fade": Fade(**{"*/bias": 3}),
         "lookahead": Lookahead(), "average": EMA(0.9),
         "tta": Views(), "calibrate": True, "distill": Distill("there", digest="0" * 64),
+        "on_nonfinite": "skip", "sdc_check": 5,
     }  # fmt: skip
     together = {  # what is allowed with another setting only
         "virtual_shards": {"determinism": "exact", "virtual_shards": 2},
         "learning_rate_scaling": {"learning_rate_scaling": "sqrt", "base_batch_size": 32},
         "base_batch_size": {"learning_rate_scaling": "sqrt", "base_batch_size": 64},
     }
-    delivery = {"input": "stream", "workers": 3, "data_memory": 1}  # which no bit depends on
+    delivery = {  # which no bit depends on
+        "input": "stream", "workers": 3, "data_memory": 1, "grace": 10.0,
+    }  # fmt: skip
     assert {*changed, *together, *delivery, "resize", "channels"} == {
         field.name for field in fields(Config)
     }
@@ -257,6 +260,7 @@ def test_roles_name_what_the_lists_of_settings_named():
     """Each list stood somewhere in the package before roles were declared."""
     assert {*names(Config, Role.EXECUTION | Role.DELIVERY)} == {
         "save_every", "parallel", "shard_optimizer", "remat", "workers", "input", "data_memory",
+        "grace", "sdc_check",
     }  # fmt: skip
     assert names(Config, Role.STREAM) == ("init_seed", "order_seed", "augment_seed", "dropout_seed")
     assert names(Config, Role.SEED) == ("seed",)
