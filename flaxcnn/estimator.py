@@ -357,10 +357,13 @@ def _on_host(state: TrainState) -> TrainState:
 
 def _check_same_network(before: Config, now: Config) -> None:
     """ConfigError where the kept state is not one of `now`."""
-    optimizers = compiled_optimizer(before.optimizer), compiled_optimizer(now.optimizer)
-    for name in ("layers", "model", "average", "lookahead", "rates", "optimizer"):
-        old, new = getattr(before, name), getattr(now, name)
-        if len(set(optimizers)) > 1 if name == "optimizer" else old != new:
+    names = ("layers", "model", "average", "lookahead", "rates")
+    old, new = (
+        {name: getattr(one, name) for name in names}
+        | {"optimizer": compiled_optimizer(one.optimizer)} for one in (before, now)
+    )  # fmt: skip
+    for name in old:
+        if old[name] != new[name]:
             raise ConfigError(
                 f"{name} has changed since the first call of partial_fit; keep it, or call fit, "
                 "which starts again"

@@ -18,6 +18,8 @@ EXIT_CODES = {
     signal.SIGTERM: 75, signal.SIGINT: 130, signal.SIGHUP: 75, signal.SIGUSR1: 75,
     signal.SIGUSR2: 75,
 }  # fmt: skip
+# Between a scheduler's signal and SIGKILL, unless told otherwise: of Slurm and Kubernetes
+GRACE_SECONDS = 30.0
 ALWAYS = (signal.SIGTERM, signal.SIGINT)  # the others may have a use of the user's own
 
 

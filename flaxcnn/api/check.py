@@ -19,8 +19,7 @@ from flaxcnn.errors import ConfigError, WriteError
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
 from flaxcnn.records.folder import runs_folder
-
-GRACE_SECONDS = 30.0  # between SIGTERM and SIGKILL: of Kubernetes and Slurm unless told otherwise
+from flaxcnn.signals import GRACE_SECONDS
 
 
 @dataclass(frozen=True)

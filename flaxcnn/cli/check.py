@@ -12,6 +12,7 @@ from flaxcnn.cli import options
 from flaxcnn.cli.output import command, emit_json, hanging, quiet, say
 from flaxcnn.cli.progress import progress
 from flaxcnn.recipe import catalog
+from flaxcnn.signals import GRACE_SECONDS
 
 if TYPE_CHECKING:
     from flaxcnn.checks.checks import Finding
@@ -25,7 +26,7 @@ def check(
     grace: Annotated[
         float,
         typer.Option("--grace", help="Seconds between a signal to stop and the end."),
-    ] = 30.0,
+    ] = GRACE_SECONDS,
     no_cache: options.NoCache = False,
     as_json: options.Json = False,
 ) -> None:

@@ -11,11 +11,12 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -179,27 +180,40 @@ class Checkpoints:
         """Until what was saved is on disk; a disk that is full is given time to have room again."""
         if self._pending is None:
             return
-        pending, retry = self._pending, False
+        pending = self._pending
 
         def finish() -> None:
-            nonlocal retry
-            if retry:
-                self._remove_leftovers()
-                self._manager.reload()
-                self._hand_over(pending)
-            retry = True
             passing("checkpoint.wait")
             self._manager.wait_until_finished()
 
+        def again() -> None:
+            self._remove_leftovers()
+            self._manager.reload()
+            self._hand_over(pending)
+            finish()
+
         try:
-            patient(self.folder, finish)
+            self._write(pending, finish, again)
+        finally:
+            self._pending = None
+
+    def _write(
+        self, pending: _Pending, first: Callable[[], None], again: Callable[[], None]
+    ) -> None:
+        """A part of the writing, and how it is done again once a full disk has room.
+
+        Raises:
+            WriteError: it fails for another reason, or the disk stays full.
+        """
+        try:
+            patient(self.folder, first, again)
+        except WriteError:
+            raise
         except Exception as error:  # Orbax raises its own, OSError and ValueError alike
             self._remove_leftovers()
             raise WriteError(
                 f"checkpoints: epoch {pending.epoch} was not written ({first_line(error)})"
             ) from error
-        finally:
-            self._pending = None
 
     def _remove_leftovers(self) -> None:
         """Half-written checkpoints: they would keep the disk full."""
@@ -220,24 +234,12 @@ class Checkpoints:
         record = copy.deepcopy({**progress, self.counts: epoch})
         record["digest"] = _seal(tree_digest(host), record)
         pending = _Pending(epoch, _written(host), record)
-        retry = False
 
-        def hand_over() -> None:
-            nonlocal retry
-            if retry:
-                self._remove_leftovers()
-            retry = True
+        def again() -> None:
+            self._remove_leftovers()
             self._hand_over(pending)
 
-        try:
-            patient(self.folder, hand_over)
-        except WriteError:
-            raise
-        except Exception as error:
-            self._remove_leftovers()
-            raise WriteError(
-                f"checkpoints: epoch {epoch} was not written ({first_line(error)})"
-            ) from error
+        self._write(pending, functools.partial(self._hand_over, pending), again)
         self._pending = pending
         if self._within is not None:  # it is older now
             self._wait()

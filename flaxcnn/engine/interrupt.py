@@ -13,10 +13,9 @@ import jax
 
 from flaxcnn.engine.hosts import any_of, several
 from flaxcnn.errors import InterruptedRun
-from flaxcnn.signals import EXIT_CODES, Handlers
+from flaxcnn.signals import EXIT_CODES, GRACE_SECONDS, Handlers
 
 POLL_SECONDS = 0.002  # between looks at whether the device is done; far below one epoch
-GRACE_SECONDS = 30.0  # between a scheduler's signal and SIGKILL: Slurm's and Kubernetes' default
 # Of the grace, that the device may take to finish what it does; the rest is for writing.
 TO_FINISH = 0.5
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from flaxcnn.errors import ConfigError
 from flaxcnn.recipe.fields import Role, setting
+from flaxcnn.signals import GRACE_SECONDS
 
 MAX_WORKERS = 256
 MAX_SHARDS = 2**16
@@ -72,7 +73,7 @@ class Execution:
         role=Role.EXECUTION,
     )
     grace: float = setting(
-        30.0,
+        GRACE_SECONDS,
         "seconds from a scheduler's signal to SIGKILL: calls of the device are so short that a run "
         "has saved its state by then",
         above=0,

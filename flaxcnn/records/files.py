@@ -126,11 +126,11 @@ SPACE_SECONDS = 60.0  # that a full disk is waited for, for as long as it stays 
 _full_until: float | None = None  # when the patience with the disk that is full now ends
 
 
-def patient(what: Any, write: Callable[[], T]) -> T:
+def patient(what: Any, write: Callable[[], T], again: Callable[[], T] | None = None) -> T:
     """What `write()` gives; while the disk is full, it is tried again for SPACE_SECONDS.
 
     So that a disk that others fill for a moment does not end a run of days. What it raises for
-    another reason, or still raises then, is raised.
+    another reason, or still raises then, is raised. Trials after the first call `again`, if given.
     """
     global _full_until
     wait = 0.5
@@ -147,7 +147,7 @@ def patient(what: Any, write: Callable[[], T]) -> T:
             if now >= _full_until:
                 raise
             time.sleep(min(wait, max(_full_until - now, 0.0)))
-            wait = min(2 * wait, 4.0)
+            wait, write = min(2 * wait, 4.0), again or write
         else:
             _full_until = None
             return done
