@@ -43,7 +43,7 @@ def test_a_second_run_in_a_new_process_says_nothing(tmp_path):
             text=True, timeout=SAFETY_NET,
         )  # fmt: skip
         assert (done.returncode, done.stderr) == (0, "")
-    assert list((tmp_path / "cache" / "compiled").rglob("*train_epoch*"))
+    assert list((tmp_path / "cache" / "compiled").rglob("*train_part*"))
 
 
 def test_other_lines_pass_in_order_and_those_of_xla_do_not(stderr, speaking):

@@ -288,7 +288,7 @@ def test_a_gpu_wants_a_large_part_of_a_batch(batch_size, devices):
     [
         ({"virtual_shards": 8}, "virtual_shards=8 fixes the order of sums and needs"),
         ({"virtual_shards": 8, "determinism": "exact", "parallel": "jit"}, "parallel=shard_map"),
-        ({"virtual_shards": 0}, "virtual_shards must be at least 1"),
+        ({"virtual_shards": 0}, "virtual_shards must be from 1 to"),
         ({"accumulate": 101}, "accumulate must be at most batch_size=100"),
         ({"parallel": "pmpa"}, "parallel must be auto, jit, pmap or shard_map"),
         ({"shard_optimizer": True, "parallel": "pmap"}, "shard_optimizer=true does not work"),

@@ -23,12 +23,12 @@ def test_it_is_the_run_of_fit(trained, tmp_path, capsys):
     assert [row["epoch"] for row in seen] == list(range(1, TINY.epochs + 1))
     lines = capsys.readouterr().out.splitlines()
     assert [line[:15] for line in lines] == [f"epoch   {e}/8  lo" for e in range(1, 9)]
-    assert f"{found.summary['test_accuracy']:.4f} [" in found._repr_html_()
+    assert f"{100 * found.summary['test_accuracy']:.2f} %" in found._repr_html_()
 
 
 def test_an_experiment_by_name_has_a_folder_of_its_own_each_time(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("flaxcnn.api.train.fit", lambda config, data, path, **more: (
-        path.mkdir(parents=True), config, more["name"]))  # fmt: skip
+        path.mkdir(parents=True, exist_ok=True), config, more["name"]))  # fmt: skip
     found = [flaxcnn.train("digits/quickstart", verbose=False) for _ in range(3)]
     assert {name for _, _, name in found} == {"digits/quickstart"}
     assert len(list((tmp_path / "runs/digits/quickstart").iterdir())) == 3

@@ -215,10 +215,12 @@ def test_stopped_and_killed_at_random_moments(child, quiet):
                 if process.poll() is not None:
                     break
                 time.sleep(0.001)
-            time.sleep(draw.uniform(0, 0.02))
+            # at once: while Python starts, imports and compiles
+            time.sleep(draw.uniform(0, 0.02 if aim > before else 2))
             process.send_signal(draw.choice([signal.SIGTERM, signal.SIGUSR1, signal.SIGKILL]))
         codes.append(child.finish(process).returncode)
-        assert codes[-1] in (0, 75, -signal.SIGKILL)
+        # the signals themselves end Python until it runs the first line of the package
+        assert codes[-1] in (0, 75, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGUSR1)
     assert 75 in codes
     assert status(run)["status"] == "complete"
     digest = [json.loads((p / "summary.json").read_text())["params_digest"] for p in (run, quiet)]

@@ -49,12 +49,13 @@ def test_images_of_another_shape_are_refused(run):
 @pytest.mark.parametrize("raw", [False, True])
 @pytest.mark.parametrize("format", ["onnx", "stablehlo"])
 def test_a_program_with_any_number_of_images(run, tmp_path, images, logits, format, raw):
-    done = export(run.path, format, tmp_path / "file", raw=raw)
+    path = tmp_path / f"file.{format}"
+    done = export(run.path, format, path, raw=raw)
     assert done.difference <= TOLERANCES["float32"]
     assert done.rows == len(images)
     model = flaxcnn.load(run.path)
     inputs = images if not raw else ((images - model.mean) / model.scale).astype(np.float32)
-    content = (tmp_path / "file").read_bytes()
+    content = path.read_bytes()
     if format == "onnx":
         import onnxruntime
 

@@ -93,18 +93,20 @@ def test_names_that_no_file_system_can_hold(home):
 
 def test_what_is_no_regular_file(home, pipe):
     """None is waited for, and none is read until memory is gone."""
-    for path in (pipe, Path("/dev/zero"), home):
-        with pytest.raises(OSError, match="not a regular file"):
+    for path, kind in (
+        (pipe, "not a regular file"), (Path("/dev/zero"), "not a regular file"), (home, "a directory"),
+    ):  # fmt: skip
+        with pytest.raises(OSError, match=kind):
             open_regular(path)
-        with pytest.raises(ConfigError, match="not a regular file"):
+        with pytest.raises(ConfigError, match=kind):
             from_file(path)
-        with pytest.raises(DataError, match="not a regular file"):
+        with pytest.raises(DataError, match=kind):
             sources.npz(path)
-        with pytest.raises(DataError, match="not a regular file"):
+        with pytest.raises(DataError, match=kind):
             tables.csv_file(path)
-        with pytest.raises(CheckpointError, match="not a regular file"):
+        with pytest.raises(CheckpointError, match=kind):
             read_json(path)
-        with pytest.raises(CheckpointError, match="not a regular file"):
+        with pytest.raises(CheckpointError, match=kind):
             read_lines(path)
     os.mkfifo(home / "image.png")
     with pytest.raises(DataError, match="not a regular file"):

@@ -215,11 +215,11 @@ def test_what_takes_too_much_memory_is_told(digits, tmp_path, monkeypatch, prune
     """And the search goes on: it must not stop at the same trial each time it is resumed."""
     honest, tried = ResidentJob._program, []
 
-    def compile_(self, function, state):
+    def compile_(self, function, state, **more):
         if self.config.batch_size == 64:
             tried.append(self.config.split.index)
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
-        return honest(self, function, state)
+        return honest(self, function, state, **more)
 
     monkeypatch.setattr(ResidentJob, "_program", compile_)
     space = parse_space({"batch_size": [64, 300]})

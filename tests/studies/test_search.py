@@ -392,10 +392,10 @@ def small_memory(monkeypatch):
     """Programs for batches of more than 100 do not fit."""
     honest = ResidentJob._program
 
-    def compile_(self, function, state):
+    def compile_(self, function, state, **more):
         if self.config.batch_size > 100:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
-        return honest(self, function, state)
+        return honest(self, function, state, **more)
 
     monkeypatch.setattr(ResidentJob, "_program", compile_)
 

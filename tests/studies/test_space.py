@@ -88,7 +88,7 @@ def test_files_that_are_none(tmp_path, text):
     [
         ({}, "space is empty"),
         ({"learning_rat": [1]}, "unknown setting learning_rat; .*did you mean 'learning_rate'"),
-        ({"batch_size": {"low": 0, "high": 8}}, "space: batch_size must be at least 1"),
+        ({"batch_size": {"low": 0, "high": 8}}, "space: batch_size must be from 1 to"),
         ({"seed": [1, 2]}, "set seeds with --seeds"),
         ({"split_seed": [1, 2]}, "space.split_seed: cannot be drawn, .*the same rows"),
         ({"resize.height": [8, 9]}, "space.resize.height: cannot be drawn"),
