@@ -3,7 +3,8 @@
 # make quick   the tests but the long ones
 # make newest  these with the newest Python and jax, in a set-up of their own (TESTS="tests/model ...")
 # make faults  the tests of faults, the slow ones too
-# make soak    the same with many inputs and schedules: SOAK=10000 SOAK_SCHEDULES=500, a night
+# make soak    what `make test` leaves out since it takes long, with many inputs and schedules of
+#              faults: SOAK=10000 SOAK_SCHEDULES=500, a night
 # make docs    the documentation as a site: site/index.html
 # make accelerators   compilers for GPUs and TPUs in a folder of their own: FLAXCNN_ACCELERATORS
 PYTHON ?= python3
@@ -34,7 +35,7 @@ faults: $(VENV)/test.stamp
 	$(PYTEST) tests/faults
 
 soak: $(VENV)/test.stamp
-	SOAK=$${SOAK:-10000} SOAK_SCHEDULES=$${SOAK_SCHEDULES:-500} $(PYTEST) tests/faults
+	SOAK=$${SOAK:-10000} SOAK_SCHEDULES=$${SOAK_SCHEDULES:-500} $(PYTEST) -m soak
 
 check: $(VENV)/test.stamp
 	$(BIN)/ruff check .

@@ -37,7 +37,7 @@ def test_ratios_are_of_the_same_turn_and_rows_are_kept(tmp_path, monkeypatch, ca
     assert results["geometric_mean"] == {"b": pytest.approx(0.5)}
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_an_interpreter_beside_itself(tmp_path):
     output = tmp_path / "out.json"
     setup = ["--setup", f"a={sys.executable}", "--setup", f"b={sys.executable}"]

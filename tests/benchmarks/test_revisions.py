@@ -45,7 +45,7 @@ def test_ratios_are_taken_turn_by_turn_and_kept(tmp_path, monkeypatch, capsys):
     assert results["rows"][0]["rates"]["before"]["train"] == [100.0] * 3
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_checkout_beside_itself(tmp_path):
     output = tmp_path / "out.json"
     revisions.main(["--before", str(ROOT), "--after", str(ROOT), "--models", "digits/quickstart",

@@ -460,7 +460,7 @@ def test_every_row_of_mnist(real_mnist, real_archives):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["fashion_mnist", "cifar10"])
+@pytest.mark.parametrize("name", ["fashion_mnist", pytest.param("cifar10", marks=pytest.mark.soak)])
 def test_every_row_of(name, real, real_archives):
     check_real(real(name), real_archives / name)
 

@@ -25,12 +25,14 @@ MIXING = Config(
     optimizer=Optax("optax.lion"),
 )  # fmt: skip
 FEW = {"lamb", "adafactor", "adamw"}  # in the quick suite
+SOME = {"lars", "contrib.muon", "contrib.prodigy", "novograd"}  # in CI, unlike the others
 
 
-@pytest.mark.parametrize(
-    "name",
-    [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in OPTIMIZERS],
-)
+def marks(name):
+    return () if name in FEW else pytest.mark.slow if name in SOME else pytest.mark.soak
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in OPTIMIZERS])
 def test_the_bits_do_not_depend_on_the_number_of_devices(name):
     hypers = HYPERS.replace(optimizer={})
     digests = set()

@@ -30,7 +30,8 @@ nnx = Config(model=NNX("mnist_nets.py:Modern"), determinism="exact", **common)
 newest = Config(model=NNX("mnist_nets.py:Newest"), **common)
 resnet = Config(model=Linen("mnist_nets.py:ResNet", widths=(8, 12)), **common)
 """
-NETS = ("linen", "nnx", "newest", "resnet")
+OTHERS = ("nnx", "newest", "resnet")  # `make soak` makes sure of them
+NETS = ("linen", *(pytest.param(name, marks=pytest.mark.soak) for name in OTHERS))
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +126,7 @@ def test_it_is_evaluated_used_and_exported(child, quiet, large, tmp_path):
         assert "is as recorded" in again["code"][0]
 
 
+@pytest.mark.soak
 def test_a_killed_study_has_the_rows_of_the_quiet_one(child):
     """Eight seeds; in exact runs each has the bits of a run alone."""
     options = ("recipe.py:linen", "--seeds", "8", "--how", "map", "-s", "epochs=2")

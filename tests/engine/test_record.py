@@ -13,6 +13,7 @@ from small_runs import TINY
 from flaxcnn.errors import CheckpointError, ConfigError, WriteError
 from flaxcnn.recipe.optimizers import Cosine
 from flaxcnn.records import environment as record
+from flaxcnn.records import files
 from flaxcnn.records.environment import environment, versions
 from flaxcnn.records.files import flat, plain, write_atomic
 from flaxcnn.records.run import RunDirectory, check_same
@@ -198,6 +199,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(files, "SPACE_SECONDS", 0.1)
     with pytest.raises(WriteError, match=r"summary\.json: cannot be written \(No space left"):
         write_atomic(path, b"new")
     assert content(tmp_path) == {path.relative_to(tmp_path): b"old"}

@@ -67,7 +67,7 @@ def test_a_program_with_any_number_of_images(run, tmp_path, images, logits, form
 
         found = jax.export.deserialize(bytearray(content)).call(inputs[:7])
     np.testing.assert_allclose(found, logits[:7], atol=1e-4 * np.abs(logits).max())
-    assert "largest difference of a logit" in (tmp_path / "file.md").read_text()
+    assert "largest difference of a logit" in (tmp_path / f"file.{format}.md").read_text()
 
 
 def test_weights_and_scaling_as_safetensors(run, tmp_path):

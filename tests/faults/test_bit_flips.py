@@ -135,7 +135,7 @@ def test_of_a_study(seeds, tmp_path):
     assert found > 40, "the rest are bits of digests.json that say nothing alone"
 
 
-@pytest.mark.parametrize("count", [6, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [6, pytest.param(40, marks=pytest.mark.soak)])
 def test_of_a_run_that_is_resumed(run, digits, tmp_path, count):
     """It ends in the same weights and lines as if nothing had been, or names what is damaged."""
     bits = ("params_digest", "test_accuracy", "test_loss", "kept_epoch", "epochs_run")

@@ -32,7 +32,11 @@ def wait_for_epochs(run, count, processes):
     raise AssertionError("no epoch")
 
 
-@pytest.mark.parametrize("recipe", ["plain", "normed", "dropped"])
+@pytest.mark.parametrize(
+    "recipe",
+    [pytest.param("plain", marks=pytest.mark.soak), "normed",
+     pytest.param("dropped", marks=pytest.mark.soak)],
+)  # fmt: skip
 def test_exact_bits_do_not_depend_on_processes_and_devices(hosts, home, recipe):
     found = {}
     for processes, devices in ((1, 1), (1, 8), (2, 4), (4, 2), (2, 1)):
@@ -76,8 +80,15 @@ def test_sigterm_to_one_saves_the_same_step_on_all(hosts, home):
     assert summary(run)["epochs_run"] == recorded + 1
 
 
-@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize(
+    ("victim", "fault"),
+    [
+        pytest.param(0, signal.SIGKILL, id="0-killed"),
+        pytest.param(1, signal.SIGSTOP, id="1-stopped"),
+        pytest.param(0, signal.SIGSTOP, id="0-stopped", marks=pytest.mark.soak),
+        pytest.param(1, signal.SIGKILL, id="1-killed", marks=pytest.mark.soak),
+    ],
+)
 def test_a_lost_process_ends_the_others_in_time(hosts, home, fault, victim):
     run = home / f"lost-{fault}-{victim}"
     processes = hosts.group(2, *LONG, "--run-dir", run)
@@ -147,7 +158,10 @@ def test_a_finished_launch_speaks_json(hosts):
     assert json.loads(out)["epochs_run"] == 2
 
 
-@pytest.mark.parametrize(("devices", "limit"), [(1, None), (2, None), (4, None)])
+@pytest.mark.parametrize(
+    ("devices", "limit"),
+    [(1, None), pytest.param(2, None, marks=pytest.mark.soak), (4, None)],
+)
 def test_a_checkpoint_of_eight_devices_goes_on_with_fewer(hosts, home, devices, limit):
     """Elastic resume: the same bits in exact mode."""
     command = ("train", "recipes.py:normed", *EXACT)

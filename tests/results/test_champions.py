@@ -45,7 +45,7 @@ def test_each_keeps_to_its_budget_and_chooses_nothing_on_test_rows(name):
     assert champion.config.validation != "test"
 
 
-@pytest.mark.slow  # 20 s to compile; the deep ones take minutes, and their layers are the zoo's
+@pytest.mark.soak  # 20 s to compile; the deep ones take minutes, and their layers are the zoo's
 @pytest.mark.parametrize("name", [n for n in CHAMPIONS if catalog.find(n).budget < DEEP])
 def test_each_takes_a_step(name):
     config = replace(catalog.find(name).config, epochs=1, batch_size=8, validation=0.5)
