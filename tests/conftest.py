@@ -26,8 +26,9 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 # Their tests look at what the compiler makes: bits of one form against those of another, kernels,
 # the programs of other chips, seconds.
 FULLY_OPTIMISED = {
-    "accelerators", "benchmarks", "engine", "model", "multihost",
-    "test_backend.py", "test_numerics.py", "test_rng.py", "test_xla_messages.py",
+    "accelerators", "augment", "benchmarks", "engine", "model", "multihost",
+    "test_backend.py", "test_numerics.py", "test_rng.py", "test_run_state.py", "test_runs.py",
+    "test_xla_messages.py",
 }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import pytest
 from benchmarks import study_scaling
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_point(tmp_path, monkeypatch):
     monkeypatch.setenv("FLAXCNN_CACHE_DIR", str(tmp_path / "cache"))
     options = argparse.Namespace(rows=500, epochs=1, repeats=1)

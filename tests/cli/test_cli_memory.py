@@ -49,6 +49,7 @@ def test_a_run(limited, home):
     assert json.loads((home / "run" / "status.json").read_text())["status"] == "failed"
 
 
+@pytest.mark.soak
 def test_a_search_leaves_such_candidates_out(limited, home):
     words = ("search", "-s", LAYERS, "-s", "epochs=1", "--grid", f"layers.1.units={WIDTHS}",
              "--folds", "2", "--search-dir", "found")  # fmt: skip

@@ -148,17 +148,10 @@ def test_processes_share_the_trials(flaxcnn, home):
     assert any("The winner, " in text for text in said)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "way",
-    [
-        pytest.param(
-            ("--grid", "learning_rate=0.5,0.1,0.02,0.004", "--folds", "6"),
-            id="grid", marks=pytest.mark.soak,
-        ),
-        pytest.param((*DRAWN[:2], "--trials", "8", *DRAWN[4:]), id="drawn"),
-    ],
-)  # fmt: skip
+@pytest.mark.soak
+@pytest.mark.parametrize("way", [("--grid", "learning_rate=0.5,0.1,0.02,0.004", "--folds", "6"),
+                                 (*DRAWN[:2], "--trials", "8", *DRAWN[4:])],
+                         ids=["grid", "drawn"])  # fmt: skip
 def test_killed_five_times_it_ends_the_same(home, killed_at_random, way):
     """SIGKILL at random moments: the table of a search nobody touched, and no run twice."""
     command = [sys.executable, "-m", "flaxcnn", "search", "recipes.py:small", *way,

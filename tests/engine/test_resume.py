@@ -74,7 +74,7 @@ def test_killed_while_a_checkpoint_is_written_and_again_later(child, quiet):
     assert not list(run.glob("checkpoints/*tmp*"))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_killed_ten_times_at_random_moments(child, quiet):
     seed = random.randrange(2**32)
     print(f"seed of the moments: {seed}")  # shown if the test fails
