@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ from flaxcnn.errors import DivergedError, InterruptedRun, PeerLostError
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.networks import own_sources
 from flaxcnn.records.card import CURVE, curve_svg, run_readme
-from flaxcnn.records.environment import unusual
+from flaxcnn.records.environment import jax_settings, unusual
 from flaxcnn.records.files import as_read, plain
 from flaxcnn.records.run import RunDirectory
 
@@ -116,7 +117,8 @@ def training(
     prepare()
     with hosts.lost_peers(), enough_memory():
         hosts.agree({
-            "recipe": config.fingerprint(), "data": dataset.digest, "folder": str(run_dir)
+            "recipe": config.fingerprint(), "data": dataset.digest, "folder": str(run_dir),
+            "settings of jax": json.dumps(jax_settings()),
         })  # fmt: skip
         sources = own_sources(config)
         with doing("bringing the data to the device"):
@@ -236,6 +238,7 @@ class Training:
         return {
             **dataclasses.asdict(self.stage.progress), "config": self.job.config.to_dict(),
             "history": self.stage.history, "data": self.job.dataset.digest,
+            "environment": self.stage.environment,
         }  # fmt: skip
 
     def _check_finite(self, report: EpochReport) -> None:
@@ -303,7 +306,7 @@ def _begin(
     if checkpoints and (newest := _newest(checkpoints, job, state)):
         state, midway, saved = newest
         progress, history = resumed(job, saved)
-        check_continuity(run, on_note)
+        check_continuity(run, saved, on_note)
     elif checkpoints and (lost := len(run.history())):
         on_note(
             f"{run.path} has {lost} epochs on record, but there is no checkpoint in "

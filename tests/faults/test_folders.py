@@ -14,6 +14,7 @@ import pytest
 from flaxcnn.engine import checkpoint
 from flaxcnn.engine.checkpoint import Checkpoints
 from flaxcnn.errors import CheckpointError, FlaxcnnError, FolderInUseError, WriteError
+from flaxcnn.limits import is_full
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import Dense, Flatten
 from flaxcnn.records import files, lease
@@ -214,6 +215,19 @@ def test_what_is_not_for_want_of_room_is_not_waited_for(run, monkeypatch):
     monkeypatch.setattr(files.time, "sleep", lambda _: pytest.fail("it waits"))
     with pytest.raises(WriteError, match="Read-only file system"):
         run.write_json("x.json", {})
+
+
+@pytest.mark.parametrize(("error", "full"), [
+    (OSError(errno.ENOSPC, "No space left on device"), True),
+    (OSError(errno.EDQUOT, "Disk quota exceeded"), True),
+    (ValueError("RESOURCE_EXHAUSTED: Error writing: [OS error 28: ENOSPC]"), True),
+    (RuntimeError("write() failed: No space left on device"), True),
+    (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"), False),
+    (MemoryError("RESOURCE_EXHAUSTED: out of host memory"), False),
+    (OSError(errno.EROFS, "Read-only file system"), False),
+])  # fmt: skip
+def test_memory_that_is_full_is_no_full_disk(error, full):
+    assert is_full(error) is full
 
 
 @pytest.mark.parametrize("late", [False, True])

@@ -148,6 +148,19 @@ def test_resumed_on_other_data_it_stops(whole, digits, tmp_path):
     assert (folder / "runs.jsonl").read_text() == rows
 
 
+def test_resumed_with_other_settings_of_jax_it_stops(whole, digits, tmp_path):
+    folder = tmp_path / "study"
+    shutil.copytree(whole.path, folder)
+    before = json.loads((folder / "env.json").read_text())
+    before["jax"]["jax_enable_x64"] = True
+    (folder / "env.json").write_text(text := json.dumps(before))
+    (folder / "digests.json").unlink()
+    with pytest.raises(ConfigError, match="jax_enable_x64 was True, now False"):
+        study(TINY, [0, 1, 2], grid={"learning_rate": [0.05, 3e38]}, name="tiny", dataset=digits,
+              study_dir=folder, resume=True)  # fmt: skip
+    assert (folder / "env.json").read_text() == text
+
+
 def test_a_damaged_row_loses_nothing(whole, digits, tmp_path):
     folder = tmp_path / "study"
     shutil.copytree(whole.path, folder)
