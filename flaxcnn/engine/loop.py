@@ -180,12 +180,15 @@ def one_epoch(
     began = time.perf_counter() - midway.seconds
     job.stalled()  # what went before this epoch is not its own
     images, program = job.plan.train_rows * job.runs, id(job.programs.programs)
-    after = state
+    after, steps = state, job.plan.steps_per_epoch
 
     def stop_if_asked() -> None:
-        if interrupt.stops and keep is not None:
+        stops = interrupt.stops
+        if several() and 0 < midway.done < steps:  # at the end of an epoch, they are asked anyway
+            wait_for(after, interrupt.overdue)  # two exchanges at once could wait for one another
+            stops = interrupt.coming()
+        if stops and keep is not None:
             keep(after, midway)
-            steps = job.plan.steps_per_epoch
             interrupt.stop(f"stopped in {what} after {midway.done} of {steps} steps")
         interrupt.check()
 

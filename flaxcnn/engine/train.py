@@ -44,7 +44,7 @@ from flaxcnn.engine.promises import of_job
 from flaxcnn.engine.saved import Result
 from flaxcnn.engine.score import Counts, conclude, count_dead, dead_layers
 from flaxcnn.engine.step import TrainState
-from flaxcnn.errors import DivergedError, InterruptedRun, PeerLostError
+from flaxcnn.errors import ConfigError, DivergedError, InterruptedRun, PeerLostError
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.networks import own_sources
 from flaxcnn.records.card import CURVE, curve_svg, run_readme
@@ -118,7 +118,7 @@ def training(
     with hosts.lost_peers(), enough_memory():
         hosts.agree({
             "recipe": config.fingerprint(), "data": dataset.digest, "folder": str(run_dir),
-            "settings of jax": json.dumps(jax_settings()),
+            "settings of jax": json.dumps(jax_settings()), "grace": str(config.grace),
         })  # fmt: skip
         sources = own_sources(config)
         with doing("bringing the data to the device"):
@@ -136,6 +136,11 @@ def training(
         enough_memory(),
         Checkpoints(run.checkpoint_folder(checkpoint_dir)) as checkpoints,
     ):
+        if not resume and checkpoints.used():
+            raise ConfigError(
+                f"{checkpoints.folder} holds checkpoints of another run: go on from them with "
+                "--resume, or give another --checkpoint-dir"
+            )
         run.keep_sources(sources)
         for text in notes_on_code(run, config, promises):
             on_note(text)
