@@ -60,6 +60,13 @@ TYPES: dict[str, dict[str, tuple[type, ...]]] = {
     "plan.json": {"experiment": TEXT, "config": TABLE, "seeds": LIST, "grid": TABLE, "vary": LIST,
                   "candidates": LIST, "repeats": WHOLE},
 }  # fmt: skip
+# What each item of their lists must hold
+ITEMS: dict[str, dict[str, dict[str, tuple[type, ...]]]] = {
+    "study.json": {"settings": {"label": TEXT, "setting": TABLE, "vary": (str, type(None)),
+                                "metrics": TABLE}},
+    "search.json": {"candidates": {"label": TEXT}},
+    "plan.json": {"candidates": {"label": TEXT, "settings": TABLE}},
+}  # fmt: skip
 MAX_SIDE = 2**15  # pixels of an image
 ARRAY_BYTES = 2**32  # of all arrays of a record; a few KB can unfold to any number
 PLAN = {
@@ -113,6 +120,15 @@ def _check(file: Path, value: Any, needed: Sequence[str], where: str = "") -> No
                 f"{file}: {where}{name} is {shown(value[name])}: it is damaged, or of another "
                 "version"
             )
+    for name, keys in ITEMS.get(file.name, {}).items():
+        for number, item in enumerate(value.get(name, ()), start=1):
+            if not isinstance(item, dict) or not all(
+                _is_of(item.get(key), types) for key, types in keys.items()
+            ):
+                raise CheckpointError(
+                    f"{file}: {where}number {number} of {name} must have {', '.join(keys)}: it is "
+                    "damaged, or of another version"
+                )
     if file.name == "data.json" and needed and not _are_images(value):
         raise CheckpointError(f"{file}: describes no images: it is damaged, or of another version")
 
