@@ -90,9 +90,7 @@ def decode(
         if isinstance(error, UnidentifiedImageError):  # says <_io.BufferedReader name=3>
             why = "it begins as no such file does"
         many = f"; `flaxcnn data check {where}` lists all such" if where.startswith(FILES) else ""
-        raise DataError(
-            f"{where}: {name} cannot be read as {one_of(READ)} ({why}){many}"
-        ) from None
+        raise DataError(f"{where}: {name} cannot be read as {one_of(READ)} ({why}){many}") from None
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
