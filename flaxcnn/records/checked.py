@@ -82,7 +82,7 @@ def checked(path: Path, name: str, needed: Sequence[str] = ()) -> dict[str, Any]
         CheckpointError: missing, damaged, or of another version.
     """
     value = checked_object(path, name)
-    _check(path / name, value, needed or NEEDED[name])
+    check_value(path / name, value, needed or NEEDED[name])
     return value
 
 
@@ -90,7 +90,7 @@ def checked_object(path: Path, name: str) -> dict[str, Any]:
     """A JSON record of a folder, whatever its keys; errors as `checked`."""
     value = read_json(path / name)  # first: its sentence says where
     digests.check(path, name)
-    _check(path / name, value, ())
+    check_value(path / name, value, ())
     return dict(value)
 
 
@@ -102,12 +102,18 @@ def checked_lines(path: Path, name: str) -> list[dict[str, Any]]:
     """
     lines = read_lines(path / name)
     digests.check(path, name)
-    for number, line in enumerate(lines, start=1):
-        _check(path / name, line, NEEDED[name], f"line {number} ")
+    check_lines(path / name, lines)
     return lines
 
 
-def _check(file: Path, value: Any, needed: Sequence[str], where: str = "") -> None:
+def check_lines(file: Path, lines: Sequence[Any]) -> None:
+    """Check the objects of a JSON-lines record; errors as `checked_lines`."""
+    for number, line in enumerate(lines, start=1):
+        check_value(file, line, NEEDED[file.name], f"line {number} ")
+
+
+def check_value(file: Path, value: Any, needed: Sequence[str], where: str = "") -> None:
+    """Check what was read of a record, or of a line (`where`); errors as `checked`."""
     if not isinstance(value, dict):
         raise CheckpointError(f"{file}: is damaged (no object)")
     if lacking := [name for name in needed if name not in value]:
