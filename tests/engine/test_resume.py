@@ -225,6 +225,7 @@ def test_checkpoints_elsewhere_know_their_data(trained, digits, tmp_path):
             checkpoint_dir=trained.path / "checkpoints")  # fmt: skip
 
 
+@pytest.mark.slow
 def test_other_settings_of_jax_are_refused(trained, digits, tmp_path):
     """One run with two kinds of arithmetic would be the result of neither."""
     elsewhere = {"resume": True, "checkpoint_dir": trained.path / "checkpoints"}
