@@ -24,7 +24,7 @@ from typing import Any
 import typer.main
 
 import flaxcnn
-from docs.faults import faults
+from docs.faults import faults, former
 from flaxcnn import errors
 from flaxcnn.cli.main import app
 from flaxcnn.recipe import (
@@ -376,6 +376,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "api": api,
     "exit codes": exit_codes,
     "faults": faults,
+    "former": former,
     "map": source_map,
 }
 

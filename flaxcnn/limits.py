@@ -19,7 +19,8 @@ RECORD_BYTES = 512 * MIB  # of a record; the lines of 10,000 runs take 20 MB
 TABLE_BYTES = 512 * MIB  # of a CSV file: ten million rows
 DEPTH = 64  # of tables in tables; a residual block in another one takes two
 SHOWN = 80  # characters of a value in a message
-FULL = re.compile("No space left|quota exceeded|RESOURCE_EXHAUSTED", re.IGNORECASE)
+# Not RESOURCE_EXHAUSTED: memory that is full has the same code.
+FULL = re.compile("No space left|quota exceeded|ENOSPC|EDQUOT", re.IGNORECASE)
 
 
 def open_regular(path: str | Path) -> IO[bytes]:

@@ -58,7 +58,7 @@ def study(
     Raises:
         ConfigError, DataError, WriteError: the plan is wrong, or does not fit the data or folder.
         OutOfMemoryError: some runs do not fit in memory; the others are kept.
-        InterruptedRun: SIGTERM or SIGINT; the runs that had ended are kept.
+        InterruptedRun: a signal (`flaxcnn.signals`); the runs that had ended are kept.
     """
     ask = asked(recipe, name, model, dataset, data, settings)
     numbers = seed_list(seeds, ask.config.seed)

@@ -252,8 +252,5 @@ def check(final: Path, name: str) -> dict[str, Any] | None:
     if meta is None or data is None:
         return None
     files = _check_files(final, name, meta)
-    if (actual := content_digest(data.train, data.test, data.validation)) != data.digest:
-        reason = f"digest is {actual[:16]}..., recorded {data.digest[:16]}..."
-        raise _broken(name, final / "meta.json", reason)
     return {"name": name, "path": str(final), "digest": data.digest, "files": files,
             "sources": meta.get("sources", {}), "ok": True}  # fmt: skip

@@ -42,10 +42,20 @@ def note_on_test(job: Job) -> str | None:
     )
 
 
-def check_continuity(run: RunDirectory, on_note: Callable[[str], None]) -> None:
-    """A resumed run should have the software that it was started with."""
-    # Where checkpoints are elsewhere, the folder may be new
-    if (run.path / "env.json").is_file() and (text := other_software(run.read_json("env.json"))):
+def check_continuity(
+    run: RunDirectory, saved: dict[str, Any], on_note: Callable[[str], None]
+) -> None:
+    """A resumed run should have the software that its checkpoint was made with.
+
+    Args:
+        run: its folder; that of older checkpoints, which do not say, has env.json.
+        saved: what the checkpoint says.
+        on_note: called where it has another one.
+    """
+    before = saved.get("environment")
+    if before is None and (run.path / "env.json").is_file():
+        before = run.read_json("env.json")
+    if before and (text := other_software(before)):
         on_note(text)
 
 

@@ -27,6 +27,7 @@ from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
 from flaxcnn.backend import enough_memory
+from flaxcnn.engine.hosts import primary
 from flaxcnn.errors import CheckpointError, OutOfMemoryError, WriteError, first_line
 from flaxcnn.fault_points import passing
 from flaxcnn.records.files import patient
@@ -225,6 +226,10 @@ class Checkpoints:
         """Epochs that can be tried, ascending."""
         return sorted(self._manager.all_steps())
 
+    def used(self) -> bool:
+        """Whether anything was ever saved there."""
+        return bool(self.epochs()) or self._place_within().is_dir()
+
     def save(self, epoch: int, state: Tree, progress: dict[str, Any], best: int | None) -> None:
         """Write the state after `epoch`; `best` is the epoch to keep beside it."""
         self._wait()
@@ -245,7 +250,8 @@ class Checkpoints:
             self._wait()
             self._within.__exit__(None)
             self._within = None
-            self._place_within().rmtree()
+            if primary():
+                self._place_within().rmtree()
 
     def _hand_over(self, pending: _Pending) -> None:
         """Begin to write a checkpoint, which goes on in the background."""

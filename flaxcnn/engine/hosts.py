@@ -174,6 +174,13 @@ def any_of(flag: bool) -> bool:
     return bool(np.any(multihost_utils.process_allgather(np.uint8(flag))))
 
 
+def slowest(seconds: float) -> float:
+    """What the slowest process took, so that all plan with the same; all ask at the same point."""
+    if not several():
+        return seconds
+    return float(np.max(multihost_utils.process_allgather(np.float32(seconds))))
+
+
 def same_text(text: str) -> str:
     """Process 0's text, on all of them."""
     if not several():

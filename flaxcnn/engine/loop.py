@@ -24,6 +24,7 @@ from flaxcnn.engine.step import TrainState
 from flaxcnn.errors import CheckpointError, DataError, DivergedError, InterruptedRun
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.schedules import Plateau, Schedule
+from flaxcnn.records.environment import check_jax_settings
 from flaxcnn.records.run import check_same
 
 log = logging.getLogger(__name__)
@@ -100,7 +101,7 @@ def resumed(job: Job, saved: dict[str, Any]) -> tuple[Progress, list[dict[str, A
 
     Raises:
         CheckpointError: it lacks them.
-        ConfigError: of another recipe.
+        ConfigError: of another recipe, or with other settings of jax.
         DataError: of other data.
     """
     try:
@@ -108,6 +109,7 @@ def resumed(job: Job, saved: dict[str, Any]) -> tuple[Progress, list[dict[str, A
     except (KeyError, TypeError):
         raise CheckpointError("checkpoint is damaged: it has no recipe, or no epochs") from None
     check_same("checkpoint", before, job.config.to_dict())
+    check_jax_settings("checkpoint", saved.get("environment", {}))
     if saved.get("data", job.dataset.digest) != job.dataset.digest:
         raise DataError(f"{job.dataset.name} is not the data that the checkpoint was trained on")
     known = [field.name for field in dataclasses.fields(Progress) if field.name in saved]
@@ -178,12 +180,15 @@ def one_epoch(
     began = time.perf_counter() - midway.seconds
     job.stalled()  # what went before this epoch is not its own
     images, program = job.plan.train_rows * job.runs, id(job.programs.programs)
-    after = state
+    after, steps = state, job.plan.steps_per_epoch
 
     def stop_if_asked() -> None:
-        if interrupt.stops and keep is not None:
+        stops = interrupt.stops
+        if several() and 0 < midway.done < steps:  # at the end of an epoch, they are asked anyway
+            wait_for(after, interrupt.overdue)  # two exchanges at once could wait for one another
+            stops = interrupt.coming()
+        if stops and keep is not None:
             keep(after, midway)
-            steps = job.plan.steps_per_epoch
             interrupt.stop(f"stopped in {what} after {midway.done} of {steps} steps")
         interrupt.check()
 

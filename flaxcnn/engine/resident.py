@@ -17,7 +17,7 @@ from jax.sharding import SingleDeviceSharding
 from flaxcnn.engine import epoch, share
 from flaxcnn.engine.devices import device_put_global, output_sharding
 from flaxcnn.engine.epoch import Alive, Span
-from flaxcnn.engine.hosts import several
+from flaxcnn.engine.hosts import slowest
 from flaxcnn.engine.interrupt import wait_for
 from flaxcnn.engine.job import (
     Check,
@@ -69,7 +69,7 @@ class ResidentJob(Job):
     ) -> Iterator[tuple[TrainState, MetricSums, int]]:
         """The steps of an epoch after `done`, in parts that are computed when they are yielded."""
         total, known, order = self.plan.steps_per_epoch, self.programs.step_seconds, None
-        whole = not self.part_steps or several()  # of which each has a clock of its own
+        whole = not self.part_steps
         every = self.config.sdc_check
         while done < total:
             count = total - done
@@ -86,7 +86,8 @@ class ResidentJob(Job):
             began = time.perf_counter()
             state, sums, order = self._train(state, done, count, order)
             wait_for(sums, check)
-            known[self._training] = (time.perf_counter() - began) / count
+            # The same on all processes, which must do the same steps in a call
+            known[self._training] = slowest((time.perf_counter() - began) / count)
             done += count
             yield state, sums, count
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -43,11 +44,11 @@ from flaxcnn.engine.promises import of_job
 from flaxcnn.engine.saved import Result
 from flaxcnn.engine.score import Counts, conclude, count_dead, dead_layers
 from flaxcnn.engine.step import TrainState
-from flaxcnn.errors import DivergedError, InterruptedRun, PeerLostError
+from flaxcnn.errors import ConfigError, DivergedError, InterruptedRun, PeerLostError
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.networks import own_sources
 from flaxcnn.records.card import CURVE, curve_svg, run_readme
-from flaxcnn.records.environment import unusual
+from flaxcnn.records.environment import jax_settings, unusual
 from flaxcnn.records.files import as_read, plain
 from flaxcnn.records.run import RunDirectory
 
@@ -116,7 +117,8 @@ def training(
     prepare()
     with hosts.lost_peers(), enough_memory():
         hosts.agree({
-            "recipe": config.fingerprint(), "data": dataset.digest, "folder": str(run_dir)
+            "recipe": config.fingerprint(), "data": dataset.digest, "folder": str(run_dir),
+            "settings of jax": json.dumps(jax_settings()), "grace": str(config.grace),
         })  # fmt: skip
         sources = own_sources(config)
         with doing("bringing the data to the device"):
@@ -134,6 +136,11 @@ def training(
         enough_memory(),
         Checkpoints(run.checkpoint_folder(checkpoint_dir)) as checkpoints,
     ):
+        if not resume and checkpoints.used():
+            raise ConfigError(
+                f"{checkpoints.folder} holds checkpoints of another run: go on from them with "
+                "--resume, or give another --checkpoint-dir"
+            )
         run.keep_sources(sources)
         for text in notes_on_code(run, config, promises):
             on_note(text)
@@ -236,6 +243,7 @@ class Training:
         return {
             **dataclasses.asdict(self.stage.progress), "config": self.job.config.to_dict(),
             "history": self.stage.history, "data": self.job.dataset.digest,
+            "environment": self.stage.environment,
         }  # fmt: skip
 
     def _check_finite(self, report: EpochReport) -> None:
@@ -303,7 +311,7 @@ def _begin(
     if checkpoints and (newest := _newest(checkpoints, job, state)):
         state, midway, saved = newest
         progress, history = resumed(job, saved)
-        check_continuity(run, on_note)
+        check_continuity(run, saved, on_note)
     elif checkpoints and (lost := len(run.history())):
         on_note(
             f"{run.path} has {lost} epochs on record, but there is no checkpoint in "

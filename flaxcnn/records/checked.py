@@ -60,6 +60,13 @@ TYPES: dict[str, dict[str, tuple[type, ...]]] = {
     "plan.json": {"experiment": TEXT, "config": TABLE, "seeds": LIST, "grid": TABLE, "vary": LIST,
                   "candidates": LIST, "repeats": WHOLE},
 }  # fmt: skip
+# What each item of their lists must hold
+ITEMS: dict[str, dict[str, dict[str, tuple[type, ...]]]] = {
+    "study.json": {"settings": {"label": TEXT, "setting": TABLE, "vary": (str, type(None)),
+                                "metrics": TABLE}},
+    "search.json": {"candidates": {"label": TEXT}},
+    "plan.json": {"candidates": {"label": TEXT, "settings": TABLE}},
+}  # fmt: skip
 MAX_SIDE = 2**15  # pixels of an image
 ARRAY_BYTES = 2**32  # of all arrays of a record; a few KB can unfold to any number
 PLAN = {
@@ -75,7 +82,7 @@ def checked(path: Path, name: str, needed: Sequence[str] = ()) -> dict[str, Any]
         CheckpointError: missing, damaged, or of another version.
     """
     value = checked_object(path, name)
-    _check(path / name, value, needed or NEEDED[name])
+    check_value(path / name, value, needed or NEEDED[name])
     return value
 
 
@@ -83,7 +90,7 @@ def checked_object(path: Path, name: str) -> dict[str, Any]:
     """A JSON record of a folder, whatever its keys; errors as `checked`."""
     value = read_json(path / name)  # first: its sentence says where
     digests.check(path, name)
-    _check(path / name, value, ())
+    check_value(path / name, value, ())
     return dict(value)
 
 
@@ -95,12 +102,18 @@ def checked_lines(path: Path, name: str) -> list[dict[str, Any]]:
     """
     lines = read_lines(path / name)
     digests.check(path, name)
-    for number, line in enumerate(lines, start=1):
-        _check(path / name, line, NEEDED[name], f"line {number} ")
+    check_lines(path / name, lines)
     return lines
 
 
-def _check(file: Path, value: Any, needed: Sequence[str], where: str = "") -> None:
+def check_lines(file: Path, lines: Sequence[Any]) -> None:
+    """Check the objects of a JSON-lines record; errors as `checked_lines`."""
+    for number, line in enumerate(lines, start=1):
+        check_value(file, line, NEEDED[file.name], f"line {number} ")
+
+
+def check_value(file: Path, value: Any, needed: Sequence[str], where: str = "") -> None:
+    """Check what was read of a record, or of a line (`where`); errors as `checked`."""
     if not isinstance(value, dict):
         raise CheckpointError(f"{file}: is damaged (no object)")
     if lacking := [name for name in needed if name not in value]:
@@ -113,6 +126,15 @@ def _check(file: Path, value: Any, needed: Sequence[str], where: str = "") -> No
                 f"{file}: {where}{name} is {shown(value[name])}: it is damaged, or of another "
                 "version"
             )
+    for name, keys in ITEMS.get(file.name, {}).items():
+        for number, item in enumerate(value.get(name, ()), start=1):
+            if not isinstance(item, dict) or not all(
+                _is_of(item.get(key), types) for key, types in keys.items()
+            ):
+                raise CheckpointError(
+                    f"{file}: {where}number {number} of {name} must have {', '.join(keys)}: it is "
+                    "damaged, or of another version"
+                )
     if file.name == "data.json" and needed and not _are_images(value):
         raise CheckpointError(f"{file}: describes no images: it is damaged, or of another version")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import flaxcnn
+from flaxcnn.errors import ConfigError
 from flaxcnn.hardware import installed, software
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
@@ -23,7 +24,6 @@ DECIDES_BITS = (
     "cpus",
     "XLA_FLAGS",
     "PJRT_NPROC",
-    "jax",
     "accelerator",  # older records and machines without one have no such field
 )
 # Settings of jax that change random numbers or arithmetic, with the values that it has by itself
@@ -86,22 +86,48 @@ def environment() -> dict[str, Any]:
         "processes": jax.process_count(),
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
         "PJRT_NPROC": os.environ.get("PJRT_NPROC", ""),
-        "jax": {name: _value(name) for name in JAX_SETTINGS},
+        "jax": jax_settings(),
         "matmul_precision": str(getattr(jax.config, "jax_default_matmul_precision", None)),
         **({"accelerator": accelerator} if accelerator else {}),
         "numerics": kept() or NOT_RUN,
     }
 
 
-def _value(name: str) -> Any:
+def jax_settings() -> dict[str, Any]:
+    """The settings of jax that change random numbers or arithmetic, with their present values."""
     import jax
 
-    return getattr(jax.config, name, None)
+    return {name: getattr(jax.config, name, None) for name in JAX_SETTINGS}
+
+
+def check_jax_settings(where: str, before: dict[str, Any]) -> None:
+    """Check that jax computes and draws as it did for an earlier part of the same work.
+
+    Another machine may be all there is to go on with; another setting is a choice.
+
+    Args:
+        where: what is gone on with, for the message.
+        before: env.json of then; older ones do not say.
+
+    Raises:
+        ConfigError: a setting that decides the bits is another one.
+    """
+    then = before.get("jax")
+    if not isinstance(then, dict):
+        return
+    now = jax_settings()
+    if differ := [name for name in now if name in then and then[name] != now[name]]:
+        text = ", ".join(f"{name} was {then[name]}, now {now[name]}" for name in differ)
+        raise ConfigError(
+            f"{where} was computed with other settings of jax, which change the bits ({text}); set "
+            "them as they were, or start anew"
+        )
 
 
 def unusual() -> str | None:
     """A sentence where jax is told to compute or draw otherwise than it does by itself."""
-    odd = [f"{name}={_value(name)}" for name, own in JAX_SETTINGS.items() if _value(name) != own]
+    now = jax_settings()
+    odd = [f"{name}={now[name]}" for name, own in JAX_SETTINGS.items() if now[name] != own]
     if not odd:
         return None
     return f"{', '.join(odd)}: the bits are not those of jax's own settings"
@@ -110,8 +136,6 @@ def unusual() -> str | None:
 def other_software(before: dict[str, Any]) -> str:
     """A warning if env.json, of the start, differs from the present in what decides bits."""
     now, then = environment(), {**before}
-    if "jax" not in then:  # older records do not say
-        now.pop("jax")
     changed = []
     for key in DECIDES_BITS:
         if isinstance(old := then.get(key), dict) and isinstance(new := now.get(key), dict):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from flaxcnn.errors import CheckpointError, ConfigError
+from flaxcnn.errors import ConfigError
 from flaxcnn.recipe.config import decisive
+from flaxcnn.records.checked import check_lines, check_value
 from flaxcnn.records.files import as_read
 from flaxcnn.records.folder import Folder
 
@@ -44,12 +45,17 @@ class StudyDirectory(Folder):
         """The recorded plan, and `new` as JSON would return it.
 
         Raises:
-            CheckpointError: the recorded one lacks a key of the new one.
+            CheckpointError: the recorded one lacks a key of the new one, or is none.
         """
         old = self.read_json(self.proof)
-        if lacking := [key for key in new if key not in old]:
-            raise CheckpointError(f"{self.path / self.proof}: lacks {', '.join(lacking)}")
+        check_value(self.path / self.proof, old, list(new))
         return old, as_read(new)
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """As of a folder; each has what a run or an epoch must have."""
+        found = super().lines(name)
+        check_lines(self.path / name, found)
+        return found
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each run that has ended, in the order in which they did."""

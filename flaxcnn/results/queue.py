@@ -73,7 +73,7 @@ def run_queue(
         note: called with warnings and failures.
 
     Raises:
-        InterruptedRun: SIGTERM or SIGINT; what is under way is saved where it can be.
+        InterruptedRun: a signal (`flaxcnn.signals`); what is under way is saved where it can be.
         WriteError: the disk is full, or a folder is not writable.
     """
     ended, left, note = Ended(), list(todo), _once(note)

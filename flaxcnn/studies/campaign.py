@@ -14,7 +14,12 @@ from flaxcnn.data.splits import choose
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.saved import check_data
 from flaxcnn.errors import InterruptedRun
-from flaxcnn.records.environment import environment, other_software, unusual
+from flaxcnn.records.environment import (
+    check_jax_settings,
+    environment,
+    other_software,
+    unusual,
+)
 from flaxcnn.records.folder import Folder
 from flaxcnn.records.study import StudyDirectory
 from flaxcnn.studies.events import Ledger, Listener, TooLarge
@@ -73,7 +78,8 @@ class Campaign:
             Runs that do not fit in memory; they have no row, and are tried again on resuming.
 
         Raises:
-            ConfigError, DataError: a recipe does not fit the data, or the folder is of other data.
+            ConfigError, DataError: a recipe does not fit the data, or the folder is of other data
+                or of other settings of jax.
             OutOfMemoryError: the data, or the runs that are side by side, do not fit; with
                 `all_or_none`, a run does not.
             InterruptedRun: a signal came.
@@ -82,8 +88,11 @@ class Campaign:
             check_data(self.data, row["data_digest"])
         ledger = Ledger(folder, self.name, self.listener, len(planned), all_or_none)
         known = ledger.ended and (folder.path / "env.json").is_file()
-        if known and (text := other_software(folder.read_json("env.json"))):
-            self.listener.note(text)
+        if known:
+            before = folder.read_json("env.json")
+            check_jax_settings(str(folder.path), before)
+            if text := other_software(before):
+                self.listener.note(text)
         if odd := unusual():
             self.listener.note(odd)
         folder.write_json("env.json", environment())

@@ -62,7 +62,7 @@ def reproduce(
     Raises:
         CheckpointError: no finished run or study there.
         DataError: the data is not the data of the record.
-        InterruptedRun: SIGTERM or SIGINT.
+        InterruptedRun: a signal (`flaxcnn.signals`).
     """
     prepare()
     path = run.path if isinstance(run, Record) else Path(run).expanduser()

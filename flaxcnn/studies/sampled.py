@@ -16,7 +16,7 @@ from flaxcnn.data.datasets import load_for
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.networks import own_sources
-from flaxcnn.records.environment import environment
+from flaxcnn.records.environment import check_jax_settings, environment
 from flaxcnn.records.format import AS_IT_IS
 from flaxcnn.records.read import SearchRecord, read_search
 from flaxcnn.records.search import SampledDirectory
@@ -62,7 +62,7 @@ def sampled_search(
 
     Raises:
         ConfigError, DataError, WriteError: the plan is wrong, or does not fit the data or folder.
-        InterruptedRun: SIGTERM or SIGINT; what has ended is kept.
+        InterruptedRun: a signal (`flaxcnn.signals`); what has ended is kept.
     """
     prepare()
     began, scoring = time.perf_counter(), scoring or Scoring(seeds=(config.seed,))
@@ -113,6 +113,8 @@ def _begin(folder: SampledDirectory, plan: dict[str, Any], resume: bool) -> None
     """Make the folder, or join the processes that are at work in it."""
     joins = resume and (folder.path / folder.proof).is_file()
     with folder.exclusive() if joins else contextlib.nullcontext(), folder.take(plan, resume):
+        if joins and (folder.path / "env.json").is_file():
+            check_jax_settings(str(folder.path), folder.read_json("env.json"))
         (folder.path / "search.json").unlink(missing_ok=True)  # of fewer trials
         folder.write_json("space.json", plan["space"])  # for the command that does it again
         folder.write_json("env.json", environment())

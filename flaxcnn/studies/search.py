@@ -99,7 +99,7 @@ def search_candidates(
     Raises:
         ConfigError, DataError, WriteError: the plan is wrong, or does not fit the data or folder.
         OutOfMemoryError: no candidate fits in memory; one of several is skipped.
-        InterruptedRun: SIGTERM or SIGINT; the runs that had ended are kept.
+        InterruptedRun: a signal (`flaxcnn.signals`); the runs that had ended are kept.
     """
     prepare()
     planned = plan_search(candidates.tried, scoring)

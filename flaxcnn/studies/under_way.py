@@ -17,6 +17,7 @@ from flaxcnn.engine.loop import Progress, resumed
 from flaxcnn.engine.midway import BEGINNING, Midway, Underway, restored, underway
 from flaxcnn.engine.step import TrainState
 from flaxcnn.errors import CheckpointError
+from flaxcnn.records.environment import jax_settings
 from flaxcnn.records.files import plain
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ class UnderWay:
             **dataclasses.asdict(run.progress), **run.midway.record(),
             "history": [plain(line) for line in run.history], "config": job.config.to_dict(),
             "data": job.dataset.digest, "kept": run.kept is not None,
+            "environment": {"jax": jax_settings()},
         }  # fmt: skip
         self.forget(key)  # it would be of the same step, or of an earlier one
         with Checkpoints(self.folder / key, counts="step") as checkpoints:
@@ -67,7 +69,7 @@ class UnderWay:
         """The run, if it was stopped and what was saved is whole; else it begins anew.
 
         Raises:
-            ConfigError, DataError: it is of another recipe or other data.
+            ConfigError, DataError: it is of another recipe, other settings of jax or other data.
         """
         if not (self.folder / key).is_dir():
             return None

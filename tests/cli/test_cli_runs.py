@@ -176,3 +176,4 @@ def test_predict_refuses_a_bad_image_in_one_line(flaxcnn, trained, home, images,
     assert done.err.startswith("error: ")
     assert done.err.count("\n") == 1
     assert says in done.err
+    assert "<_io" not in done.err, "a file is named by its path"

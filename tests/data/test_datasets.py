@@ -300,6 +300,15 @@ def test_what_was_hashed_once_is_not_hashed_again(prepared, monkeypatch):
     datasets.load("mnist")
 
 
+def test_verify_hashes_rows_and_files_once(prepared, monkeypatch):
+    hashed, rows, file = [], cache.content_digest, cache.sha256
+    monkeypatch.setattr(cache, "_hashed", {})
+    monkeypatch.setattr(cache, "content_digest", lambda *a: hashed.append("rows") or rows(*a))
+    monkeypatch.setattr(cache, "sha256", lambda path: hashed.append(path.name) or file(path))
+    assert datasets.verify("mnist")["ok"]
+    assert sorted(hashed) == sorted(["rows", *cache.FILES])
+
+
 @pytest.mark.parametrize(
     ("file", "data"),
     [

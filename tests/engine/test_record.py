@@ -135,6 +135,13 @@ def test_a_run_cannot_be_made_shorter_than_it_is(run):
 
 def test_damaged_records_are_named(run):
     run.close()
+    (run.path / "env.json").write_text("[]")
+    with pytest.raises(CheckpointError, match=r"env\.json: is damaged"):
+        run.read_json("env.json")
+    (run.path / "digests.json").unlink(missing_ok=True)
+    (run.path / "data.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"data\.json: lacks digest"):
+        RunDirectory(run.path).open(TINY, resume=True, data_digest="0" * 64)
     (run.path / "config.json").write_text('{"dataset": ')
     with pytest.raises(CheckpointError, match=r"config\.json: is damaged"):
         RunDirectory(run.path).open(TINY, resume=True)

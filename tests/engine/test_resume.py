@@ -7,11 +7,12 @@ import shutil
 import signal
 import time
 
+import jax
 import pytest
 from small_runs import ABANDONED, SAFETY_NET, TINY, damage
 
 from flaxcnn.engine.train import fit
-from flaxcnn.errors import CheckpointError, DataError
+from flaxcnn.errors import CheckpointError, ConfigError, DataError
 from flaxcnn.records.run import RunDirectory
 
 pytestmark = ABANDONED
@@ -222,6 +223,25 @@ def test_checkpoints_elsewhere_know_their_data(trained, digits, tmp_path):
     with pytest.raises(DataError, match="is not the data that the checkpoint was trained on"):
         fit(TINY, other, tmp_path / "run", resume=True,
             checkpoint_dir=trained.path / "checkpoints")  # fmt: skip
+
+
+@pytest.mark.slow
+def test_other_settings_of_jax_are_refused(trained, digits, tmp_path):
+    """One run with two kinds of arithmetic would be the result of neither."""
+    elsewhere = {"resume": True, "checkpoint_dir": trained.path / "checkpoints"}
+    own = jax.config.jax_default_matmul_precision
+    jax.config.update("jax_default_matmul_precision", "float32")
+    try:
+        with pytest.raises(ConfigError, match=f"precision was {own}, now float32") as error:
+            fit(TINY, digits, tmp_path / "run", **elsewhere)
+    finally:
+        jax.config.update("jax_default_matmul_precision", own)
+    assert "\n" not in str(error.value)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLA_FLAGS", "--xla_never_heard_of")
+        told = []
+        fit(TINY, digits, tmp_path / "run", **elsewhere, on_note=told.append)
+    assert any("another XLA_FLAGS (" in text for text in told), told
 
 
 @pytest.mark.usefixtures("compile_once")

@@ -9,11 +9,23 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+from flaxcnn.data import cache
+from flaxcnn.data.datasets import load
 from flaxcnn.engine import checkpoint
 from flaxcnn.engine.checkpoint import Checkpoints
-from flaxcnn.errors import CheckpointError, FlaxcnnError, FolderInUseError, WriteError
+from flaxcnn.engine.train import fit
+from flaxcnn.errors import (
+    CheckpointError,
+    ConfigError,
+    FlaxcnnError,
+    FolderInUseError,
+    OutOfMemoryError,
+    WriteError,
+)
+from flaxcnn.limits import is_full
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import Dense, Flatten
 from flaxcnn.records import files, lease
@@ -206,6 +218,15 @@ def test_a_disk_that_stays_full(run, full):
     assert sorted(p.name for p in run.path.iterdir()) == before
 
 
+def test_why_a_run_ends_is_more_than_what_cannot_be_noted_of_it(run, full, caplog):
+    """A signal or a divergence keeps its exit code where the disk is full."""
+    full(10**9)
+    assert run.set_status("interrupted", reason="SIGTERM")["status"] == "interrupted"
+    assert "No space left" in caplog.text
+    with pytest.raises(WriteError, match="No space left"):
+        run.set_status("complete")
+
+
 def test_what_is_not_for_want_of_room_is_not_waited_for(run, monkeypatch):
     def refuse(_):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
@@ -214,6 +235,19 @@ def test_what_is_not_for_want_of_room_is_not_waited_for(run, monkeypatch):
     monkeypatch.setattr(files.time, "sleep", lambda _: pytest.fail("it waits"))
     with pytest.raises(WriteError, match="Read-only file system"):
         run.write_json("x.json", {})
+
+
+@pytest.mark.parametrize(("error", "full"), [
+    (OSError(errno.ENOSPC, "No space left on device"), True),
+    (OSError(errno.EDQUOT, "Disk quota exceeded"), True),
+    (ValueError("RESOURCE_EXHAUSTED: Error writing: [OS error 28: ENOSPC]"), True),
+    (RuntimeError("write() failed: No space left on device"), True),
+    (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"), False),
+    (MemoryError("RESOURCE_EXHAUSTED: out of host memory"), False),
+    (OSError(errno.EROFS, "Read-only file system"), False),
+])  # fmt: skip
+def test_memory_that_is_full_is_no_full_disk(error, full):
+    assert is_full(error) is full
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -247,6 +281,36 @@ def test_a_checkpoint_that_finds_no_room_at_first(home, full, monkeypatch, late,
     assert "the disk is full" in caplog.text
 
 
+def test_no_new_thread_is_want_of_memory(home, monkeypatch):
+    """A limit on memory looks so."""
+
+    def refuse(*_, **__):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(checkpoint.ocp, "CheckpointManager", refuse)
+    with pytest.raises(OutOfMemoryError, match="no new thread can be started"):
+        Checkpoints(home / "c")
+
+
+def test_a_cache_of_data_that_finds_no_room(home):
+    """Also where the library that writes it raises what it likes."""
+    full = 'Failed to finalize writing of split "train": write() failed: No space left on device'
+    with pytest.raises(WriteError, match="set FLAXCNN_DATA_DIR"), cache.construction("x"):
+        raise RuntimeError(full)
+    assert list(cache.root().glob(".making-*")) == []
+    with pytest.raises(RuntimeError, match="something else"), cache.construction("x"):
+        raise RuntimeError("something else")
+
+
+def test_checkpoints_of_another_run_are_not_added_to(home):
+    """Said before the first epoch, and not after it."""
+    with Checkpoints(home / "c") as checkpoints:
+        checkpoints.save(5, {"w": np.zeros(3)}, {}, None)
+    with pytest.raises(ConfigError, match="holds checkpoints of another run"):
+        fit(TINY, load("digits"), home / "new", checkpoint_dir=home / "c")
+    assert not (home / "new" / "metrics.jsonl").exists()
+
+
 def test_little_room_is_said_before_the_first_epoch(home, monkeypatch):
     import jax.numpy as jnp
 
@@ -270,6 +334,10 @@ def test_who_reads_a_run_makes_and_removes_nothing(home, caplog):
         none.restore(1, {})
     assert not (home / "nowhere").exists()
     with RunDirectory(home / "run").open(TINY, resume=False) as run:
-        run.write_json("checkpoints.json", {"folder": "up/and/away"})
-        with pytest.raises(CheckpointError, match="folder must be a whole path"):
-            run.checkpoint_folder()
+        for text, said in (
+            ('{"folder": "up/and/away"}', "folder must be a whole path"),
+            ("{}", "lacks folder"), ("[]", "is damaged"), ('{"folder": null}', "lacks folder"),
+        ):  # fmt: skip
+            (run.path / "checkpoints.json").write_text(text)
+            with pytest.raises(CheckpointError, match=said):
+                run.checkpoint_folder()

@@ -11,6 +11,7 @@ import pytest
 from faulty import refused, said
 
 from flaxcnn.data import decode, sources, tables
+from flaxcnn.engine.hosts import start_seconds
 from flaxcnn.errors import CheckpointError, ConfigError, DataError
 from flaxcnn.limits import open_regular, read_bytes, shown, too_deep
 from flaxcnn.recipe.config import Config
@@ -132,6 +133,13 @@ def test_a_recipe_that_ends_the_process(home):
 def test_a_batch_that_is_dropped_and_was_the_only_one(home):
     text = refused(2, "train", "-s", "drop_last=true", "-s", "batch_size=5000", "--run-dir", "r")
     assert "drop_last=true leaves no batch" in text
+
+
+@pytest.mark.parametrize("text", ["abc", "0", "-1", "1e3", "9" * 400])
+def test_seconds_to_wait_for_other_processes_that_are_none(text, monkeypatch):
+    monkeypatch.setenv("FLAXCNN_START_SECONDS", text)
+    with pytest.raises(ConfigError, match="FLAXCNN_START_SECONDS must be a whole number"):
+        start_seconds()
 
 
 def test_a_checkpoint_folder_without_a_name(home):

@@ -5,7 +5,8 @@ import json
 import made
 import pytest
 
-from flaxcnn.errors import CheckpointError
+from flaxcnn.errors import CheckpointError, ConfigError
+from flaxcnn.recipe.config import Config
 from flaxcnn.records.read import kind_of, read, read_runs
 from flaxcnn.records.tables import Cell, Table, count
 from flaxcnn.records.views import candidates_table, seeds_table, splits_table
@@ -53,6 +54,63 @@ def test_what_a_record_lacks_is_named(tmp_path, name):
     said = f"{name}: (line 1 )?lacks {needed[name]}: it is damaged"
     with pytest.raises(CheckpointError, match=said):
         read(tmp_path / "run")
+
+
+def nested(depth):
+    layer = {"type": "dense", "units": 3}
+    for _ in range(depth):
+        layer = {"type": "residual", "layers": [layer]}
+    return {"layers": [layer]}
+
+
+OF_A_RUN = {
+    "env.json": [[], 3],
+    "data.json": [{}, {"shape": ["a", "b"]}, {"shape": [1, "a", "b"]}, {"classes": []},
+                  {"mean": [[[0.0, 0.0, 0.0]]]}, {"rows": {}}, {"digest": 7}],
+    "config.json": [[]],
+    "summary.json": [[], {"test_accuracy": "high"}, {"kept_epoch": "../../etc"}],
+    "metrics.jsonl": [[], {"val_loss": "low"}],
+}  # fmt: skip
+OF_A_STUDY = {
+    "plan.json": [[], {"seeds": 3}, {"config": []}, {"grid": [1]}],
+    "runs.jsonl": [{}, [], {"test_accuracy": "high"}],
+    "study.json": [[], {"settings": [1]}, {"settings": [{"label": "a"}]}],
+}
+OF_A_SEARCH = {
+    "search.json": [{}, {"candidates": [1]}, {"candidates": [{}]}],
+    "plan.json": [{"candidates": [[]]}, {"candidates": [{"label": "a", "settings": 3}]}],
+}
+
+
+KINDS = {"run": OF_A_RUN, "study": OF_A_STUDY, "search": OF_A_SEARCH}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_somebody_else_wrote_is_one_sentence(tmp_path, kind):
+    """Records of other types or shapes than ours: exit code 5, never a traceback."""
+    path = getattr(made, kind)(tmp_path / kind)
+    for name, values in KINDS[kind].items():
+        whole = (path / name).read_text()
+        first, *rest = whole.splitlines() if name.endswith("l") else [whole]
+        for value in values:
+            changed = {**json.loads(first), **value} if value and type(value) is dict else value
+            (path / name).write_text("\n".join([json.dumps(changed), *rest, ""]))
+            with pytest.raises(CheckpointError) as error:
+                read(path)
+            assert "\n" not in str(error.value), (name, value)
+        (path / name).write_text(whole)
+    read(path)
+
+
+def test_a_recipe_that_nobody_can_read_is_none(tmp_path):
+    """The page is made without it; commands that need it say what is wrong."""
+    path = made.run(tmp_path / "run")
+    whole = json.loads((path / "config.json").read_text())
+    for other in (nested(300), {"epochs": "many"}):
+        (path / "config.json").write_text(json.dumps({**whole, **other}))
+        assert read(path).recipe is None
+        with pytest.raises(ConfigError):
+            Config.from_dict(read(path).config)
 
 
 def test_a_table_is_one_in_text_and_markdown():

@@ -148,17 +148,31 @@ def test_resumed_on_other_data_it_stops(whole, digits, tmp_path):
     assert (folder / "runs.jsonl").read_text() == rows
 
 
+def test_resumed_with_other_settings_of_jax_it_stops(whole, digits, tmp_path):
+    folder = tmp_path / "study"
+    shutil.copytree(whole.path, folder)
+    before = json.loads((folder / "env.json").read_text())
+    before["jax"]["jax_enable_x64"] = True
+    (folder / "env.json").write_text(text := json.dumps(before))
+    (folder / "digests.json").unlink()
+    with pytest.raises(ConfigError, match="jax_enable_x64 was True, now False"):
+        study(TINY, [0, 1, 2], grid={"learning_rate": [0.05, 3e38]}, name="tiny", dataset=digits,
+              study_dir=folder, resume=True)  # fmt: skip
+    assert (folder / "env.json").read_text() == text
+
+
 def test_a_damaged_row_loses_nothing(whole, digits, tmp_path):
     folder = tmp_path / "study"
     shutil.copytree(whole.path, folder)
     lines = (folder / "runs.jsonl").read_bytes().splitlines(keepends=True)
-    damaged = b"".join([lines[0], b"\xff" + lines[1], *lines[2:]])
-    (folder / "runs.jsonl").write_bytes(damaged)
-    (folder / "digests.json").unlink()  # as where the process was killed
-    with pytest.raises(CheckpointError, match=r"runs\.jsonl: line 2 is damaged"):
-        study(TINY, [0, 1, 2], grid={"learning_rate": [0.05, 3e38]}, name="tiny", dataset=digits,
-              study_dir=folder, resume=True)  # fmt: skip
-    assert (folder / "runs.jsonl").read_bytes() == damaged
+    for line, said in ((b"\xff" + lines[1], "is damaged"), (b"{}\n", "lacks run, seed")):
+        damaged = b"".join([lines[0], line, *lines[2:]])
+        (folder / "runs.jsonl").write_bytes(damaged)
+        (folder / "digests.json").unlink()  # as where the process was killed
+        with pytest.raises(CheckpointError, match=rf"runs\.jsonl: line 2 {said}"):
+            study(TINY, [0, 1, 2], grid={"learning_rate": [0.05, 3e38]}, name="tiny",
+                  dataset=digits, study_dir=folder, resume=True)  # fmt: skip
+        assert (folder / "runs.jsonl").read_bytes() == damaged
     assert (folder / "study.json").read_bytes() == (whole.path / "study.json").read_bytes()
 
 
@@ -345,6 +359,12 @@ def test_interrupted_between_epochs(digits, tmp_path):
 
 def test_a_damaged_plan_is_named(whole, digits, tmp_path):
     (tmp_path / "study").mkdir()
-    (tmp_path / "study" / "plan.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"plan\.json: is damaged"):
-        study(TINY, [0], study_dir=tmp_path / "study", dataset=digits, resume=True)
+    plan = json.loads((whole.path / "plan.json").read_text())
+    for text, said in (
+        ("{", "is damaged"), ("[]", "is damaged"), ("{}", "lacks experiment"),
+        (json.dumps(plan | {"config": []}), r"config is \[\]"),
+        (json.dumps(plan | {"seeds": 3}), "seeds is 3"),
+    ):  # fmt: skip
+        (tmp_path / "study" / "plan.json").write_text(text)
+        with pytest.raises(CheckpointError, match=rf"plan\.json: {said}"):
+            study(TINY, [0], study_dir=tmp_path / "study", dataset=digits, resume=True)
