@@ -59,7 +59,7 @@ def train(
             [N, H, W, C], pixels from 0 to 255 or those divided by 255; labels integers or text.
             They are kept with the prepared data, so that the run can be evaluated and done again.
         tensorboard: write event files to `tensorboard` in the run directory.
-        verbose: print a line an epoch.
+        verbose: print a line an epoch, and notes; without it, notes are logged as warnings.
         on_epoch: called with each epoch's metrics after they are written, such as a tracker's log.
         settings: any field of `Config`, such as `epochs=3` or `optimizer="sgd"`.
 
@@ -85,4 +85,10 @@ def train(
             for watch in watchers:
                 watch(metrics)
 
-        return fit(config, rows, path, name=ask.name, resume=resume, on_epoch=show)
+        notes = {"on_note": _print_note} if verbose else {}
+        return fit(config, rows, path, name=ask.name, resume=resume, on_epoch=show, **notes)
+
+
+def _print_note(text: str) -> None:
+    """Beside the lines of epochs, since a notebook shows what is logged as if it had failed."""
+    print(f"note: {text}", flush=True)

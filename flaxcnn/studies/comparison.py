@@ -42,7 +42,7 @@ class Compared:
     p_corrected: float | None  # Holm's, over all comparisons of the call
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Comparison:
     """The sides, and every other one against the first; `print` shows it as a table."""
 
@@ -123,6 +123,9 @@ class Comparison:
 
     def __str__(self) -> str:
         return "\n".join([*self.table().text(), "", *self.sentences(), *self.notes])
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def _repr_markdown_(self) -> str:
         """How a notebook shows it."""
