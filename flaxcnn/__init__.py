@@ -36,8 +36,8 @@ choose_level()
 __version__ = "0.1.0"
 __all__ = [
     "NNX", "Config", "FlaxCNNClassifier", "Linen", "Loss", "Metric", "Optax", "OptaxSchedule",
-    "Own", "Pure", "Weights", "check", "compare", "epochs", "figures", "history", "layers", "load", "lr_range",
-    "power", "report", "reproduce", "runs", "search", "study", "train",
+    "Own", "Pure", "Weights", "check", "compare", "epochs", "figures", "history", "layers", "load",
+    "lr_range", "power", "report", "reproduce", "runs", "search", "study", "train",
 ]  # fmt: skip
 # Name -> its module: imported when it is asked for, since nearly all of it brings jax along.
 _LAZY = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from flaxcnn.recipe.config import Config
 from flaxcnn.records.folder import new_run
 from flaxcnn.records.views import epoch_line
 from flaxcnn.reports.tensorboard import EventFiles, require
+
+log = logging.getLogger(__name__)
 
 
 def train(
@@ -85,8 +88,8 @@ def train(
             for watch in watchers:
                 watch(metrics)
 
-        notes = {"on_note": _print_note} if verbose else {}
-        return fit(config, rows, path, name=ask.name, resume=resume, on_epoch=show, **notes)
+        tell = _print_note if verbose else log.warning
+        return fit(config, rows, path, name=ask.name, resume=resume, on_epoch=show, on_note=tell)
 
 
 def _print_note(text: str) -> None:

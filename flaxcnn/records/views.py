@@ -228,7 +228,8 @@ def _against(row: Mapping[str, Any], incumbent: str | None) -> Cell:
     if not test:
         return Cell(MISSING)
     figures = ", ".join(filter(None, [f"{test['difference']:+.4f}", p_text(test["p_corrected"])]))
-    return Cell(f"{figures}: {test['verdict']}", test["difference"])
+    verdict = {"not shown": "no difference found"}.get(test["verdict"], test["verdict"])
+    return Cell(f"{figures}: {verdict}", test["difference"])
 
 
 def trained_note(summary: Mapping[str, Any]) -> str:

@@ -74,7 +74,7 @@ class Sampling:
         return {key: _value(axis, drawn[key]) for key, axis in self.space.items()}
 
     def combinations(self) -> float:
-        """How many different trials can be drawn; infinity where a setting is a number in a range."""
+        """How many different trials there are; infinity where a setting has a range of numbers."""
         return math.prod(_size(axis) for axis in self.space.values())
 
     def distributions(self) -> dict[str, Any]:

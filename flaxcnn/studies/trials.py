@@ -109,10 +109,7 @@ class Trials:
                     own.close()  # it has ended meanwhile
             drawn = [trial for trial in self.all() if trial.state != TrialState.FAIL]
             different = {tuple(sorted(trial.params.items())) for trial in drawn}
-            if (
-                len(drawn) >= self.sampling.trials
-                or len(different) >= self.sampling.combinations()
-            ):
+            if len(drawn) >= self.sampling.trials or len(different) >= self.sampling.combinations():
                 return None
             seed = self.scoring.seeds[0]
             self.study.sampler = self.sampling.seeded(seed, len(drawn))

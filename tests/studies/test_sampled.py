@@ -2,8 +2,8 @@
 
 import contextlib
 import dataclasses
-import math
 import json
+import math
 import re
 import signal
 
