@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from flaxcnn.data.resize import Draws, fit
 from flaxcnn.errors import DataError, first_line, one_of
@@ -86,10 +86,12 @@ def decode(
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise DataError(_too_large(where, name)) from None
     except Exception as error:  # damaged files raise anything: SyntaxError, struct.error, ...
+        # Pillow's own words name its object in place of the file
+        why = (
+            "it is none of them" if isinstance(error, UnidentifiedImageError) else first_line(error)
+        )
         many = f"; `flaxcnn data check {where}` lists all such" if where.startswith(FILES) else ""
-        raise DataError(
-            f"{where}: {name} cannot be read as {one_of(READ)} ({first_line(error)}){many}"
-        ) from None
+        raise DataError(f"{where}: {name} cannot be read as {one_of(READ)} ({why}){many}") from None
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 

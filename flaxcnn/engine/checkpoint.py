@@ -123,8 +123,7 @@ class _Pending(NamedTuple):
 @contextlib.contextmanager
 def _without_warnings_of_orbax(unless: bool) -> Iterator[None]:
     """It warns that what is opened to be read is read only."""
-    orbax = logging.getLogger("absl")
-    level = orbax.level  # and no filter, which this logger does not ask
+    level = (orbax := logging.getLogger("absl")).level  # it asks no filter
     if not unless:
         orbax.setLevel(max(level, logging.ERROR))
     try:
