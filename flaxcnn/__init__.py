@@ -10,6 +10,7 @@ from flaxcnn.xla_messages import choose_level
 if TYPE_CHECKING:  # for editors; when the program runs, `_LAZY` is what counts
     from flaxcnn.api.check import check
     from flaxcnn.api.epochs import epochs
+    from flaxcnn.api.figures import figures
     from flaxcnn.api.lr_range import lr_range
     from flaxcnn.api.report import report
     from flaxcnn.api.search import search
@@ -35,8 +36,8 @@ choose_level()
 __version__ = "0.1.0"
 __all__ = [
     "NNX", "Config", "FlaxCNNClassifier", "Linen", "Loss", "Metric", "Optax", "OptaxSchedule",
-    "Own", "Pure", "Weights", "check", "compare", "epochs", "history", "layers", "load", "lr_range",
-    "power", "report", "reproduce", "runs", "search", "study", "train",
+    "Own", "Pure", "Weights", "check", "compare", "epochs", "figures", "history", "layers", "load",
+    "lr_range", "power", "report", "reproduce", "runs", "search", "study", "train",
 ]  # fmt: skip
 # Name -> its module: imported when it is asked for, since nearly all of it brings jax along.
 _LAZY = {
@@ -54,6 +55,7 @@ _LAZY = {
     "check": "flaxcnn.api.check",
     "compare": "flaxcnn.studies.compare",
     "epochs": "flaxcnn.api.epochs",
+    "figures": "flaxcnn.api.figures",
     "history": "flaxcnn.records.history",
     "load": "flaxcnn.trained",
     "lr_range": "flaxcnn.api.lr_range",

@@ -36,7 +36,7 @@ class TrainedModel:
     """
 
     path: Path  # of the run
-    config: Config
+    config: Config = field(repr=False)
     classes: tuple[str, ...]
     shape: tuple[int, int, int]  # (H, W, C) of an image
     variables: Variables = field(repr=False)  # "params" and "batch_stats", float32 arrays

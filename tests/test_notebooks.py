@@ -74,6 +74,7 @@ def test_the_cells_run(notebook, tmp_path):
         capture_output=True, text=True, timeout=SAFETY_NET, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""  # which a notebook shows in red
     shown = json.loads((tmp_path / "shown.json").read_text())
     assert [kind for kind, _ in shown].count("html") >= 3
     assert [kind for kind, _ in shown].count("svg") >= 3

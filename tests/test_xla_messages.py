@@ -15,7 +15,8 @@ import flaxcnn
 from flaxcnn.recipe.layers import Dense, Flatten
 
 recipe = flaxcnn.Config(dataset="digits", layers=(Flatten(), Dense(10)), epochs=1)
-flaxcnn.train(recipe, verbose=False)
+run = flaxcnn.train(recipe, verbose=False)
+flaxcnn.load(run.path)
 """
 NOISY = b"E1130 04:51:25.593787   27114 cpu_aot_loader.cc:195] Loading XLA:CPU AOT result.\n"
 

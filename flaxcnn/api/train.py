@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from flaxcnn.recipe.config import Config
 from flaxcnn.records.folder import new_run
 from flaxcnn.records.views import epoch_line
 from flaxcnn.reports.tensorboard import EventFiles, require
+
+log = logging.getLogger(__name__)
 
 
 def train(
@@ -59,7 +62,7 @@ def train(
             [N, H, W, C], pixels from 0 to 255 or those divided by 255; labels integers or text.
             They are kept with the prepared data, so that the run can be evaluated and done again.
         tensorboard: write event files to `tensorboard` in the run directory.
-        verbose: print a line an epoch.
+        verbose: print a line an epoch, and notes; without it, notes are logged as warnings.
         on_epoch: called with each epoch's metrics after they are written, such as a tracker's log.
         settings: any field of `Config`, such as `epochs=3` or `optimizer="sgd"`.
 
@@ -85,4 +88,10 @@ def train(
             for watch in watchers:
                 watch(metrics)
 
-        return fit(config, rows, path, name=ask.name, resume=resume, on_epoch=show)
+        tell = _print_note if verbose else log.warning
+        return fit(config, rows, path, name=ask.name, resume=resume, on_epoch=show, on_note=tell)
+
+
+def _print_note(text: str) -> None:
+    """Beside the lines of epochs, since a notebook shows what is logged as if it had failed."""
+    print(f"note: {text}", flush=True)

@@ -10,6 +10,7 @@ import typer
 
 from flaxcnn.cli import options
 from flaxcnn.cli.output import command, emit_json, say, table
+from flaxcnn.records.format import count_text
 
 if TYPE_CHECKING:
     from flaxcnn.data.check import Findings
@@ -259,7 +260,7 @@ def _lines(found: Findings) -> Iterator[str]:
         several = sum(len(group["splits"]) > 1 for group in groups)
         torn = sum(len(group["classes"]) > 1 for group in groups)
         yield (
-            f"{what}: {len(groups):,} groups"
+            f"{what}: {count_text(len(groups), 'group')}"
             + (f", {several:,} across splits, {torn:,} with different classes" if groups else "")
         )
         for group in groups[:SHOWN]:

@@ -14,7 +14,7 @@ import typer
 from flaxcnn.activity import doing
 from flaxcnn.cli import options
 from flaxcnn.cli.options import check_environment
-from flaxcnn.cli.output import command, emit_json, note, quiet, say, short
+from flaxcnn.cli.output import command, emit_json, hanging, note, quiet, say, short
 from flaxcnn.cli.processes import Group, joined
 from flaxcnn.cli.progress import Progress, progress
 from flaxcnn.cli.report import report_after
@@ -241,12 +241,16 @@ def _conclude(
     which = f" ({'highest' if config.rises else 'lowest'} {config.monitored})"
     here, shown = short(path), short(page or path / "README.md")
     dead = summary["dead_layers"]
-    say(
-        f"\ntest accuracy {summary['test_accuracy']:.4f}, loss {summary['test_loss']:.4f}{flag}\n"
-        f"weights of epoch {summary['kept_epoch']} of {summary['epochs_run']}"
+    kept = hanging(
+        "weights ",
+        f"of epoch {summary['kept_epoch']} of {summary['epochs_run']}"
         f"{which if config.keep == 'best' else ''}: "
         f"validation accuracy {summary['val_accuracy']:.4f}, "
-        f"training accuracy {summary['train_accuracy']:.4f}\n"
+        f"training accuracy {summary['train_accuracy']:.4f}",
+    )
+    say(
+        f"\ntest accuracy {summary['test_accuracy']:.4f}, loss {summary['test_loss']:.4f}{flag}\n"
+        f"{kept}\n"
         f"{summary['seconds']:.1f} s of training, "
         f"{summary['compile_seconds']:.1f} s of compilation, "
         f"{summary['images_per_second']:,.0f} images/s on {summary['device']}\n"

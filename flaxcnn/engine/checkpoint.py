@@ -16,7 +16,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -121,6 +121,18 @@ class _Pending(NamedTuple):
     record: dict[str, Any]
 
 
+@contextlib.contextmanager
+def _without_warnings_of_orbax(unless: bool) -> Iterator[None]:
+    """It warns that what is opened to be read is read only."""
+    level = (orbax := logging.getLogger("absl")).level  # it asks no filter
+    if not unless:
+        orbax.setLevel(max(level, logging.ERROR))
+    try:
+        yield
+    finally:
+        orbax.setLevel(level)
+
+
 class Checkpoints:
     """The `checkpoints/` folder of one run; a context manager that waits for pending writes.
 
@@ -140,12 +152,6 @@ class Checkpoints:
         self._within: Checkpoints | None = None  # of an epoch that is not done
         self._keep = _BestAndLatest()
         self._pending: _Pending | None = None  # handed to Orbax, and not known to be on disk
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=self._keep, cleanup_tmp_directories=writes, create=writes,
-            read_only=not writes,
-            # Its threads would wait 5 minutes for a folder that could not be made
-            async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
-        )  # fmt: skip
         remote = "://" in str(folder)
         if str(folder).startswith("s3:"):  # its asynchronous save fails, google/orbax#359
             raise WriteError(
@@ -154,7 +160,14 @@ class Checkpoints:
             )
         try:
             place = epath.Path(str(folder)) if remote else Path(folder).resolve()
-            self._manager = ocp.CheckpointManager(place, options=options)
+            with _without_warnings_of_orbax(unless=writes):
+                options = ocp.CheckpointManagerOptions(
+                    preservation_policy=self._keep, cleanup_tmp_directories=writes, create=writes,
+                    read_only=not writes,
+                    # Its threads would wait 5 minutes for a folder that could not be made
+                    async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
+                )  # fmt: skip
+                self._manager = ocp.CheckpointManager(place, options=options)
         except Exception as error:  # ImportError, OSError and what each store raises of its own
             if "can't start new thread" in str(error):  # what a limit on memory looks like
                 raise OutOfMemoryError("out of memory (no new thread can be started)") from error

@@ -95,6 +95,8 @@ def _decode_scalar(hint: Any, value: Any, path: str) -> Any:
 
 
 def _decode_tuple(args: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
+    if isinstance(value, str) and typing.get_origin(args[0]) in (Union, types.UnionType):
+        value = [name.strip() for name in value.split(",")]  # augment=shift,flip
     if not isinstance(value, list | tuple):
         raise WrongTypeError(path, ["a list"], value)
     if len(args) == 2 and args[1] is ...:
@@ -117,7 +119,12 @@ def _decode_union(members: tuple[Any, ...], value: Any, path: str) -> Any:
         words = [w for m in members if typing.get_origin(m) is Literal for w in typing.get_args(m)]
         if value in words:
             return value
+        (first, *others) = specs.values()
         tag = _tag(value, specs)
+        by_value = () if others or tag in specs else getattr(first, "BY_VALUE", ())
+        if by_value and isinstance(value, int | str | dict):  # resize=64, and then resize.train=...
+            given = value if isinstance(value, dict) else {"type": value}
+            return _decode_dataclass(first, dict.fromkeys(by_value, given["type"]) | given, path)
         if tag not in specs:
             shown = value if tag is None else tag
             allowed = [*words, *specs]
@@ -167,9 +174,9 @@ def _decode_dataclass(cls: type, value: Any, path: str) -> Any:
     for key in given:
         if key not in known:
             has = ", ".join(known) or "no settings"
+            meant = near_miss(key, known) or ";"  # first: what is there may be a long list
             raise ConfigError(
-                f"unknown setting {cut(prefix + key)}; {cls.__name__.lower()} has {has}"
-                f"{near_miss(key, known)}"
+                f"unknown setting {cut(prefix + key)}{meant} {cls.__name__.lower()} has {has}"
             )
     for field in dataclasses.fields(cls):
         required = field.default is field.default_factory is dataclasses.MISSING
@@ -212,7 +219,7 @@ def set_at(plain: Any, path: str, value: Any, parent: str = "") -> None:
         plain[key] = value
         return
     inner = plain[key] if isinstance(plain, list) else plain.get(name)
-    if isinstance(inner, str):
+    if isinstance(inner, str) or type(inner) is int:
         inner = {"type": inner}
     if not isinstance(inner, dict | list):
         inner = {}

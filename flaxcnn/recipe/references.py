@@ -16,6 +16,7 @@ import inspect
 import json
 import linecache
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -259,9 +260,11 @@ def load_file(path: Path, name: str) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"{path}: {type(error).__name__}: {error}") from error
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
+                 if frame.filename == str(path)]  # fmt: skip
+        where = f"{path}, line {lines[-1]}" if lines else str(path)
+        kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
+        raise ConfigError(f"{where}: {kind}{error}") from error
     return module
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from flaxcnn.recipe.fields import about, check_bounds
 
@@ -18,6 +18,8 @@ class Resize:
     streamed data only) a part of 8 to 100 % of the area and of an aspect of 3/4 to 4/3, drawn again
     for every image and epoch (Szegedy et al. 2015).
     """
+
+    BY_VALUE: ClassVar = ("height", "width")  # what `resize=64` sets
 
     height: int = field(metadata=about("pixels", at_least=1, at_most=MAX_SIDE))
     width: int = field(metadata=about("pixels", at_least=1, at_most=MAX_SIDE))

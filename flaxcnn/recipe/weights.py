@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from flaxcnn.errors import ConfigError
 from flaxcnn.recipe.fields import about, setting
@@ -20,6 +21,8 @@ class Weights:
     Arrays are taken by name, such as `conv2d/kernel`, and must have the shape that the network has.
     The last layer stays random if its number of classes differs.
     """
+
+    BY_VALUE: ClassVar = ("path",)  # what `init_from=runs/parent` sets
 
     path: str = field(metadata=about("folder of a finished run, or a .safetensors file"))
     only: tuple[str, ...] = setting(

@@ -42,6 +42,11 @@ def candidate_label(setting: Mapping[str, Any]) -> str:
     return label(own) or AS_IT_IS
 
 
+def verdict_text(verdict: str) -> str:
+    """A verdict as a person reads it; records and `--json` have `not shown`."""
+    return "no difference found" if verdict == "not shown" else verdict
+
+
 def interval_text(interval: tuple[float, float] | list[float] | None) -> str:
     """`[0.9888, 0.9899]`, or nothing."""
     return f"[{interval[0]:.4f}, {interval[1]:.4f}]" if interval else ""

@@ -59,7 +59,7 @@ class Entry:
         return datetime.fromtimestamp(self.when).strftime("%Y-%m-%d %H:%M")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Runs(Sequence[Entry]):
     """What is under a folder: a sequence of `Entry`, a table, and columns for pandas."""
 
@@ -119,6 +119,9 @@ class Runs(Sequence[Entry]):
 
     def __str__(self) -> str:
         return "\n".join(self.table().text())
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def _repr_markdown_(self) -> str:
         """How a notebook shows it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from flaxcnn.records.format import AS_IT_IS, count_text, figure, p_text
+from flaxcnn.records.format import AS_IT_IS, count_text, figure, p_text, verdict_text
 from flaxcnn.records.intervals import wilson
 from flaxcnn.records.tables import MISSING, Cell, Table, count, decimal, interval
 
@@ -228,7 +228,7 @@ def _against(row: Mapping[str, Any], incumbent: str | None) -> Cell:
     if not test:
         return Cell(MISSING)
     figures = ", ".join(filter(None, [f"{test['difference']:+.4f}", p_text(test["p_corrected"])]))
-    return Cell(f"{figures}: {test['verdict']}", test["difference"])
+    return Cell(f"{figures}: {verdict_text(test['verdict'])}", test["difference"])
 
 
 def trained_note(summary: Mapping[str, Any]) -> str:

@@ -11,6 +11,12 @@ const made = (tag, attributes = {}, ...children) => {
   element.append(...children);
   return element;
 };
+const pen = document.createElement("canvas").getContext("2d");
+const widest = (texts, like) => { // in pixels, in the font of an element
+  const { fontFamily } = getComputedStyle(like);
+  pen.font = `600 12px ${fontFamily}`;
+  return Math.max(...texts.map((text) => pen.measureText(text).width));
+};
 const finite = (values) => values.filter((value) => value !== null && value !== undefined);
 
 // About `count` round numbers from `low` to `high`.
@@ -32,6 +38,8 @@ class Chart {
     this.alt = this.plot.querySelector("svg").getAttribute("aria-labelledby");
     this.hidden = new Set();
     this.log = this.late = false;
+    this.axis = this.data.x;
+    for (const line of this.data.lines) line.also = { ...line.also, [this.axis]: line.x };
     this.plot.replaceChildren();
     this.bar();
     this.tip = made("div", { class: "tip", "aria-live": "polite" });
@@ -40,7 +48,20 @@ class Chart {
     this.draw();
   }
 
-  // Which lines, and which scale.
+  // What the horizontal axis has: marks and points move along with the first line that has them.
+  turn(axis) {
+    const place = (x) => {
+      const line = this.data.lines.find((one) => one.x.includes(x));
+      return line ? line.also[axis][line.x.indexOf(x)] : x;
+    };
+    for (const one of [this.data.mark, ...(this.data.points || [])]) if (one) one[0] = place(one[0]);
+    for (const line of this.data.lines) line.x = line.also[axis];
+    this.axis = axis;
+    this.now = undefined;
+    this.draw();
+  }
+
+  // Which lines, which axis, and which scale.
   bar() {
     const bar = made("div", { class: "bar" });
     const button = (name, pressed, press, ...children) => {
@@ -62,6 +83,14 @@ class Chart {
     }
     bar.append(made("span", { class: "gap" }));
     const longest = Math.max(...lines.map((line) => line.x.length));
+    const axes = Object.keys(lines[0].also).filter((axis) => lines.every((line) => line.also[axis]));
+    if (axes.length > 1 && longest > 1) {
+      const main = this.data.x, order = [main, ...axes.filter((axis) => axis !== main)];
+      const choice = made("select", { "aria-label": "horizontal axis" },
+        ...order.map((axis) => made("option", { value: axis }, `by ${axis}`)));
+      choice.addEventListener("change", () => this.turn(choice.value));
+      bar.append(choice);
+    }
     if (longest > 3) button("scale", false, (now) => (this.late = now), "last half");
     if (this.data.log && longest > 1) button("scale", false, (now) => (this.log = now), "log scale");
     this.plot.before(bar);
@@ -87,7 +116,8 @@ class Chart {
     const lines = this.shown();
     const xs = finite(this.data.lines.flatMap((line) => line.x));
     let [left, right] = [Math.min(...xs), Math.max(...xs)];
-    if (this.late) left = Math.ceil((left + right) / 2);
+    this.whole = xs.every(Number.isInteger);
+    if (this.late) left = this.whole ? Math.ceil((left + right) / 2) : (left + right) / 2;
     const inside = (line, values) => finite((values || []).filter((_, i) => line.x[i] >= left));
     let ys = lines.flatMap((line) => [line.y, line.low, line.high, ...Object.values(line.each || {})]
       .flatMap((values) => inside(line, values)));
@@ -132,7 +162,7 @@ class Chart {
     const levels = this.levels(low, high, Math.max(3, height / 60));
     const margin = { top: 20, bottom: 38, left: 14 + 6.8 * Math.max(...levels.map(([, text]) => text.length), 2), right: 14 };
     const ends = wide ? this.ends(right) : [];
-    if (ends.length) margin.right = 18 + 6.6 * Math.max(...ends.map((end) => end.text.length));
+    if (ends.length) margin.right = 14 + widest(ends.map((end) => end.text), this.figure);
     const x = (value) => margin.left + ((value - left) / (right - left)) * (width - margin.left - margin.right);
     const y = (value) => height - margin.bottom - ((this.warp(value) - low) / (high - low)) * (height - margin.top - margin.bottom);
     Object.assign(this, { x, y, left, right, margin, width, height });
@@ -163,13 +193,13 @@ class Chart {
       svg.append(drawn("line", { class: "grid", x1: margin.left, x2: width - margin.right, y1: y(value), y2: y(value) }));
       svg.append(drawn("text", { x: margin.left - 8, y: y(value) + 4, "text-anchor": "end" }, text));
     }
-    const [found] = ticks(this.left, this.right, Math.max(2, (width - margin.left - margin.right) / (wide ? 80 : 60)), true);
+    const [found] = ticks(this.left, this.right, Math.max(2, (width - margin.left - margin.right) / (wide ? 80 : 60)), this.whole);
     for (const value of found) {
       svg.append(drawn("line", { class: "tick", x1: x(value), x2: x(value), y1: height - margin.bottom, y2: height - margin.bottom + 4 }));
-      svg.append(drawn("text", { x: x(value), y: height - margin.bottom + 17, "text-anchor": "middle" }, String(value)));
+      svg.append(drawn("text", { x: x(value), y: height - margin.bottom + 17, "text-anchor": "middle" }, String(+value.toPrecision(6))));
     }
     svg.append(drawn("line", { class: "axis", x1: margin.left, x2: width - margin.right, y1: height - margin.bottom, y2: height - margin.bottom }));
-    svg.append(drawn("text", { class: "name", x: (margin.left + width - margin.right) / 2, y: height - 4, "text-anchor": "middle" }, this.data.x || ""));
+    svg.append(drawn("text", { class: "name", x: (margin.left + width - margin.right) / 2, y: height - 4, "text-anchor": "middle" }, this.axis || ""));
     if (this.data.y) svg.append(drawn("text", { class: "name", x: 0, y: 10 }, this.data.y));
   }
 
@@ -266,14 +296,15 @@ class Chart {
     const rows = [];
     let close = null;
     for (const line of this.shown()) {
-      const i = line.x.indexOf(value);
+      // Epochs are the same for all; at a number of seconds, each line has its latest epoch.
+      const i = this.axis === this.data.x ? line.x.indexOf(value) : line.x.findLastIndex((x) => x <= value);
       for (const [name, values] of Object.entries(line.each || {})) {
         if (height === null || finite([values[i]]).length === 0) continue;
         const off = Math.abs(this.y(values[i]) - height);
         if (off < 14 && (!close || off < close.off)) close = { off, name, value: values[i], line, values };
       }
       if (i < 0 || line.y[i] === null) continue;
-      this.cross.append(drawn("circle", { cx: at, cy: this.y(line.y[i]), r: 4, fill: `var(--${line.colour})` }));
+      this.cross.append(drawn("circle", { cx: this.x(line.x[i]), cy: this.y(line.y[i]), r: 4, fill: `var(--${line.colour})` }));
       const spread = line.low ? ` (${this.text(line.low[i])} to ${this.text(line.high[i])})` : "";
       rows.push(made("div", {}, made("i", { style: `background:var(--${line.colour})` }), `${line.name} `,
         made("b", {}, this.text(line.y[i])), spread));
@@ -284,7 +315,7 @@ class Chart {
     }
     for (const [x, y, name, colour] of this.data.points || []) if (x === value)
       rows.push(made("div", {}, made("i", { style: `background:var(--${colour})` }), `${name} `, made("b", {}, this.text(y))));
-    this.tip.replaceChildren(made("div", { class: "head" }, `${this.data.x} ${value}`), ...rows);
+    this.tip.replaceChildren(made("div", { class: "head" }, `${this.axis} ${+value.toPrecision(4)}`), ...rows);
     this.tip.classList.add("shown");
     const share = at / this.width;
     this.tip.style.left = share < 0.5 ? `calc(${100 * share}% + 12px)` : "auto";

@@ -34,6 +34,7 @@ class Line:
     low: Values = ()
     high: Values = ()
     each: Mapping[str, Values] = field(default_factory=dict)  # name -> y at the first of `x`
+    also: Mapping[str, Values] = field(default_factory=dict)  # name of another axis -> its values
 
 
 @dataclass(frozen=True)

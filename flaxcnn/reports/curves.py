@@ -51,6 +51,18 @@ def series(history: History, key: str) -> tuple[np.ndarray, np.ndarray]:
     return np.array([row["epoch"] for row in rows]), np.array(values, float)
 
 
+def _seconds(histories: Sequence[History], epochs: np.ndarray) -> dict[str, np.ndarray]:
+    """The time that training took until the end of each epoch: the median of the runs."""
+    taken: dict[int, list[float]] = {}
+    for history in histories:
+        total = 0.0
+        for row in history:
+            total += row.get("seconds") or np.nan
+            taken.setdefault(row["epoch"], []).append(total)
+    values = np.array([float(np.median(taken[epoch])) for epoch in epochs])
+    return {"seconds": values} if len(values) and np.isfinite(values).all() else {}
+
+
 def _chart(lines: Sequence[Line], metric: str, **more: Any) -> Chart:
     accuracy = metric == "accuracy"
     return Chart(lines, "epoch", "" if accuracy else "nats per image", accuracy, log=True, **more)
@@ -64,11 +76,13 @@ def _epochs_axis(axes: Axes, metric: str) -> None:
 
 @styled
 def learning(
-    history: History, metric: str, best: int | None, summary: Mapping[str, Any] | None = None
-) -> Picture:
+    history: History, metric: str, best: int | None, summary: Mapping[str, Any] | None = None,
+    steps: int | None = None,
+) -> Picture:  # fmt: skip
     """Accuracy or loss of each split over the epochs of one run, the best epoch marked.
 
-    With the `summary`, a chart shows the test figure of the weights that were kept too.
+    With the `summary`, a chart shows the test figure of the weights that were kept too; with the
+    number of `steps` of an epoch, its axis can be that of steps.
     """
     figure = blank(3.1)
     axes = panel(figure, 0.62, 0.48, top=0.62)
@@ -78,7 +92,8 @@ def learning(
         if not len(x):
             continue
         called, own, dash = DRAWN[prefix]
-        lines.append(Line(called, x, y, own, dash))
+        also = {"step": x * steps} if steps else {}
+        lines.append(Line(called, x, y, own, dash, also={**also, **_seconds([history], x)}))
         marker = "o" if len(x) <= FEW else None
         axes.plot(x, y, LINES[prefix], color=colour, marker=marker, label=name)
         finite = y[np.isfinite(y)]
@@ -129,7 +144,8 @@ def overlay(runs: Sequence[tuple[str, History]], metric: str) -> Picture:
     axes = panel(figure, 0.62, 0.48, top=top)
     ends, lines = [], []
     for number, (name, x, y) in enumerate(shown):
-        lines.append(Line(short(name, 40), x, y, *side_of(number)))
+        also = _seconds([runs[number][1]], x)
+        lines.append(Line(short(name, 40), x, y, *side_of(number), also=also))
         colour, marker = pair_of(number)
         label = short(name, 60) if number < NAMED else "_"
         axes.plot(x, y, "-", color=colour, marker=marker if len(x) <= FEW else None,
@@ -200,7 +216,8 @@ def bands(
                 continue
             called, shade, dash = DRAWN[prefix] if alone else (name, *side_of(number))
             each = every(histories, named, f"{prefix}_{metric}", x)
-            lines.append(Line(called, x, y[1], shade, dash, y[0], y[2], each))
+            also = _seconds(histories, x)
+            lines.append(Line(called, x, y[1], shade, dash, y[0], y[2], each, also))
             colour, marker = (own, "o") if alone else pair_of(number)
             style = LINES[prefix] if alone else "-"
             axes.fill_between(x, y[0], y[2], color=colour, alpha=0.22, linewidth=0)

@@ -53,7 +53,7 @@ def run_page(record: RunRecord, dataset: Dataset | None = None) -> Page:
     if record.history:
         best = record.summary["best_epoch"]
         page.lead = page.drawn("accuracy", curves.learning, record.history, "accuracy", best,
-                               record.summary)  # fmt: skip
+                               record.summary, _steps(record))  # fmt: skip
     data = _data(page, record, dataset)
     predicted = _predictions(page, record, data)
     page.sections += [_training(page, record), _test(page, record, predicted)]
@@ -212,6 +212,12 @@ def _predictions(page: Page, record: RunRecord, data: Dataset | None) -> Predict
     return found
 
 
+def _steps(record: RunRecord) -> int:
+    """Of an epoch: an incomplete batch at its end is one too, unless it is dropped."""
+    rows, batch = record.summary["train_rows"], record.config["batch_size"]
+    return int(rows // batch if record.config.get("drop_last") else -(-rows // batch))
+
+
 # -- sections ------------------------------------------------------------------------------------
 
 
@@ -221,7 +227,7 @@ def _training(page: Page, record: RunRecord) -> Section:
     if not record.history:
         return section
     page.draw(section, "loss", curves.learning, record.history, "loss", summary["best_epoch"],
-              span=7)  # fmt: skip
+              None, _steps(record), span=7)  # fmt: skip
     facts = [("Weights kept", f"epoch {summary['kept_epoch']} of {summary['epochs_run']}")]
     if "compile_seconds" in summary:
         facts.append(("Compilation", f"{summary['compile_seconds']:.1f} s"))

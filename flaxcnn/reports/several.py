@@ -136,10 +136,12 @@ def _trust(sides: Sequence[Side], compared: Compared) -> list[tuple[str, str]]:
     """What speaks for the difference, and what is not known."""
     same = all(len({side.shared[key] for side in sides}) == 1 for key in SHARED)
     fewest = min(len(side.rows) for side in sides)
+    seeds = count_text(fewest, "seed")
     trust = [
         ("yes" if same else "no", "The same data, rows and protocol on all sides"),
-        ("yes" if fewest >= ENOUGH else "no", f"{count_text(fewest, 'seed')} or more a side"),
-    ]
+        ("yes", f"{seeds} or more a side") if fewest >= ENOUGH
+        else ("no", f"Only {seeds} on a side: the spread over seeds is hardly known"),
+    ]  # fmt: skip
     if not isinstance(compared, str):
         several = len(compared["comparisons"])
         test = "Paired t test by seed" if compared["paired"] else "Welch's t test"

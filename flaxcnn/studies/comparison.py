@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flaxcnn.records.differing import MOST, difference_table, differing
-from flaxcnn.records.format import EVERYTHING
+from flaxcnn.records.format import EVERYTHING, verdict_text
 from flaxcnn.records.latex import latex
 from flaxcnn.records.tables import Cell, Table, columns, count, csv_text
 from flaxcnn.studies.contrasts import Superiority
@@ -42,7 +42,7 @@ class Compared:
     p_corrected: float | None  # Holm's, over all comparisons of the call
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Comparison:
     """The sides, and every other one against the first; `print` shows it as a table."""
 
@@ -124,6 +124,9 @@ class Comparison:
     def __str__(self) -> str:
         return "\n".join([*self.table().text(), "", *self.sentences(), *self.notes])
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def _repr_markdown_(self) -> str:
         """How a notebook shows it."""
         return "\n\n".join([self.table().markdown(), *self.sentences(), *self.notes])
@@ -159,13 +162,15 @@ def _cells(side: Side, compared: Compared | None) -> list[str]:
     return [
         *cells, f"{test.difference:+.4f}{ends}", p,
         f"{chance.probability:.2f} [{chance.interval[0]:.2f}, {chance.interval[1]:.2f}]",
-        own.verdict,
+        verdict_text(own.verdict),
     ]  # fmt: skip
 
 
 def _sentence(compared: Compared) -> str:
     own = compared.verdict
-    text = f"{compared.label} against {compared.against}: {own.verdict} ({own.reason})"
+    text = (
+        f"{compared.label} against {compared.against}: {verdict_text(own.verdict)} ({own.reason})"
+    )
     if own.more_seeds is not None:
         return f"{text}; about {own.more_seeds} more seeds a side would settle it"
     if own.verdict == "not shown" and own.seeds.reason:

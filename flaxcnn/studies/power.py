@@ -37,7 +37,7 @@ TOLERANCE = 1e-4  # of the smallest difference, as a share of it
 WIDEST = 1e6  # standard deviations: no difference that is looked for is larger
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """What numbers of seeds can show; `print` shows it as a table."""
 
@@ -99,6 +99,13 @@ class Plan:
 
     def __str__(self) -> str:
         return "\n".join([*self.sentences(), "", *self.table().text()])
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_markdown_(self) -> str:
+        """How a notebook shows it."""
+        return "\n\n".join([*self.sentences(), self.table().markdown()])
 
 
 def _number(needed: SeedsNeeded) -> str:

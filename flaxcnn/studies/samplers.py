@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import math
 import os
 import warnings
 from dataclasses import dataclass
@@ -72,6 +73,10 @@ class Sampling:
         """A trial's parameters as settings of a recipe."""
         return {key: _value(axis, drawn[key]) for key, axis in self.space.items()}
 
+    def combinations(self) -> float:
+        """How many different trials there are; infinity where a setting has a range of numbers."""
+        return math.prod(_size(axis) for axis in self.space.values())
+
     def distributions(self) -> dict[str, Any]:
         """Optuna's distributions, by setting."""
         return {key: _distribution(axis) for key, axis in self.space.items()}
@@ -90,7 +95,9 @@ class Sampling:
 
 def open_study(folder: Path, sampling: Sampling, epochs: int, runs: int) -> Any:
     """Make or open Optuna's study in `folder`, for trials of `runs` runs of at most `epochs`."""
-    import optuna
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "IProgress not found")  # tqdm's, in a notebook
+        import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
@@ -159,6 +166,12 @@ def _distribution(axis: Axis) -> Any:
     if axis.whole:
         return IntDistribution(int(axis.low), int(axis.high), axis.log, int(axis.step or 1))
     return FloatDistribution(float(axis.low), float(axis.high), axis.log, axis.step)
+
+
+def _size(axis: Axis) -> float:
+    if isinstance(axis, Choices):
+        return len(axis.values)
+    return (axis.high - axis.low) // (axis.step or 1) + 1 if axis.whole else math.inf
 
 
 def _choice(value: Any) -> Any:

@@ -108,7 +108,8 @@ class Trials:
                         return Trial(self.study, left._trial_id), own
                     own.close()  # it has ended meanwhile
             drawn = [trial for trial in self.all() if trial.state != TrialState.FAIL]
-            if len(drawn) >= self.sampling.trials:
+            different = {tuple(sorted(trial.params.items())) for trial in drawn}
+            if len(drawn) >= self.sampling.trials or len(different) >= self.sampling.combinations():
                 return None
             seed = self.scoring.seeds[0]
             self.study.sampler = self.sampling.seeded(seed, len(drawn))

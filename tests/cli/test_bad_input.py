@@ -134,7 +134,7 @@ EXPERIMENTS = {
     "mnist-lader/model10": "did you mean 'mnist-ladder/model10'?",
     "recipes.py:smal": "no recipe 'smal'; it has .*did you mean 'small'?",
     "nowhere.py:small": "experiment: there is no file nowhere.py",
-    "broken.py:small": "broken.py: ZeroDivisionError",
+    "broken.py:small": "broken.py, line 1: ZeroDivisionError",
     "../../etc/passwd": "see `flaxcnn experiments list`",
     "": "unknown experiment ''",
 }

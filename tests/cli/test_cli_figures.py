@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import flaxcnn as package
+from flaxcnn.errors import ConfigError
+from flaxcnn.records.read import read
+
 sys.path.append(str(Path(__file__).parents[1] / "reports"))
 import made
 
@@ -36,6 +40,21 @@ def test_figures_of_several(flaxcnn, studies, home):
     before = [file.read_bytes() for file in files]
     flaxcnn("figures", str(studies / "short"), str(studies / "long"))
     assert [file.read_bytes() for file in files] == before
+
+
+def test_python_draws_what_the_command_draws(flaxcnn, studies, home):
+    pair = [studies / "short", studies / "long"]
+    done = flaxcnn("figures", *map(str, pair), "--width", "8.5cm", "--json")
+    drawn = package.figures(read(pair[0]), str(pair[1]), width="8.5cm", output=home / "again")
+    assert [Path(name).name for name in done.json["figures"]] == [file.name for file in drawn]
+    for name, file in zip(done.json["figures"], drawn, strict=True):
+        assert Path(name).read_bytes() == file.read_bytes()
+    with pytest.raises(ConfigError, match=r"^width must be from 1\.5 to 20 inches \(got '99in'"):
+        package.figures(pair[0], width=99)
+    with pytest.raises(ConfigError, match=r"^format must be pdf, svg or png \(got 'jpg'\)"):
+        package.figures(pair[0], format="jpg")
+    with pytest.raises(ConfigError, match="name runs or studies"):
+        package.figures()
 
 
 def test_kinds_fonts_and_widths(flaxcnn, studies, home):

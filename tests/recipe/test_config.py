@@ -351,8 +351,8 @@ BAD_VALUES = [
     ("optimizer=3", "(got 3)"),
     (
         "optimizer.momentun=0.5",
-        "unknown setting optimizer.momentun; sgd has momentum, nesterov, weight_decay; "
-        "did you mean 'momentum'?",
+        "unknown setting optimizer.momentun; did you mean 'momentum'? sgd has momentum, nesterov, "
+        "weight_decay",
     ),
     ("optimizer.momentum=1", "optimizer.momentum must be at least 0 and below 1 (got 1.0)"),
     ("optimizer.momentum=-0.1", "(got -0.1)"),
@@ -366,11 +366,12 @@ BAD_VALUES = [
     ("split.rows=5", "unknown setting split.rows; archive has no settings"),
     ('split={"type":"ranges","train":0,"validation":1,"test":1}', "must be at least 1"),
     ('split={"type":"permuted","rows":9,"seed":0,"test":5,"validation":4}', "training rows"),
-    ("augment=flip", "augment must be a list (got 'flip')"),
+    ("augment=flipp", "augment.0 must be "),
+    ("augment=3", "augment must be a list (got 3)"),
     ("augment.0=flip", "augment.0: the index has no item to change (got '0')"),
     ('augment=[{"type":"shift","height":1}]', "augment.height must be at least 0 and below 1"),
     ("layers.2.rate=1.0", "dropout.rate must be at least 0 and below 1 (got 1.0)"),
-    ("layers.2.rat=0.5", "unknown setting layers.2.rat; dropout has rate; did you mean 'rate'?"),
+    ("layers.2.rat=0.5", "unknown setting layers.2.rat; did you mean 'rate'? dropout has rate"),
     ("layers.9.rate=0.5", "layers.9.rate: the index must be from 0 to 3 (got '9')"),
     ("layers.².rate=0.5", "layers.².rate: the index must be from 0 to 3 (got '²')"),
     ("layers.0.filters=0", "conv.filters must be an integer from 1 to 1048576 (got 0)"),
@@ -380,7 +381,7 @@ BAD_VALUES = [
     ("layers=[]", "layers is empty"),
     ("dataset=minst", "did you mean 'mnist'?"),
     ("dataset=folder:", "tfds:NAME or hf:NAME (got 'folder:')"),
-    ("epoch=3", "unknown setting epoch; config has dataset, "),
+    ("epoch=3", "unknown setting epoch; did you mean 'epochs'? config has dataset, "),
     ("epoch=3", "did you mean 'epochs'?"),
     ("=3", "write it as KEY=VALUE"),
     ("epochs", "write it as KEY=VALUE"),
@@ -408,6 +409,7 @@ def test_a_bad_value_is_refused_by_name(assignment, message):
         ("optimizer=ADAM", "optimizer", optimizers.Adam()),
         ("optimizer.nesterov=true", "optimizer", optimizers.SGD(0.9, nesterov=True)),
         ('augment=["flip"]', "augment", (Flip(),)),
+        ("augment=flip", "augment", (Flip(),)),
         ("dataset=folder:pictures", "dataset", "folder:pictures"),
         (" epochs = 4 ", "epochs", 4),
     ],
@@ -416,6 +418,15 @@ def test_a_good_value_is_taken(assignment, path, value):
     got = getattr(resolved(assignment)[0], path)
     assert got == value
     assert type(got) is type(value)
+
+
+def test_one_value_is_enough_where_it_says_all(tmp_path):
+    config = resolved("dataset=folder:pets", "resize=48", "resize.train=center_crop")[0]
+    assert config.resize == Resize(48, 48, "center_crop")
+    (tmp_path / "summary.json").write_text('{"params_digest": "0"}')
+    assert resolved(f"init_from={tmp_path}")[0].init_from == Weights(str(tmp_path))
+    with pytest.raises(ConfigError, match=r"resize\.height must be an integer \(got 'big'\)"):
+        resolved("dataset=folder:pets", "resize=big")
 
 
 def test_validation_on_the_test_split_needs_the_document_protocol():

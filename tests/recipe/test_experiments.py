@@ -387,11 +387,22 @@ def test_a_recipe_from_a_file_of_the_users(tmp_path):
         catalog.find(f"{file}:mien")
 
 
+def test_a_recipe_that_is_wrong_is_found_by_its_line(tmp_path):
+    file = tmp_path / "two_recipes.py"
+    file.write_text(
+        "from flaxcnn import Config\nfrom flaxcnn.recipe.layers import Dense, Flatten\n"
+        "small = Config('digits', (Flatten(), Dense(10)))\n"
+        "wrong = Config('digits', (Flatten(), Dense(9)))\n"
+    )
+    with pytest.raises(ConfigError, match=r"two_recipes\.py, line 4: .*end with dense units=10"):
+        catalog.find(f"{file}:small")
+
+
 @pytest.mark.parametrize("text", ["1 / 0", "import nowhere_to_be_found", "def"])
 def test_a_broken_recipe_file_is_named(tmp_path, text):
     file = tmp_path / "broken_recipes.py"
     file.write_text(text)
-    with pytest.raises(ConfigError, match=r"broken_recipes\.py: \w+Error"):
+    with pytest.raises(ConfigError, match=r"broken_recipes\.py(, line \d+)?: \w+Error"):
         catalog.find(f"{file}:x")
 
 

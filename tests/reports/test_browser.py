@@ -207,6 +207,29 @@ def test_a_chart_tells_its_values_and_hides_lines(tab, pages):
     assert tab.messages == []
 
 
+def test_the_axis_is_chosen(tab, pages):
+    """And the marks of epochs move along with their lines."""
+    tab.open(pages["run"])
+    chart = json.loads(tab.run(f"{CHART}.dataset.chart"))
+    names = f"[...{CHART}.querySelectorAll('.bar option')].map((one) => one.value)"
+    assert tab.run(names) == ["epoch", "step", "seconds"]
+    also = chart["lines"][0]["also"]
+    best = f"+{CHART}.querySelector('line.mark').getAttribute('x1')"
+    shares = []
+    for axis in ("epoch", "step", "seconds"):
+        tab.run(f"""(() => {{ const choice = {CHART}.querySelector('.bar select');
+          choice.value = '{axis}'; choice.dispatchEvent(new Event('change')); }})()""")
+        assert tab.run(f"{CHART}.querySelectorAll('text.name')[0].textContent") == axis
+        last = {"epoch": chart["lines"][0]["x"], **also}[axis][-1]
+        tab.run(f"{CHART}.querySelector('svg[tabindex]').focus()")
+        press(tab, "ArrowLeft")
+        head = tab.run(f"{CHART}.querySelector('.tip .head').textContent")
+        assert head == f"{axis} {float(f'{last:.4g}'):g}"
+        shares.append(tab.run(best))
+    assert shares == pytest.approx([shares[0]] * 3, abs=1)  # each epoch takes as long in this run
+    assert tab.messages == []
+
+
 def test_a_cell_of_the_matrix_opens_its_images(tab, pages):
     tab.open(pages["run"])
     shown = """[...document.querySelectorAll('.gallery')]

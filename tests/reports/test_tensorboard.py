@@ -15,6 +15,7 @@ from events import events, files, scalars
 import flaxcnn
 from flaxcnn.cli.main import main
 from flaxcnn.errors import CheckpointError, ConfigError
+from flaxcnn.records.read import read
 from flaxcnn.reports import tensorboard
 from flaxcnn.reports.tensorboard import EventFiles, convert
 
@@ -274,8 +275,20 @@ def test_history_has_nan_for_null(run):
     assert row["best"] is False
 
 
-def test_history_of_something_else_is_one_clear_error(tmp_path, study):
-    for path in (tmp_path / "nowhere", study):
+def test_history_of_a_study_has_the_seed_of_each_epoch(study):
+    record = read(study)
+    rows = flaxcnn.history(study)
+    assert rows == flaxcnn.history(record)
+    settings = [row["setting"] for row in record.rows for _ in record.histories[row["run"]]]
+    assert len(rows) == len(settings) > 0
+    for row, setting in zip(rows, settings, strict=True):
+        assert list(row)[: 1 + len(setting)] == ["seed", *setting]
+        assert "run" not in row
+    assert {row["seed"] for row in rows} == {row["seed"] for row in record.rows}
+
+
+def test_history_of_something_else_is_one_clear_error(tmp_path):
+    for path in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(CheckpointError, match=r"holds no metrics\.jsonl; give a run"):
             flaxcnn.history(path)
 

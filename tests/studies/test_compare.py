@@ -61,6 +61,7 @@ def test_dead_networks_count_and_are_counted(folders):
     assert "batch100: 2 of 5 networks are dead and count like any other" in notes[0]
     assert "batch200: 1 of 5 networks are dead" in notes[1]
     assert found[0].verdict.verdict == "not shown"
+    assert ": no difference found (p = " in str(compare(*folders))
 
 
 def test_without_the_dead(folders):

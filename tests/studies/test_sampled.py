@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import re
 import signal
 
@@ -207,6 +208,21 @@ def test_what_is_too_large_is_told(digits, tmp_path):
     assert "is the same recipe as the recipe as it stands" in reasons
     assert any("parameters are more than max_params=1,000" in reason for reason in reasons)
     assert [row["label"] for row in result.summary["candidates"]] == ["as it is"]
+    drawn = [str(trial.params) for trial in journal(result.path).trials]
+    assert len(set(drawn)) == 2  # all there are: it ends with the one that was missing
+    assert len(set(drawn[:-1])) == 1
+
+
+@pytest.mark.parametrize(
+    ("space", "count"),
+    [
+        ({"learning_rate": [0.1, 0.2], "batch_size": {"low": 16, "high": 64, "step": 16}}, 8),
+        ({"batch_size": {"low": 16, "high": 17, "log": True}}, 2),
+        ({"learning_rate": {"low": 0.1, "high": 0.2}, "batch_size": [8, 16]}, math.inf),
+    ],
+)
+def test_a_space_knows_how_many_trials_it_has(space, count):
+    assert Sampling(parse_space(space)).combinations() == count
 
 
 @pytest.mark.slow

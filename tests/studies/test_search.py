@@ -105,7 +105,7 @@ def test_what_cannot_be_tried_is_named(digits):
 def test_the_same_recipe_is_tried_once(digits):
     found = Candidates.of(wanted(learning_rate=[0.05, 0.1]), digits)
     assert [one.label for one in found.tried] == ["as it is", "learning_rate=0.1"]
-    assert found.dropped[0].reason == "is the same recipe as as it is"
+    assert found.dropped[0].reason == "is the same recipe as the recipe as it stands"
 
 
 def test_shorter_runs_are_read_off_longer_ones(digits):
