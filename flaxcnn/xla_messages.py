@@ -1,4 +1,4 @@
-"""Messages of XLA that mean nothing here, kept from the terminal and from notebooks.
+"""Messages of XLA and Orbax that mean nothing here, kept from the terminal and from notebooks.
 
 On each load of a cached program for CPU, XLA logs as an error that the processor lacks features,
 which are tuning hints (jax issue 38445). It reads how much to log once, when jaxlib is imported.
@@ -7,6 +7,7 @@ which are tuning hints (jax issue 38445). It reads how much to log once, when ja
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import select
@@ -98,3 +99,14 @@ class _Filter:
         self.thread.join()
         for end in (self.reading, self.waiting, self.stderr):
             os.close(end)
+
+
+@contextlib.contextmanager
+def without_warnings(logger: str) -> Iterator[None]:
+    """What `logger` logs inside is kept back, unless it is an error."""
+    level = (own := logging.getLogger(logger)).level  # Orbax's asks no filter
+    own.setLevel(max(level, logging.ERROR))
+    try:
+        yield
+    finally:
+        own.setLevel(level)

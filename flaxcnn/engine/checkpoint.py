@@ -16,7 +16,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ from flaxcnn.engine.hosts import primary
 from flaxcnn.errors import CheckpointError, OutOfMemoryError, WriteError, first_line
 from flaxcnn.fault_points import passing
 from flaxcnn.records.files import patient
+from flaxcnn.xla_messages import without_warnings
 
 log = logging.getLogger(__name__)
 WITHIN = "within"  # folder of the checkpoint of an epoch that is not done
@@ -121,18 +122,6 @@ class _Pending(NamedTuple):
     record: dict[str, Any]
 
 
-@contextlib.contextmanager
-def _without_warnings_of_orbax(unless: bool) -> Iterator[None]:
-    """It warns that what is opened to be read is read only."""
-    level = (orbax := logging.getLogger("absl")).level  # it asks no filter
-    if not unless:
-        orbax.setLevel(max(level, logging.ERROR))
-    try:
-        yield
-    finally:
-        orbax.setLevel(level)
-
-
 class Checkpoints:
     """The `checkpoints/` folder of one run; a context manager that waits for pending writes.
 
@@ -160,7 +149,8 @@ class Checkpoints:
             )
         try:
             place = epath.Path(str(folder)) if remote else Path(folder).resolve()
-            with _without_warnings_of_orbax(unless=writes):
+            # Orbax warns that what is opened to be read is read only
+            with contextlib.nullcontext() if writes else without_warnings("absl"):
                 options = ocp.CheckpointManagerOptions(
                     preservation_policy=self._keep, cleanup_tmp_directories=writes, create=writes,
                     read_only=not writes,

@@ -132,7 +132,9 @@ def test_drawn_candidates(flaxcnn, home):
 @pytest.mark.slow
 def test_processes_share_the_trials(flaxcnn, home):
     """Two at once: no trial twice, one table, and that of the last to end."""
-    trained = ("search", "recipes.py:small", *DRAWN, "--pruner", "none", "--search-dir", "found")
+    rates = ",".join(str(0.5 / 2**power) for power in range(16))  # more than there are trials
+    trained = ("search", "recipes.py:small", *DRAWN[:4], "--grid", f"learning_rate={rates}",
+               *DRAWN[6:], "--pruner", "none", "--search-dir", "found")  # fmt: skip
     first = flaxcnn(*trained, "--trials", "1", "--no-refit")
     assert first.code == 0, first.err
     more = [sys.executable, "-m", "flaxcnn", *trained, "--trials", "12", "--resume"]

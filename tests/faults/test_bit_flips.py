@@ -122,11 +122,15 @@ def silent_flips(folder, said, place, count, seed=0):
     return found, silent
 
 
-@pytest.mark.parametrize("count", [25, pytest.param(200, marks=pytest.mark.slow)])
-def test_of_a_finished_run(run, tmp_path, count):
+# About 38 % of the flips are found, the others being in pages and in what nobody reads: fewer than
+# `least` are once in 10,000 times.
+@pytest.mark.parametrize(
+    ("count", "least"), [(25, 2), pytest.param(200, 50, marks=pytest.mark.slow)]
+)
+def test_of_a_finished_run(run, tmp_path, count, least):
     found, silent = silent_flips(run, said_by_run, tmp_path / "copy", count, seed=count)
     assert silent == []
-    assert found > count // 4, "or nothing was read"
+    assert found >= least, "or nothing was read"
 
 
 def test_of_a_study(seeds, tmp_path):
