@@ -33,6 +33,7 @@ def speaking(monkeypatch):
     monkeypatch.setattr(xla_messages, "_speaks", True)
 
 
+@pytest.mark.slow
 def test_a_second_run_in_a_new_process_says_nothing(tmp_path):
     """The second one, since it loads what the first has compiled and kept."""
     unset = {"TF_CPP_MIN_LOG_LEVEL", "FLAXCNN_DEBUG"}

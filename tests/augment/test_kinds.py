@@ -112,6 +112,7 @@ def test_a_tpu_resamples_by_products_to_the_same_pixels(kind):
     )
 
 
+@pytest.mark.slow
 def test_a_batch_of_another_size_changes_nothing():
     chain = (Flip(), Crop(2), Rotate(30), Hue(), Cutout(3), Policy((Mixup(), CutMix())))
     (image, target), picks = augmented(chain), [41, 7, 41, 0, 13]

@@ -33,6 +33,7 @@ def quick(monkeypatch):
     jax.config.update("jax_enable_compilation_cache", used)
 
 
+@pytest.mark.slow
 def test_the_default_experiment_as_json(process):
     done = process("bench", "--seconds", "0.01", "--repeats", "2", "--json")
     assert done.code == 0, done.err

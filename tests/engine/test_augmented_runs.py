@@ -90,6 +90,7 @@ def test_streamed_rows_have_the_partners_of_resident_ones(own, determinism):
     assert 0 < result.history[-1]["train_accuracy"] < 1
 
 
+@pytest.mark.slow
 def test_any_number_of_devices_gives_the_same_bits(own):
     recipe = dataclasses.replace(
         SIMPLE, augment=chain(), determinism="exact", virtual_shards=4, epochs=1
@@ -111,6 +112,7 @@ def test_a_study_has_the_bits_of_single_runs(own):
     assert rows[1]["params_digest"] == alone.summary["params_digest"]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_draws_of_the_epoch_it_is_in(own):
     recipe = dataclasses.replace(SIMPLE, augment=chain())
     whole, _ = digest_of(own / "whole", recipe)

@@ -151,6 +151,7 @@ def test_in_parts_over_the_devices_it_is_the_same(digits):
         assert found[0][0][key] == pytest.approx(found[1][0][key], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_schedule_free_from_recipe_to_record(digits, tmp_path):
     config = dataclasses.replace(
         BASE, optimizer=Optax("optax.contrib.schedule_free_sgd"), average=ScheduleFree(),

@@ -77,6 +77,7 @@ def test_a_weight_multiplies_the_loss_of_its_class_and_nothing_else():
     np.testing.assert_allclose(mixed.loss, weighted.loss, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_same_bits_on_any_number_of_devices_and_in_a_study(uneven):
     shared = dataclasses.replace(BOTH, virtual_shards=4)
     one = make_resident_job(shared, uneven, jax.devices()[1])
@@ -89,6 +90,7 @@ def test_the_same_bits_on_any_number_of_devices_and_in_a_study(uneven):
     assert_same_bits(alone, trained(before.with_plan(one.plan, shared)))
 
 
+@pytest.mark.slow
 def test_the_same_bits_streamed(uneven):
     streamed = dataclasses.replace(BOTH, input="stream", data_memory=8 * 64 * 250)
     assert_same_bits(*(trained(make_job(recipe, uneven)) for recipe in (BOTH, streamed)))

@@ -43,6 +43,7 @@ def test_the_loss_is_the_cross_entropy():
     assert loss_at(logits, label, 2.0) == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_probabilities_of_a_run_are_scaled_by_it(run, digits):
     opened, images = open_run(run.path), digits.test.image[:20]
     temperature = run.summary["temperature"]

@@ -82,6 +82,7 @@ def student(trained, digits, tmp_path_factory):
     return fit(config, digits, tmp_path_factory.mktemp("student") / "run")
 
 
+@pytest.mark.slow
 def test_a_student_is_another_network_and_a_reproducible_run(student, trained, digits, tmp_path):
     assert student.recipe.distill.digest == trained.summary["params_digest"]
     plain = fit(STUDENT, digits, tmp_path / "plain")
@@ -96,6 +97,7 @@ def test_a_student_is_another_network_and_a_reproducible_run(student, trained, d
     )
 
 
+@pytest.mark.slow
 def test_in_a_study_each_has_the_bits_it_has_alone(student, trained, tmp_path):
     """Temperatures share a program; another teacher does not."""
     other = Distill(str(student.path))

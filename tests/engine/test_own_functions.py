@@ -109,6 +109,7 @@ def digest(result):
     return tree_digest(jax.device_get(result.state.params))
 
 
+@pytest.mark.slow
 def test_a_run_with_them(own, tmp_path):
     config = recipe(determinism="exact")
     assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
@@ -248,6 +249,7 @@ def test_settings_that_cannot_be(own, settings, message):
         recipe(**{"monitor": "val_loss", **settings})
 
 
+@pytest.mark.slow
 def test_focal_by_name(own, tmp_path):
     config = recipe(loss={"type": "focal", "gamma": 1.0}, metrics=["topk"], monitor="val_top5")
     result = flaxcnn.train(config, run_dir=tmp_path / "run", verbose=False)

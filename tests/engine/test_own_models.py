@@ -197,6 +197,7 @@ def test_a_module_given_in_python(tmp_path, nets, monkeypatch):
         flaxcnn.train("digits/quickstart", model=module.Plain(), epoch=1)
 
 
+@pytest.mark.slow
 def test_a_study_of_it_has_the_bits_of_single_runs(nets, tmp_path):
     recipe = config(Linen("nets.py:Plain"), determinism="exact")
     rows = flaxcnn.study(recipe, range(2), study_dir=tmp_path / "study", how="map").rows
@@ -206,6 +207,7 @@ def test_a_study_of_it_has_the_bits_of_single_runs(nets, tmp_path):
     assert rows[1]["params_digest"] == alone.summary["params_digest"]
 
 
+@pytest.mark.slow
 def test_it_is_done_again_from_the_copy_in_the_record(nets, tmp_path):
     """A run and a study, whose original has changed, or is gone: it is said, and made again."""
     recipe = config(Linen("nets.py:Plain"), determinism="exact", epochs=1)
@@ -228,6 +230,7 @@ def test_it_is_done_again_from_the_copy_in_the_record(nets, tmp_path):
     assert again.code[0].startswith("nets.py is gone; the copy with SHA-256 ")
 
 
+@pytest.mark.slow
 def test_files_of_one_name_keep_their_copies_apart(nets, tmp_path):
     (tmp_path / "sub").mkdir()
     other = tmp_path / "sub" / "nets.py"
@@ -244,6 +247,7 @@ def test_files_of_one_name_keep_their_copies_apart(nets, tmp_path):
     assert flaxcnn.reproduce(run.path).same
 
 
+@pytest.mark.slow
 def test_what_it_breaks_is_said_or_refused(nets, tmp_path):
     notes = []
     recipe = config(Linen("nets.py:Dropped"), epochs=1)

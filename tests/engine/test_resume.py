@@ -98,6 +98,7 @@ def test_killed_ten_times_at_random_moments(child, quiet):
     assert_as_quiet(run, quiet)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_a_second_run_is_kept_out(child, quiet):
     run = child.folder / "run"
     # Many epochs, so that both signals find it at work; a constant schedule may be cut short later

@@ -82,6 +82,7 @@ def test_stopped_at_any_step_a_run_ends_in_the_same_bits(trained, digits, tmp_pa
     assert not (run / "checkpoints" / "within").exists()
 
 
+@pytest.mark.slow
 def test_a_streamed_run_too(digits, tmp_path, monkeypatch):
     budget = streaming.IN_FLIGHT * 2 * TINY.batch_size * 64  # two batches of pixels to a chunk
     config = dataclasses.replace(STREAMED, data_memory=budget, save_every=50)

@@ -34,6 +34,7 @@ def child(parent, path, **settings):
     return flaxcnn.train(config, run_dir=path, verbose=False)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_another_s_weights(parent, tmp_path):
     assert len(parent.history) == 1
     found = child(parent, tmp_path / "run")

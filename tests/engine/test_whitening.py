@@ -34,6 +34,7 @@ def test_its_outputs_are_uncorrelated():
     np.testing.assert_array_equal(kernel[..., 4:], -kernel[..., :4])
 
 
+@pytest.mark.slow
 def test_a_run_a_resumed_one_and_a_study_of_it(tmp_path):
     whole = flaxcnn.train(SMALL, run_dir=tmp_path / "whole", verbose=False)
     data = load("digits")

@@ -153,6 +153,7 @@ def test_a_network_of_one_s_own_with_any_number_of_images(tmp_path, images, kind
         export(run.path, "onnx")
 
 
+@pytest.mark.slow
 def test_onnx_has_every_layer(tmp_path, images):
     """All but layers of one's own, by onnxruntime against the network."""
     from flaxcnn.recipe import layers as spec

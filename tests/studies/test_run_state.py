@@ -28,6 +28,7 @@ def in_turn(digits):
     return outcomes(plan_runs(BASE, range(3)), digits)
 
 
+@pytest.mark.slow
 def test_each_seed_has_rates_of_its_own(in_turn):
     rates = [[line["learning_rate"] for line in outcome.history] for outcome in in_turn]
     assert all(each[0] == 0.5 and each[-1] < 0.5 for each in rates)
@@ -41,6 +42,7 @@ def test_each_keeps_its_average(in_turn):
         assert any(line["swa_val_loss"] != line["val_loss"] for line in outcome.history)
 
 
+@pytest.mark.slow
 def test_side_by_side_they_fall_as_alone(in_turn, digits):
     """A run that takes the slot of another begins with the recipe's rate."""
     together = outcomes(plan_runs(BASE, range(3)), digits, width=2)

@@ -80,6 +80,7 @@ def eight(digits):
     return outcomes(plan_runs(EXACT, range(8)), digits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [[3], [5, 3], [7, 0, 3, 2]], ids=str)
 def test_exact_bits_whatever_runs_beside_it(seeds, eight, digits):
     """N = 1, 2, 4 against 8, at other places, on other devices."""
@@ -270,6 +271,7 @@ def test_side_by_side_is_close_to_alone(width, digits):
         np.testing.assert_allclose(other.row["test_loss"], one.row["test_loss"], **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1, 3])
 def test_a_run_that_diverges_leaves_the_others_alone(width, digits):
     """A rate of 1e30 gives NaN in the first epoch; the others keep their bits."""
