@@ -191,6 +191,7 @@ def test_a_study_and_what_is_made_of_it(capsys, tmp_path):
     assert page.read_text().startswith("<!doctype html>") or "<html" in page.read_text()[:200]
 
 
+@pytest.mark.slow
 def test_a_search_on_a_grid_or_in_a_space(tmp_path):
     found = flaxcnn.search(
         LINEAR, {"learning_rate": [0.001]}, folds=2, epochs=1, refit=False, verbose=False, how="map"

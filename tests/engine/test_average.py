@@ -46,6 +46,7 @@ def run(digits, compiled, tmp_path_factory):
     return fit(BASE, digits, tmp_path_factory.mktemp("average") / "run")
 
 
+@pytest.mark.slow
 def test_it_is_monitored_kept_and_tested(run, digits):
     """Of the epochs as they come: the mean of the weights after epochs 2, 3 and 4."""
     job, weights = make_job(BASE, digits), []
@@ -69,6 +70,7 @@ def test_what_is_kept_is_what_is_read_back(run):
     assert evaluate_run(opened)["accuracy"] == run.summary["test_accuracy"]
 
 
+@pytest.mark.slow
 def test_it_may_only_be_looked_at(digits, tmp_path):
     """The weights, and so the run, are those of a recipe without an average."""
     plain = fit(dataclasses.replace(BASE, average=None), digits, tmp_path / "plain")
@@ -79,6 +81,7 @@ def test_it_may_only_be_looked_at(digits, tmp_path):
     assert found.summary["fingerprint"] != plain.summary["fingerprint"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [1, 2, 3])
 def test_a_resumed_run_has_the_same_bits(run, digits, tmp_path, at):
     fit(dataclasses.replace(BASE, epochs=at), digits, tmp_path / "run")

@@ -150,6 +150,7 @@ def test_a_run_says_that_classes_are_imbalanced_and_records_it(uneven, tmp_path)
     assert min(data["class_weight"]) < 1 < max(data["class_weight"])
 
 
+@pytest.mark.slow
 def test_a_study_says_it_once(uneven, tmp_path):
     notes = []
     recipe = dataclasses.replace(RECIPE, epochs=1)

@@ -98,6 +98,7 @@ def test_nothing_of_the_update_is_left(poison):
     )
 
 
+@pytest.mark.slow
 def test_back_to_the_beginning_of_the_epoch_at_half_the_rate(digits, tmp_path, poison, monkeypatch):
     rate = SHORT.learning_rate
     config = dataclasses.replace(SHORT, on_nonfinite="rollback", save_every=50)
@@ -131,6 +132,7 @@ def test_what_no_rate_helps_ends_the_run(digits, tmp_path, poison, caplog):
     assert len(history(tmp_path / "run")) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("losses", "warned"),
     [([1.0], False), ([1.0, 2.0], False), ([0.5, 0.2, 0.7], True), ([0.5, None], False),

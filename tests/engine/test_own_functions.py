@@ -199,6 +199,7 @@ def trained(plan):
     return tree_digest(jax.device_get(after.params)), finalize(jax.device_get(sums))
 
 
+@pytest.mark.slow
 def test_the_bits_do_not_depend_on_the_number_of_devices(own):
     """Nor on whether metrics are measured."""
     loss = build_loss(Loss("own.py:tempered", temperature=2.0))

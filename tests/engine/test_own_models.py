@@ -148,6 +148,7 @@ def digest(result):
     return tree_digest(jax.device_get(result.state.params))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [lambda: Linen("nets.py:Plain", width=3), lambda: NNX("nets.py:Modern", width=3),
@@ -179,6 +180,7 @@ def test_a_run_of_it(nets, tmp_path, make):
         flaxcnn.train(recipe, run_dir=tmp_path / "new", verbose=False)
 
 
+@pytest.mark.slow
 def test_a_module_given_in_python(tmp_path, nets, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     import nets as module

@@ -89,7 +89,7 @@ def test_devices_change_nothing_but_the_order_of_sums(layers, how, batch_size):
     "how",
     [
         BatchSharding(),
-        BatchSharding(2),
+        slowly(BatchSharding(2)),
         slowly(BatchSharding(2, "jit")),
         slowly(BatchSharding(2, "pmap")),
     ],

@@ -106,6 +106,7 @@ def test_a_streamed_run_too(digits, tmp_path, monkeypatch):
     assert epochs_of(found.path) == epochs_of(quiet.path)
 
 
+@pytest.mark.slow
 def test_stopped_while_it_validates(trained, digits, tmp_path, monkeypatch):
     """The steps are not done again."""
     honest, calls = Job.evaluate, []
@@ -170,6 +171,7 @@ def test_what_takes_longer_than_the_grace_is_given_up(digits, tmp_path, monkeypa
     assert not (tmp_path / "run" / "checkpoints" / "within").exists()
 
 
+@pytest.mark.slow
 def test_a_damaged_one_costs_the_epoch_and_no_bits(trained, digits, tmp_path, signal_at, caplog):
     signal_at(STEPS + 4)
     stopped(dataclasses.replace(TINY, save_every=1), digits, tmp_path / "run")
@@ -275,6 +277,7 @@ def test_handlers_within_handlers():
 # -- how long a part is --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seconds", "steps"), [(0.01, 200), (1.9, 1), (60.0, 1)])
 def test_a_part_takes_as_long_as_asked(seconds, steps):
     assert next_steps(1000, 1000, 2.0, seconds) == steps

@@ -131,6 +131,7 @@ class Keyed(nnx.Module):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["Counts", "Keyed"])
 def test_a_network_of_one_s_own_with_any_number_of_images(tmp_path, images, kind):
     """Also where its code takes the number of images as a number."""

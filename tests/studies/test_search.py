@@ -400,6 +400,7 @@ def small_memory(monkeypatch):
     monkeypatch.setattr(ResidentJob, "_program", compile_)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["auto", "vmap"])
 def test_what_does_not_fit_is_left_out_with_what_is_read_off_it(
     digits, tmp_path, small_memory, how

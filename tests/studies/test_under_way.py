@@ -49,6 +49,7 @@ def signal_at(monkeypatch):
     return plan
 
 
+@pytest.mark.slow
 def test_a_stop_loses_no_step(digits, tmp_path, signal_at, monkeypatch):
     quiet = study(RECIPE, [0, 1, 2], study_dir=tmp_path / "quiet", dataset=digits, how="map")
     folder, steps = tmp_path / "stopped", 0
