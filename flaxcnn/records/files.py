@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from flaxcnn.limits import is_full, parse_json, read_bytes
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+UNFINISHED = re.compile(r"\.[\w-]+\.(csv|html|jsonl?|md|npz|svg)\.[a-z0-9_]{8}")  # as mkstemp names
 
 
 def plain(value: Any) -> Any:
@@ -93,6 +95,13 @@ def _write_beside(path: Path, data: bytes) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a process killed in `write_atomic` left there; nobody else may write to it."""
+    for path in folder.glob(".*"):
+        if UNFINISHED.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def append(path: Path, data: bytes) -> None:

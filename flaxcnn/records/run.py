@@ -11,6 +11,7 @@ from typing import Any
 from flaxcnn.errors import CheckpointError, ConfigError, DataError
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.fields import Role, names
+from flaxcnn.records.files import remove_unfinished
 from flaxcnn.records.folder import Folder
 
 ELSEWHERE = "checkpoints.json"  # names their folder, where it is not in the run directory
@@ -32,7 +33,10 @@ class RunDirectory(Folder):
     def open(self, config: Config, resume: bool, data_digest: str | None = None) -> RunDirectory:
         """Create it for a new run on that data, or open it again to resume; returns self."""
         self.data_digest = data_digest
-        return self.take(config.to_dict(), resume)
+        self.take(config.to_dict(), resume)
+        if self.writes:  # alone: nobody else is between writing a file and renaming it
+            remove_unfinished(self.path)
+        return self
 
     def check(self, recipe: dict[str, Any]) -> None:
         """Check that the run may be resumed with the recipe, before anything is written.

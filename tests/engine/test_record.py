@@ -212,6 +212,17 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypat
     assert content(tmp_path) == {path.relative_to(tmp_path): b"old"}
 
 
+def test_what_a_killed_process_left_half_written_goes(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    run.open(TINY, resume=False).close()
+    left, own = run.path / ".history.csv.n6zvyi_a", run.path / ".hidden.csv"
+    for path in (left, own):
+        path.write_bytes(b"half")
+    run.open(TINY, resume=True).close()
+    assert not left.exists()
+    assert own.exists()
+
+
 def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path):
     path, stop, seen = tmp_path / "file", threading.Event(), set()
     path.write_bytes(b"a" * 100_000)
