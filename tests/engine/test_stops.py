@@ -218,8 +218,8 @@ def test_stopped_and_killed_at_random_moments(child, quiet):
                 if process.poll() is not None:
                     break
                 time.sleep(0.001)
-            # at once: while Python starts, imports and compiles
-            time.sleep(draw.uniform(0, 0.02 if aim > before else 2))
+            # at once: while Python starts and imports
+            time.sleep(draw.uniform(0, 0.02 if aim > before else 0.5))
             process.send_signal(draw.choice([signal.SIGTERM, signal.SIGUSR1, signal.SIGKILL]))
         codes.append(child.finish(process).returncode)
         # the signals themselves end Python until it runs the first line of the package
