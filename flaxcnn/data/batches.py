@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxcnn.data.sampling import balanced
-from flaxcnn.errors import ConfigError
+from flaxcnn.data.splits import steps_per_epoch
 from flaxcnn.rng import Purpose, fold_in, randint, row_keys, stream_key, words_of
 
 LANES = 128  # of a TPU's vector unit
@@ -55,23 +55,6 @@ class Batch:
     mask: jax.Array  # [B] bool
     weight: jax.Array | None = None  # [B] float32; without it the program is the unweighted one
     partner: Batch | None = None  # of each row another one, where augmentation mixes them
-
-
-def steps_per_epoch(rows: int, batch_size: int, drop_last: bool = False) -> int:
-    """Batches in one pass, with the incomplete one, unless it is dropped.
-
-    >>> steps_per_epoch(100, 32), steps_per_epoch(100, 32, drop_last=True)
-    (4, 3)
-
-    Raises:
-        ConfigError: it is dropped, and there is no other.
-    """
-    if drop_last and rows < batch_size:
-        raise ConfigError(
-            f"drop_last=true leaves no batch: there are {rows} training rows (got batch_size="
-            f"{batch_size}); use a smaller batch_size, or drop_last=false"
-        )
-    return rows // batch_size if drop_last else -(-rows // batch_size)
 
 
 def shuffled(

@@ -139,6 +139,23 @@ def _check_hold_out(dataset: Dataset, config: Config, count: int, used: np.ndarr
         )
 
 
+def steps_per_epoch(rows: int, batch_size: int, drop_last: bool = False) -> int:
+    """Batches in one pass, with the incomplete one, unless it is dropped.
+
+    >>> steps_per_epoch(100, 32), steps_per_epoch(100, 32, drop_last=True)
+    (4, 3)
+
+    Raises:
+        ConfigError: it is dropped, and there is no other.
+    """
+    if drop_last and rows < batch_size:
+        raise ConfigError(
+            f"drop_last=true leaves no batch: there are {rows} training rows (got batch_size="
+            f"{batch_size}); use a smaller batch_size, or drop_last=false"
+        )
+    return rows // batch_size if drop_last else -(-rows // batch_size)
+
+
 def folds(label: np.ndarray, k: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """k pairs (train rows, validation rows), int32, ascending; stratified and shuffled by `seed`.
 

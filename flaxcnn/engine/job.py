@@ -20,8 +20,9 @@ import numpy as np
 
 from flaxcnn.data import splits
 from flaxcnn.data.arrays import Dataset
-from flaxcnn.data.batches import Resident, Scaling, steps_per_epoch
+from flaxcnn.data.batches import Resident, Scaling
 from flaxcnn.data.sampling import check_sampling, class_weights
+from flaxcnn.data.splits import steps_per_epoch
 from flaxcnn.engine import sharding
 from flaxcnn.engine.devices import device_put_global
 from flaxcnn.engine.epoch import Alive, eval_width

@@ -10,7 +10,7 @@ import numpy as np
 
 from flaxcnn.backend import enough_memory
 from flaxcnn.data.arrays import Dataset
-from flaxcnn.data.batches import steps_per_epoch
+from flaxcnn.data.splits import steps_per_epoch
 from flaxcnn.engine.job import choose_rows
 from flaxcnn.engine.make_job import make_job
 from flaxcnn.errors import ConfigError

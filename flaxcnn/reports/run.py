@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from flaxcnn.data.arrays import Dataset
+from flaxcnn.data.splits import steps_per_epoch
 from flaxcnn.errors import FlaxcnnError
 from flaxcnn.records.checked import checked_object
 from flaxcnn.records.intervals import wilson
@@ -213,9 +214,11 @@ def _predictions(page: Page, record: RunRecord, data: Dataset | None) -> Predict
 
 
 def _steps(record: RunRecord) -> int:
-    """Of an epoch: an incomplete batch at its end is one too, unless it is dropped."""
-    rows, batch = record.summary["train_rows"], record.config["batch_size"]
-    return int(rows // batch if record.config.get("drop_last") else -(-rows // batch))
+    """Of an epoch."""
+    config = record.config
+    return steps_per_epoch(
+        record.summary["train_rows"], config["batch_size"], config.get("drop_last", False)
+    )
 
 
 # -- sections ------------------------------------------------------------------------------------

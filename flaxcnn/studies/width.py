@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flaxcnn.activity import doing
 from flaxcnn.backend import enough_memory
 from flaxcnn.data.arrays import Dataset
-from flaxcnn.data.batches import steps_per_epoch
+from flaxcnn.data.splits import steps_per_epoch
 from flaxcnn.engine.programs import ProgramCache
 from flaxcnn.engine.resident import ResidentJob
 from flaxcnn.engine.step import TrainState

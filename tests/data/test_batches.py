@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flaxcnn.data.batches import Scaling, in_order, resident, shuffled, steps_per_epoch, take
+from flaxcnn.data.batches import Scaling, in_order, resident, shuffled, take
+from flaxcnn.data.splits import steps_per_epoch
 from flaxcnn.errors import ConfigError
 from flaxcnn.rng import Purpose, stream_key
 

@@ -10,7 +10,8 @@ import optax
 import pytest
 from scipy import special
 
-from flaxcnn.data.batches import Scaling, resident, steps_per_epoch, take
+from flaxcnn.data.batches import Scaling, resident, take
+from flaxcnn.data.splits import steps_per_epoch
 from flaxcnn.engine import epoch as programs
 from flaxcnn.engine import step as heart
 from flaxcnn.engine.metrics import MetricSums, batch_sums, finalize
