@@ -17,7 +17,7 @@ import pytest
 
 import flaxcnn
 from flaxcnn.api.arguments import asked, seed_list
-from flaxcnn.engine.checkpoint import tree_digest
+from flaxcnn.engine.digest import tree_digest
 from flaxcnn.errors import ConfigError, FolderInUseError
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import Dense, Flatten

@@ -12,8 +12,6 @@ import contextlib
 import copy
 import dataclasses
 import functools
-import hashlib
-import json
 import logging
 import shutil
 from collections.abc import Callable, Sequence
@@ -21,16 +19,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
 from flaxcnn.backend import enough_memory
+from flaxcnn.engine.digest import seal, tree_digest, verify
 from flaxcnn.engine.hosts import primary
 from flaxcnn.errors import CheckpointError, OutOfMemoryError, WriteError, first_line
 from flaxcnn.fault_points import passing
-from flaxcnn.records.files import patient
+from flaxcnn.records.files import flush, patient
 from flaxcnn.xla_messages import without_warnings
 
 log = logging.getLogger(__name__)
@@ -39,17 +37,6 @@ Tree = Any
 TEMPORARY = ".orbax-checkpoint-tmp"  # ends the name of a checkpoint that is being written
 COPIES = 3  # the best, the last, and the one that is being written
 RECORDS = 2e6  # bytes of records, pages and what Orbax adds
-
-
-def tree_digest(tree: Tree) -> str:
-    """SHA-256 (hex) over path, dtype, shape and bytes of every leaf, in path order."""
-    digest = hashlib.sha256()
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    for path, leaf in sorted((jax.tree_util.keystr(path), leaf) for path, leaf in leaves):
-        array = np.ascontiguousarray(leaf)
-        digest.update(f"{path} {array.dtype.str} {array.shape}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 def room(folder: str | Path, state: Tree) -> str | None:
@@ -64,17 +51,6 @@ def room(folder: str | Path, state: Tree) -> str | None:
         f"{folder}: {free / 1e6:,.1f} MB are free, but checkpoints and records may take "
         f"{needed / 1e6:,.1f} MB"
     )
-
-
-def _seal(arrays: str, record: dict[str, Any]) -> str:
-    """One digest for the digest of the `arrays` and all else that a checkpoint's record says.
-
-    Its prefix tells it from that of the arrays alone, which older checkpoints have: neither can be
-    taken for the other.
-    """
-    said = {key: value for key, value in record.items() if key != "digest"}
-    text = json.dumps([arrays, said], sort_keys=True)
-    return "all:" + hashlib.sha256(text.encode()).hexdigest()
 
 
 def _written(state: Tree) -> Tree:
@@ -155,7 +131,10 @@ class Checkpoints:
                     preservation_policy=self._keep, cleanup_tmp_directories=writes, create=writes,
                     read_only=not writes,
                     # Its threads would wait 5 minutes for a folder that could not be made
-                    async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
+                    async_options=ocp.options.AsyncOptions(
+                        create_directories_asynchronously=False,
+                        post_finalization_callback=None if remote else self._flush,
+                    ),
                 )  # fmt: skip
                 self._manager = ocp.CheckpointManager(place, options=options)
         except Exception as error:  # ImportError, OSError and what each store raises of its own
@@ -219,6 +198,11 @@ class Checkpoints:
                 f"checkpoints: epoch {pending.epoch} was not written ({first_line(error)})"
             ) from error
 
+    def _flush(self) -> None:
+        """In the background, before a checkpoint gets its name and an older one is removed."""
+        for path in Path(self.folder).glob(f"*{TEMPORARY}"):
+            flush(path)
+
     def _remove_leftovers(self) -> None:
         """Half-written checkpoints: they would keep the disk full."""
         if "://" not in str(self.folder):
@@ -240,7 +224,7 @@ class Checkpoints:
         host = jax.device_get(state)
         # A copy: Orbax encodes it in the background, when the caller may be an epoch further on.
         record = copy.deepcopy({**progress, self.counts: epoch})
-        record["digest"] = _seal(tree_digest(host), record)
+        record["digest"] = seal(tree_digest(host), record)
         pending = _Pending(epoch, _written(host), record)
 
         def again() -> None:
@@ -327,7 +311,7 @@ class Checkpoints:
                 f"checkpoint of {self.counts} {epoch} cannot be read: {cause}"
             ) from error
         state = _read_back(restored.state, like)
-        _verify(self.counts, epoch, tree_digest(jax.device_get(state)), restored.progress)
+        verify(self.counts, epoch, tree_digest(jax.device_get(state)), restored.progress)
         return state, restored.progress
 
     def restore_newest(self, like: Tree) -> tuple[Tree, dict[str, Any]] | None:
@@ -352,15 +336,3 @@ class Checkpoints:
         if failures:
             raise CheckpointError("no usable checkpoint: " + "; ".join(failures.values()))
         return None
-
-
-def _verify(counts: str, epoch: int, arrays: str, record: Any) -> None:
-    """CheckpointError unless the digest of the arrays and the record are those that were saved."""
-    digest = record.get("digest") if isinstance(record, dict) else None
-    if not isinstance(digest, str) or record.get(counts) != epoch:
-        what = "its progress is not what was saved"
-    elif digest == _seal(arrays, record) or digest == arrays:  # the latter up to version 0.1
-        return
-    else:
-        what = "its arrays or its progress are not those that were saved"
-    raise CheckpointError(f"checkpoint of {counts} {epoch} is damaged: {what}")

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 ROLLBACKS = 3  # of a run: what half, a quarter, an eighth of the rate do not help has other causes
 ROLLBACK_RATE = 0.5
 SPIKE = 3.0  # times the lowest training loss so far: far beyond what epochs differ by
+SETTLED = 0.1  # of the first epoch's loss: what is below goes up and down by itself
 LOSSES = ("train_loss", "val_loss")  # an epoch counts only if those it has are finite
 
 
@@ -291,8 +292,9 @@ def not_finite(metrics: dict[str, Any], config: Config) -> str | None:
 def spike(history: Sequence[dict[str, Any]]) -> str | None:
     """A warning, if the training loss of the last epoch is far above the lowest before."""
     *earlier, last = (row["train_loss"] for row in history)
-    low = min((loss for loss in earlier if loss is not None), default=math.inf)
-    if last is None or not 0 < SPIKE * low < last:
+    known = [loss for loss in earlier if loss is not None]
+    low = min(known, default=math.inf)
+    if last is None or not 0 < SPIKE * low < last or last < SETTLED * known[0]:
         return None
     return (
         f"epoch {len(history)}: the training loss rose to {last:.4g}, from {low:.4g} at its "

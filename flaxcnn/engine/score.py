@@ -9,7 +9,7 @@ import numpy as np
 
 from flaxcnn.data import splits
 from flaxcnn.engine.calibration import loss_at, temperature_of
-from flaxcnn.engine.checkpoint import tree_digest
+from flaxcnn.engine.digest import tree_digest
 from flaxcnn.engine.job import Job, SplitName
 from flaxcnn.engine.loop import Progress
 from flaxcnn.engine.metrics import finalize

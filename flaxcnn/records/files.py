@@ -97,6 +97,20 @@ def _write_beside(path: Path, data: bytes) -> None:
         raise
 
 
+def flush(folder: Path) -> None:
+    """Write a folder and all in it to the disk, so that a loss of power after it loses nothing.
+
+    Raises:
+        OSError: the disk does not take it.
+    """
+    for path in (folder, *folder.rglob("*")):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 def remove_unfinished(folder: Path) -> None:
     """Remove what a process killed in `write_atomic` left there; nobody else may write to it."""
     for path in folder.glob(".*"):

@@ -10,8 +10,8 @@ from small_runs import TINY
 
 import flaxcnn
 from flaxcnn.data import datasets
-from flaxcnn.engine.checkpoint import tree_digest
 from flaxcnn.engine.devices import devices_used
+from flaxcnn.engine.digest import tree_digest
 from flaxcnn.engine.make_job import make_job
 from flaxcnn.engine.train import fit
 from flaxcnn.errors import ConfigError

@@ -12,8 +12,9 @@ from test_step import DATA, HYPERS, NORMED, PLAIN, plan_of, start
 from flaxcnn.data.batches import shuffled, take
 from flaxcnn.engine import epoch
 from flaxcnn.engine.average import averaged
-from flaxcnn.engine.checkpoint import Checkpoints, tree_digest
+from flaxcnn.engine.checkpoint import Checkpoints
 from flaxcnn.engine.devices import replicated
+from flaxcnn.engine.digest import tree_digest
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.loop import Progress, epochs
 from flaxcnn.engine.make_job import make_job

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_runs import ABANDONED
 
-from flaxcnn.engine.checkpoint import Checkpoints, tree_digest
+from flaxcnn.engine.checkpoint import Checkpoints
+from flaxcnn.engine.digest import tree_digest
 from flaxcnn.errors import CheckpointError, WriteError
 
 pytestmark = ABANDONED

@@ -136,7 +136,8 @@ def test_what_no_rate_helps_ends_the_run(digits, tmp_path, poison, caplog):
 @pytest.mark.parametrize(
     ("losses", "warned"),
     [([1.0], False), ([1.0, 2.0], False), ([0.5, 0.2, 0.7], True), ([0.5, None], False),
-     ([None, 1.0], False), ([0.0, 1.0], False), ([0.5, math.inf], True)],
+     ([None, 1.0], False), ([0.0, 1.0], False), ([0.5, math.inf], True),
+     ([2.0, 0.001, 0.1], False)],
 )  # fmt: skip
 def test_a_loss_that_rises_far_is_warned_about(losses, warned):
     assert bool(spike([{"train_loss": loss} for loss in losses])) == warned

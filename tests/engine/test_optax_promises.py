@@ -9,8 +9,8 @@ from test_sharding import ROWS
 from test_step import DATA, HYPERS, PLAIN, SHAPE, plan_of, seeds
 
 from flaxcnn.engine import epoch
-from flaxcnn.engine.checkpoint import tree_digest
 from flaxcnn.engine.devices import replicated
+from flaxcnn.engine.digest import tree_digest
 from flaxcnn.engine.make_job import make_job
 from flaxcnn.engine.promises import of_job
 from flaxcnn.engine.sharding import BatchSharding

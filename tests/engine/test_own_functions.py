@@ -14,8 +14,8 @@ from test_step import DATA, HYPERS, SHAPE, plan_of, seeds
 
 import flaxcnn
 from flaxcnn.engine import epoch
-from flaxcnn.engine.checkpoint import tree_digest
 from flaxcnn.engine.devices import replicated
+from flaxcnn.engine.digest import tree_digest
 from flaxcnn.engine.metrics import finalize
 from flaxcnn.engine.saved import evaluate_run, open_run
 from flaxcnn.engine.sharding import BatchSharding

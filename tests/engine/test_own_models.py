@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 import flaxcnn
-from flaxcnn.engine.checkpoint import tree_digest
+from flaxcnn.engine.digest import tree_digest
 from flaxcnn.engine.saved import classify, evaluate_run, open_run
 from flaxcnn.errors import ConfigError
 from flaxcnn.model.foreign import build

@@ -21,8 +21,8 @@ from test_step import (
 )
 
 from flaxcnn.engine import epoch
-from flaxcnn.engine.checkpoint import tree_digest
 from flaxcnn.engine.devices import replicated
+from flaxcnn.engine.digest import tree_digest
 from flaxcnn.engine.sharding import BatchSharding
 from flaxcnn.engine.step import init_state
 from flaxcnn.recipe.layers import Conv, Dense, Flatten

@@ -16,8 +16,8 @@ from test_step import CLASSES, DATA, HYPERS, NORMED, PLAIN, in_batches, plan_of,
 from flaxcnn.data.batches import take
 from flaxcnn.engine import epoch as programs
 from flaxcnn.engine import sharding
-from flaxcnn.engine.checkpoint import tree_digest
 from flaxcnn.engine.devices import all_devices, devices_used, mesh, replicated
+from flaxcnn.engine.digest import tree_digest
 from flaxcnn.engine.sharding import BatchSharding
 from flaxcnn.errors import ConfigError
 from flaxcnn.model.cnn import CNN, Network

@@ -312,7 +312,7 @@ def test_masked_steps_do_not_count(digits):
     import jax
 
     from flaxcnn.engine import epoch
-    from flaxcnn.engine.checkpoint import tree_digest
+    from flaxcnn.engine.digest import tree_digest
     from flaxcnn.engine.make_job import make_job
 
     job = make_job(TINY, digits)

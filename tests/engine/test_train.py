@@ -12,7 +12,7 @@ import pytest
 from small_runs import TINY
 
 from flaxcnn.engine import epoch as programs
-from flaxcnn.engine.checkpoint import tree_digest
+from flaxcnn.engine.digest import tree_digest
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.loop import Progress, epochs
 from flaxcnn.engine.make_job import make_job

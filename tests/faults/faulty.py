@@ -15,7 +15,7 @@ from flaxcnn.cli.main import main
 
 SAFETY_NET = 900  # seconds after which a child process hangs for certain
 LAYERS = 'layers=[{"type":"flatten"},{"type":"dense","units":10}]'
-ON_TMPFS = pytest.mark.skipif(
+MOUNTS = pytest.mark.skipif(
     os.geteuid() != 0 or sys.platform != "linux", reason="mounts a file system"
 )
 
@@ -59,6 +59,15 @@ class Train:
             [sys.executable, "-m", "flaxcnn", *command], env=environment, text=True,
             **({"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE} | popen),
         )  # fmt: skip
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        """No process is left behind by a test that fails."""
+        if self.child.poll() is None:
+            self.child.kill()
+            self.child.communicate()
 
     def epochs(self):
         try:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from flaxcnn.data import datasets
-from flaxcnn.engine.checkpoint import tree_digest
+from flaxcnn.engine.digest import tree_digest
 from flaxcnn.engine.saved import open_run
 from flaxcnn.engine.train import fit
 from flaxcnn.errors import FlaxcnnError

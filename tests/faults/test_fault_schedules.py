@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from faulty import Train
 
@@ -71,10 +72,21 @@ def quiet(tmp_path_factory):
     return run
 
 
+def whole(folder):
+    """Whether a checkpoint can be read: a process may be killed while it removes one."""
+    try:
+        json.loads((folder / "progress" / "metadata").read_text())
+        ocp.PyTreeCheckpointer().restore(folder / "state")
+    except Exception:  # of many classes
+        return False
+    return True
+
+
 def flip_newest(run, draws):
-    """A bit in every 64th byte of the newest checkpoint, where there is an older one too."""
-    folders = sorted((run / "checkpoints").glob("[0-9]*"), key=lambda p: (len(p.name), p.name))
-    if len([p for p in folders if p.name.isdecimal()]) < 2:
+    """A bit in every 64th byte of the newest checkpoint, where an older one is whole."""
+    folders = [p for p in (run / "checkpoints").iterdir() if p.name.isdecimal()]
+    folders.sort(key=lambda folder: int(folder.name))
+    if not any(map(whole, folders[:-1])):
         return
     for file in folders[-1].rglob("*"):
         if file.is_file() and file.stat().st_size > 64:

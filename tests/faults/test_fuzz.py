@@ -12,6 +12,7 @@ import os
 import tarfile
 from pathlib import Path
 
+import made
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -254,7 +255,6 @@ def show(folder):
 @pytest.mark.parametrize("kind", ["run", "study"])
 def test_records(home, kind):
     """Of a stranger: no traceback, and no sentence without a code."""
-    made = pytest.importorskip("made")
     folder = home / kind
     folder.mkdir()
     {"run": made.run, "study": made.study}[kind](folder)

@@ -6,10 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
-from faulty import ON_TMPFS, SAFETY_NET, Train
+from faulty import MOUNTS, SAFETY_NET, Train
 from PIL import Image
 
 from flaxcnn.data.folders import folder
@@ -76,32 +77,84 @@ def test_a_run_directory_that_goes(home, what):
     assert not (home / "run" / "summary.json").exists()
 
 
-@ON_TMPFS
+def called(*command):
+    subprocess.run([str(word) for word in command], check=True, capture_output=True)
+
+
+class FailingDisk:
+    """An ext4 file system in a file, which Linux makes read-only on an error of the disk."""
+
+    def __init__(self, image, where):
+        self.image, self.where = image, where
+        where.mkdir()
+        try:
+            called("truncate", "-s", "64M", image)
+            called("mkfs.ext4", "-q", image)
+            self.mount()
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"no ext4 file system can be mounted here: {error}")
+
+    def mount(self):
+        called("mount", "-o", "loop,errors=remount-ro", self.image, self.where)
+
+    def fail(self):
+        named = ["findmnt", "-n", "-o", "SOURCE", str(self.where)]
+        device = subprocess.run(named, check=True, capture_output=True, text=True).stdout.strip()
+        Path("/sys/fs/ext4", Path(device).name, "trigger_fs_error").write_text("1")
+
+    def mend(self):
+        called("umount", self.where)
+        subprocess.run(["e2fsck", "-y", str(self.image)], check=False, capture_output=True)
+        self.mount()
+
+
+@contextlib.contextmanager
+def failing_disk(home):
+    disk = FailingDisk(home / "disk.img", home / "disk")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "-l", str(disk.where)], check=False)
+
+
+def resumes(run):
+    code, err = Train(run, "--resume").ended()
+    assert code == 0, err
+    assert open_run(run).summary["epochs_run"] == 60
+
+
+@MOUNTS
 @pytest.mark.soak
-@pytest.mark.parametrize("what", ["the disk", "the checkpoints"])
-def test_a_disk_that_turns_read_only(home, what):
+def test_a_disk_that_turns_read_only(home):
     """It ends soon, though Orbax's threads wait for minutes; once it can be written, it goes on."""
-    with disk(home / "disk") as where:
-        run = where / "run"
-        train = Train(run).until(3)
-        place = str(where if what == "the disk" else run / "checkpoints")
-        if what != "the disk":
-            subprocess.run(["mount", "--bind", place, place], check=True)
-        option = "remount,ro" if what == "the disk" else "remount,bind,ro"
-        subprocess.run(["mount", "-o", option, place], check=True)
-        train.patience = BELOW_ORBAX
-        code, err = train.ended()
+    with failing_disk(home) as disk:
+        with Train(disk.where / "run").until(3) as train:
+            disk.fail()
+            train.patience = BELOW_ORBAX
+            code, err = train.ended()
         assert code == 6, err
         assert "Read-only file system" in err
-        if what != "the disk":
-            subprocess.run(["umount", place], check=True)
-        subprocess.run(["mount", "-o", "remount,rw", str(where)], check=True)
-        code, err = Train(run, "--resume").ended()
-        assert code == 0, err
-        assert open_run(run).summary["epochs_run"] == 60
+        disk.mend()
+        resumes(disk.where / "run")
 
 
-@ON_TMPFS
+@MOUNTS
+@pytest.mark.soak
+def test_checkpoints_that_turn_read_only(home):
+    with disk(home / "disk") as where:
+        checkpoints = where / "run" / "checkpoints"
+        with Train(where / "run").until(3) as train:
+            called("mount", "--bind", checkpoints, checkpoints)
+            called("mount", "-o", "remount,bind,ro", checkpoints)
+            train.patience = BELOW_ORBAX
+            code, err = train.ended()
+        assert code == 6, err
+        assert "Read-only file system" in err
+        called("umount", checkpoints)
+        resumes(where / "run")
+
+
+@MOUNTS
 @pytest.mark.soak
 def test_a_disk_without_inodes(home):
     with disk(home / "disk", "size=50m,nr_inodes=12") as where:
