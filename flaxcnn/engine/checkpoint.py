@@ -170,9 +170,12 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
         def again() -> None:
+            with contextlib.suppress(Exception):  # known, and maybe not of this checkpoint
+                self._manager.wait_until_finished()
             self._remove_leftovers()
             self._manager.reload()
-            self._hand_over(pending)
+            if pending.epoch not in self.epochs():
+                self._hand_over(pending)
             finish()
 
         try:

@@ -126,11 +126,17 @@ class _Training:
             known = self._known_width(rest)
             if known is None or not chosen:
                 self.pool.prepare(group, runs)
-            width = self._measured_width(rest) if known is None else known
+            width = self._width_before(rest) or known or self._measured_width(rest)
             self.campaign.listener.group(rest, self.pool.jobs, width)
             chosen.append((rest, width))
         if chosen:
             run_groups(chosen, self.pool, self.ledger, self.interrupt)
+
+    def _width_before(self, group: Group) -> int | None:
+        """Of runs that were stopped: they go on as they were, if that is still asked for."""
+        width = UnderWay(self.campaign.path).width({run.key for run in group.runs})
+        asked = {"map": width == 1, "vmap": width != 1}.get(self.campaign.how, True)
+        return width if asked else None
 
     def _known_width(self, group: Group) -> int | None:
         if self.campaign.max_memory is not None:  # each group has to fit

@@ -75,6 +75,17 @@ class Queue:
         with self.lock:
             return self.runs.popleft() if self.runs else None
 
+    def take_all(self, keys: Sequence[str]) -> list[PlannedRun]:
+        """The runs of these keys, in their order; none, unless all are still to be started."""
+        with self.lock:
+            known = {run.key: run for run in self.runs}
+            if not set(keys) <= set(known):
+                return []
+            chosen = [known[key] for key in keys]
+            for run in chosen:
+                self.runs.remove(run)
+            return chosen
+
     def clear(self) -> None:
         """Start no further run."""
         with self.lock:

@@ -12,47 +12,36 @@ run stops early, the next one takes its slot; slots idle only at the very end.
 from __future__ import annotations
 
 import contextvars
-import dataclasses
 import functools
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from flaxcnn.backend import enough_memory
-from flaxcnn.data import splits
 from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.datasets import require_resident
-from flaxcnn.engine.average import chosen
 from flaxcnn.engine.devices import pixel_memory
 from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.engine.job import make_plan
 from flaxcnn.engine.loop import (
-    EpochSums,
-    Progress,
-    check_finite,
-    epoch_metrics,
     epochs,
-    one_epoch,
 )
 from flaxcnn.engine.make_job import make_resident_job
 from flaxcnn.engine.midway import BEGINNING, Midway
 from flaxcnn.engine.promises import of_job
 from flaxcnn.engine.resident import ResidentJob
-from flaxcnn.engine.score import Counts, conclude, count_dead
-from flaxcnn.engine.step import Hypers, TrainState
-from flaxcnn.errors import DivergedError, OutOfMemoryError
+from flaxcnn.engine.step import TrainState
+from flaxcnn.errors import OutOfMemoryError
 from flaxcnn.recipe.config import Config
-from flaxcnn.studies.events import Ledger, Outcome
+from flaxcnn.studies.events import Ledger
 from flaxcnn.studies.groups import Group, GroupQueue, Queue, Scheduler, rows_of
 from flaxcnn.studies.plan import PlannedRun
-from flaxcnn.studies.stats import METRICS
-from flaxcnn.studies.under_way import RunUnderWay, UnderWay
+from flaxcnn.studies.slot import begin
+from flaxcnn.studies.stack import train_stack
+from flaxcnn.studies.under_way import UnderWay
 
 Tree = Any
 POLL_SECONDS = 0.1  # between looks for a signal
@@ -133,8 +122,7 @@ def run_groups(
         interrupt: checked between epochs.
 
     Raises:
-        InterruptedRun: a signal came; the runs under way are saved where they are one by one, and
-            lost where they are side by side; the others are recorded.
+        InterruptedRun: a signal came; the runs under way are saved, the others are recorded.
     """
     scheduler = Scheduler([GroupQueue(group, width) for group, width in groups])
 
@@ -145,7 +133,8 @@ def run_groups(
                 for queue in group.queues:
                     if group.width > 1:
                         with enough_memory("--how map, one run after the other"):
-                            _train_stack(jobs, queue, group.width, ledger, interrupt)
+                            begun = lambda run, jobs=jobs: begin(jobs.get(run.config), run, ledger)  # noqa: E731
+                            train_stack(begun, queue, group.width, ledger, interrupt)
                     else:
                         _train_in_turn(jobs, queue, ledger, interrupt)
                 scheduler.release(group)
@@ -179,15 +168,14 @@ def _train_in_turn(jobs: JobCache, queue: Queue, ledger: Ledger, interrupt: Inte
 
 def _train_one(job: ResidentJob, run: PlannedRun, ledger: Ledger, interrupt: Interrupt) -> None:
     """A run from its first epoch, or from where a signal had stopped it, to its row."""
-    slot, state = _start(job, run, ledger)
+    slot, state = begin(job, run, ledger)
     stopped, midway = UnderWay(ledger.folder.path), BEGINNING
-    if before := stopped.restore(run.key, job, state):
-        state, midway = before.state, before.midway
-        slot.progress, slot.history, slot.kept = before.progress, before.history, before.kept
+    if found := stopped.restore(run.key, job, state):
+        before, state, midway = found
+        slot.go_on(before)
 
     def save(state: TrainState, midway: Midway) -> None:
-        now = RunUnderWay(state, midway, slot.progress, slot.history, slot.kept)
-        stopped.save(run.key, job, now)
+        stopped.save(run.key, job, slot.under_way, state, midway)
 
     for report in epochs(job, state, slot.progress, interrupt, midway, save):
         # The next epoch donates the state.
@@ -197,139 +185,3 @@ def _train_one(job: ResidentJob, run: PlannedRun, ledger: Ledger, interrupt: Int
         if slot.diverged:
             break
     stopped.forget(run.key)
-
-
-def _start(job: ResidentJob, run: PlannedRun, ledger: Ledger) -> tuple[Slot, TrainState]:
-    state = job.init()
-    dead = None if ledger.folder.scores_only else count_dead(job, state)
-    return Slot(run, job, ledger, dead), state
-
-
-@dataclass
-class Slot:
-    """A run under way; in a stack, one of its parts."""
-
-    run: PlannedRun
-    job: ResidentJob
-    ledger: Ledger
-    dead: Counts | None  # relu units at initialisation; None: they are not counted
-    progress: Progress = field(default_factory=Progress)
-    kept: TrainState | None = None
-    history: list[dict[str, Any]] = field(default_factory=list)
-    diverged: bool = False
-
-    def after(
-        self, metrics: dict[str, Any], progress: Progress, keep: Callable[[], TrainState]
-    ) -> list[Outcome]:
-        """Note an epoch -> the runs that end with it: this one, and shorter ones read off it."""
-        config, self.progress = self.job.config, progress
-        self.history.append(metrics)
-        self.ledger.add_epoch(self.run, metrics)
-        waiting = [*self.run.shorter, self.run]
-        try:
-            check_finite(metrics, progress, config)
-        except DivergedError as error:
-            self.diverged = True
-            late = [run for run in waiting if run.config.epochs >= progress.epoch]
-            return [self._diverged(run, error) for run in late]
-        if progress.kept(config) == progress.epoch:
-            self.kept = chosen(config, keep())
-        if progress.done(config):  # by patience, for longer ones too
-            ended = [run for run in waiting if run.config.epochs >= progress.epoch]
-        else:
-            ended = [run for run in waiting if run.config.epochs == progress.epoch]
-        return [self._complete(run) for run in ended]
-
-    def _complete(self, run: PlannedRun) -> Outcome:
-        assert self.kept is not None
-        job, history = dataclasses.replace(self.job, config=run.config), list(self.history)
-        dead = None if self.dead is None else (self.dead, count_dead(job, self.kept))
-        row = conclude(job, self.kept, self.progress, history, self.ledger.name, dead)
-        for metric in METRICS:
-            if not math.isfinite(row.get(metric, 0.0)):
-                reason = DivergedError(f"epoch {row['kept_epoch']}: {metric} is {row[metric]}")
-                return self._diverged(run, reason)
-        predictions = self._predictions(self.kept) if self.ledger.folder.predictions else None
-        return Outcome(run, {**row, **_identity(run), "status": "complete"}, history, predictions)
-
-    def _predictions(self, state: TrainState) -> dict[str, np.ndarray]:
-        logits = self.job.predict(state, "test")
-        rows = self.job.rows.test
-        return {"row": rows, "label": self.job.labels()[rows], "predicted": logits.argmax(axis=1),
-                "logits": logits.astype(np.float16)}  # fmt: skip
-
-    def _diverged(self, run: PlannedRun, error: DivergedError) -> Outcome:
-        row = {
-            **_identity(run), "status": "diverged", "reason": str(error),
-            "experiment": self.ledger.name, "protocol": run.config.protocol,
-            "epochs_run": self.progress.epoch, "fingerprint": run.config.fingerprint(),
-            "data_digest": self.job.dataset.digest, "split_digest": splits.digest(self.job.rows),
-        }  # fmt: skip
-        return Outcome(run, row, list(self.history))
-
-
-def _identity(run: PlannedRun) -> dict[str, Any]:
-    return {"run": run.key, "setting": dict(run.setting), "vary": run.vary, "seed": run.seed}
-
-
-def _train_stack(
-    jobs: JobCache, queue: Queue, width: int, ledger: Ledger, interrupt: Interrupt
-) -> None:
-    """Train stacks of `width` runs, all on the same rows, until the queue is empty."""
-
-    def start() -> tuple[Slot, TrainState] | None:
-        run = queue.take()
-        return _start(jobs.get(run.config), run, ledger) if run else None
-
-    slots: list[Slot | None] = []
-    starts: list[tuple[TrainState, Hypers]] = []
-    while len(slots) < width and (begun := start()):
-        slots.append(begun[0])
-        starts.append((begun[1], begun[0].job.hypers))
-    if not slots or slots[0] is None:
-        return
-    first = slots[0].job
-    while len(slots) < width:  # fewer runs than slots: the others repeat the first, unused
-        slots.append(None)
-        starts.append(starts[0])
-    states, hypers = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
-    first.stacked(hypers, width).compile(states)  # before the first clock starts
-    while running := sum(slot is not None for slot in slots):
-        what = f"an epoch of {running} runs side by side"
-        states, sums = one_epoch(first.stacked(hypers, width), states, interrupt, what)
-        for index, slot in enumerate(slots):
-            if slot is None:
-                continue
-            own, before = _own_sums(sums, index, running), slot.progress
-            metrics, progress = epoch_metrics(own, before, slot.job.config)
-            keep = functools.partial(_picked, states, jnp.int32(index))
-            for outcome in slot.after(metrics, progress, keep):
-                ledger.add(outcome)
-            if not (slot.diverged or progress.done(slot.job.config)):
-                if progress.rate != before.rate:
-                    reduced = slot.job.at_rate(progress.rate).hypers
-                    hypers = _replaced(hypers, reduced, jnp.int32(index))
-                continue
-            slots[index] = None
-            if begun := start():
-                slots[index] = begun[0]
-                fresh = (begun[1], begun[0].job.hypers)
-                states, hypers = _replaced((states, hypers), fresh, jnp.int32(index))
-
-
-def _own_sums(stack: EpochSums, index: int, runs: int) -> EpochSums:
-    """One run's sums, and its share of the time: the `runs` of a stack take it together."""
-    sums = jax.tree.map(lambda x: x[index], stack.sums)
-    return EpochSums(sums, stack.train_seconds / runs, stack.seconds / runs)
-
-
-@jax.jit
-def _picked(stack: Tree, index: jax.Array) -> Tree:
-    """One run's part of a stack."""
-    return jax.tree.map(lambda x: x[index], stack)
-
-
-@jax.jit
-def _replaced(stack: Tree, run: Tree, index: jax.Array) -> Tree:
-    """The stack with another run at `index`."""
-    return jax.tree.map(lambda x, y: x.at[index].set(y), stack, run)

@@ -10,7 +10,7 @@ The way of one seed of N:
 6. `JobPool.prepare` puts the pixels on every device; `choose_width` says how many runs to stack.
 7. `run_groups` has a thread per device, which takes a group from the `Scheduler` and the run from
    the group's `Queue`.
-8. `JobCache.get` makes the run's job; `_train_one`, or a slot of `_train_stack`, trains it.
+8. `JobCache.get` makes the run's job; `_train_one`, or a slot of a `Stack`, trains it.
 9. `Slot.after` notes each epoch; after the last one `conclude` tests the kept weights.
 10. `Ledger.add` records its row in runs.jsonl and calls the listener; `aggregate` sums all up.
 """

@@ -20,6 +20,7 @@ from flaxcnn.recipe.layers import BatchNorm, Conv, Dense, Dropout, Flatten, MaxP
 from flaxcnn.recipe.optimizers import SGD, Cosine
 from flaxcnn.records.study import StudyDirectory
 from flaxcnn.studies import runs as studies_runs
+from flaxcnn.studies import slot
 from flaxcnn.studies.events import Ledger, Listener
 from flaxcnn.studies.groups import Group, GroupQueue, Scheduler, grouped
 from flaxcnn.studies.plan import plan_runs
@@ -245,9 +246,9 @@ def test_exact_and_fast_runs_are_not_stacked_together(digits):
 @pytest.mark.slow
 def test_a_last_metric_that_is_not_finite_is_a_diverged_run(digits, monkeypatch):
     """All epochs were finite, but the kept weights overflow on the test rows."""
-    honest = studies_runs.conclude
+    honest = slot.conclude
     monkeypatch.setattr(
-        studies_runs, "conclude", lambda *args: {**honest(*args), "test_loss": float("nan")}
+        slot, "conclude", lambda *args: {**honest(*args), "test_loss": float("nan")}
     )
     (outcome,) = outcomes(plan_runs(RECIPE, [0]), digits)
     assert outcome.row["status"] == "diverged"

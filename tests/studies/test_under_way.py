@@ -13,7 +13,7 @@ from flaxcnn.errors import InterruptedRun
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import Dense, Dropout, Flatten
 from flaxcnn.studies.study import study
-from flaxcnn.studies.under_way import FOLDER
+from flaxcnn.studies.under_way import FOLDER, STACK
 
 RECIPE = Config(
     dataset="digits", layers=(Flatten(), Dropout(0.2), Dense(10)), learning_rate=0.05,
@@ -39,6 +39,7 @@ def signal_at(monkeypatch):
         def one(left, *_):
             nonlocal done
             done += 1
+            plan.steps += 1
             if done == step:
                 os.kill(os.getpid(), signal.SIGTERM)
                 time.sleep(0.5)  # the main thread hears of it when it wakes up
@@ -46,6 +47,7 @@ def signal_at(monkeypatch):
 
         monkeypatch.setattr(resident, "next_steps", one)
 
+    plan.steps = 0  # of all runs since the beginning
     return plan
 
 
@@ -69,6 +71,42 @@ def test_a_stop_loses_no_step(digits, tmp_path, signal_at, monkeypatch):
     assert not (folder / FOLDER).exists()
     per_epoch = 5  # 1,294 rows in batches of 300
     assert len(done) <= 3 * RECIPE.epochs * per_epoch - steps, "no step is done twice"
+
+
+@pytest.mark.slow
+def test_runs_side_by_side_lose_no_step_either(digits, tmp_path, signal_at):
+    """Five runs in two stacks of three, one of them with a slot to spare; one run ends early."""
+    config = dataclasses.replace(RECIPE, patience=1, min_delta=0.02, epochs=6)
+    more = {"dataset": digits, "how": "vmap", "max_memory": 2_000_000}
+    signal_at(0)
+    quiet = study(config, range(5), study_dir=tmp_path / "quiet", **more)
+    assert len({row["epochs_run"] for row in quiet.rows}) > 1
+    steps, signal_at.steps = signal_at.steps, 0
+    folder = tmp_path / "stopped"
+    for ahead in (7, 10, 5, 8):
+        signal_at(ahead)
+        with pytest.raises(InterruptedRun, match="those under way are saved"):
+            study(config, range(5), study_dir=folder, resume=folder.exists(), **more)
+    signal_at(0)
+    found = study(config, range(5), study_dir=folder, resume=True, **more)
+    assert rows(found) == rows(quiet)
+    assert signal_at.steps == steps, "no step is done twice"
+    assert not (folder / FOLDER).exists()
+
+
+@pytest.mark.slow
+def test_a_stack_that_cannot_go_on_begins_anew(digits, tmp_path, signal_at):
+    more = {"dataset": digits, "how": "vmap"}
+    signal_at(0)
+    quiet = study(RECIPE, range(2), study_dir=tmp_path / "quiet", **more)
+    signal_at(8)
+    folder = tmp_path / "stopped"
+    with pytest.raises(InterruptedRun):
+        study(RECIPE, range(2), study_dir=folder, **more)
+    for record in (folder / FOLDER).glob(f"{STACK}*.json"):
+        record.write_text("{")
+    signal_at(0)
+    assert rows(study(RECIPE, range(2), study_dir=folder, resume=True, **more)) == rows(quiet)
 
 
 def test_what_is_damaged_begins_anew(digits, tmp_path, signal_at, caplog):
