@@ -100,7 +100,7 @@ def test_what_is_there_is_recorded(machine, plugins):
     assert set(found["versions"]) == {"python", "flaxcnn", "jax"}  # others missing: no error
     plugins["nvidia-cudnn-cu13"] = "9.29"
     assert record.other_software(found) == (
-        "resumed with another nvidia-cudnn-cu13 (9.28.1.4, now 9.29): the bits may differ"
+        "resumed after a change of nvidia-cudnn-cu13 (9.28.1.4, now 9.29): the bits may differ"
     )
 
 
@@ -112,7 +112,7 @@ def test_records_from_before_and_machines_without_one_agree(machine, plugins):
     assert record.other_software(older) == ""
     assert record.other_software({**found, "numerics": {"failed": ["sort"]}}) == ""
     plugins["libtpu"] = "0.0.41"
-    assert "another accelerator" in record.other_software(older)
+    assert "a change of accelerator" in record.other_software(older)
 
 
 def test_a_free_port_can_be_bound():

@@ -26,7 +26,14 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as preserva
 from flaxcnn.backend import enough_memory
 from flaxcnn.engine.digest import seal, tree_digest, verify
 from flaxcnn.engine.hosts import primary
-from flaxcnn.errors import CheckpointError, OutOfMemoryError, WriteError, first_line
+from flaxcnn.engine.sharding import gather
+from flaxcnn.errors import (
+    CheckpointError,
+    InterruptedRun,
+    OutOfMemoryError,
+    WriteError,
+    first_line,
+)
 from flaxcnn.fault_points import passing
 from flaxcnn.records.files import flush, patient
 from flaxcnn.xla_messages import without_warnings
@@ -149,9 +156,11 @@ class Checkpoints:
         return self
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        # What has failed already is not waited for again, and is what a person should read. A run
+        # that a signal stopped says that it can go on from here: then this must be on disk.
+        failed = failure is not None and not issubclass(failure, InterruptedRun)
         try:
-            # What has failed already is not waited for again, and is what a person should read
-            with contextlib.suppress(*(() if failure is None else (Exception,))):
+            with contextlib.suppress(*((Exception,) if failed else ())):
                 self._wait()
         finally:
             with contextlib.suppress(Exception):  # as above: all that counts has been waited for
@@ -198,7 +207,7 @@ class Checkpoints:
         except Exception as error:  # Orbax raises its own, OSError and ValueError alike
             self._remove_leftovers()
             raise WriteError(
-                f"checkpoints: epoch {pending.epoch} was not written ({first_line(error)})"
+                f"checkpoints: {self.counts} {pending.epoch} was not written ({first_line(error)})"
             ) from error
 
     def _flush(self) -> None:
@@ -255,7 +264,8 @@ class Checkpoints:
         )
         if not saved:
             raise WriteError(
-                f"checkpoints: epoch {pending.epoch} was refused; a later one is there already"
+                f"checkpoints: {self.counts} {pending.epoch} was refused; "
+                "a later one is there already"
             )
 
     def save_within(self, step: int, arrays: Tree, progress: dict[str, Any]) -> None:
@@ -314,7 +324,8 @@ class Checkpoints:
                 f"checkpoint of {self.counts} {epoch} cannot be read: {cause}"
             ) from error
         state = _read_back(restored.state, like)
-        verify(self.counts, epoch, tree_digest(jax.device_get(state)), restored.progress)
+        whole = jax.device_get(gather(state))  # an optimizer may be divided over processes
+        verify(self.counts, epoch, tree_digest(whole), restored.progress)
         return state, restored.progress
 
     def restore_newest(self, like: Tree) -> tuple[Tree, dict[str, Any]] | None:

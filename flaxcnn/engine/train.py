@@ -235,6 +235,8 @@ class Training:
     def _keep(self, state: TrainState, midway: Midway) -> None:
         """Write a checkpoint within an epoch, unless nothing was done since the last one."""
         if (step := int(state.step)) != self.saved:
+            before = midway.before and sharding.gather(midway.before)
+            midway = dataclasses.replace(midway, before=before)
             arrays = underway(self.job.plan, sharding.gather(state), midway)
             self.checkpoints.save_within(step, arrays, self._record() | midway.record())
 

@@ -147,7 +147,7 @@ def other_software(before: dict[str, Any]) -> str:
         elif old != now.get(key):
             changed.append(f"{key} ({old}, now {now.get(key)})")
     if changed:
-        return f"resumed with another {', '.join(changed)}: the bits may differ"
+        return f"resumed after a change of {', '.join(changed)}: the bits may differ"
     old, new = (str(each.get("source_revision") or "") for each in (then, now))
     if old and new and old != new:
         return (

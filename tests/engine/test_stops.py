@@ -1,6 +1,7 @@
 """Stopped by a signal at any step of an epoch, a run ends in the bits of one nobody stopped."""
 
 import dataclasses
+import errno
 import json
 import random
 import signal
@@ -10,11 +11,11 @@ import numpy as np
 import pytest
 from small_runs import ABANDONED, SAFETY_NET, TINY
 
-from flaxcnn.engine import interrupt, resident, streaming
+from flaxcnn.engine import checkpoint, interrupt, resident, streaming
 from flaxcnn.engine.job import Job
 from flaxcnn.engine.parts import next_steps, part_steps
 from flaxcnn.engine.train import fit
-from flaxcnn.errors import InterruptedRun
+from flaxcnn.errors import InterruptedRun, WriteError
 from flaxcnn.records.run import RunDirectory
 from flaxcnn.signals import EXIT_CODES, Handlers
 
@@ -185,6 +186,19 @@ def test_a_damaged_one_costs_the_epoch_and_no_bits(trained, digits, tmp_path, si
     found = fit(TINY, digits, tmp_path / "run", resume=True)
     assert "checkpoint of step" in caplog.text
     assert found.summary["params_digest"] == trained.summary["params_digest"]
+
+
+def test_a_stop_that_cannot_be_saved_says_so(digits, tmp_path, signal_at, monkeypatch):
+    """Not that it goes on from a step that nobody has."""
+    signal_at(5)
+
+    def fails(_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(checkpoint, "flush", fails)
+    with pytest.raises(WriteError, match=r"step 5 was not written .*Read-only file system"):
+        fit(RARE, digits, tmp_path / "run")
+    assert status(tmp_path / "run")["status"] == "failed"
 
 
 def test_a_loop_of_ones_own_that_is_left_loses_no_epoch(digits, tmp_path):

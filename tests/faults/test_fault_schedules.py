@@ -84,7 +84,7 @@ def whole(folder):
 
 def flip_newest(run, draws):
     """A bit in every 64th byte of the newest checkpoint, where an older one is whole."""
-    folders = [p for p in (run / "checkpoints").iterdir() if p.name.isdecimal()]
+    folders = [p for p in (run / "checkpoints").glob("*") if p.name.isdecimal()]
     folders.sort(key=lambda folder: int(folder.name))
     if not any(map(whole, folders[:-1])):
         return
