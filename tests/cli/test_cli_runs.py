@@ -150,6 +150,11 @@ BAD = {
     "missing": ("a.png", None, "image a.png: there is no such file"),
     "text": ("a.png", lambda: b"not an image", "a.png cannot be read as PNG, JPEG"),
     "empty": ("a.png", lambda: b"", "a.png cannot be read as PNG, JPEG"),
+    "cut short": (
+        "a.jpg",
+        lambda: jpeg(Image.new("L", (8, 8)))[:-40],
+        "a.jpg is damaged or cut short",
+    ),
     "16-bit": (
         "a.png",
         lambda: png(Image.fromarray(np.zeros((8, 8), np.uint16))),
