@@ -17,7 +17,7 @@ from flaxcnn.cli.report import report_after
 from flaxcnn.errors import ConfigError, DivergedError, check_choice
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
-from flaxcnn.records.format import AS_IT_IS, count_text
+from flaxcnn.records.format import UNCHANGED, count_text
 from flaxcnn.studies.candidates import Proposals, of_catalog, of_grid
 from flaxcnn.studies.plan import (
     Scoring,
@@ -277,7 +277,7 @@ def _candidates(
         raise ConfigError(f"{experiment.name} cannot be searched: {experiment.refusal}")
     config = layer.over(experiment)
     if sampled:
-        return [({}, config)], AS_IT_IS
+        return [({}, config)], UNCHANGED
     if not grid:
         raise ConfigError(
             f"{experiment.name} has one recipe; give values to try, such as "
@@ -286,4 +286,4 @@ def _candidates(
     tried = of_grid(config, grid)
     if config not in [other for _, other in tried[1:]]:
         note("no combination of --grid is the recipe unchanged, which is tried as well")
-    return tried, AS_IT_IS
+    return tried, UNCHANGED
