@@ -11,7 +11,17 @@ import typer
 from flaxcnn.activity import doing
 from flaxcnn.cli import options
 from flaxcnn.cli.options import check_environment, plan_folder
-from flaxcnn.cli.output import command, emit_json, note, print_error, quiet, say, short, table
+from flaxcnn.cli.output import (
+    command,
+    emit_json,
+    hanging,
+    note,
+    print_error,
+    quiet,
+    say,
+    short,
+    table,
+)
 from flaxcnn.cli.progress import Progress, progress
 from flaxcnn.cli.report import report_after
 from flaxcnn.errors import ConfigError, DivergedError, check_choice
@@ -238,7 +248,7 @@ def _conclude(summary: Mapping[str, Any], path: Path, page: Path | None, as_json
     from flaxcnn.records.views import refit_note
 
     if "refit" in summary:
-        say(f"\n{refit_note(summary)}", as_json)
+        say("\n" + hanging("", refit_note(summary)), as_json)
     failed = refit_note(summary) if "refit_diverged" in summary else ""
     if summary["winner"] is None:
         failed = "every candidate has a run that diverged; lower learning_rate"
@@ -285,5 +295,5 @@ def _candidates(
         )
     tried = of_grid(config, grid)
     if config not in [other for _, other in tried[1:]]:
-        note("no combination of --grid is the recipe unchanged, which is tried as well")
+        note("no combination of --grid is the recipe unchanged, which is tried too")
     return tried, UNCHANGED

@@ -70,7 +70,7 @@ def test_evaluate_refuses_a_damaged_checkpoint(flaxcnn, copied):
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (("nowhere",), 5, "nowhere: holds no finished run (no summary.json)"),
+        (("nowhere",), 5, "nowhere: holds no finished run (no summary.json); there is no such"),
         (("recipes.py",), 5, "recipes.py: holds no finished run"),
         (("RUN", "--split", "tset"), 2, "--split must be test, validation or train "
          "(got 'tset'); did you mean 'test'?"),
