@@ -61,7 +61,8 @@ $(VENV)/accelerators.stamp: $(VENV)/test.stamp flaxcnn/accelerators/cases.py
 	touch $@
 
 $(VENV)/base.stamp: pyproject.toml $(CONSTRAINTS)
-	$(PYTHON) -c 'import sys; sys.exit("flaxcnn needs Python 3.11 or newer: make PYTHON=python3.11 ..." if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -c 'import sys; sys.exit("flaxcnn needs Python 3.11 or newer: make PYTHON=python3.11 ..." if sys.version_info < (3, 11) else 0)'
+	@echo "Setting up $(VENV), once: a minute or a few, silent while pip downloads and installs"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) -e .
 	touch $@

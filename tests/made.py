@@ -135,7 +135,7 @@ def search(path):
     """What a search leaves behind: five candidates on four folds, one of which diverged."""
     path.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(0)
-    found = [ranking.Scored("as it is", {}, 1000)]
+    found = [ranking.Scored("unchanged", {}, 1000)]
     found += [ranking.Scored(f"a <b> {i}", one, 1000 + i) for i, one in enumerate(SETTINGS)]
     for number, one in enumerate(found[:-1]):
         one.scores = {(0, k): [0.9 + 0.01 * number + 0.001 * random.normal()] for k in range(4)}
@@ -151,7 +151,7 @@ def search(path):
     }  # fmt: skip
     summary = {
         **plan, "protocol": "honest", "planned": 20, "trained": 10,
-        **ranking.rank(found, "as it is", 1 / 3), "refit": {"test_accuracy": 0.9321},
+        **ranking.rank(found, "unchanged", 1 / 3), "refit": {"test_accuracy": 0.9321},
     }  # fmt: skip
     env = {"versions": {}, "device": "cpu", "source_revision": "abc"}
     for name, value in (("plan", plan), ("search", summary), ("env", env)):

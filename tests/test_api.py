@@ -196,7 +196,7 @@ def test_a_search_on_a_grid_or_in_a_space(tmp_path):
     found = flaxcnn.search(
         LINEAR, {"learning_rate": [0.001]}, folds=2, epochs=1, refit=False, verbose=False, how="map"
     )
-    assert found.summary["incumbent"] == "as it is"
+    assert found.summary["incumbent"] == "unchanged"
     assert found.path.parent == tmp_path / "runs" / "unnamed"
     drawn = flaxcnn.search(
         LINEAR, space={"learning_rate": [0.001, 0.01]}, trials=1, sampler="random", folds=2,

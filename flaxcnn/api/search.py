@@ -15,7 +15,7 @@ from flaxcnn.errors import ConfigError
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
 from flaxcnn.records.folder import new_plan
-from flaxcnn.records.format import AS_IT_IS
+from flaxcnn.records.format import UNCHANGED
 from flaxcnn.records.read import SearchRecord
 from flaxcnn.records.views import fold_line
 from flaxcnn.studies.candidates import Candidates, Proposals, of_catalog, of_grid
@@ -110,4 +110,4 @@ def _proposals(
             "search needs either grid, such as {'learning_rate': [0.1, 0.01]}, or space, such as "
             "{'learning_rate': {'low': 1e-4, 'high': 0.1}}"
         )
-    return ask, of_grid(ask.config, grid) if grid else [({}, ask.config)], AS_IT_IS
+    return ask, of_grid(ask.config, grid) if grid else [({}, ask.config)], UNCHANGED

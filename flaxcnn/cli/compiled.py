@@ -10,18 +10,20 @@ from typing import Any
 
 from flaxcnn.accelerators.cases import IMPLEMENTATIONS, Case, compile_case, folder, versions
 from flaxcnn.accelerators.targets import Target, parse
-from flaxcnn.cli.output import emit_json, note, say
+from flaxcnn.cli.output import columns, emit_json, note, say
 from flaxcnn.errors import ConfigError, FlaxcnnError, check_choice, one_of
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.data import KNOWN_DATA
 from flaxcnn.records.files import write_atomic
 
 PROGRAMS = {"train": "train_epoch", "eval": "evaluate"}  # --mode -> the program
-HEADER = (
-    f"{'experiment':24} {'program':11} {'by':7} {'precision':9} {'kernels':>7} {'launches':>8} "
-    f"{'conv':>4} {'transp':>6} {'exchanges':>9} {'MB':>9} {'cycles':>11} {'temporary':>11} "
-    f"{'at least':>10}"
-)
+# Name, width, and whether it is among the foremost
+FIGURES = (("program", 11, True), ("by", 7, True), ("precision", 9, True), ("kernels", 7, False),
+           ("launches", 8, True), ("conv", 4, False), ("transp", 6, False),
+           ("exchanges", 9, False), ("MB", 7, True), ("cycles", 10, True),
+           ("temporary", 11, False), ("at least", 10, True))  # fmt: skip
+WIDE = sum(width + 1 for _, width, _ in FIGURES) + len("us by exchanges")
+LEFT = ("program", "by", "precision")  # words, which begin at the left
 
 
 def chosen(text: str, implementation: str, width: int | None) -> tuple[Target, int, list[str]]:
@@ -69,7 +71,7 @@ def run(
                 f"has {config.dataset})"
             )
     document: dict[str, Any] = {"results": [], "versions": versions(folder(target))}
-    say(HEADER, as_json)
+    told = ""
     for case in _cases(text, configs, modes, sizes, precisions, width or 0, implementations):
         if keep:
             words = (case.experiment, case.program, case.implementation, case.config.precision)
@@ -77,6 +79,9 @@ def run(
             case = replace(case, keep=str((keep / f"{name}.hlo").absolute()))
         row = compile_case(case)
         document["results"].append(row)
+        if told != row["experiment"]:
+            told = row["experiment"]
+            say(f"{told}\n{_aligned({name: name for name, *_ in FIGURES})}", as_json)
         say(line(row), as_json)
         if output:
             _write(output, document)
@@ -103,24 +108,32 @@ def _cases(
 
 
 def line(row: Mapping[str, Any]) -> str:
-    """A row of the table."""
-    start = (
-        f"{row['experiment']:24} {row['program']:11} {row['implementation']:7} "
-        f"{row['precision']:9} "
-    )
+    """A row of the table; in a narrow terminal its foremost figures."""
+    cells = {"program": row["program"], "by": row["implementation"], "precision": row["precision"]}
     if "error" in row:
-        return f"{start}failed: {row['error']}"
-    launches = "-" if row["launches"] is None else f"{row['launches']}+{row['call_launches']}"
-    cycles = "-" if row["cycles"] is None else f"{row['cycles']:,}"
+        return f"{_aligned(cells)} failed: {row['error']}"
     longest = max(row["bounds"], key=row["bounds"].get)
-    fits = "" if row["fits"] else "  does not fit"
-    return (
-        f"{start}{row['kernels']:>7} {launches:>8} {sum(row['convolutions'].values()):>4} "
-        f"{row['transposes']:>6} {sum(row['collectives'].values()):>9} "
-        f"{row['bytes_accessed'] / 1e6:>9,.1f} {cycles:>11} "
-        f"{row['temporary_bytes'] / 2**20:>7,.1f} MiB "
-        f"{row['bounds'][longest] * 1e6:>7,.1f} us by {longest}{fits}"
-    )
+    cells |= {
+        "kernels": str(row["kernels"]),
+        "launches": "-" if row["launches"] is None else f"{row['launches']}+{row['call_launches']}",
+        "conv": str(sum(row["convolutions"].values())),
+        "transp": str(row["transposes"]),
+        "exchanges": str(sum(row["collectives"].values())),
+        "MB": f"{row['bytes_accessed'] / 1e6:,.1f}",
+        "cycles": "-" if row["cycles"] is None else f"{row['cycles']:,}",
+        "temporary": f"{row['temporary_bytes'] / 2**20:,.1f} MiB",
+        "at least": f"{row['bounds'][longest] * 1e6:,.1f} us",
+    }
+    return f"{_aligned(cells)} by {longest}{'' if row['fits'] else ', does not fit'}"
+
+
+def _aligned(cells: Mapping[str, str]) -> str:
+    """Those of the cells that the terminal has room for, each as wide as its column."""
+    narrow = (columns() or WIDE) < WIDE
+    shown = [(name, width) for name, width, foremost in FIGURES
+             if name in cells and (foremost or not narrow)]  # fmt: skip
+    return " ".join(f"{cells[name]:<{width}}" if name in LEFT else f"{cells[name]:>{width}}"
+                    for name, width in shown)  # fmt: skip
 
 
 def _conclude(rows: Sequence[Mapping[str, Any]], target: Target, chips: int) -> None:

@@ -14,6 +14,7 @@ from flaxcnn.cli.output import command, emit_json, note, say, short, table
 from flaxcnn.errors import CheckpointError, ConfigError, check_choice
 from flaxcnn.records import index
 from flaxcnn.records.format import count_text, interval_text
+from flaxcnn.records.intervals import clipped
 
 app = typer.Typer(help="List, show and delete runs, studies and searches.", rich_markup_mode=None)
 KINDS = ("run", "study", "search")
@@ -95,7 +96,10 @@ def show(
     say(f"{found.kind} of {found.name}: {found.status}")
     accuracy = None if found.accuracy is None else f"{found.accuracy:.4f}"
     lines = [
-        ("test accuracy", accuracy and f"{accuracy} {interval_text(found.spread)}".rstrip()),
+        (
+            "test accuracy",
+            accuracy and f"{accuracy} {interval_text(clipped(found.spread))}".rstrip(),
+        ),
         ("validation", None if found.validation is None else f"{found.validation:.4f}"),
         ("", index.spark(found.curve, 40) if found.curve else None),
         ("data", found.data),

@@ -11,13 +11,23 @@ import typer
 from flaxcnn.activity import doing
 from flaxcnn.cli import options
 from flaxcnn.cli.options import check_environment, plan_folder
-from flaxcnn.cli.output import command, emit_json, note, print_error, quiet, say, short, table
+from flaxcnn.cli.output import (
+    command,
+    emit_json,
+    hanging,
+    note,
+    print_error,
+    quiet,
+    say,
+    short,
+    table,
+)
 from flaxcnn.cli.progress import Progress, progress
 from flaxcnn.cli.report import report_after
 from flaxcnn.errors import ConfigError, DivergedError, check_choice
 from flaxcnn.recipe import catalog
 from flaxcnn.recipe.config import Config
-from flaxcnn.records.format import AS_IT_IS, count_text
+from flaxcnn.records.format import UNCHANGED, count_text
 from flaxcnn.studies.candidates import Proposals, of_catalog, of_grid
 from flaxcnn.studies.plan import (
     Scoring,
@@ -238,7 +248,7 @@ def _conclude(summary: Mapping[str, Any], path: Path, page: Path | None, as_json
     from flaxcnn.records.views import refit_note
 
     if "refit" in summary:
-        say(f"\n{refit_note(summary)}", as_json)
+        say("\n" + hanging("", refit_note(summary)), as_json)
     failed = refit_note(summary) if "refit_diverged" in summary else ""
     if summary["winner"] is None:
         failed = "every candidate has a run that diverged; lower learning_rate"
@@ -277,7 +287,7 @@ def _candidates(
         raise ConfigError(f"{experiment.name} cannot be searched: {experiment.refusal}")
     config = layer.over(experiment)
     if sampled:
-        return [({}, config)], AS_IT_IS
+        return [({}, config)], UNCHANGED
     if not grid:
         raise ConfigError(
             f"{experiment.name} has one recipe; give values to try, such as "
@@ -285,5 +295,5 @@ def _candidates(
         )
     tried = of_grid(config, grid)
     if config not in [other for _, other in tried[1:]]:
-        note("no combination of --grid is the recipe unchanged, which is tried as well")
-    return tried, AS_IT_IS
+        note("no combination of --grid is the recipe unchanged, which is tried too")
+    return tried, UNCHANGED

@@ -86,11 +86,11 @@ def decode(
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise DataError(_too_large(where, name)) from None
     except Exception as error:  # damaged files raise anything: SyntaxError, struct.error, ...
-        why = first_line(error)
+        why = f"is damaged or cut short ({first_line(error)})"
         if isinstance(error, UnidentifiedImageError):  # says <_io.BufferedReader name=3>
-            why = "it begins as no such file does"
+            why = f"cannot be read as {one_of(READ)} (it begins as no such file does)"
         many = f"; `flaxcnn data check {where}` lists all such" if where.startswith(FILES) else ""
-        raise DataError(f"{where}: {name} cannot be read as {one_of(READ)} ({why}){many}") from None
+        raise DataError(f"{where}: {name} {why}{many}") from None
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
@@ -172,7 +172,7 @@ def read_for(
     # Before they are resized, as in training
     form = Form(by, "grey" if channels == 1 else "rgb")
     with no_bombs():
-        pixels = decode(where, path.name, path, form)
+        pixels = decode("image", str(path), path, form)
     if pixels.shape[:2] != (height, width):
         if not resize:
             raise DataError(

@@ -27,7 +27,7 @@ from flaxcnn.engine.weights import kept_state
 from flaxcnn.errors import CheckpointError, DataError
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.references import SOURCES, copies_in
-from flaxcnn.records.read import RunRecord, read_run
+from flaxcnn.records.read import NOWHERE, RunRecord, read_run
 
 log = logging.getLogger(__name__)
 
@@ -70,10 +70,8 @@ def open_run(path: Path) -> Result:
     """
     prepare()
     if not (path.expanduser() / "summary.json").is_file():
-        raise CheckpointError(
-            f"{path}: holds no finished run (no summary.json); "
-            "`flaxcnn train --resume` finishes one"
-        )
+        what = "`flaxcnn train --resume` finishes one" if path.expanduser().exists() else NOWHERE
+        raise CheckpointError(f"{path}: holds no finished run (no summary.json); {what}")
     record = read_run(path)
     if (diverged := record.summary.get("diverged_epoch")) is not None:
         log.warning(

@@ -139,6 +139,8 @@ def find(name: str) -> Experiment:
         every = known | champions()
         same_tail = [repr(n) for n in every if n.partition("/")[2] == name]
         hint = f"; did you mean {' or '.join(same_tail)}?" if same_tail else near_miss(name, known)
+        if "=" in name:
+            hint = f"; a setting is given as -s {name}"
         raise ConfigError(f"unknown experiment {name!r}, see `flaxcnn experiments list`{hint}")
     return known[name]
 

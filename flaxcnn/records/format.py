@@ -6,8 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from flaxcnn.records.intervals import clipped
+
 EVERYTHING = "all"  # the seed drives every source of randomness
-AS_IT_IS = "as it is"  # label of a recipe with no setting changed
+UNCHANGED = "unchanged"  # label of a recipe with no setting changed
 FOLD_KEYS = ("fold", "repeat")  # of a run of a search: where it is scored, not what is tried
 
 
@@ -36,10 +38,10 @@ def candidate_label(setting: Mapping[str, Any]) -> str:
     >>> candidate_label({"epochs": 20, "fold": 0, "repeat": 1})
     'epochs=20'
     >>> candidate_label({})
-    'as it is'
+    'unchanged'
     """
     own = {key: value for key, value in setting.items() if key not in FOLD_KEYS}
-    return label(own) or AS_IT_IS
+    return label(own) or UNCHANGED
 
 
 def verdict_text(verdict: str) -> str:
@@ -55,7 +57,7 @@ def interval_text(interval: tuple[float, float] | list[float] | None) -> str:
 def figure(
     mean: float | None, sd: float | None, interval: tuple[float, float] | list[float] | None
 ) -> str:
-    """Mean ± standard deviation [95 % interval of the mean].
+    """Mean ± standard deviation [95 % interval of the mean] of an accuracy, clipped to 0 and 1.
 
     >>> figure(0.98942, 0.00071, (0.98883, 0.98991))
     '0.9894 ± 0.0007 [0.9888, 0.9899]'
@@ -63,7 +65,7 @@ def figure(
     if mean is None:
         return "-"
     spread = "" if sd is None else f"± {sd:.4f}"
-    return " ".join(filter(None, [f"{mean:.4f}", spread, interval_text(interval)]))
+    return " ".join(filter(None, [f"{mean:.4f}", spread, interval_text(clipped(interval))]))
 
 
 def p_text(p: float | None) -> str:

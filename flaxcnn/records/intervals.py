@@ -37,3 +37,15 @@ def student(values: Sequence[float]) -> tuple[float, float] | None:
         return None
     half = float(t.ppf((1 + LEVEL) / 2, len(values) - 1)) * spread / math.sqrt(len(values))
     return fmean(values) - half, fmean(values) + half
+
+
+def clipped(ends: Sequence[float] | None) -> tuple[float, float] | None:
+    """An accuracy's interval as it is shown: the part of it between 0 and 1.
+
+    Student's interval of few or scattered seeds reaches beyond what an accuracy can be. Records,
+    `--json` and verdicts keep it whole.
+
+    >>> clipped((0.408, 1.037))
+    (0.408, 1.0)
+    """
+    return None if ends is None else (max(ends[0], 0.0), min(ends[1], 1.0))

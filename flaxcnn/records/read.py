@@ -29,6 +29,7 @@ from flaxcnn.records.tables import candidate_columns, columns, csv_text, run_col
 if TYPE_CHECKING:  # a tenth of a second, which `--help` need not wait for
     import numpy as np
 
+NOWHERE = "there is no such folder; `flaxcnn runs list` shows what there is"
 # What two runs must share for their accuracies to mean the same.
 SHARED = {"data_digest": "data", "split_digest": "rows of the splits", "protocol": "protocol"}
 
@@ -189,9 +190,10 @@ def kind_of(path: Path) -> Kind:
         return "study"
     if (path / "summary.json").is_file():
         return "run"
+    what = "--resume finishes one" if path.exists() else NOWHERE
     raise CheckpointError(
         f"{path}: holds no finished run, study or search (no summary.json, study.json or "
-        "search.json); --resume finishes one"
+        f"search.json); {what}"
     )
 
 

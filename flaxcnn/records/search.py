@@ -26,11 +26,15 @@ class SearchDirectory(StudyDirectory):
     fixed: tuple[str, ...] = ("experiment", "candidates", "folds", "document")
 
     def check(self, recipe: dict[str, Any]) -> None:
-        """ConfigError for other candidates or folds; more seeds and repeats may be added."""
+        """ConfigError for other candidates or folds; more seeds and repeats may be added.
+
+        Labels follow from the settings, and another version may word them otherwise.
+        """
         old, new = self.plans(recipe)
         for plan in (old, new):
             plan["candidates"] = [
-                {**one, "config": decisive(one["config"])} for one in plan["candidates"]
+                {**one, "label": None, "config": decisive(one["config"])}
+                for one in plan["candidates"]
             ]
         differ = [key for key in self.fixed if old[key] != new[key]]
         missing = [seed for seed in old["seeds"] if seed not in new["seeds"]]

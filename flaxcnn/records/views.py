@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from flaxcnn.records.format import AS_IT_IS, count_text, figure, p_text, verdict_text
+from flaxcnn.records.format import UNCHANGED, count_text, figure, p_text, verdict_text
 from flaxcnn.records.intervals import wilson
 from flaxcnn.records.tables import MISSING, Cell, Table, count, decimal, interval
 
@@ -19,8 +19,8 @@ TRAINING_NOTE = (
     "those of validation."
 )
 SEEDS_NOTE = (
-    "Intervals are Student's t over seeds. They show how well the mean over seeds is known, on "
-    "these test rows."
+    "Intervals are Student's t over seeds, clipped to 0 and 1. They show how well the mean over "
+    "seeds is known, on these test rows."
 )
 FOLDS_NOTE = (
     "Scores are accuracies on the fold that a candidate was not trained on. Intervals and p values "
@@ -155,7 +155,7 @@ def _setting_row(setting: Mapping[str, Any], params: int | None) -> list[Cell]:
     metrics = setting["metrics"]
     test = metrics.get(MEASURED, {})
     return [
-        Cell(setting["label"] or AS_IT_IS),
+        Cell(setting["label"] or UNCHANGED),
         Cell(f"{setting['complete']} of {setting['runs']}", setting["complete"]),
         figure_cell(test),
         figure_cell(metrics.get(CHOSEN_BY, {})),
@@ -241,7 +241,7 @@ def trained_note(summary: Mapping[str, Any]) -> str:
     return (
         f"{summary['trials']} recipes drawn by {summary['sampler']} from the space in plan.json, "
         f"pruner {summary['pruner']}: {len(summary['candidates']) - 1} are ranked beside the "
-        f"recipe as it is, {len(summary['dropped'])} were not scored; p values count pruned "
+        f"recipe unchanged, {len(summary['dropped'])} were not scored; p values count pruned "
         "trials too. Later recipes were drawn by what earlier ones scored on the same rows, so "
         "judge the winner by its accuracy on the test rows."
     )

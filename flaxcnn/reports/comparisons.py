@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
+from flaxcnn.records.intervals import clipped
 from flaxcnn.reports.style import (
     INK,
     SHADES,
@@ -31,12 +32,15 @@ DESCRIBED = 4  # of them in words
 
 @dataclass(frozen=True)
 class Point:
-    """A recipe: its accuracy, its 95 % interval if there is one, and its parameters."""
+    """A recipe: its accuracy, its 95 % interval clipped to 0 and 1, and its parameters."""
 
     name: str
     value: float
     interval: tuple[float, float] | None
     params: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "interval", clipped(self.interval))
 
     def described(self) -> str:
         """`name 0.9812 [0.9780, 0.9840]`."""
@@ -68,7 +72,7 @@ def against_parameters(points: Sequence[Point], split: str = "test") -> Picture:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     lowest, highest = axes.get_ylim()
-    axes.set_ylim(max(lowest, 0.0), min(highest, 1.01))  # Student's intervals know no bounds
+    axes.set_ylim(max(lowest, 0.0), min(highest, 1.01))  # an axis's margins know no bounds
     if max(sizes) < 10 * min(sizes):  # no power of ten may lie between them
         axes.set_xticks(sorted(set(sizes)))
         axes.minorticks_off()
@@ -110,7 +114,7 @@ def seed_distribution(
             axes.text(0.01, row - 0.3, short(point.name, 60), size=8, va="bottom",
                       transform=axes.get_yaxis_transform())  # fmt: skip
     left, right = axes.get_xlim()
-    axes.set_xlim(max(left, 0.0), min(right, 1.004))  # Student's intervals know no bounds
+    axes.set_xlim(max(left, 0.0), min(right, 1.004))  # an axis's margins know no bounds
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.set_ylim(len(shown) - 0.4, -0.35 if alone else -0.62)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from flaxcnn.reports.comparisons import Point
 from flaxcnn.reports.grids import layout
 from flaxcnn.reports.page import Page, Section
 from flaxcnn.reports.recipes import environment_table, settings_table
+from flaxcnn.reports.style import Picture
 from flaxcnn.reports.trials import Trial
 
 SPLIT = "held-out"  # what accuracies are taken on
@@ -40,7 +42,7 @@ def search_page(record: SearchRecord) -> Page:
     page = _head(record)
     section = candidates(page, record)
     page.lead = next((p for p in section.pictures if p.name in LEADS), None)
-    section.pictures = [picture for picture in section.pictures if picture is not page.lead]
+    section.pictures = _paired([p for p in section.pictures if p is not page.lead])
     page.sections.append(section)
     if dropped := record.summary["dropped"]:
         rows = [[Cell(each["label"]), Cell(each["reason"])] for each in dropped]
@@ -53,6 +55,22 @@ def search_page(record: SearchRecord) -> Page:
     )  # fmt: skip
     page.sections.append(Section("again", "Reproduce", commands=commands))
     return page
+
+
+def _paired(pictures: Sequence[Picture]) -> list[Picture]:
+    """Two stand side by side: beside each the one of the others whose height is nearest."""
+    left, paired = list(pictures), []
+    while left:
+        first = left.pop(0)
+        paired.append(first)
+        if left:
+            paired.append(min(left, key=lambda other: abs(_height(other) - _height(first))))
+            left.remove(paired[-1])
+    return paired
+
+
+def _height(picture: Picture) -> float:
+    return float(picture.figure.get_size_inches()[1])
 
 
 def search_brief(record: SearchRecord) -> Page:
@@ -209,7 +227,21 @@ def _table(record: SearchRecord) -> Table:
         values = _values(row, keys, base)
         own = [_setting_cell(values.get(key)) for key in keys]
         rows.append([count(number + 1), *own, *cells[1:]])
-    return Table(whole.caption, ["rank", *keys, *whole.header[1:]], rows)
+    return _without_equal(Table(whole.caption, ["rank", *keys, *whole.header[1:]], rows))
+
+
+def _without_equal(table: Table) -> Table:
+    """The numbers that are the same for all candidates go into the caption."""
+    said, left = [], []
+    for place, name in enumerate(table.header):
+        texts = {row[place].text for row in table.rows}
+        if name in ("parameters", "folds") and len(texts) == 1 and len(table.rows) > 1:
+            said.append(f"{texts.pop()} {name}")
+        else:
+            left.append(place)
+    caption = f"{table.caption}; all: {', '.join(said)}" if said else table.caption
+    return Table(caption, [table.header[place] for place in left],
+                 [[row[place] for place in left] for row in table.rows])  # fmt: skip
 
 
 def _setting_cell(value: Any) -> Cell:

@@ -74,10 +74,11 @@ def _headline(page: Page, sides: Sequence[Side], compared: Compared) -> None:
     page.label = "Difference in test accuracy, percentage points"
     page.figure = points(best.mean() - first.mean())
     of = " which has the best validation of the others," if len(sides) > 2 else ""
+    seeds = [count_text(len(side.rows), "seed") for side in (best, first)]
+    over = f"{seeds[0]} each" if seeds[0] == seeds[1] else " and ".join(seeds)
     page.meaning = (
         f"`{best.label}`,{of} against `{first.label}`: "
-        f"{100 * best.mean():.2f} % and {100 * first.mean():.2f} %, means over "
-        f"{count_text(len(best.rows), 'seed')} and {count_text(len(first.rows), 'seed')}."
+        f"{100 * best.mean():.2f} % and {100 * first.mean():.2f} %, means over {over}."
     )
     one = _verdict_of(best, compared)
     if one is None:

@@ -10,7 +10,8 @@ from typing import Any
 
 from flaxcnn.errors import FlaxcnnError
 from flaxcnn.recipe.data import KNOWN_DATA
-from flaxcnn.records.format import AS_IT_IS, count_text, label, value_text
+from flaxcnn.records.format import UNCHANGED, count_text, label, value_text
+from flaxcnn.records.intervals import clipped
 from flaxcnn.records.read import StudyRecord
 from flaxcnn.records.tables import MISSING, Cell, Table, count, decimal
 from flaxcnn.records.views import (
@@ -76,9 +77,14 @@ def point(record: StudyRecord, setting: dict[str, Any], name: str = "") -> Point
     metric = setting["metrics"][MEASURED]
     rows = record.rows_of(setting)
     interval = metric["t_interval"]
-    return Point(name or setting["label"] or AS_IT_IS, metric["mean"],
+    return Point(name or setting["label"] or _unlabelled(record), metric["mean"],
                  None if interval is None else (interval[0], interval[1]),
                  rows[0]["params"] if rows else None)  # fmt: skip
+
+
+def _unlabelled(record: StudyRecord) -> str:
+    """What a picture calls the setting without a label: alone, by the recipe's name."""
+    return record.name if len(record.summary["settings"]) == 1 else UNCHANGED
 
 
 def _head(record: StudyRecord) -> Page:
@@ -111,9 +117,9 @@ def _headline(page: Page, record: StudyRecord, settings: list[dict[str, Any]]) -
     page.figure = words.percent(mean)
     page.interval, interval = [], None
     if reach:
-        interval = (reach[0], reach[1])
+        interval = clipped(reach)
         page.interval = [f"± {100 * measured['sd']:.2f} (standard deviation),",
-                         words.interval_words(*interval), "of the mean"]  # fmt: skip
+                         words.interval_words(*reach), "of the mean"]  # fmt: skip
     figures: list[words.Figure] = [("Mean", mean, "test", interval)]
     if measured["n"] > 1:
         figures += [("Lowest seed", measured["min"], "test", None),
@@ -264,7 +270,7 @@ def _bands(record: StudyRecord) -> tuple[Bands, list[list[int]]]:
     seeds = []
     for setting in complete(record):
         if histories := histories_of(record, setting):
-            bands.append((setting["label"] or AS_IT_IS, histories))
+            bands.append((setting["label"] or _unlabelled(record), histories))
             rows = record.rows_of(setting)
             seeds.append([row["seed"] for row in rows if record.histories.get(row["run"])])
     return bands, seeds
@@ -289,7 +295,7 @@ def _runs(record: StudyRecord) -> Section:
             Cell(f"`{row.get('fingerprint', MISSING)}`"),
         ]  # fmt: skip
         if several:
-            cells.insert(1, Cell(label(row["setting"], row["vary"]) or AS_IT_IS))
+            cells.insert(1, Cell(label(row["setting"], row["vary"]) or UNCHANGED))
         rows.append(cells)
     if several:
         header.insert(1, "setting")

@@ -29,6 +29,10 @@ MOST_SETTINGS = 8  # axes of the parallel coordinates, and slices
 FAINTEST, STRONGEST = 0.15, 0.75  # of lines, from the lowest score to the highest
 DECADES = 1.5  # powers of ten from which an axis is logarithmic
 LETTERS = 14  # of a value at an axis
+FEWEST, MOST_LETTERS = 4, 9  # of a value below a small axis; then its neighbour is left out
+LETTER = 0.07  # inches, of a tick's label of size 8
+GAP = 0.1  # inches between two labels
+BESIDE = 0.1  # of an axis of values, on both sides of them
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,24 @@ def scale(key: str, values: Sequence[Any]) -> Scale:
         shown.append(10**middle if log else middle)
     at = lambda number: ((math.log10(number) if log else number) - first) / (last - first)  # noqa: E731
     return Scale(key, places, [(at(number), f"{number:.3g}") for number in sorted(shown)])
+
+
+def apart(ticks: Sequence[tuple[float, str]], room: float) -> list[tuple[float, str]]:
+    """The ticks whose labels do not touch on an axis of so many inches: both ends, then in order.
+
+    >>> apart([(0.0, "32"), (0.1, "48"), (1.0, "256")], 1.5)
+    [(0.0, '32'), (1.0, '256')]
+    """
+    ticks = sorted(ticks)
+    step = room / max(len(ticks) - 1, 1)
+    letters = max(FEWEST, min(MOST_LETTERS, int((step - GAP) / LETTER)))
+    kept: list[tuple[float, str]] = []
+    for at, text in [*ticks[:1], *ticks[:0:-1][:1], *ticks[1:-1]]:
+        text = short(text, letters)
+        needed = lambda other: LETTER * (len(text) + len(other)) / 2 + GAP  # noqa: B023, E731
+        if all(abs(at - place) * room >= needed(other) for place, other in kept):
+            kept.append((at, text))
+    return sorted(kept)
 
 
 @styled
@@ -143,16 +165,19 @@ def parallel(trials: Sequence[Trial], split: str) -> Picture:
                   linewidth=width)  # fmt: skip
     ends = [(0.0, f"{low:.4f}"), (1.0, f"{high:.4f}")] if high > low else [(0.5, f"{low:.4f}")]
     for number, ticks in enumerate([*(each.ticks for each in scales), ends]):
-        axes.axvline(number, color=INK, linewidth=1)
+        axes.plot([number, number], [0, 1], color=INK, linewidth=1)
         last = number == len(keys)
         for at, text in ticks:
-            axes.annotate(short(text, LETTERS), (number, at), (4 if last else -4, 0),
-                          textcoords="offset points", size=8, va="center",
-                          ha="left" if last else "right")  # fmt: skip
+            inner = 0 < number < len(keys) and at in (0.0, 1.0)  # lines meet there: above or below
+            place = (0, 4 if at else -4) if inner else (4 if last else -4, 0)
+            across = "center" if inner else "left" if last else "right"
+            axes.annotate(short(text, LETTERS), (number, at), place, textcoords="offset points",
+                          size=8, ha=across,
+                          va=("bottom" if at else "top") if inner else "center")  # fmt: skip
     names = [short(key.rpartition(".")[2], 16) for key in keys]
     axes.set_xticks(range(len(keys) + 1), [*names, "score"], size=8.5)
     axes.set_yticks([])
-    axes.set_ylim(-0.06, 1.06)
+    axes.set_ylim(-0.1, 1.06)
     axes.set_xlim(-0.1, len(keys) + 0.05)
     axes.grid(False)
     for side in ("left", "bottom"):
@@ -163,7 +188,7 @@ def parallel(trials: Sequence[Trial], split: str) -> Picture:
     best = max(trials, key=lambda trial: (trial.winner, trial.score))
     settings = ", ".join(f"{clean(key)} {clean(value_text(value))}"
                          for key, value in best.settings.items())  # fmt: skip
-    alt = f"{len(trials)} candidates; the best has {settings or 'the recipe as it is'}."
+    alt = f"{len(trials)} candidates; the best has {settings or 'the recipe unchanged'}."
     insight = f"Green: the winner. The stronger the blue, the higher the {split} accuracy."
     return Picture("parallel", title, alt, figure, insight=insight)
 
@@ -234,8 +259,9 @@ def slices(trials: Sequence[Trial], split: str) -> Picture:
         if winner is not None:
             axes.plot([own.places[winner]], [scores[winner]], "o", color=TEST, markersize=7,
                       markeredgecolor=INK)  # fmt: skip
-        axes.set_xticks([at for at, _ in own.ticks], [short(t, 9) for _, t in own.ticks], size=8)
-        axes.set_xlim(-0.1, 1.1)
+        ticks = apart(own.ticks, wide / (1 + 2 * BESIDE))
+        axes.set_xticks([at for at, _ in ticks], [text for _, text in ticks], size=8)
+        axes.set_xlim(-BESIDE, 1 + BESIDE)
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.set_xlabel(short(key, 28), size=8.5)
         if column == 0:

@@ -22,7 +22,7 @@ def percent(share: float, digits: int = 2) -> str:
 
 
 def interval_words(low: float, high: float) -> str:
-    """`95 % interval 98.09 to 98.59 %`."""
+    """`95 % interval 98.09 to 98.59 %`, clipped to what an accuracy can be."""
     return f"95 % interval {100 * max(low, 0):.2f} to {100 * min(high, 1):.2f} %"
 
 

@@ -37,7 +37,8 @@ Written by `flaxcnn experiments table` from the rows beside it; do not edit.
 A row of a table is an experiment of a document. "document" is its figure and the rows it was taken
 on; "as the document did" is ours under its own protocol, "honest" is ours with the epoch chosen on
 held-out rows and the test rows used once: test accuracy, mean ± standard deviation over n seeds and
-Student's 95 % interval of the mean. Best epoch, seconds of a training and images/s are medians.
+Student's 95 % interval of the mean, clipped to 0 and 1, which an accuracy cannot pass. Best epoch,
+seconds of a training and images/s are medians.
 
 Verdicts compare like with like, under the document's protocol. A figure is *reproduced* where it
 falls into the 95 % prediction interval of one more run, which is never narrower than what the

@@ -12,7 +12,7 @@ from flaxcnn.recipe.catalog import Experiment
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.layers import totals
 from flaxcnn.recipe.settings import with_setting
-from flaxcnn.records.format import AS_IT_IS, candidate_label, label
+from flaxcnn.records.format import UNCHANGED, candidate_label, label
 from flaxcnn.studies.plan import Grid, check_same_data, settings_of
 
 if TYPE_CHECKING:  # data bring numpy along, and commands that search nothing import this file
@@ -158,7 +158,7 @@ class Candidates:
                 dropped.append(Dropped(candidate_label(settings), str(error)))
                 continue
             if twin := next((other for other in tried if other.config == config), None):
-                same = "the recipe as it stands" if twin.label == AS_IT_IS else twin.label
+                same = "the recipe unchanged" if twin.label == UNCHANGED else twin.label
                 dropped.append(Dropped(own.label, f"is the same recipe as {same}"))
                 continue
             require_resident(config, dataset, "a search")

@@ -18,7 +18,7 @@ from flaxcnn.recipe.data import MAX_SEED
 from flaxcnn.recipe.fields import Role, names
 from flaxcnn.recipe.settings import with_setting
 from flaxcnn.recipe.traced import dropout_rates
-from flaxcnn.records.format import AS_IT_IS, EVERYTHING, label
+from flaxcnn.records.format import EVERYTHING, UNCHANGED, label
 
 STREAMS = names(Config, Role.STREAM)
 SOURCES = {name.removesuffix("_seed"): name for name in STREAMS}  # init, order, augment, dropout
@@ -99,8 +99,8 @@ class PlannedRun:
 
     @property
     def name(self) -> str:
-        """The label, or `as it is`."""
-        return self.label or AS_IT_IS
+        """The label, or `unchanged`."""
+        return self.label or UNCHANGED
 
 
 def plan_runs(

@@ -17,7 +17,7 @@ from flaxcnn.engine.interrupt import Interrupt
 from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.networks import own_sources
 from flaxcnn.records.environment import check_jax_settings, environment
-from flaxcnn.records.format import AS_IT_IS
+from flaxcnn.records.format import UNCHANGED
 from flaxcnn.records.read import SearchRecord, read_search
 from flaxcnn.records.search import SampledDirectory
 from flaxcnn.studies.campaign import status_of
@@ -69,7 +69,7 @@ def sampled_search(
     sampling.check(config, scoring.how)
     data = load_for(config) if dataset is None else dataset
     (incumbent,) = Candidates.of([({}, config)], data).tried
-    about = {"max_params": max_params, "incumbent": AS_IT_IS, "candidates": [incumbent.to_dict()]}
+    about = {"max_params": max_params, "incumbent": UNCHANGED, "candidates": [incumbent.to_dict()]}
     plan = {"experiment": name, **scoring.to_dict(), **sampling.to_dict(), **about}
     campaign = campaign_of(scoring, data, search_dir, name=name, resume=resume, listener=tell)
     folder = SampledDirectory(campaign.path)
@@ -100,7 +100,7 @@ def _conclude(trials: Trials, plan: dict[str, Any], refit: bool) -> bool:
         "protocol": planned[0].config.protocol,
         "planned": len(tried) * len(planned), "trained": len(rows),
         **rank(
-            scores(tried, rows), AS_IT_IS, trials.scoring.fold_ratio,
+            scores(tried, rows), UNCHANGED, trials.scoring.fold_ratio,
             given_up=sum(each.reason.startswith(GIVEN_UP) for each in dropped),
         ),
         "importance": importances(trials.study, trials.scoring.seeds[0]),

@@ -21,7 +21,7 @@ from flaxcnn.recipe.config import Config
 from flaxcnn.recipe.networks import own_sources
 from flaxcnn.recipe.splits import Archive, Fold
 from flaxcnn.records.folder import new_plan
-from flaxcnn.records.format import AS_IT_IS, EVERYTHING, candidate_label
+from flaxcnn.records.format import EVERYTHING, UNCHANGED, candidate_label
 from flaxcnn.records.read import SearchRecord, read_search
 from flaxcnn.records.readme import search_readme
 from flaxcnn.records.run import RunDirectory
@@ -50,7 +50,7 @@ def plan_search(candidates: Sequence[Candidate], scoring: Scoring) -> list[Plann
             document = " (with protocol=document the fold that scores validates)"
             raise ConfigError(
                 f"{candidate.label} is trained and scored exactly as "
-                f"{'the recipe ' * (twin == AS_IT_IS)}{twin}; give settings that "
+                f"{'the recipe ' * (twin == UNCHANGED)}{twin}; give settings that "
                 f"make a difference{document if scoring.document else ''}"
             )
         runs += own

@@ -215,7 +215,7 @@ class Trials:
         own, incumbent = candidate.config.fingerprint(), self.incumbent
         trial.set_user_attr(FINGERPRINT, own)
         if own == incumbent.config.fingerprint():
-            return "the recipe as it stands", self._score(incumbent, INCUMBENT)
+            return "the recipe unchanged", self._score(incumbent, INCUMBENT)
         for other in self.all()[: trial.number]:
             if other.user_attrs.get(FINGERPRINT) == own:
                 # Of a pruned trial, Optuna has the value at that time.

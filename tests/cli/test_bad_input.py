@@ -137,6 +137,7 @@ EXPERIMENTS = {
     "broken.py:small": "broken.py, line 1: ZeroDivisionError",
     "../../etc/passwd": "see `flaxcnn experiments list`",
     "": "unknown experiment ''",
+    "epochs=3": "a setting is given as -s epochs=3",
 }
 
 

@@ -44,7 +44,7 @@ def run(text="h200", names=("digits/quickstart",), modes=("train",), sizes=(), p
                  as_json=False)  # fmt: skip
 
 
-def test_every_combination_beside_plain_flax(compiler, capsys, tmp_path):
+def test_every_combination_beside_plain_flax(compiler, capsys, monkeypatch, tmp_path):
     run(modes=("train", "eval"), sizes=(32, 64), precisions=("float32", "bfloat16"),
         output=tmp_path / "out.json", keep=tmp_path)  # fmt: skip
     asked = [(c.program, c.config.batch_size, c.config.precision, c.implementation)
@@ -54,9 +54,14 @@ def test_every_combination_beside_plain_flax(compiler, capsys, tmp_path):
     document = json.loads((tmp_path / "out.json").read_text())
     assert len(document["results"]) == len(asked)
     out = capsys.readouterr().out.splitlines()
-    assert out[0].split()[:3] == ["experiment", "program", "by"]
-    assert "54      0+1    8      3         0      57.0" in out[1]
-    assert "60.0 us by launches" in out[1]
+    assert out[1].split()[:3] == ["program", "by", "precision"]
+    assert "54      0+1    8      3         0    57.0" in out[2]
+    assert "60.0 us by launches" in out[2]
+    monkeypatch.setattr(compiled, "columns", lambda: 80)
+    row = document["results"][0]
+    assert compiled.line(row).split()[-4:] == ["60.0", "us", "by", "launches"]
+    most = row | {"cycles": 10**7, "bytes_accessed": 9 * 10**9, "bounds": {"launches": 1e-3}}
+    assert len(compiled.line(most)) <= 80
 
 
 def test_plain_flax_is_for_one_chip_and_one_run(compiler):

@@ -57,7 +57,7 @@ def test_a_search_leaves_such_candidates_out(limited, home):
     assert code == 0, said
     assert "winner" in out
     found = json.loads((home / "found" / "search.json").read_text())
-    assert {row["label"] for row in found["candidates"]} == {"as it is", "layers.1.units=8"}
+    assert {row["label"] for row in found["candidates"]} == {"unchanged", "layers.1.units=8"}
     assert (found["planned"], found["trained"]) == (4, 4)
     (dropped,) = found["dropped"]
     assert dropped["label"] == f"layers.1.units={UNITS}"

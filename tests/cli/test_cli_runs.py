@@ -70,7 +70,7 @@ def test_evaluate_refuses_a_damaged_checkpoint(flaxcnn, copied):
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (("nowhere",), 5, "nowhere: holds no finished run (no summary.json)"),
+        (("nowhere",), 5, "nowhere: holds no finished run (no summary.json); there is no such"),
         (("recipes.py",), 5, "recipes.py: holds no finished run"),
         (("RUN", "--split", "tset"), 2, "--split must be test, validation or train "
          "(got 'tset'); did you mean 'test'?"),
@@ -150,6 +150,11 @@ BAD = {
     "missing": ("a.png", None, "image a.png: there is no such file"),
     "text": ("a.png", lambda: b"not an image", "a.png cannot be read as PNG, JPEG"),
     "empty": ("a.png", lambda: b"", "a.png cannot be read as PNG, JPEG"),
+    "cut short": (
+        "a.jpg",
+        lambda: jpeg(Image.new("L", (8, 8)))[:-40],
+        "a.jpg is damaged or cut short",
+    ),
     "16-bit": (
         "a.png",
         lambda: png(Image.fromarray(np.zeros((8, 8), np.uint16))),

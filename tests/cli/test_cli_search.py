@@ -19,9 +19,9 @@ def test_a_search_says_what_it_found(flaxcnn, home):
                    "epochs=1", "--folds", "2", "--search-dir", "found", "--json")  # fmt: skip
     assert done.code == 0, done.err
     found = done.json
-    assert found["incumbent"] == "as it is"
+    assert found["incumbent"] == "unchanged"
     assert {row["label"] for row in found["candidates"]} == {
-        "as it is", "learning_rate=0.5, epochs=1", "learning_rate=0.0001, epochs=1"
+        "unchanged", "learning_rate=0.5, epochs=1", "learning_rate=0.0001, epochs=1"
     }  # fmt: skip
     assert found["planned"] == 6
     assert 0.5 < found["refit"]["test_accuracy"] <= 1

@@ -94,7 +94,7 @@ def test_what_cannot_be_read_is_named_when_it_is_met(sized, tmp_path):
     data = datasets.load(f"folder:{tmp_path}", Resize(8, 8), most=0)
     whole = (tmp_path / "b" / "3.png").read_bytes()
     (tmp_path / "b" / "3.png").write_bytes(whole[:100])
-    with pytest.raises(DataError, match=r"b/3\.png cannot be read as PNG, JPEG"):
+    with pytest.raises(DataError, match=r"b/3\.png is damaged or cut short"):
         np.concatenate([data.train.image[:], data.test.image[:]])
 
 
@@ -241,7 +241,7 @@ def test_a_damaged_file_is_named_by_the_worker_that_met_it(sized, reader, tmp_pa
     data = datasets.load(f"folder:{tmp_path}", Resize(8, 8), most=0)
     for file in (tmp_path / "b").iterdir():
         file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(DataError, match="cannot be read as PNG, JPEG"):
+    with pytest.raises(DataError, match="is damaged or cut short"):
         read(reader(1, [data.train.image, data.test.image]), np.arange(10))
 
 

@@ -1,6 +1,8 @@
 """Pages in headless Chromium: nothing fails, nothing overflows, everything can be seen and used."""
 
+import base64
 import json
+import re
 from pathlib import Path
 
 import made
@@ -266,6 +268,12 @@ def press(tab, key):
     for kind in ("keyDown", "keyUp"):
         tab.call("Input.dispatchKeyEvent", type=kind, key=key, code=key,
                  windowsVirtualKeyCode=KEYS[key], **text)  # fmt: skip
+
+
+def test_a_comparison_is_two_sheets_of_paper(tab, pages):
+    tab.open(pages["two"])
+    found = tab.call("Page.printToPDF", preferCSSPageSize=True, printBackground=True)
+    assert len(re.findall(rb"/Type\s*/Page\b", base64.b64decode(found["data"]))) <= 2
 
 
 def test_tables_sort_by_keyboard(tab, pages):

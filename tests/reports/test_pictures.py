@@ -8,6 +8,7 @@ import matplotlib.colors
 import numpy as np
 import pytest
 
+from flaxcnn.records.format import figure, interval_text
 from flaxcnn.reports import comparisons, curves, images, matrices, numbers, style
 from flaxcnn.reports.architecture import architecture
 from flaxcnn.reports.comparisons import Point
@@ -198,6 +199,15 @@ def test_every_seed_is_a_point_beside_mean_and_interval():
     bar = axes(picture).containers[0]
     assert bar.lines[2][0].get_segments()[0][:, 0].tolist() == pytest.approx([0.88, 0.94])
     assert "3 seeds, from 0.9000 to 0.9200" in picture.alt
+
+
+def test_no_accuracy_is_shown_beyond_one():
+    """Student's interval of few seeds is wider than what an accuracy can be."""
+    point = Point("one", 0.7224, (0.408, 1.037))
+    assert point.interval == (0.408, 1.0)
+    assert "1.0370" not in point.described()
+    assert figure(0.7224, 0.38, (0.408, 1.037)) == "0.7224 ± 0.3800 [0.4080, 1.0000]"
+    assert interval_text((-0.02, 0.01)) == "[-0.0200, 0.0100]", "a difference may be negative"
 
 
 def test_an_unknown_interval_and_a_single_seed_are_drawn_without_one():

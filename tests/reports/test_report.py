@@ -429,7 +429,7 @@ def test_open_shows_the_page_where_there_is_a_browser(run, monkeypatch, capsys, 
     ("words", "code", "says"),
     [
         ((), 2, "Missing argument"),
-        (("nowhere",), 5, "nowhere: holds no finished run, study or search"),
+        (("nowhere",), 5, "search.json); there is no such folder; `flaxcnn runs list` shows"),
         (("RUN", "--output", "."), 2, "--output: . is a folder"),
         (("RUN", "--output", "no/such/file.html"), 6, "file.html: cannot be written"),
     ],

@@ -60,8 +60,8 @@ def whole(digits, tmp_path_factory):
 def test_what_is_drawn_is_ranked_beside_the_recipe(whole):
     rows = {row["label"]: row for row in whole.summary["candidates"]}
     assert len(rows) == 5
-    assert rows["as it is"]["label"] == whole.summary["incumbent"]
-    rates = [row["setting.learning_rate"] for label, row in rows.items() if label != "as it is"]
+    assert rows["unchanged"]["label"] == whole.summary["incumbent"]
+    rates = [row["setting.learning_rate"] for label, row in rows.items() if label != "unchanged"]
     assert all(1e-4 <= rate <= 1 for rate in rates)
     assert all(row["folds"] == 2 for row in rows.values())
     assert whole.summary["refit"]["test_rows"] == 360
@@ -71,7 +71,7 @@ def test_what_is_drawn_is_ranked_beside_the_recipe(whole):
 
 
 def test_a_trial_has_the_scores_of_a_grids_candidate(whole, digits, tmp_path):
-    best = next(r for r in whole.summary["candidates"] if r["label"] != "as it is")
+    best = next(r for r in whole.summary["candidates"] if r["label"] != "unchanged")
     rate = best["setting.learning_rate"]
     config = dataclasses.replace(SMALL, learning_rate=rate)
     candidates = Candidates.of([({"learning_rate": rate}, config)], digits)
@@ -84,7 +84,7 @@ def test_others_read_the_journal(whole):
     study = journal(whole.path)
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 4
     means = {row["label"]: row["mean"] for row in whole.summary["candidates"]}
-    assert study.best_value == max(mean for label, mean in means.items() if label != "as it is")
+    assert study.best_value == max(mean for label, mean in means.items() if label != "unchanged")
     steps = [sorted(trial.intermediate_values) for trial in study.trials]
     assert steps == [[1, 2, 3, 4]] * 4  # 2 epochs of 2 runs
 
@@ -205,9 +205,9 @@ def test_what_is_too_large_is_told(digits, tmp_path):
     result = sampled_search(SMALL, Sampling(space, "random", 6, "none"), FOLDS, dataset=digits,
                             max_params=1000, search_dir=tmp_path / "s", refit=False)  # fmt: skip
     reasons = [one["reason"] for one in result.summary["dropped"]]
-    assert "is the same recipe as the recipe as it stands" in reasons
+    assert "is the same recipe as the recipe unchanged" in reasons
     assert any("parameters are more than max_params=1,000" in reason for reason in reasons)
-    assert [row["label"] for row in result.summary["candidates"]] == ["as it is"]
+    assert [row["label"] for row in result.summary["candidates"]] == ["unchanged"]
     drawn = [str(trial.params) for trial in journal(result.path).trials]
     assert len(set(drawn)) == 2  # all there are: it ends with the one that was missing
     assert len(set(drawn[:-1])) == 1
@@ -245,7 +245,7 @@ def test_what_takes_too_much_memory_is_told(digits, tmp_path, monkeypatch, prune
     assert pruner == "none" or tried == [0], "the first run is enough to know"
     reasons = [one["reason"] for one in result.summary["dropped"]]
     assert any("out of memory (RESOURCE_EXHAUSTED" in text for text in reasons)
-    assert {row["label"] for row in result.summary["candidates"]} == {"as it is", "batch_size=300"}
+    assert {row["label"] for row in result.summary["candidates"]} == {"unchanged", "batch_size=300"}
 
 
 def test_a_recipe_whose_process_is_gone_is_scored_by_another(digits, tmp_path, monkeypatch):
@@ -302,7 +302,7 @@ def test_a_rate_that_diverges_cannot_win(digits, tmp_path):
     space = parse_space({"learning_rate": [3e38, 2e38]})
     result = sampled_search(SMALL, Sampling(space, "random", 1, "none"), FOLDS, dataset=digits,
                             search_dir=tmp_path / "s", refit=False)  # fmt: skip
-    assert result.summary["winner"] == "as it is"
+    assert result.summary["winner"] == "unchanged"
     assert result.summary["candidates"][-1]["diverged"] == 2
     assert journal(result.path).trials[0].state == TrialState.PRUNED
 

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import dataclasses
 import json
+import shutil
 import signal
 
 import jax
@@ -95,17 +96,17 @@ def test_what_cannot_be_tried_is_named(digits):
     tried = [({}, base), ({"depth": 3}, dataclasses.replace(base, layers=deep)),
              ({"wide": 1}, dataclasses.replace(base, layers=wide))]  # fmt: skip
     found = Candidates.of(tried, digits, max_params=1000)
-    assert [one.label for one in found.tried] == ["as it is"]
+    assert [one.label for one in found.tried] == ["unchanged"]
     assert [one.label for one in found.dropped] == ["depth=3", "wide=1"]
     assert "parameters are more than max_params=1,000" in found.dropped[1].reason
-    with pytest.raises(ConfigError, match=r"no candidate is left \(as it is: 650 parameters"):
+    with pytest.raises(ConfigError, match=r"no candidate is left \(unchanged: 650 parameters"):
         Candidates.of(wanted(), digits, max_params=10)
 
 
 def test_the_same_recipe_is_tried_once(digits):
     found = Candidates.of(wanted(learning_rate=[0.05, 0.1]), digits)
-    assert [one.label for one in found.tried] == ["as it is", "learning_rate=0.1"]
-    assert found.dropped[0].reason == "is the same recipe as the recipe as it stands"
+    assert [one.label for one in found.tried] == ["unchanged", "learning_rate=0.1"]
+    assert found.dropped[0].reason == "is the same recipe as the recipe unchanged"
 
 
 def test_shorter_runs_are_read_off_longer_ones(digits):
@@ -145,7 +146,7 @@ TRIED = {"learning_rate": [0.2, 3e38], "epochs": [1]}
 
 def candidates(digits, **values):
     """The recipe as it is, and others that it must be beaten by."""
-    return Candidates.of(wanted(**values), digits, incumbent="as it is")
+    return Candidates.of(wanted(**values), digits, incumbent="unchanged")
 
 
 @pytest.fixture(scope="module")
@@ -162,10 +163,10 @@ def test_what_a_search_finds(whole):
     assert rows["learning_rate=3e+38"]["diverged"] == 3
     assert rows["learning_rate=3e+38"]["mean"] is None
     assert whole.summary["candidates"][-1]["label"] == "learning_rate=3e+38"
-    assert whole.summary["winner"] in ("as it is", "learning_rate=0.2")
+    assert whole.summary["winner"] in ("unchanged", "learning_rate=0.2")
     assert whole.summary["refit"]["test_rows"] == 360
     assert rows["epochs=1"]["against_incumbent"]["difference"] == pytest.approx(
-        rows["epochs=1"]["mean"] - rows["as it is"]["mean"]
+        rows["epochs=1"]["mean"] - rows["unchanged"]["mean"]
     )
     written = json.loads((whole.path / "search.json").read_text())
     assert written["winner"] == whole.summary["winner"]
@@ -208,7 +209,7 @@ def test_from_python_the_recipe_is_the_one_to_beat(digits, tmp_path):
     found = flaxcnn.search(SMALL, {"learning_rate": [0.2, 0.3]}, folds=3, dataset=digits,
                            search_dir=tmp_path / "s", refit=False)  # fmt: skip
     table = found.to_dict()
-    assert set(table["label"]) == {"as it is", "learning_rate=0.2", "learning_rate=0.3"}
+    assert set(table["label"]) == {"unchanged", "learning_rate=0.2", "learning_rate=0.3"}
     assert {len(column) for column in table.values()} == {3}
     assert table["mean"] == sorted(table["mean"], reverse=True)
     found.to_csv(tmp_path / "table.csv")
@@ -216,7 +217,7 @@ def test_from_python_the_recipe_is_the_one_to_beat(digits, tmp_path):
         rows = list(csv.DictReader(file))
     assert [row["label"] for row in rows] == table["label"]
     assert (tmp_path / "table.csv").read_text() == (found.path / "candidates.csv").read_text()
-    incumbent = table["label"].index("as it is")
+    incumbent = table["label"].index("unchanged")
     assert table["against_incumbent.verdict"][incumbent] is None
     with pytest.raises(ConfigError, match="search needs either grid"):
         flaxcnn.search(SMALL, {}, dataset=digits)
@@ -248,7 +249,7 @@ def test_settings_that_make_no_difference_are_said(digits, tmp_path):
     with pytest.raises(ConfigError, match=r"validation=0\.2 is trained and scored exactly as"):
         plan_search(found, Scoring(3, document=True))
     found = Candidates.of(wanted(data_memory=[10**9]), digits).tried
-    with pytest.raises(ConfigError, match="exactly as the recipe as it is; give settings that"):
+    with pytest.raises(ConfigError, match="exactly as the recipe unchanged; give settings that"):
         plan_search(found, FOLDS)
 
 
@@ -259,7 +260,7 @@ def test_a_winner_that_diverges_at_last_loses_no_table(digits, tmp_path, monkeyp
     monkeypatch.setattr(studies_search, "fit", diverge)
     found = Candidates.of(wanted(), digits)
     result = search_candidates(found, FOLDS, campaign_of(FOLDS, digits, tmp_path / "s"))
-    assert result.summary["winner"] == "as it is"
+    assert result.summary["winner"] == "unchanged"
     written = json.loads((result.path / "search.json").read_text())
     assert written["refit_diverged"] == "epoch 1: train_loss is nan"
     assert "The winner diverged" in (result.path / "README.md").read_text()
@@ -279,6 +280,16 @@ def test_winners_that_change_keep_their_runs(digits, tmp_path):
     assert digests[0] == digests[2] != digests[1] == digests[3]
     kept = [path.name for path in tmp_path.iterdir()]
     assert sorted(kept) == ["refit", f"refit-{first.fingerprint()[:8]}"]
+
+
+def test_a_search_of_a_version_with_other_labels_is_resumed(whole, digits, tmp_path):
+    found = shutil.copytree(whole.path, tmp_path / "s")
+    plan = found / "plan.json"
+    plan.write_text(plan.read_text().replace('"unchanged"', '"as it is"'))
+    (found / "digests.json").unlink()  # as of a version that has none
+    campaign = campaign_of(FOLDS, digits, found, name="tiny", resume=True)
+    again = search_candidates(candidates(digits, **TRIED), FOLDS, campaign)
+    assert again.rows == whole.rows
 
 
 def test_another_search_is_refused(whole, digits):
@@ -416,7 +427,7 @@ def test_what_does_not_fit_is_left_out_with_what_is_read_off_it(
     assert all("out of memory (" in why for why in dropped.values())
     assert len([text for text in notes if "memory" in text]) == 2 * FOLDS.folds
     assert {row["label"] for row in result.summary["candidates"]} == {
-        "as it is", "batch_size=50, epochs=1", "batch_size=50, epochs=2"
+        "unchanged", "batch_size=50, epochs=1", "batch_size=50, epochs=2"
     }  # fmt: skip
     assert result.summary["planned"] == len(result.rows) == 3 * FOLDS.folds
 
@@ -426,7 +437,7 @@ def test_a_hand_made_model_that_does_not_fit_is_not_compared_with(digits, tmp_pa
     result = flaxcnn.search(base, {"batch_size": [50]}, folds=3, dataset=digits,
                             search_dir=tmp_path / "s")  # fmt: skip
     assert result.summary["winner"] == "batch_size=50"
-    assert [one["label"] for one in result.summary["dropped"]] == ["as it is"]
+    assert [one["label"] for one in result.summary["dropped"]] == ["unchanged"]
     assert make([read(tmp_path / "s")]).text
 
 
