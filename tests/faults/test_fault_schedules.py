@@ -1,6 +1,6 @@
 """One run through a schedule of faults: the bits, records and files of a quiet one in the end.
 
-SOAK_SCHEDULES=500 sets how many schedules are drawn (`make soak`); ten in CI.
+SOAK_SCHEDULES=500 sets how many schedules are drawn (`make soak`); CI has the first four.
 """
 
 import json
@@ -19,6 +19,7 @@ from flaxcnn.fault_points import ACTIONS, POINTS, planned
 from flaxcnn.records.files import read_lines
 
 COUNT = int(os.environ.get("SOAK_SCHEDULES", "10"))
+IN_CI = 4
 FIRST = int(os.environ.get("SOAK_FIRST", "0"))  # number of the first, to repeat one
 EPOCHS = 8
 STARTS = 3  # with a fault each, before the last one
@@ -95,8 +96,11 @@ def flip_newest(run, draws):
             data.tofile(file)
 
 
-@pytest.mark.soak
-@pytest.mark.parametrize("number", range(FIRST, FIRST + COUNT))
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(number, marks=pytest.mark.slow if number < IN_CI else pytest.mark.soak)
+     for number in range(FIRST, FIRST + COUNT)],
+)  # fmt: skip
 def test_a_schedule(home, quiet, number):
     draws, run = random.Random(number), home / "run"
     for _ in range(STARTS):

@@ -90,11 +90,11 @@ def test_sigterm_to_one_saves_the_same_step_on_all(hosts, home):
      pytest.param(("-s", "shard_optimizer=true", "-s", "optimizer=adam",
                    "-s", "on_nonfinite=rollback"), id="sharded")],
 )  # fmt: skip
-def test_sigterm_within_an_epoch_stops_all_at_the_same_step(hosts, home, way):
+def test_sigterm_within_an_epoch_stops_all_at_the_same_step(hosts, tmp_path, way):
     """No step is done again, and the bits are those of a run that nobody stopped."""
     command = ("train", "recipes.py:dropped", "-s", "batch_size=2", "-s", "save_every=50",
                "-s", "grace=0.2", *way)  # fmt: skip
-    unstopped, run = (home / f"{name}-{len(way)}" for name in ("unstopped", "stopped-within"))
+    unstopped, run = tmp_path / "unstopped", tmp_path / "stopped"
     whole = hosts.finish(hosts.group(2, *command, "--run-dir", unstopped))
     assert [code for code, _, _ in whole] == [0, 0], [err for _, _, err in whole]
     for _ in range(2):  # the first call does one step, and the second time none is begun
