@@ -12,12 +12,20 @@ from tokenize import TokenError
 
 # What numpy raises for an array's file that is missing or damaged; a TokenError since Python 3.12.
 DAMAGED_ARRAY = (OSError, ValueError, EOFError, TokenError)
+LONGEST = 4000  # characters of a message
 
 
 class FlaxcnnError(Exception):
     """Any failure with a message for the user; `exit_code` is what the process ends with."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """The message; of a very long one, such as a name of a megabyte gives, both ends."""
+        text = super().__str__()
+        if len(text) <= LONGEST:
+            return text
+        return f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
 
 class ConfigError(FlaxcnnError, ValueError):

@@ -91,8 +91,9 @@ def too_deep(value: Any, most: int = DEPTH) -> bool:
 
 
 def cut(text: str) -> str:
-    """A name or path in a message, cut where it is long."""
-    return text if len(text) <= 2 * SHOWN else f"{text[: 2 * SHOWN]}..."
+    """A name or path in a message, on one line, cut where it is long."""
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: 2 * SHOWN])
+    return line if len(text) <= 2 * SHOWN else f"{line}..."
 
 
 def shown(value: Any) -> str:

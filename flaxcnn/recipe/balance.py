@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import numbers
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +31,7 @@ class ClassWeights(TakesArguments):
             raise ConfigError("class_weight must give the weight of a class or more (got none)")
         for name, value in given.items():
             number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-            if not number or not 0 <= value < math.inf:
+            if not number or not 0 <= value <= sys.float_info.max:
                 raise ConfigError(
                     f"class_weight.{name} must be a number of at least 0 (got {value!r})"
                 )
