@@ -216,8 +216,11 @@ class Checkpoints:
             flush(path)
 
     def _remove_leftovers(self) -> None:
-        """Half-written checkpoints: they would keep the disk full."""
-        if "://" not in str(self.folder):
+        """Half-written checkpoints: they would keep the disk full.
+
+        One that is still being written is left alone: it would get its name with a part missing.
+        """
+        if "://" not in str(self.folder) and not self._manager.is_saving_in_progress():
             for path in Path(self.folder).glob(f"*{TEMPORARY}"):
                 shutil.rmtree(path, ignore_errors=True)
 
