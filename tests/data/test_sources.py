@@ -234,7 +234,7 @@ def grey16():
 
 
 BAD_FILES = {
-    "truncated": ("0.png", lambda: saved(picture(size=(60, 50)))[:-1000], "is damaged or cut short"),
+    "truncated": ("0.png", lambda: saved(picture(size=(60, 50)))[:-1000], "is damaged or cut"),
     "empty": ("0.png", lambda: b"", "cannot be read"),
     "text": ("0.png", lambda: b"no image", "cannot be read"),
     "gif": ("0.png", lambda: saved(picture(), "GIF"), "is a GIF file"),
