@@ -63,8 +63,10 @@ def npz(path: Path) -> Dataset:
             arrays = _arrays(path, archive)
     except OSError as error:
         raise DataError(f"npz:{path}: {error.strerror or error}") from None
-    except zipfile.BadZipFile as error:
-        raise DataError(f"npz:{path}: cannot be read as an .npz file ({error})") from None
+    except UNREADABLE as error:
+        raise DataError(
+            f"npz:{path}: cannot be read as an .npz file ({first_line(error)})"
+        ) from None
     where = f"npz:{path}"
     train = _split(path, arrays["image"], arrays["label"])
     test, held = (

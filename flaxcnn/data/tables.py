@@ -13,7 +13,7 @@ from flaxcnn.data.arrays import Dataset
 from flaxcnn.data.decode import FORMATS, Form
 from flaxcnn.data.folders import SPLITS, Labelled, Listing, labelled
 from flaxcnn.errors import DataError, near_miss, one_of
-from flaxcnn.limits import TABLE_BYTES, read_bytes
+from flaxcnn.limits import TABLE_BYTES, cut, read_bytes
 
 NEEDED = ("path", "label")
 SHOWN = 3  # problems that a message names
@@ -99,7 +99,7 @@ def _parts(where: str, root: Path, lines: list[tuple[int, dict[str, str]]]) -> d
         if problem := _problem(root, name, label, split):
             wrong.append(f"line {line}: {problem}")
         elif (first := seen.setdefault(name, line)) != line:
-            wrong.append(f"line {line}: {name} is on line {first} already")
+            wrong.append(f"line {line}: {cut(name)} is on line {first} already")
         else:
             parts.setdefault(split, []).append((line, name, label))
     if wrong:
@@ -115,12 +115,15 @@ def _problem(root: Path, name: str, label: str, split: str) -> str | None:
         return f"names of classes must be printable (got {label!r})"
     if split not in SPLITS:
         return f"split must be {one_of(SPLITS)} (got {split!r}){near_miss(split, SPLITS)}"
+    told = cut(name)  # it may have line breaks
+    if "\0" in name:
+        return f"{told} is no name of a file"
     file = root / name
     if not file.resolve().is_relative_to(root):
-        return f"{name} is outside the folder of the CSV file"
+        return f"{told} is outside the folder of the CSV file"
     if file.suffix.lower() not in FORMATS:
-        return f"{name} must be {one_of('*' + suffix for suffix in FORMATS)}"
-    return None if file.is_file() else f"there is no file {name}"
+        return f"{told} must be {one_of('*' + suffix for suffix in FORMATS)}"
+    return None if file.is_file() else f"there is no file {told}"
 
 
 def _refuse(where: str, wrong: list[str]) -> NoReturn:

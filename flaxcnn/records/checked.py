@@ -67,6 +67,8 @@ ITEMS: dict[str, dict[str, dict[str, tuple[type, ...]]]] = {
     "search.json": {"candidates": {"label": TEXT}},
     "plan.json": {"candidates": {"label": TEXT, "settings": TABLE}},
 }  # fmt: skip
+# What each value of their lists must be
+VALUES: dict[str, dict[str, tuple[type, ...]]] = {"plan.json": {"seeds": WHOLE, "vary": TEXT}}
 MAX_SIDE = 2**15  # pixels of an image
 ARRAY_BYTES = 2**32  # of all arrays of a record; a few KB can unfold to any number
 PLAN = {
@@ -135,6 +137,12 @@ def check_value(file: Path, value: Any, needed: Sequence[str], where: str = "") 
                     f"{file}: {where}number {number} of {name} must have {', '.join(keys)}: it is "
                     "damaged, or of another version"
                 )
+    for name, types in VALUES.get(file.name, {}).items():
+        if not all(_is_of(item, types) for item in value.get(name, ())):
+            raise CheckpointError(
+                f"{file}: {where}{name} is {shown(value[name])}: it is damaged, or of another "
+                "version"
+            )
     if file.name == "data.json" and needed and not _are_images(value):
         raise CheckpointError(f"{file}: describes no images: it is damaged, or of another version")
 
