@@ -19,9 +19,10 @@ from flaxcnn.studies.events import Ledger
 from flaxcnn.studies.groups import Queue
 from flaxcnn.studies.plan import PlannedRun
 from flaxcnn.studies.slot import Slot
-from flaxcnn.studies.under_way import UnderWay
+from flaxcnn.studies.under_way import UnderWay, part, stacked
 
 Tree = Any
+_picked = jax.jit(part)
 Begun = tuple[Slot, TrainState]  # a run, and its state before the first epoch
 
 
@@ -53,7 +54,8 @@ class Stack:
 
     def picked(self, index: int) -> TrainState:
         """The state of one run."""
-        return _picked(self.states, jnp.int32(index))
+        state: TrainState = _picked(self.states, jnp.int32(index))
+        return state
 
     def set_rate(self, index: int, rate: float) -> None:
         """Multiply the learning rate of one run."""
@@ -121,7 +123,7 @@ def _stacked(begun: Sequence[Begun | None]) -> Stack:
     """With fewer runs than slots, the others repeat one, unused."""
     first = next(each for each in begun if each)
     starts = [(state, slot.job.hypers) for slot, state in (each or first for each in begun)]
-    states, hypers = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
+    states, hypers = stacked(starts)
     return Stack(first[0].job, [each[0] if each else None for each in begun], states, hypers)
 
 
@@ -140,14 +142,7 @@ def _go_on(stack: Stack, under_way: UnderWay) -> None:
 
 def _own_sums(stack: EpochSums, index: int, runs: int) -> EpochSums:
     """One run's sums, and its share of the time: the `runs` of a stack take it together."""
-    sums = jax.tree.map(lambda x: x[index], stack.sums)
-    return EpochSums(sums, stack.train_seconds / runs, stack.seconds / runs)
-
-
-@jax.jit
-def _picked(stack: Tree, index: jax.Array) -> Tree:
-    """One run's part of a stack."""
-    return jax.tree.map(lambda x: x[index], stack)
+    return EpochSums(part(stack.sums, index), stack.train_seconds / runs, stack.seconds / runs)
 
 
 @jax.jit

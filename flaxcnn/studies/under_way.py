@@ -25,6 +25,7 @@ from flaxcnn.errors import CheckpointError, FlaxcnnError
 from flaxcnn.records.environment import jax_settings
 from flaxcnn.records.files import plain, read_json, write_atomic
 
+Tree = Any
 log = logging.getLogger(__name__)
 FOLDER = "under-way"  # of a study: a folder for each run, by its key
 
@@ -95,16 +96,16 @@ class UnderWay:
             state: of all of them, [W, ...].
             midway: of the epoch, which they have begun together.
         """
-        part = lambda index: jax.tree.map(lambda x: x[index], state)  # noqa: E731
-        kept = [run[2].kept if run and run[2].kept else part(i) for i, run in enumerate(runs)]
+        kept = [
+            run[2].kept if run and run[2].kept else part(state, i) for i, run in enumerate(runs)
+        ]
         record = {
             **midway.record(),
             "runs": [run and run[2].record(run[0]) for run in runs],
         }
         keys = [run and run[1] for run in runs]
         name = _name(keys)
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *kept)
-        self._write(name, job, state, midway, stacked, record)
+        self._write(name, job, state, midway, stacked(kept), record)
         write_atomic(self.folder / f"{name}.json", json.dumps(keys).encode())
 
     def _write(
@@ -136,7 +137,7 @@ class UnderWay:
         for path in sorted(self.folder.glob(f"{STACK}*.json")):
             with contextlib.suppress(FlaxcnnError):  # damaged: they begin anew
                 found.append(read_json(path))
-        return [keys for keys in found if isinstance(keys, list)]
+        return [keys for keys in found if _are_keys(keys)]
 
     def width(self, keys: set[str]) -> int | None:
         """How many of these runs were side by side as they were stopped; None: none is saved."""
@@ -160,7 +161,7 @@ class UnderWay:
             return None
         arrays, record = found
         state, midway = restored(job.plan, arrays.now, record)
-        parts = [jax.tree.map(lambda x, i=i: x[i], arrays.kept) for i in range(len(runs))]
+        parts = [part(arrays.kept, i) for i in range(len(runs))]
         own = [
             RunUnderWay.of_record(run[0], said, kept) if run else None
             for run, said, kept in zip(runs, record["runs"], parts, strict=True)
@@ -186,6 +187,25 @@ class UnderWay:
     def forget_all(self) -> None:
         """The study has ended."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def stacked(trees: Sequence[Tree]) -> Tree:
+    """Trees of equal shapes side by side: arrays [W, ...]."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def part(stack: Tree, index: int | jax.Array) -> Tree:
+    """One of the trees that `stacked` put together."""
+    return jax.tree.map(lambda x: x[index], stack)
+
+
+def _are_keys(value: Any) -> bool:
+    """Whether it names the runs of a stack: anybody may have made the file."""
+    return (
+        isinstance(value, list)
+        and any(value)
+        and all(key is None or isinstance(key, str) for key in value)
+    )
 
 
 def _name(keys: Sequence[str | None]) -> str:

@@ -95,7 +95,8 @@ def test_runs_side_by_side_lose_no_step_either(digits, tmp_path, signal_at):
 
 
 @pytest.mark.slow
-def test_a_stack_that_cannot_go_on_begins_anew(digits, tmp_path, signal_at):
+@pytest.mark.parametrize("content", ["{", "[[1]]", "[null]"])
+def test_a_stack_that_cannot_go_on_begins_anew(digits, tmp_path, signal_at, content):
     more = {"dataset": digits, "how": "vmap"}
     signal_at(0)
     quiet = study(RECIPE, range(2), study_dir=tmp_path / "quiet", **more)
@@ -104,7 +105,7 @@ def test_a_stack_that_cannot_go_on_begins_anew(digits, tmp_path, signal_at):
     with pytest.raises(InterruptedRun):
         study(RECIPE, range(2), study_dir=folder, **more)
     for record in (folder / FOLDER).glob(f"{STACK}*.json"):
-        record.write_text("{")
+        record.write_text(content)
     signal_at(0)
     assert rows(study(RECIPE, range(2), study_dir=folder, resume=True, **more)) == rows(quiet)
 
