@@ -122,12 +122,10 @@ def check_value(file: Path, value: Any, needed: Sequence[str], where: str = "") 
         raise CheckpointError(
             f"{file}: {where}lacks {', '.join(lacking)}: it is damaged, or of another version"
         )
-    for name, types in TYPES.get(file.name, {}).items():
-        if name in value and not _is_of(value[name], types):
-            raise CheckpointError(
-                f"{file}: {where}{name} is {shown(value[name])}: it is damaged, or of another "
-                "version"
-            )
+    if wrong := _of_other_types(file.name, value):
+        raise CheckpointError(
+            f"{file}: {where}{wrong} is {shown(value[wrong])}: it is damaged, or of another version"
+        )
     for name, keys in ITEMS.get(file.name, {}).items():
         for number, item in enumerate(value.get(name, ()), start=1):
             if not isinstance(item, dict) or not all(
@@ -137,14 +135,19 @@ def check_value(file: Path, value: Any, needed: Sequence[str], where: str = "") 
                     f"{file}: {where}number {number} of {name} must have {', '.join(keys)}: it is "
                     "damaged, or of another version"
                 )
-    for name, types in VALUES.get(file.name, {}).items():
-        if not all(_is_of(item, types) for item in value.get(name, ())):
-            raise CheckpointError(
-                f"{file}: {where}{name} is {shown(value[name])}: it is damaged, or of another "
-                "version"
-            )
     if file.name == "data.json" and needed and not _are_images(value):
         raise CheckpointError(f"{file}: describes no images: it is damaged, or of another version")
+
+
+def _of_other_types(file: str, value: dict[str, Any]) -> str | None:
+    """The first key whose value, or a value in its list, has a type that it must not have."""
+    for name, types in TYPES.get(file, {}).items():
+        if name in value and not _is_of(value[name], types):
+            return name
+    for name, types in VALUES.get(file, {}).items():
+        if not all(_is_of(item, types) for item in value.get(name, ())):
+            return name
+    return None
 
 
 def _is_of(value: Any, types: tuple[type, ...]) -> bool:

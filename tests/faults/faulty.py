@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import signal
 import subprocess
@@ -12,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from flaxcnn.cli.main import main
+from flaxcnn.records.files import read_lines
 
 SAFETY_NET = 900  # seconds after which a child process hangs for certain
 LAYERS = 'layers=[{"type":"flatten"},{"type":"dense","units":10}]'
+TIMES = ("seconds", "images_per_second", "stall")
 MOUNTS = pytest.mark.skipif(
     os.geteuid() != 0 or sys.platform != "linux", reason="mounts a file system"
 )
@@ -91,3 +94,21 @@ class Train:
             pytest.fail("it hangs")
         assert "Traceback" not in (err or "")
         return self.child.returncode, err or ""
+
+
+def records(run):
+    """All that the run says, but for times."""
+    rows = [
+        {k: v for k, v in row.items() if k not in TIMES}
+        for row in read_lines(run / "metrics.jsonl")
+    ]
+    summary = json.loads((run / "summary.json").read_text())
+    return rows, {key: summary[key] for key in ("params_digest", "test_accuracy", "kept_epoch")}
+
+
+def names(run):
+    """Its files, but for those of checkpoints, which are told by their folders."""
+    folders = [p for p in run.rglob("*") if "checkpoints" not in p.relative_to(run).parts[:-1]]
+    return sorted(str(p.relative_to(run)) for p in folders) + sorted(
+        p.name for p in (run / "checkpoints").iterdir()
+    )

@@ -12,11 +12,10 @@ import sys
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from faulty import Train
+from faulty import Train, names, records
 
 from flaxcnn.errors import ConfigError
 from flaxcnn.fault_points import ACTIONS, POINTS, planned
-from flaxcnn.records.files import read_lines
 
 COUNT = int(os.environ.get("SOAK_SCHEDULES", "10"))
 IN_CI = 2
@@ -26,7 +25,6 @@ STARTS = 3  # with a fault each, before the last one
 EXIT = {"kill": -9, "term": 75, "enospc": 0, "erofs": 6, "eio": 6, "clock": 0}
 # The same bits on any number of devices
 EXACT = ("-s", "determinism=exact", "-s", "virtual_shards=2")
-TIMES = ("seconds", "images_per_second", "stall")
 
 
 def test_points_and_actions_by_name():
@@ -40,24 +38,6 @@ def test_points_and_actions_by_name():
 def test_nothing_is_planned_by_itself():
     code = "from flaxcnn import fault_points; assert fault_points._plan is None"
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def records(run):
-    """All that the run says, but for times."""
-    rows = [
-        {k: v for k, v in row.items() if k not in TIMES}
-        for row in read_lines(run / "metrics.jsonl")
-    ]
-    summary = json.loads((run / "summary.json").read_text())
-    return rows, {key: summary[key] for key in ("params_digest", "test_accuracy", "kept_epoch")}
-
-
-def names(run):
-    """Its files, but for those of checkpoints, which are told by their folders."""
-    folders = [p for p in run.rglob("*") if "checkpoints" not in p.relative_to(run).parts[:-1]]
-    return sorted(str(p.relative_to(run)) for p in folders) + sorted(
-        p.name for p in (run / "checkpoints").iterdir()
-    )
 
 
 def start(run, *more, **environment):
