@@ -97,17 +97,19 @@ def test_runs_side_by_side_lose_no_step_either(digits, tmp_path, signal_at):
 @pytest.mark.slow
 @pytest.mark.parametrize("content", ["{", "[[1]]", "[null]"])
 def test_a_stack_that_cannot_go_on_begins_anew(digits, tmp_path, signal_at, content):
-    more = {"dataset": digits, "how": "vmap"}
+    more = {"dataset": digits, "how": "vmap", "max_memory": 2_000_000}
     signal_at(0)
-    quiet = study(RECIPE, range(2), study_dir=tmp_path / "quiet", **more)
+    quiet = study(RECIPE, range(5), study_dir=tmp_path / "quiet", **more)
     signal_at(8)
     folder = tmp_path / "stopped"
     with pytest.raises(InterruptedRun):
-        study(RECIPE, range(2), study_dir=folder, **more)
-    for record in (folder / FOLDER).glob(f"{STACK}*.json"):
+        study(RECIPE, range(5), study_dir=folder, **more)
+    saved = list((folder / FOLDER).glob(f"{STACK}*.json"))
+    assert saved
+    for record in saved:
         record.write_text(content)
     signal_at(0)
-    assert rows(study(RECIPE, range(2), study_dir=folder, resume=True, **more)) == rows(quiet)
+    assert rows(study(RECIPE, range(5), study_dir=folder, resume=True, **more)) == rows(quiet)
 
 
 def test_what_is_damaged_begins_anew(digits, tmp_path, signal_at, caplog):
